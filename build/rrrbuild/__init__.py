@@ -1,0 +1,1 @@
+"""Checkpoint to verified engines to a Triton model repository."""

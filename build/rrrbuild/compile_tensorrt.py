@@ -1,0 +1,91 @@
+"""ONNX to a plan, by TensorRT or TensorRT-RTX: one code path, since the second keeps the first one's interface.
+
+Networks are strongly typed: the ONNX graph says what runs in FP16 and what in FP32. TensorRT times kernels on the GPU
+that it builds for. TensorRT-RTX builds ahead of time without a GPU and finishes on the user's GPU at load.
+"""
+
+import importlib
+from typing import Any
+
+from rrrbuild import machine
+from rrrbuild.job import CompileJob
+from rrrbuild.manifest import INPUT
+from rrrnet.errors import CheckFailedError
+
+BUILD_LOG = "build.log"
+TIMING_CACHE = "timing.cache"
+# Turing is not in TensorRT-RTX's own default; the H100 (9.0) is in no release of it.
+_RTX_COMPUTE_CAPABILITIES = ("SM75", "SM80", "SM86", "SM89", "SM120")
+
+
+def compile_engine(job: CompileJob) -> dict[str, Any]:
+    """Write the plan, the log of its build and, where TensorRT fills one, the timing cache.
+
+    Returns:
+        What the engine was built for: compute capabilities, like "8.9".
+
+    Raises:
+        CheckFailedError: the network is refused; carries the runtime's own words.
+    """
+    trt = importlib.import_module(job.target.family)
+    lines: list[str] = []
+    logger = _make_logger(trt, lines)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(job.model):
+        reasons = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
+        raise CheckFailedError(f"{job.target.family} does not take the exported network: {reasons}")
+
+    config = builder.create_builder_config()
+    config.add_optimization_profile(_profile(builder, network, job))
+    built_for = _set_compute_capabilities(trt, config)
+    cache = config.create_timing_cache(job.timing_cache)
+    if not config.set_timing_cache(cache, ignore_mismatch=False):  # measured on another GPU or by another version
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, ignore_mismatch=False)
+    size_before = len(bytes(cache.serialize()))
+    plan = builder.build_serialized_network(network, config)
+    (job.folder / BUILD_LOG).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if plan is None:
+        errors = [line for line in lines if line.startswith(("ERROR", "INTERNAL_ERROR"))] or lines[-3:]
+        raise CheckFailedError(f"{job.target.family} cannot build {job.target.name}: {'; '.join(errors)}")
+    (job.folder / job.target.files[0]).write_bytes(plan)
+    timings = bytes(cache.serialize())
+    if job.timing_cache or len(timings) > size_before:  # TensorRT-RTX times nothing ahead of time
+        (job.folder / TIMING_CACHE).write_bytes(timings)
+    return {"built_for": built_for}
+
+
+def _make_logger(trt: Any, lines: list[str]) -> Any:
+    """A logger that keeps every message of at least INFO in `lines`."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]  # the base class is known at run time only
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.Severity.INFO:
+                lines.append(f"{severity.name}: {message}")
+
+    return Logger()
+
+
+def _profile(builder: Any, network: Any, job: CompileJob) -> Any:
+    """The one optimisation profile: from the smallest to the largest batch, tuned for `opt`."""
+    _, *image_shape = network.get_input(0).shape
+    profile = builder.create_optimization_profile()
+    sizes = (job.batch.min, job.batch.opt, job.batch.max)
+    profile.set_shape(INPUT, *((size, *image_shape) for size in sizes))
+    return profile
+
+
+def _set_compute_capabilities(trt: Any, config: Any) -> list[str]:
+    """Tell TensorRT-RTX which GPUs to build for; TensorRT builds for the one that is present."""
+    if not hasattr(trt, "ComputeCapability"):
+        gpu = machine.gpu()
+        return [gpu.compute_capability] if gpu else []
+    config.num_compute_capabilities = len(_RTX_COMPUTE_CAPABILITIES)
+    for index, name in enumerate(_RTX_COMPUTE_CAPABILITIES):
+        config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
+    return [f"{name[2:-1]}.{name[-1]}" for name in _RTX_COMPUTE_CAPABILITIES]

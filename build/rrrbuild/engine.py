@@ -1,0 +1,100 @@
+"""Load an engine folder and call it: checked first, refused with advice where it cannot run, then deserialised."""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rrrbuild import machine
+from rrrbuild.manifest import Manifest, read_engine, to_document
+from rrrbuild.targets import TARGETS, Target, run_obstacle
+from rrrnet.errors import ArtifactError, IncompatibleError, UsageError
+from rrrnet.preprocess import Uint8Array
+
+Float32Array = npt.NDArray[np.float32]
+# images (N, S, S, 3) uint8 -> probabilities (N, M, C) float32
+Runner = Callable[[Uint8Array], Float32Array]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A loaded engine, for one caller at a time."""
+
+    manifest: Manifest
+    runner: Runner
+
+    def __call__(self, images: Uint8Array) -> Float32Array:
+        """Probabilities of each member.
+
+        Args:
+            images: shape (N, S, S, 3), uint8 RGB of the manifest's size; any N, run in batches of at most `batch.max`.
+
+        Returns:
+            Shape (N, M, C), float32; each (n, m) row sums to 1.
+
+        Raises:
+            UsageError: another shape or dtype.
+        """
+        size, largest = self.manifest.preprocess.size, self.manifest.batch.max
+        if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3) or len(images) == 0:
+            raise UsageError(
+                f"images have shape {images.shape} and dtype {images.dtype}: "
+                f"{self.manifest.name} takes (N, {size}, {size}, 3) uint8 with N at least 1"
+            )
+        images = np.ascontiguousarray(images)
+        parts = [self.runner(images[start : start + largest]) for start in range(0, len(images), largest)]
+        return np.concatenate(parts)
+
+
+def load_engine(path: Path, *, threads: int | None = None) -> Engine:
+    """Check the engine folder at `path` and load it.
+
+    Args:
+        path: the folder.
+        threads: CPU threads for one inference; None leaves the choice to the runtime.
+
+    Raises:
+        ArtifactError: damaged, or of an unknown target.
+        IncompatibleError: it cannot run on this machine; says what it was built for and how to rebuild it.
+    """
+    manifest = read_engine(path)
+    target = TARGETS.get(manifest.target)
+    if target is None:
+        raise ArtifactError(f"{path} is for the target {manifest.target!r}: this rrr knows {', '.join(TARGETS)}")
+    built_with = manifest.versions.get(target.family, "unknown")
+    if obstacle := incompatibility(target, built_with, manifest.device["built_for"]):
+        raise IncompatibleError(f"{path} cannot run here: {obstacle}. It was built with: {manifest.command}")
+    return Engine(manifest, load_runner(manifest.path, target, to_document(manifest), threads=threads))
+
+
+def load_runner(folder: Path, target: Target, document: Mapping[str, Any], *, threads: int | None) -> Runner:
+    """Deserialise the files in `folder`, which must have been checked. `document` is the manifest as JSON holds it."""
+    module = importlib.import_module(f"rrrbuild.{target.runtime_module}")
+    runner: Runner = module.load(folder, document, threads)
+    return runner
+
+
+def incompatibility(target: Target, built_with: str, built_for: Sequence[str]) -> str | None:
+    """Why this machine cannot run an engine, judged without opening it; None if it can.
+
+    Args:
+        target: the engine's.
+        built_with: version of the runtime's package that built it.
+        built_for: compute capabilities of the GPUs it was built for.
+    """
+    if obstacle := run_obstacle(target):
+        return obstacle
+    here = machine.package_version(target.family) or "none"
+    # TensorRT's plans are tied to the exact version; the others keep their formats within a minor version.
+    parts = 4 if target.family == "tensorrt" else 2
+    if built_with.split(".")[:parts] != here.split(".")[:parts]:
+        return f"built for {target.family} {built_with}, have {here}; rebuild it with rrr build"
+    gpu = machine.gpu()
+    if target.on_gpu and gpu is not None and gpu.compute_capability not in built_for:
+        capabilities = ", ".join(built_for)
+        return f"built for GPUs of compute capability {capabilities}, have {gpu.name} ({gpu.compute_capability})"
+    return None

@@ -1,0 +1,144 @@
+"""The ONNX graph of a network, written node by node: what stands here is what an engine runs.
+
+    images (N, S, S, 3) uint8 -> normalise -> stem -> M members -> logits (N, M*C) -> softmax
+        -> probabilities (N, M, C) float32
+
+`N` is free. A plan (`PLANS`) is one way to express the members: `sequential` writes them as separate branches.
+In a half-precision graph, weights and activations are FP16; normalisation and softmax stay in FP32.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from rrrbuild.folding import FoldedNetwork, Layer, Layers
+from rrrbuild.manifest import INPUT, OUTPUT
+from rrrnet.preprocess import Preprocess
+
+# Old enough for every runtime in the table of targets, new enough for all operators used here.
+OPSET = 17
+IR_VERSION = 8
+
+
+class _Graph:
+    """Nodes and constants in execution order. Each method adds one operator and returns its output's name."""
+
+    def __init__(self, *, half: bool) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self._weight_type = np.float16 if half else np.float32
+
+    def node(self, operator: str, inputs: list[str], name: str, **attributes: object) -> str:
+        self.nodes.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
+        return name
+
+    def constant(self, name: str, values: npt.NDArray[np.generic]) -> str:
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        return name
+
+    def _weights(self, layer: Layer, scope: str) -> list[str]:
+        name = scope + layer.conv.name
+        return [
+            self.constant(f"{name}.weight", layer.weight.astype(self._weight_type)),
+            self.constant(f"{name}.bias", layer.bias.astype(self._weight_type)),
+        ]
+
+    def conv(self, x: str, layer: Layer, scope: str) -> str:
+        conv = layer.conv
+        padding, name = conv.kernel // 2, scope + conv.name
+        return self.node(
+            "Conv",
+            [x, *self._weights(layer, scope)],
+            f"{name}.output",
+            kernel_shape=[conv.kernel] * 2,
+            strides=[conv.stride] * 2,
+            pads=[padding] * 4,
+        )
+
+    def relu(self, x: str) -> str:
+        return self.node("Relu", [x], f"{x}.relu")
+
+    def bottleneck(self, x: str, layers: Layers, block: str, scope: str) -> str:
+        """ReLU(x's shortcut + conv3(ReLU(conv2(ReLU(conv1(x)))))); the first block of a stage has a downsample."""
+        y = self.relu(self.conv(x, layers[f"{block}.conv1"], scope))
+        y = self.relu(self.conv(y, layers[f"{block}.conv2"], scope))
+        y = self.conv(y, layers[f"{block}.conv3"], scope)
+        downsample = layers.get(f"{block}.downsample.0")
+        shortcut = self.conv(x, downsample, scope) if downsample else x
+        return self.relu(self.node("Add", [y, shortcut], f"{scope}{block}.sum"))
+
+    def stage(self, x: str, layers: Layers, stage: str, blocks: int, scope: str = "") -> str:
+        for index in range(blocks):
+            x = self.bottleneck(x, layers, f"{stage}.{index}", scope)
+        return x
+
+    def classifier(self, x: str, layer: Layer, scope: str) -> str:
+        x = self.node("GlobalAveragePool", [x], f"{scope}avgpool")  # (N, F, 1, 1)
+        x = self.node("Flatten", [x], f"{scope}flatten", axis=1)  # (N, F)
+        return self.node("Gemm", [x, *self._weights(layer, scope)], f"{scope}fc.output", transB=1)  # (N, C)
+
+
+def _sequential(graph: _Graph, x: str, network: FoldedNetwork) -> str:
+    """Every member as a branch of its own, one after the other; returns logits (N, M*C)."""
+    architecture = network.architecture
+    logits = []
+    for index, layers in enumerate(network.members):
+        scope = f"members.{index}." if architecture.members > 1 else ""
+        y = graph.stage(x, layers, "layer3", architecture.blocks[2], scope)
+        y = graph.stage(y, layers, "layer4", architecture.blocks[3], scope)
+        logits.append(graph.classifier(y, layers["fc"], scope))
+    return graph.node("Concat", logits, "member_logits", axis=1)
+
+
+PLANS: dict[str, Callable[[_Graph, str, FoldedNetwork], str]] = {"sequential": _sequential}
+
+
+def build_graph(network: FoldedNetwork, preprocess: Preprocess, *, plan: str, half: bool) -> onnx.ModelProto:
+    """The complete model.
+
+    Args:
+        network: folded weights.
+        preprocess: gives the image size S, and the mean and std that the graph applies.
+        plan: a key of `PLANS`.
+        half: FP16 weights and activations (TensorRT's strongly typed networks run what is written).
+    """
+    graph, architecture = _Graph(half=half), network.architecture
+    x = _normalise(graph, preprocess, half=half)
+    x = graph.relu(graph.conv(x, network.stem["conv1"], ""))
+    x = graph.node("MaxPool", [x], "maxpool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    x = graph.stage(x, network.stem, "layer1", architecture.blocks[0])
+    x = graph.stage(x, network.stem, "layer2", architecture.blocks[1])
+    logits = PLANS[plan](graph, x, network)  # (N, M*C)
+    if half:
+        logits = graph.node("Cast", [logits], "member_logits.float32", to=TensorProto.FLOAT)
+    members, classes = architecture.members, architecture.num_classes
+    shape = graph.constant("probabilities.shape", np.array([-1, members, classes], np.int64))
+    logits = graph.node("Reshape", [logits, shape], "logits")  # (N, M, C)
+    graph.node("Softmax", [logits], OUTPUT, axis=2)
+
+    size = preprocess.size
+    body = helper.make_graph(
+        graph.nodes,
+        "rrrnet",
+        [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["N", size, size, 3])],
+        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["N", members, classes])],
+        graph.constants,
+    )
+    return helper.make_model(
+        body, producer_name="rrrbuild", ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)]
+    )
+
+
+def _normalise(graph: _Graph, preprocess: Preprocess, *, half: bool) -> str:
+    """(x / 255 - mean) / std as NCHW. Not folded into conv1's bias: its zero padding must be zero AFTER the mean."""
+    mean = (255 * np.array(preprocess.mean, np.float64)).astype(np.float32)
+    scale = (1 / (255 * np.array(preprocess.std, np.float64))).astype(np.float32)
+    x = graph.node("Cast", [INPUT], "images.float32", to=TensorProto.FLOAT)
+    x = graph.node("Sub", [x, graph.constant("mean_255", mean)], "images.centred")
+    x = graph.node("Mul", [x, graph.constant("inverse_std_255", scale)], "images.normalised")
+    if half:
+        x = graph.node("Cast", [x], "images.float16", to=TensorProto.FLOAT16)
+    return graph.node("Transpose", [x], "images.nchw", perm=[0, 3, 1, 2])

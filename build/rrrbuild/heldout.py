@@ -1,0 +1,88 @@
+"""The images that an engine is verified on: the test split of the data that the checkpoint was trained on."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from rrrnet.checkpoint import SPLIT, Checkpoint
+from rrrnet.dataset import ImageSet, load_arrays, read_dataset, read_split, select
+from rrrnet.errors import ArtifactError, UsageError
+from rrrnet.preprocess import Preprocess, Uint8Array
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Images to verify on.
+
+    Attributes:
+        images: shape (N, S, S, 3), uint8 RGB.
+        labels: shape (N,), indices of the checkpoint's labels; None for generated images.
+        source: where they come from, for people.
+    """
+
+    images: Uint8Array
+    labels: npt.NDArray[np.int64] | None
+    source: str
+
+
+def held_out_images(checkpoint: Checkpoint, data: Path | None, *, limit: int) -> HeldOut:
+    """At most `limit` images, spread evenly over the split so that every class has its share.
+
+    Args:
+        checkpoint: remembers its data set and split.
+        data: a data set to use instead; of one that the split does not know, all images are used.
+        limit: the most images to take.
+
+    Raises:
+        UsageError: the remembered data set is gone and no other is given.
+        ArtifactError: `data` has a class that the checkpoint does not know.
+    """
+    if data is None:
+        remembered = checkpoint.training.get("data")
+        if remembered is None:
+            generated = generated_images(checkpoint.preprocess, limit)
+            return HeldOut(generated, None, "generated patterns: the checkpoint never had data")
+        data = Path(remembered["path"])
+        if not data.is_dir():
+            raise UsageError(
+                f"checkpoint {checkpoint.name} remembers its images at {data}, which is no folder any more: "
+                "tell where they are with --data DIR"
+            )
+    everything = read_dataset(data)
+    chosen, part = _test_part(checkpoint, everything)
+    unknown = sorted(set(chosen.classes) - set(checkpoint.labels))
+    if unknown:
+        raise ArtifactError(f"{data} has classes that {checkpoint.path} does not know: {', '.join(unknown[:5])}")
+    kept = np.unique(np.linspace(0, len(chosen.files) - 1, min(limit, len(chosen.files))).round().astype(int))
+    chosen = replace(
+        chosen,
+        files=tuple(chosen.files[index] for index in kept),
+        labels=tuple(chosen.labels[index] for index in kept),
+    )
+    images, labels = load_arrays(chosen, checkpoint.preprocess)
+    to_output = np.array([checkpoint.labels.index(name) for name in chosen.classes])
+    return HeldOut(images, to_output[labels], f"{part} of {chosen.name}")
+
+
+def _test_part(checkpoint: Checkpoint, images: ImageSet) -> tuple[ImageSet, str]:
+    """The test split, or all of a data set that the checkpoint's split does not know."""
+    split = checkpoint.path / SPLIT
+    if split.is_file():
+        parts = read_split(split)
+        if parts.keys() & set(images.files):
+            return select(images, parts, "test"), "test split"
+    return images, "all images"
+
+
+def generated_images(preprocess: Preprocess, count: int) -> Uint8Array:
+    """Coloured tiles of random size with noise, the same every time; for networks that never had data."""
+    random, size = np.random.default_rng(0), preprocess.size
+    images = np.empty((count, size, size, 3), np.uint8)
+    for image in images:
+        tile = int(random.integers(4, size // 2))
+        tiles = random.integers(0, 256, (-(-size // tile), -(-size // tile), 3))
+        pattern = tiles.repeat(tile, axis=0).repeat(tile, axis=1)[:size, :size]
+        image[:] = (pattern + random.integers(-16, 17, pattern.shape)).clip(0, 255)
+    return images

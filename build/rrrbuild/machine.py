@@ -1,0 +1,98 @@
+"""What this machine has: CPU features, GPU, installed packages. Nothing heavy is imported to find out."""
+
+import importlib.metadata
+import importlib.util
+import platform
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pynvml
+
+from rrrnet.errors import IncompatibleError
+
+# The CPU features that decide which precisions pay off; the manifest records those that are present.
+_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "bf16")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The first NVIDIA GPU. `compute_capability` is like "8.9"."""
+
+    name: str
+    compute_capability: str
+    driver_version: str
+
+
+@cache
+def cpu_features() -> frozenset[str]:
+    """Those of the features that matter to engines which this CPU has, by Linux's names."""
+    words = _cpuinfo("flags", "Features").split()
+    return frozenset(words) & frozenset(_FEATURES)
+
+
+@cache
+def cpu_model() -> str:
+    """The CPU's name, or the architecture where the system does not tell."""
+    return _cpuinfo("model name") or platform.machine()
+
+
+def _cpuinfo(*keys: str) -> str:
+    """First value of any of `keys` in /proc/cpuinfo; empty where there is no such file or key."""
+    path = Path("/proc/cpuinfo")
+    if not path.is_file():
+        return ""
+    for line in path.read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in keys:
+            return value.strip()
+    return ""
+
+
+@cache
+def gpu() -> Gpu | None:
+    """The first NVIDIA GPU, or None where there is none or no driver."""
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+        return Gpu(pynvml.nvmlDeviceGetName(handle), f"{major}.{minor}", pynvml.nvmlSystemGetDriverVersion())
+    except pynvml.NVMLError:
+        return None
+
+
+def package_version(package: str) -> str | None:
+    """Version of an installed package, without importing it; None where it is missing."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def missing_package(module: str, extra: str) -> str | None:
+    """None if `module` can be imported, else a sentence that says how to install it."""
+    top = module.partition(".")[0]
+    if importlib.util.find_spec(top) is not None and importlib.util.find_spec(module) is not None:
+        return None
+    return f"the Python package {top} is not installed: pip install 'rrrnet-serving[{extra}]'"
+
+
+def require(module: str, extra: str) -> None:
+    """Check that an optional package is there.
+
+    Raises:
+        IncompatibleError: it is not; says how to install it.
+    """
+    if missing := missing_package(module, extra):
+        raise IncompatibleError(missing)
+
+
+def describe() -> dict[str, Any]:
+    """CPU and GPU of this machine, JSON-ready."""
+    found = gpu()
+    return {
+        "cpu": cpu_model(),
+        "cpu_features": sorted(cpu_features()),
+        "gpu": None if found is None else found.__dict__,
+    }

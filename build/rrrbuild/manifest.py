@@ -1,0 +1,140 @@
+"""An engine folder: engine files and `manifest.json`, which says everything about them and seals them."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rrrnet import sealed
+from rrrnet.architecture import Architecture
+from rrrnet.errors import ArtifactError, UsageError
+from rrrnet.preprocess import Preprocess
+
+MANIFEST = "manifest.json"
+FORMAT_VERSION = 1
+REMEDY = "build it again with rrr build, or restore it from a copy"
+MAX_BATCH = 256
+# Tensor names in every engine.
+INPUT = "images"
+OUTPUT = "probabilities"
+
+
+@dataclass(frozen=True)
+class BatchRange:
+    """Batch sizes an engine takes: `min` to `max`, tuned for `opt`."""
+
+    min: int
+    opt: int
+    max: int
+
+    def __post_init__(self) -> None:
+        if not 1 == self.min <= self.opt <= self.max <= MAX_BATCH:
+            raise UsageError(
+                f"batch sizes are {self.min},{self.opt},{self.max}: give three ascending numbers MIN,OPT,MAX of which "
+                f"the first is 1 (a server meets single images) and the last at most {MAX_BATCH}, e.g. --batch 1,8,32"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> "BatchRange":
+        """Read "1,8,32".
+
+        Raises:
+            UsageError: not three ascending numbers that begin with 1.
+        """
+        words = text.split(",")
+        if len(words) != 3 or not all(word.strip().isdecimal() for word in words):
+            raise UsageError(f"--batch is {text!r}: give three numbers MIN,OPT,MAX, e.g. --batch 1,8,32")
+        low, optimal, high = (int(word) for word in words)
+        return cls(low, optimal, high)
+
+    def sizes(self) -> tuple[int, ...]:
+        """The distinct sizes, ascending."""
+        return tuple(sorted({self.min, self.opt, self.max}))
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an engine folder says about itself.
+
+    Attributes:
+        path: the folder.
+        name: the checkpoint's name; served models take it.
+        target: a name of the table of targets.
+        family: the runtime's Python package.
+        precision: of weights and activations.
+        plan: how the members are executed.
+        architecture: the network's shape.
+        labels: class names, in the order of the outputs.
+        preprocess: how images become inputs.
+        batch: sizes it takes.
+        inputs: name, dtype and shape of each input; -1 stands for the batch.
+        outputs: the same of each output.
+        versions: of everything that took part in the build.
+        device: CPU and GPU it was built on, and what it was built for.
+        verified: errors and accuracies against PyTorch, or False where it could not be run.
+        unverified_reason: why `verified` is False; empty otherwise.
+        latency_ms: measured at the engine, by plan and batch size; empty where it could not be run.
+        checkpoint: name, method and SHA-256 (of its sealed document) of the source.
+        data: the data set that the checkpoint was trained on (name, path, sha256), or None.
+        command: the command line that built it.
+        files: digest and size of each file.
+    """
+
+    path: Path
+    name: str
+    target: str
+    family: str
+    precision: str
+    plan: str
+    architecture: Architecture
+    labels: tuple[str, ...]
+    preprocess: Preprocess
+    batch: BatchRange
+    inputs: list[dict[str, Any]]
+    outputs: list[dict[str, Any]]
+    versions: dict[str, str]
+    device: dict[str, Any]
+    verified: dict[str, Any] | Literal[False]
+    unverified_reason: str
+    latency_ms: dict[str, dict[str, Any]]
+    checkpoint: dict[str, str]
+    data: dict[str, Any] | None
+    command: str
+    files: dict[str, dict[str, Any]]
+
+
+def to_document(manifest: Manifest) -> dict[str, Any]:
+    """The manifest as JSON holds it, without its place and the digests."""
+    document = {key: value for key, value in vars(manifest).items() if key not in ("path", "files")}
+    return document | {
+        "architecture": manifest.architecture.to_json(),
+        "labels": list(manifest.labels),
+        "preprocess": manifest.preprocess.to_json(),
+        "batch": asdict(manifest.batch),
+    }
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write `manifest.json` into `folder` (see `sealed.staged`) and seal it with all that lies there."""
+    sealed.seal(folder, MANIFEST, {"format_version": FORMAT_VERSION, **to_document(manifest)})
+
+
+def read_engine(path: Path) -> Manifest:
+    """Check every digest of the engine folder at `path`, then read its manifest. Nothing of the engine is parsed.
+
+    Raises:
+        ArtifactError: not an engine, damaged, or of a format this version does not know.
+    """
+    document = sealed.read_sealed(path, MANIFEST, remedy=REMEDY)
+    version = document.pop("format_version", None)
+    if version != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{path / MANIFEST} has format version {version}; this rrr reads {FORMAT_VERSION}: {REMEDY}"
+        )
+    del document["seal"]
+    document |= {
+        "architecture": Architecture.from_json(document["architecture"]),
+        "labels": tuple(document["labels"]),
+        "preprocess": Preprocess.from_json(document["preprocess"]),
+        "batch": BatchRange(**document["batch"]),
+    }
+    return Manifest(path=path.absolute(), **document)

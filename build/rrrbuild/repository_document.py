@@ -1,0 +1,87 @@
+"""`repository.json`: what a Triton model repository serves, sealed over every file in it. Needs no compiler."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rrrnet import sealed
+from rrrnet.errors import ArtifactError
+from rrrnet.preprocess import Preprocess
+
+DOCUMENT = "repository.json"
+FORMAT_VERSION = 1
+REMEDY = "write it again with rrr repository"
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One model of a repository.
+
+    Attributes:
+        name: its name in Triton and in URLs.
+        version: its version in Triton.
+        target: the engine's target.
+        backend: Triton's backend that runs it: `python`, or a native one.
+        members: M of the output (N, M, C).
+        max_batch_size: the largest N.
+        labels: C class names, in the order of the outputs.
+        preprocess: how images become inputs.
+        image_size: S of the input (N, S, S, 3).
+        parameters: weights and biases of the network, as trained.
+        macs: multiply-accumulates for one image.
+        outputs: names of the output tensors.
+    """
+
+    name: str
+    version: str
+    target: str
+    backend: str
+    members: int
+    max_batch_size: int
+    labels: tuple[str, ...]
+    preprocess: Preprocess
+    image_size: int
+    parameters: int
+    macs: int
+    outputs: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready dict that `from_json` reads back."""
+        return {**asdict(self), "labels": list(self.labels), "outputs": list(self.outputs)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "ServedModel":
+        """Read what `to_json` wrote."""
+        changed = {
+            "labels": tuple(values["labels"]),
+            "preprocess": Preprocess.from_json(values["preprocess"]),
+            "outputs": tuple(values["outputs"]),
+        }
+        return cls(**{**values, **changed})
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A Triton model repository; the first model is the default one."""
+
+    path: Path
+    models: tuple[ServedModel, ...]
+
+
+def write_document(folder: Path, models: tuple[ServedModel, ...]) -> None:
+    """Write `repository.json` into `folder` (see `sealed.staged`) and seal it with all that lies there."""
+    document = {"format_version": FORMAT_VERSION, "models": [model.to_json() for model in models]}
+    sealed.seal(folder, DOCUMENT, document)
+
+
+def read_repository(path: Path) -> Repository:
+    """Check every digest of the repository at `path`, then read what it serves.
+
+    Raises:
+        ArtifactError: not a repository, damaged, or of a format this version does not know.
+    """
+    document = sealed.read_sealed(path, DOCUMENT, remedy=REMEDY)
+    version = document.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ArtifactError(f"{path / DOCUMENT} has format version {version}, not {FORMAT_VERSION}: {REMEDY}")
+    return Repository(path.absolute(), tuple(ServedModel.from_json(model) for model in document["models"]))

@@ -1,0 +1,157 @@
+"""The table of targets: engine family + precision, what each needs, and how exact it must be.
+
+To add a target: add a row; a new family also needs a `compile_FAMILY.py` (docs/engines.md).
+"""
+
+from dataclasses import dataclass
+
+from rrrbuild import machine
+from rrrnet.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far an engine may be from PyTorch FP32; fixed here, before anything is measured.
+
+    Attributes:
+        max_abs_error: largest difference of any member's probability of any class.
+        min_label_agreement: smallest share of images on which the ensembles' labels are equal.
+    """
+
+    max_abs_error: float
+    min_label_agreement: float
+
+
+@dataclass(frozen=True)
+class Target:
+    """One row of the table.
+
+    Attributes:
+        name: what `--target` takes.
+        family: the runtime's Python package; `compile_FAMILY.py` compiles and loads.
+        precision: of weights and activations; softmax always runs in FP32.
+        files: what the engine consists of; the first is the one that the runtime opens.
+        tolerance: see `Tolerance`.
+        extra: the pip extra of this project that installs the runtime.
+        backend: Triton's native backend that runs these files in this precision; None where there is none.
+        needs_cpu: CPU features of which one must be present to run.
+        plans: how members can be expressed.
+    """
+
+    name: str
+    family: str
+    precision: str
+    files: tuple[str, ...]
+    tolerance: Tolerance
+    extra: str
+    backend: str | None = None
+    needs_cpu: tuple[str, ...] = ()
+    plans: tuple[str, ...] = ("sequential",)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it runs on a GPU."""
+        return self.family in ("tensorrt", "tensorrt_rtx")
+
+    @property
+    def compile_module(self) -> str:
+        """The module of this package whose `compile_engine` makes it; TensorRT and TensorRT-RTX share one."""
+        return "compile_tensorrt" if self.on_gpu else f"compile_{self.family}"
+
+    @property
+    def runtime_module(self) -> str:
+        """The module of this package whose `load` runs it; imports nothing else of this package."""
+        return "runtime_tensorrt" if self.on_gpu else f"runtime_{self.family}"
+
+
+_FP32 = Tolerance(max_abs_error=1e-3, min_label_agreement=0.995)
+# 11 and 8 significant bits: one rounding is 0.05 % and 0.4 %, and a hundred layers add theirs up.
+_FP16 = Tolerance(max_abs_error=0.05, min_label_agreement=0.99)
+_BF16 = Tolerance(max_abs_error=0.15, min_label_agreement=0.98)
+
+TARGETS: dict[str, Target] = {
+    target.name: target
+    for target in (
+        Target(
+            "openvino-fp32",
+            "openvino",
+            "fp32",
+            ("model.xml", "model.bin"),
+            _FP32,
+            extra="openvino",
+            # Triton's OpenVINO backend has a switch for BF16 but none for FP32, and OpenVINO prefers BF16 where it can.
+        ),
+        Target(
+            "openvino-bf16",
+            "openvino",
+            "bf16",
+            ("model.xml", "model.bin"),
+            _BF16,
+            extra="openvino",
+            backend="openvino",
+            needs_cpu=("avx512_bf16", "amx_bf16", "bf16"),
+        ),
+        Target(
+            "onnxruntime-fp32",
+            "onnxruntime",
+            "fp32",
+            ("model.onnx",),
+            _FP32,
+            extra="onnxruntime",
+            backend="onnxruntime",
+        ),
+        Target(
+            "tensorrt-fp16",
+            "tensorrt",
+            "fp16",
+            ("model.plan",),
+            _FP16,
+            extra="tensorrt",
+            backend="tensorrt",
+        ),
+        Target(
+            "tensorrt-rtx-fp16",
+            "tensorrt_rtx",
+            "fp16",
+            ("model.plan",),
+            _FP16,
+            extra="tensorrt-rtx",
+        ),
+    )
+}
+
+
+def target_named(name: str) -> Target:
+    """The row for `name`.
+
+    Raises:
+        UsageError: there is none; lists all.
+    """
+    if name not in TARGETS:
+        raise UsageError(f"unknown target {name!r}: allowed are {', '.join(TARGETS)} (rrr targets tells more)")
+    return TARGETS[name]
+
+
+def build_obstacle(target: Target) -> str | None:
+    """Why `target` cannot be built here and what to do about it; None if it can."""
+    if missing := machine.missing_package(target.family, target.extra):
+        return missing
+    if target.family == "tensorrt" and machine.gpu() is None:
+        return "TensorRT times kernels on the GPU it builds for, and this machine has no NVIDIA GPU (or no driver)"
+    return None
+
+
+def run_obstacle(target: Target) -> str | None:
+    """Why an engine of `target` cannot run here and what to do about it; None if it can."""
+    if missing := machine.missing_package(target.family, target.extra):
+        return missing
+    if target.needs_cpu and not machine.cpu_features().intersection(target.needs_cpu):
+        return (
+            f"this CPU ({machine.cpu_model()}) has none of {', '.join(target.needs_cpu)}: "
+            f"use {target.family}-fp32, or run it on a CPU that computes in {target.precision}"
+        )
+    if target.on_gpu:
+        if machine.gpu() is None:
+            return "this machine has no NVIDIA GPU (or no driver): run it on one that has"
+        return machine.missing_package("cuda.bindings", target.extra)
+    return None

@@ -1,0 +1,103 @@
+"""`config.pbtxt` of a model, written by and parsed back with Triton's own protobuf message."""
+
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from rrrbuild.manifest import Manifest
+from rrrbuild.targets import Target
+
+CONFIG = "config.pbtxt"
+PYTHON_BACKEND = "python"
+# A request waits for companions only as long as the last batch runs: on a CPU waiting longer buys nothing, on a GPU
+# a little. More than this many in the queue would miss any reasonable deadline, so they are turned away at once.
+_QUEUE_DELAY_MICROSECONDS = {"cpu": 0, "gpu": 100}
+_MAX_QUEUE_SIZE = 128
+_QUEUE_TIMEOUT_MICROSECONDS = 10_000_000
+
+
+def model_config(name: str, manifest: Manifest, target: Target, *, backend: str, threads: int | None) -> Any:
+    """The ModelConfig message of an engine.
+
+    Args:
+        name: the model's name in Triton.
+        manifest: the engine's.
+        target: the engine's.
+        backend: `python` or the target's native backend.
+        threads: CPU threads for one inference; None leaves the choice to the runtime.
+    """
+    (images,), (probabilities,) = manifest.inputs, manifest.outputs
+    native_gpu = target.on_gpu and backend != PYTHON_BACKEND
+    config = pb.ModelConfig(
+        name=name,
+        backend=backend,
+        max_batch_size=manifest.batch.max,
+        default_model_filename="model.py" if backend == PYTHON_BACKEND else target.files[0],
+        input=[pb.ModelInput(name=images["name"], data_type=pb.TYPE_UINT8, dims=images["shape"][1:])],
+        output=[pb.ModelOutput(name=probabilities["name"], data_type=pb.TYPE_FP32, dims=probabilities["shape"][1:])],
+        # The Python backend's process is a CPU instance for Triton, whatever the runtime in it uses.
+        instance_group=[
+            pb.ModelInstanceGroup(
+                count=1, kind=pb.ModelInstanceGroup.KIND_GPU if native_gpu else pb.ModelInstanceGroup.KIND_CPU
+            )
+        ],
+        version_policy=pb.ModelVersionPolicy(latest=pb.ModelVersionPolicy.Latest(num_versions=1)),
+        dynamic_batching=pb.ModelDynamicBatching(
+            max_queue_delay_microseconds=_QUEUE_DELAY_MICROSECONDS["gpu" if target.on_gpu else "cpu"],
+            default_queue_policy=pb.ModelQueuePolicy(
+                timeout_action=pb.ModelQueuePolicy.REJECT,
+                default_timeout_microseconds=_QUEUE_TIMEOUT_MICROSECONDS,
+                allow_timeout_override=True,
+                max_queue_size=_MAX_QUEUE_SIZE,
+            ),
+        ),
+        model_warmup=[_warm_up(size, images) for size in warm_up_sizes(manifest.batch.max)],
+    )
+    for key, value in _parameters(target, backend, threads).items():
+        config.parameters[key].string_value = value
+    return config
+
+
+def warm_up_sizes(largest: int) -> list[int]:
+    """1, 2, 4, ... and the largest: a runtime prepares each batch size when it first meets it."""
+    sizes = [1 << power for power in range(largest.bit_length())]
+    return sorted({*sizes, largest})
+
+
+def _warm_up(size: int, images: dict[str, Any]) -> Any:
+    return pb.ModelWarmup(
+        name=f"batch-{size}",
+        batch_size=size,
+        count=1,
+        inputs={
+            images["name"]: pb.ModelWarmup.Input(data_type=pb.TYPE_UINT8, dims=images["shape"][1:], random_data=True)
+        },
+    )
+
+
+def _parameters(target: Target, backend: str, threads: int | None) -> dict[str, str]:
+    """Each backend's own names for precision and threads."""
+    if backend == "openvino":
+        hints = {"PERFORMANCE_HINT": "LATENCY", "HINT_BF16": "YES"}
+        return hints if threads is None else {**hints, "INFERENCE_NUM_THREADS": str(threads)}
+    if threads is None or target.on_gpu:
+        return {}
+    return {"intra_op_thread_count" if backend == "onnxruntime" else "threads": str(threads)}
+
+
+def write_config(config: Any, path: Path) -> None:
+    """Write the message as text and parse it back.
+
+    Raises:
+        RuntimeError: what was read differs, so Triton would see another configuration than was meant.
+    """
+    path.write_text(text_format.MessageToString(config), encoding="utf-8")
+    if read_config(path) != config:
+        raise RuntimeError(f"{path} does not read back as it was written")
+
+
+def read_config(path: Path) -> Any:
+    """The ModelConfig message in a text file."""
+    return text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelConfig())

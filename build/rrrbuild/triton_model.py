@@ -1,0 +1,88 @@
+"""Triton's Python backend for our engines: `rrr repository` copies this file as model.py and a runtime as runtime.py.
+
+Imports numpy and the standard library only; runtime.py beside it imports the runtime. The manifest's seal and every
+digest are checked before the runtime opens a file. All requests that Triton has batched become one engine call.
+"""
+
+import hashlib
+import importlib.util
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+_SEAL = re.compile(rb'\A\{\n  "seal": "([0-9a-f]{64})"')
+
+
+class TritonPythonModel:
+    """One model instance; Triton calls it from one thread."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Check the engine and load it.
+
+        Args:
+            args: Triton's: `model_repository` is this model's folder, `model_config` its configuration as JSON.
+
+        Raises:
+            RuntimeError: a file was changed; Triton then refuses the model.
+        """
+        folder = Path(args["model_repository"]) / args["model_version"]
+        manifest = _read_checked(folder)
+        threads = json.loads(args["model_config"]).get("parameters", {}).get("threads")
+        self._name = args["model_name"]
+        self._input = manifest["inputs"][0]["name"]
+        self._output = manifest["outputs"][0]["name"]
+        self._output_shape = tuple(manifest["outputs"][0]["shape"][1:])  # (M, C)
+        self._run = _load_runtime(folder).load(folder, manifest, int(threads["string_value"]) if threads else None)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer a batch of requests by one engine call; a bad answer becomes an error, never a result."""
+        parts = [pb_utils.get_input_tensor_by_name(request, self._input).as_numpy() for request in requests]
+        images = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        try:
+            probabilities = self._run(images)
+        except Exception as error:  # each runtime raises its own types; a client gets a sentence, the log the rest
+            pb_utils.Logger.log_error(f"{self._name}: {type(error).__name__}: {error}")
+            return [_failure(f"{self._name}: the engine failed")] * len(requests)
+        if probabilities.shape != (len(images), *self._output_shape):
+            return [_failure(f"{self._name}: the engine's output has shape {probabilities.shape}")] * len(requests)
+        stops = np.cumsum([len(part) for part in parts])
+        return [self._response(part) for part in np.split(probabilities, stops[:-1])]
+
+    def _response(self, probabilities: Any) -> Any:
+        """One request's share: (N, M, C)."""
+        if not np.isfinite(probabilities).all():
+            return _failure(f"{self._name}: the engine's output holds NaN or infinity")
+        return pb_utils.InferenceResponse([pb_utils.Tensor(self._output, np.ascontiguousarray(probabilities))])
+
+
+def _failure(message: str) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message))
+
+
+def _read_checked(folder: Path) -> dict[str, Any]:
+    """The manifest, after its own seal and the digest of every file it lists have been checked."""
+    path = folder / "manifest.json"
+    raw = path.read_bytes()
+    match = _SEAL.match(raw)
+    if not match or hashlib.sha256(raw.replace(match[1], b"0" * 64, 1)).hexdigest() != match[1].decode():
+        raise RuntimeError(f"{path} was changed after it was written: run rrr repository again")
+    manifest: dict[str, Any] = json.loads(raw)
+    for name, entry in manifest["files"].items():
+        with (folder / name).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
+                raise RuntimeError(f"{folder / name} was changed after it was written: run rrr repository again")
+    return manifest
+
+
+def _load_runtime(folder: Path) -> Any:
+    """The module runtime.py. Loaded by its path: every model has one of that name."""
+    spec = importlib.util.spec_from_file_location("rrr_runtime", folder / "runtime.py")
+    if spec is None or spec.loader is None:
+        raise RuntimeError(f"{folder / 'runtime.py'} cannot be loaded: run rrr repository again")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,92 @@
+"""Is the engine the trained network? Its probabilities against those of PyTorch FP32 on the same images."""
+
+from typing import Any
+
+import numpy as np
+
+from rrrbuild.engine import Float32Array, Runner
+from rrrbuild.heldout import HeldOut
+from rrrbuild.manifest import BatchRange
+from rrrbuild.targets import Target
+from rrrnet.errors import CheckFailedError
+from rrrnet.preprocess import Uint8Array
+
+# A relative error is formed only from probabilities of at least this; below, any rounding would look large.
+_RELATIVE_FLOOR = 0.01
+
+
+def run_all(runner: Runner, images: Uint8Array, batch: BatchRange) -> Float32Array:
+    """All images in batches of `min`, `opt`, then `max`: in some runtimes each size takes a path of its own."""
+    starts = [0, batch.min, batch.min + batch.opt]
+    starts += range(starts[-1] + batch.max, len(images), batch.max)
+    stops = [*starts[1:], len(images)]
+    parts = [images[start:stop] for start, stop in zip(starts, stops, strict=True)]
+    return np.concatenate([runner(part) for part in parts if len(part)])
+
+
+def compare(
+    found: Float32Array, reference: Float32Array, held_out: HeldOut, target: Target, *, max_drop: float
+) -> dict[str, Any]:
+    """Judge an engine's probabilities.
+
+    Args:
+        found: the engine's, shape (N, M, C).
+        reference: PyTorch's, the same shape.
+        held_out: the images' labels and source.
+        target: gives the tolerance.
+        max_drop: percentage points of accuracy that the engine may lose.
+
+    Returns:
+        What the manifest keeps as `verified`.
+
+    Raises:
+        CheckFailedError: outside the tolerance.
+    """
+    if found.shape != reference.shape:
+        raise CheckFailedError(f"{target.name}: the output has shape {found.shape}, PyTorch's has {reference.shape}")
+    broken = int((~np.isfinite(found)).any(axis=(1, 2)).sum())
+    if broken:
+        raise CheckFailedError(f"{target.name}: the output holds NaN or infinity on {broken} of {len(found)} images")
+    error = np.abs(found - reference)
+    large = reference >= _RELATIVE_FLOOR
+    labels, reference_labels = found.mean(axis=1).argmax(axis=1), reference.mean(axis=1).argmax(axis=1)
+    result: dict[str, Any] = {
+        "images": len(found),
+        "source": held_out.source,
+        "max_abs_error": float(error.max()),
+        "max_relative_error": float((error[large] / reference[large]).max()),
+        "label_agreement": float((labels == reference_labels).mean()),
+        "accuracy": None,
+        "reference_accuracy": None,
+        "tolerance": {**vars(target.tolerance), "max_drop_points": max_drop},
+    }
+    if held_out.labels is not None:
+        result["accuracy"] = float((labels == held_out.labels).mean())
+        result["reference_accuracy"] = float((reference_labels == held_out.labels).mean())
+    _judge(result, target)
+    return result
+
+
+def _judge(result: dict[str, Any], target: Target) -> None:
+    """Raise the first limit that is passed, with both numbers."""
+    tolerance, images = target.tolerance, result["images"]
+    if result["max_abs_error"] > tolerance.max_abs_error:
+        raise CheckFailedError(
+            f"{target.name}: a probability differs from PyTorch's by {result['max_abs_error']:.3g} "
+            f"on {images} images; allowed is {tolerance.max_abs_error:g}"
+        )
+    # One image of a small set may flip: no share finer than 1/N can be told.
+    if result["label_agreement"] < min(tolerance.min_label_agreement, 1 - 1 / images):
+        raise CheckFailedError(
+            f"{target.name}: {result['label_agreement']:.2%} of {images} labels agree with PyTorch's; "
+            f"at least {tolerance.min_label_agreement:.2%} must"
+        )
+    if result["accuracy"] is not None:
+        drop = 100 * (result["reference_accuracy"] - result["accuracy"])
+        allowed = max(result["tolerance"]["max_drop_points"], 100 / images)
+        if drop > allowed + 1e-9:
+            raise CheckFailedError(
+                f"{target.name}: accuracy falls by {drop:.2f} percentage points on {images} images "
+                f"({result['reference_accuracy']:.2%} to {result['accuracy']:.2%}); allowed is {allowed:.2f} "
+                "(--max-drop, or one image where that is more)"
+            )

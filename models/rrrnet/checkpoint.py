@@ -1,0 +1,112 @@
+"""A checkpoint folder: weights and everything needed to use them, sealed (DESIGN: `model.safetensors`, `model.json`).
+
+Read without torch, so that engines can be exported and served where torch is not installed.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from rrrnet import __version__, sealed
+from rrrnet.architecture import Architecture
+from rrrnet.errors import ArtifactError
+from rrrnet.preprocess import Preprocess
+
+DOCUMENT = "model.json"
+WEIGHTS = "model.safetensors"
+SPLIT = "split.csv"
+FORMAT_VERSION = 1
+REMEDY = "train it again with rrr train, or restore it from a copy"
+
+Arrays = dict[str, npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained network and how it came to be.
+
+    Attributes:
+        path: the folder.
+        name: the folder's name; engines and served models take it.
+        method: "head", "full", "reduced" or "ensemble" (the paper's [A]-[D]).
+        architecture: the network's shape.
+        labels: class names, in the order of the outputs.
+        preprocess: how images become inputs.
+        training: data set (name, path, sha256, images), split rule, recipe, epochs, seed, weights' origin, metrics.
+        command: the command line that made it.
+    """
+
+    path: Path
+    name: str
+    method: str
+    architecture: Architecture
+    labels: tuple[str, ...]
+    preprocess: Preprocess
+    training: dict[str, Any]
+    command: str
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Check every digest of the folder at `path`, then read its document.
+
+    Raises:
+        ArtifactError: not a checkpoint, damaged, or of a format this version does not know.
+    """
+    document = sealed.read_sealed(path, DOCUMENT, remedy=REMEDY)
+    if document.get("format_version") != FORMAT_VERSION:
+        found = document.get("format_version")
+        raise ArtifactError(f"{path / DOCUMENT} has format version {found}; this rrr reads {FORMAT_VERSION}: {REMEDY}")
+    return Checkpoint(
+        path=path.absolute(),
+        name=document["name"],
+        method=document["method"],
+        architecture=Architecture.from_json(document["architecture"]),
+        labels=tuple(document["labels"]),
+        preprocess=Preprocess.from_json(document["preprocess"]),
+        training=document["training"],
+        command=document["command"],
+    )
+
+
+def read_weights(checkpoint: Checkpoint) -> Arrays:
+    """The checkpoint's tensors as float32 arrays, by name.
+
+    Names are torchvision's; a member's are prefixed `members.I.` when there is more than one member.
+
+    Raises:
+        ArtifactError: the file is not a safetensors file.
+    """
+    path = checkpoint.path / WEIGHTS
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{path} cannot be read as safetensors ({error}); {REMEDY}") from error
+
+
+def write_checkpoint(checkpoint: Checkpoint, weights: Mapping[str, npt.NDArray[np.float32]], folder: Path) -> None:
+    """Write weights and document into `folder` (see `sealed.staged`) and seal it with all that lies there."""
+    arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in weights.items()}
+    save_file(arrays, folder / WEIGHTS, metadata={"format": "pt"})
+    sealed.seal(
+        folder,
+        DOCUMENT,
+        {
+            "format_version": FORMAT_VERSION,
+            "name": checkpoint.name,
+            "method": checkpoint.method,
+            "architecture": checkpoint.architecture.to_json(),
+            "labels": list(checkpoint.labels),
+            "preprocess": checkpoint.preprocess.to_json(),
+            "training": checkpoint.training,
+            "command": checkpoint.command,
+            "rrr_version": __version__,
+            "python_version": sys.version.split()[0],
+        },
+    )

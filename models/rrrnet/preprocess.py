@@ -1,0 +1,132 @@
+"""Image bytes to the uint8 array that every engine takes. Used by training, verification and service alike.
+
+The steps: decode (by magic bytes, EXIF orientation applied, RGB), resize the whole image to `size` x `size`
+(no crop, as the paper's test transform), keep uint8 NHWC. Normalisation with mean and std happens inside the
+network, so that it cannot skew between training and serving. numpy and Pillow only.
+"""
+
+import warnings
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from rrrnet.errors import ArtifactError, ImageError
+
+Uint8Array = npt.NDArray[np.uint8]
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+MAX_PIXELS = 4096 * 4096
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_RESIZE_RULES = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an image becomes the network's input.
+
+    Attributes:
+        size: height and width in pixels of the network's input.
+        resize: resampling filter, "bilinear" or "bicubic" (both antialiased); aspect ratio is not kept.
+        mean: per-channel mean of RGB in [0, 1], subtracted inside the network.
+        std: per-channel standard deviation of RGB in [0, 1], divided by inside the network.
+    """
+
+    size: int = 128
+    resize: str = "bilinear"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if not 32 <= self.size <= 1024:
+            raise ArtifactError(f"image size is {self.size}: allowed are 32 to 1024 pixels")
+        if self.resize not in _RESIZE_RULES:
+            raise ArtifactError(f"resize rule is {self.resize!r}: allowed are {', '.join(_RESIZE_RULES)}")
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready dict that `from_json` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Preprocess":
+        """Read what `to_json` wrote."""
+        return cls(values["size"], values["resize"], tuple(values["mean"]), tuple(values["std"]))
+
+
+def image_format(data: bytes) -> str | None:
+    """Name of the accepted format whose magic bytes `data` begins with, or None. Labels and names are not trusted."""
+    if data[:3] == b"\xff\xd8\xff":
+        return "JPEG"
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return "PNG"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    return None
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode JPEG, PNG or WebP bytes to an upright RGB image.
+
+    Args:
+        data: the encoded image.
+        max_pixels: width x height allowed; checked from the header, before memory is spent.
+
+    Raises:
+        ImageError: with code `empty_image`, `unsupported_image`, `too_many_pixels`, `truncated_image` or `bad_image`.
+    """
+    if not data:
+        raise ImageError("empty_image", "the image has 0 bytes")
+    kind = image_format(data)
+    if kind is None:
+        raise ImageError(
+            "unsupported_image",
+            f"the bytes are not one of {', '.join(FORMATS)} (judged by their first bytes)",
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the pixel limit below is stricter than Pillow's bomb warning
+            image = Image.open(BytesIO(data), formats=(kind,))
+    except Exception as error:  # Pillow's plugins raise many types on hostile bytes; all mean the same to a client
+        raise ImageError("bad_image", f"the {kind} header cannot be read") from error
+    width, height = image.size
+    if width * height == 0:
+        raise ImageError("bad_image", f"the image is {width} x {height} pixels")
+    if width * height > max_pixels:
+        raise ImageError("too_many_pixels", f"the image is {width} x {height} pixels: at most {max_pixels} are allowed")
+    try:
+        image.load()
+        image = ImageOps.exif_transpose(image)
+        return _to_rgb(image)
+    except Exception as error:
+        code = "truncated_image" if "truncated" in str(error).lower() else "bad_image"
+        raise ImageError(
+            code, f"the {kind} data are {'cut short' if code == 'truncated_image' else 'damaged'}"
+        ) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """RGB of any Pillow mode. 16-bit grey is scaled to 8 bit (Pillow's own conversion clips it)."""
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.uint32)
+        return Image.fromarray((grey >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
+
+
+def to_array(image: Image.Image, preprocess: Preprocess) -> Uint8Array:
+    """Resize an RGB image to the network's input. Shape: (size, size, 3), uint8."""
+    size = (preprocess.size, preprocess.size)
+    if image.size != size:
+        image = image.resize(size, _RESIZE_RULES[preprocess.resize])
+    return np.asarray(image, dtype=np.uint8)
+
+
+def image_to_array(data: bytes, preprocess: Preprocess, *, max_pixels: int = MAX_PIXELS) -> Uint8Array:
+    """Encoded bytes to the network's input: `decode`, then `to_array`. Shape: (size, size, 3), uint8."""
+    return to_array(decode(data, max_pixels=max_pixels), preprocess)

@@ -1,0 +1,230 @@
+"""The training loop: every member on its own loss, whatever else is shared (recipes: `recipes`, docs/training.md)."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from rrrnet.augment import make_augmentation
+from rrrnet.ensemble import RRRNet, channels_last
+from rrrnet.errors import CheckFailedError
+from rrrnet.preprocess import Preprocess, Uint8Array
+from rrrnet.recipes import Recipe, learning_rate
+from rrrnet.training_state import Progress
+
+Int64Array = npt.NDArray[np.int64]
+Report = Callable[[Progress, int], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained, on what, and how.
+
+    Attributes:
+        recipe: numbers of the training.
+        epochs: passes over the training images.
+        seed: decides every random choice; each step draws from a generator of its own.
+        frozen: prefixes of the modules that are not trained and run in eval mode.
+        preprocess: the input's size and normalisation.
+        device: "cpu" or "cuda".
+        mixed_precision: compute in bfloat16 where it is safe.
+    """
+
+    recipe: Recipe
+    epochs: int
+    seed: int
+    frozen: tuple[str, ...]
+    preprocess: Preprocess
+    device: str
+    mixed_precision: bool
+
+
+class Training:
+    """A network being trained. `run` may be stopped between two steps and gone on with later."""
+
+    def __init__(self, model: RRRNet, plan: Plan, images: Uint8Array, labels: Int64Array) -> None:
+        self.model = channels_last(model.to(plan.device))
+        self.plan = plan
+        self.images = torch.from_numpy(images)
+        self.labels = torch.from_numpy(labels)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(not name.startswith(plan.frozen) if plan.frozen else True)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        recipe = plan.recipe
+        self.optimizer = torch.optim.AdamW(trained, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+        # The average's memory is as long as its window: 59/60 over the paper's last 60 epochs.
+        window = recipe.ema_epochs(plan.epochs) * (self.steps_per_epoch if recipe.ema_every == "step" else 1)
+        decay = 1 - 1 / max(2, window) if recipe.ema_every == "epoch" else min(0.99, 1 - 2 / max(4, window))
+        average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        self.augment = make_augmentation(recipe.augmentation)
+        self.progress = Progress()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimisation steps in one pass over the training images."""
+        return math.ceil(len(self.labels) / self.plan.recipe.batch_size)
+
+    def result(self) -> RRRNet:
+        """The averaged network if averaging has begun, else the network as it is."""
+        if self.progress.averaged:
+            averaged: RRRNet = self.average.module  # type: ignore[assignment]  # typed as a bare Module by torch
+            return averaged
+        return self.model
+
+    def run(self, report: Report, stop: Callable[[], bool]) -> bool:
+        """Train until done or until `stop()` is true after a step.
+
+        Args:
+            report: called with the progress and the steps of an epoch after each step.
+            stop: asked after each step.
+
+        Returns:
+            Whether the training is complete.
+
+        Raises:
+            CheckFailedError: the loss is no longer finite.
+        """
+        progress = self.progress
+        if self.plan.epochs > progress.epoch and progress.epoch == progress.step == 0:
+            self.estimate_frozen_statistics()
+        while progress.epoch < self.plan.epochs:
+            started = time.monotonic()
+            while progress.step < self.steps_per_epoch:
+                self._step()
+                progress.step += 1
+                report(progress, self.steps_per_epoch)
+                if stop() and progress.step < self.steps_per_epoch:
+                    return False
+            self._end_epoch(time.monotonic() - started)
+            if stop() and progress.epoch < self.plan.epochs:
+                return False
+        return True
+
+    def _end_epoch(self, seconds: float) -> None:
+        progress = self.progress
+        row = {
+            "epoch": progress.epoch + 1,
+            "loss": progress.loss,
+            "train_accuracy": progress.accuracy,
+            "seconds": seconds,
+        }
+        progress.history.append(row)
+        progress.epoch += 1
+        progress.step = progress.correct = progress.answers = 0
+        progress.loss_sum = 0.0
+        if self.plan.recipe.ema_every == "epoch":
+            self._average()
+
+    def _average(self) -> None:
+        """Fold the network into the running average, once the last share of the training has begun."""
+        if self.progress.epoch >= self.plan.epochs - self.plan.recipe.ema_epochs(self.plan.epochs):
+            self.average.update_parameters(self.model)
+            self.progress.averaged += 1
+
+    def _step(self) -> None:
+        """One optimisation step; its loss and answers are added to the progress."""
+        plan, progress, members = self.plan, self.progress, self.model.architecture.members
+        step = progress.epoch * self.steps_per_epoch + progress.step
+        torch.manual_seed(_seed(plan.seed, step))
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(plan.recipe, step, plan.epochs * self.steps_per_epoch)
+        self._set_modes()
+        self.optimizer.zero_grad(set_to_none=True)
+        draws = range(members) if plan.recipe.own_batches else range(1)
+        total = 0.0
+        for draw in draws:
+            images, labels = self._batch(progress.epoch, progress.step, draw)
+            served = [draw] if plan.recipe.own_batches else list(range(members))
+            with self._precision():
+                features = self.model.forward_features(images)
+                logits = [self.model.forward_member(index, features).float() for index in served]
+            # A sum over members: no member's gradient depends on how many others there are.
+            loss = torch.stack(
+                [F.cross_entropy(each, labels, label_smoothing=plan.recipe.label_smoothing) for each in logits]
+            ).sum()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's stub leaves Tensor.backward untyped
+            total += float(loss.detach())
+            progress.correct += sum(int((each.argmax(1) == labels).sum()) for each in logits)
+            progress.answers += len(labels) * len(logits)
+        if not math.isfinite(total):
+            raise CheckFailedError(
+                f"the loss became {total} in epoch {progress.epoch + 1}: train again with another --seed or --lr"
+            )
+        self.optimizer.step()
+        if plan.recipe.ema_every == "step":
+            self._average()
+        progress.loss_sum += total / members
+
+    def _batch(self, epoch: int, step: int, draw: int) -> tuple[Tensor, Tensor]:
+        """Augmented, normalised images (N, 3, H, W) and labels (N,) of one step of one draw."""
+        plan = self.plan
+        generator = torch.Generator().manual_seed(_seed(plan.seed, epoch, draw))
+        order = torch.randperm(len(self.labels), generator=generator)
+        chosen = order[step * plan.recipe.batch_size : (step + 1) * plan.recipe.batch_size]
+        if len(chosen) == 1:  # BN cannot normalise a single image whose map is 1 x 1
+            chosen = order[-2:]
+        images = (self.images[chosen].permute(0, 3, 1, 2).float() / 255).to(plan.device)
+        if epoch < plan.recipe.low_resolution_share * plan.epochs:
+            images = F.avg_pool2d(images, 2)
+        return self._normalise(self.augment(images)), self.labels[chosen].to(plan.device)
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) in [0, 1] to the network's input, channels_last in memory."""
+        mean = torch.tensor(self.plan.preprocess.mean, device=images.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.plan.preprocess.std, device=images.device).view(1, 3, 1, 1)
+        return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.plan.device, torch.bfloat16, enabled=self.plan.mixed_precision)
+
+    def _set_modes(self) -> None:
+        """Training mode for what is trained; what is frozen keeps its BN statistics."""
+        self.model.train()
+        for name, module in self.model.named_modules():
+            if self.plan.frozen and name.startswith(self.plan.frozen):
+                module.eval()
+
+    def estimate_frozen_statistics(self) -> None:
+        """Re-estimate the frozen part's BN statistics by forward passes over the training images (paper's code)."""
+        if self.plan.frozen and self.plan.recipe.bn_passes:
+            named = list(self.model.named_modules())
+            frozen = [module for name, module in named if name.startswith(self.plan.frozen)]
+            self.estimate_statistics(frozen, self.plan.recipe.bn_passes)
+
+    def estimate_statistics(self, modules: list[nn.Module], passes: int) -> None:
+        """Set the BN statistics of `modules` to their averages over `passes` passes of augmented training images."""
+        norms = [module for module in modules if isinstance(module, nn.BatchNorm2d)]
+        momenta = [norm.momentum for norm in norms]
+        self.model.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain average over all batches
+            norm.train()
+        with torch.no_grad(), self._precision():
+            for epoch in range(passes):
+                for step in range(self.steps_per_epoch):
+                    torch.manual_seed(_seed(self.plan.seed, -1 - epoch, step))
+                    self.model(self._batch(self.plan.epochs + epoch, step, 0)[0])
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+def _seed(*parts: int) -> int:
+    """A 63-bit seed from integers, the same on every machine."""
+    return int(np.random.SeedSequence([part & 0xFFFFFFFF for part in parts]).generate_state(1, np.uint64)[0]) >> 1
+
+
+def export_weights(model: RRRNet) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    """The tensors that a checkpoint keeps, by name, as float32 arrays."""
+    for name, value in model.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            yield name, value.detach().float().cpu().contiguous().numpy()

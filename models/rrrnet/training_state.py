@@ -1,0 +1,91 @@
+"""What a stopped training needs to go on exactly where it was: one safetensors file in the checkpoint's folder."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+RESUME = "resume.safetensors"
+
+
+@dataclass
+class Progress:
+    """How far a training has come.
+
+    Attributes:
+        epoch: epochs done.
+        step: optimisation steps done in the running epoch.
+        loss_sum: sum of the losses of the running epoch's steps.
+        correct: correct member answers in the running epoch.
+        answers: member answers in the running epoch.
+        averaged: how many times the running average was updated.
+        history: one row for each finished epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    answers: int = 0
+    averaged: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def loss(self) -> float:
+        """Mean loss of a member in the running epoch."""
+        return self.loss_sum / max(1, self.step)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of correct member answers in the running epoch."""
+        return self.correct / max(1, self.answers)
+
+
+def save_state(
+    folder: Path,
+    model: nn.Module,
+    average: AveragedModel,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    settings: dict[str, Any],
+) -> None:
+    """Write model, running average, optimizer and progress to `folder`; each step's seed follows from the settings."""
+    tensors: dict[str, Tensor] = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"average.{name}": value for name, value in average.module.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
+    metadata = {"progress": json.dumps(vars(progress)), "settings": json.dumps(settings, sort_keys=True)}
+    save_file({name: value.contiguous().clone() for name, value in tensors.items()}, folder / RESUME, metadata)
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings that the stopped training ran with."""
+    with safe_open(folder / RESUME, "pt") as file:
+        settings: dict[str, Any] = json.loads(file.metadata()["settings"])
+    return settings
+
+
+def load_state(folder: Path, model: nn.Module, average: AveragedModel, optimizer: torch.optim.Optimizer) -> Progress:
+    """Restore what `save_state` wrote, in place."""
+    with safe_open(folder / RESUME, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
+        progress = Progress(**json.loads(file.metadata()["progress"]))
+    model.load_state_dict(_under(tensors, "model."))
+    average.module.load_state_dict(_under(tensors, "average."))
+    average.n_averaged.fill_(progress.averaged)
+    states: dict[int, dict[str, Tensor]] = {}
+    for name, value in _under(tensors, "optimizer.").items():
+        index, key = name.split(".", 1)
+        states.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+    return progress
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,72 @@
+"""Where pre-trained ResNet152 tensors come from: a safetensors file, a `.pth`, the hub, or nowhere."""
+
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from rrrnet.errors import ArtifactError, UsageError
+
+HUB_REPOSITORY = "timm/resnet152.a1h_in1k"  # the tag the paper's code uses; other tags are other models
+HUB_FILE = "model.safetensors"
+
+
+def read_pretrained(weights: str) -> tuple[dict[str, Tensor], str]:
+    """Read the tensors named by `--weights`.
+
+    Args:
+        weights: "imagenet", or the path of a `.safetensors`, `.pth`, `.pt` or `.bin` file.
+
+    Returns:
+        Tensors by torchvision's names, and their origin in words.
+
+    Raises:
+        UsageError: no such file, or an ending that is not known.
+        ArtifactError: the file cannot be read, or the hub cannot be reached.
+    """
+    if weights == "imagenet":
+        return load_file(_fetch()), f"{HUB_REPOSITORY} from the Hugging Face hub"
+    path = Path(weights)
+    if not path.is_file():
+        message = f"--weights {weights}: no such file; allowed are imagenet, none, or the path of a ResNet152"
+        raise UsageError(f"{message} (.safetensors, or .pth with tensors only)")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path), path.name
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ArtifactError(f"{path} cannot be read as safetensors: {error}") from error
+    if path.suffix in (".pth", ".pt", ".bin"):
+        return _read_pth(path), path.name
+    raise UsageError(f"--weights {weights}: the ending {path.suffix!r} is not known; allowed are .safetensors and .pth")
+
+
+def _read_pth(path: Path) -> dict[str, Tensor]:
+    """State dict of a `.pth`, bare or under `state_dict`/`model`, with any `module.` prefix removed."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        message = f"{path} cannot be read as tensors only ({reason})"
+        raise ArtifactError(f"{message}; save it with torch.save(model.state_dict(), ...) or as safetensors") from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict):
+        raise ArtifactError(f"{path} holds a {type(content).__name__}, not a state dict of tensors")
+    return {str(name).removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def _fetch() -> Path:
+    """Path of the hub's file in the local cache; downloaded on first use."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(HUB_REPOSITORY, HUB_FILE))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        message = f"--weights imagenet: {HUB_REPOSITORY} is neither cached nor reachable from here"
+        remedy = f"download {HUB_FILE} elsewhere and give its path to --weights, or train from scratch: --weights none"
+        raise ArtifactError(f"{message}; {remedy}") from error

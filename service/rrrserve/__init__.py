@@ -1,0 +1,1 @@
+"""Request to Triton to answer and metrics; the `rrr` command. Never imports torch itself."""

@@ -1,0 +1,122 @@
+"""The BentoML service: starts and stops what the routes answer from, and carries the routes.
+
+    bentoml serve rrrserve.app:RRRService
+
+serves the repository in RRR_REPOSITORY with a Triton of its own; `rrr serve` runs the same service in its HTTP
+workers beside one supervised Triton.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+
+import bentoml
+import httpx
+from rrrbuild.repository_document import read_repository
+from rrrnet import __version__
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from rrrserve import metrics
+from rrrserve.catalogue import backends_of, default_model
+from rrrserve.data_plane import DataPlane
+from rrrserve.decoding import DecodePool
+from rrrserve.readiness import Readiness
+from rrrserve.routes import Backend, Routes
+from rrrserve.settings import Settings
+from rrrserve.triton_client import TritonClient, TritonError
+from rrrserve.triton_server import TritonServer
+
+log = logging.getLogger("rrrserve")
+
+ROUTES = Routes()
+APPLICATION = ROUTES.application()
+
+# BentoML puts its own system routes in front of mounted applications. Those that answer in another shape, or tell
+# less than ours, are overtaken by this middleware.
+_OVERTAKEN = ("/livez", "/readyz", "/healthz", "/schema.json")
+
+
+class SystemRoutesFirst:
+    """ASGI middleware: requests for BentoML's system paths go to our routes."""
+
+    def __init__(self, app: ASGIApp, ours: ASGIApp) -> None:
+        self._app = app
+        self._ours = ours
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on to one of the two applications."""
+        ours = scope["type"] == "http" and scope["path"] in _OVERTAKEN
+        await (self._ours if ours else self._app)(scope, receive, send)
+
+
+class Service:
+    """RRR-Net image classification in front of Triton."""
+
+    def __init__(self) -> None:
+        self._settings = Settings.from_environment(os.environ)
+        self._repository = read_repository(self._settings.repository)
+        self._default = default_model(self._repository, self._settings.default_model)
+        self._triton: TritonServer | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @bentoml.on_startup  # type: ignore[untyped-decorator]
+    async def start(self) -> None:
+        """Connect to Triton, after starting one if no address is set. Returns before the models are loaded."""
+        settings = self._settings
+        url, metrics_url = settings.triton_url, settings.triton_metrics_url
+        if url is None:
+            self._triton = TritonServer(settings.repository, backends_of(self._repository))
+            await self._triton.start()
+            self._tasks.append(asyncio.create_task(self._watch(self._triton)))
+            url, metrics_url = self._triton.url, self._triton.metrics_url
+        self._client = TritonClient(url)
+        self._pool = DecodePool(settings.decode_threads, max_pixels=settings.max_pixels)
+        self._http = httpx.AsyncClient(timeout=5.0, trust_env=False)
+        data_plane = DataPlane(self._repository, self._default, self._client, self._pool)
+        self._tasks.append(asyncio.create_task(self._publish_build_info()))
+        ROUTES.backend = Backend(settings, data_plane, Readiness(data_plane), metrics_url, self._http)
+
+    @bentoml.on_shutdown  # type: ignore[untyped-decorator]
+    async def stop(self) -> None:
+        """Close the connections and end a Triton that was started here."""
+        ROUTES.backend = None
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._client.close()
+        await self._http.aclose()
+        self._pool.close()
+        if self._triton is not None:
+            await self._triton.stop()
+
+    async def _watch(self, triton: TritonServer) -> None:
+        """End this worker when its Triton ends: `bentoml serve` then starts both again."""
+        code = await triton.wait()
+        log.critical("%s", triton.failure(code))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    async def _publish_build_info(self) -> None:
+        """Set the info metric once Triton can tell its version."""
+        while True:
+            try:
+                version = await self._client.server_version(timeout_seconds=1.0)
+            except TritonError:
+                await asyncio.sleep(0.2)
+            else:
+                metrics.BUILD_INFO.labels(__version__, version, bentoml.__version__).set(1)
+                return
+
+
+RRRService = bentoml.service(
+    name="rrr",
+    workers=1,
+    # Deadlines are ours: BentoML's would leave a timer behind for a minute after every request.
+    traffic={"timeout": 3600},
+    # Ours have fine buckets and closed label sets; BentoML's start at 5 ms and take any path as a label.
+    metrics={"enabled": False},
+    logging={"access": {"enabled": False}},
+    monitoring={"enabled": False},
+    tracing={"excluded_urls": ".*"},
+)(bentoml.asgi_app(APPLICATION, path="/")(Service))
+RRRService.add_asgi_middleware(SystemRoutesFirst, ours=APPLICATION)

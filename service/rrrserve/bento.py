@@ -1,0 +1,15 @@
+"""Entry of a built Bento: the sources that are packed in it come before any installed copy.
+
+bentofile.yaml names this file by its path, so that `bentoml build` needs no wheel and a Bento serves the code and the
+repository it was built with, wherever it lies.
+"""
+
+import sys
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(_ROOT / folder) for folder in ("models", "build", "service")]
+
+from rrrserve.app import RRRService  # noqa: E402  the path must be set first
+
+__all__ = ["RRRService"]

@@ -1,0 +1,22 @@
+"""Questions about the models of a repository."""
+
+from rrrbuild.repository_document import Repository, ServedModel
+from rrrnet.errors import UsageError
+
+
+def default_model(repository: Repository, name: str | None) -> ServedModel:
+    """The model of that name, or the repository's first.
+
+    Raises:
+        UsageError: the repository holds no such model.
+    """
+    for model in repository.models:
+        if name in (None, model.name):
+            return model
+    known = ", ".join(model.name for model in repository.models)
+    raise UsageError(f"the default model is {name!r}: {repository.path} holds {known}")
+
+
+def backends_of(repository: Repository) -> frozenset[str]:
+    """The Triton backends its models run on."""
+    return frozenset(model.backend for model in repository.models)

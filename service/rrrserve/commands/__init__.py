@@ -1,0 +1,1 @@
+"""One module for each `rrr` command; `rrrserve.cli` collects them."""

@@ -1,0 +1,124 @@
+"""`rrr predict`: ask a running service what is on images; a table, or JSON lines."""
+
+import json
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rrrnet.errors import ArtifactError, CheckFailedError, UsageError
+
+from rrrserve.output import console, messages
+
+if TYPE_CHECKING:
+    import httpx
+
+_SHOWN = 3
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command()
+    def predict(
+        images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="image files; - reads standard input")],
+        url: Annotated[str, typer.Option(help="where rrr serve listens")] = "http://127.0.0.1:3000",
+        model: Annotated[str | None, typer.Option(metavar="NAME", help="a model (else the default one)")] = None,
+        top_k: Annotated[int | None, typer.Option(min=1, help=f"labels for each image (else up to {_SHOWN})")] = None,
+        members: Annotated[bool, typer.Option("--members", help="each member's own label as well")] = False,
+        timeout: Annotated[float, typer.Option(min=0.001, metavar="SECONDS", help="deadline for each image")] = 10.0,
+        as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
+    ) -> None:
+        """Classify images with a running service. Unusable files are reported; the others' answers still come."""
+        import httpx
+
+        path = "/v1/predict" if model is None else f"/v1/models/{model}/predict"
+        query: dict[str, str] = {"members": "true"} if members else {}
+        if top_k is not None:
+            query["top_k"] = str(top_k)
+        headers = {"X-Request-Timeout-Ms": str(max(1, int(timeout * 1000))), "Content-Type": "application/octet-stream"}
+        failures = 0
+        rows: list[tuple[str, dict[str, Any]]] = []
+        try:
+            with httpx.Client(base_url=url, timeout=timeout + 5.0, trust_env=False, headers=headers) as client:
+                for name in images:
+                    try:
+                        answer = _ask(client, path, query, name)
+                    except ArtifactError as error:
+                        failures += 1
+                        messages.print(f"rrr: {name}: {error}", markup=False, highlight=False, soft_wrap=True)
+                    else:
+                        if as_json:
+                            sys.stdout.write(json.dumps({"file": name, **answer}, ensure_ascii=False) + "\n")
+                        rows.append((name, answer))
+        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+            raise UsageError(f"--url is {url!r}: expected http://HOST:PORT") from error
+        except httpx.TransportError as error:
+            raise CheckFailedError(
+                f"no answer from {url} ({error}): start the service with rrr serve, or name another --url"
+            ) from error
+        if rows and not as_json:
+            console.print(_table(rows, top_k or _SHOWN, members=members))
+        if failures:
+            raise CheckFailedError(f"{failures} of {len(images)} images got no answer")
+
+
+def _ask(client: "httpx.Client", path: str, query: dict[str, str], name: str) -> dict[str, Any]:
+    """The service's answer for one image.
+
+    Raises:
+        ArtifactError: the file cannot be read, or the service refused it; holds the reason.
+    """
+    answer = client.post(path, params=query, content=_read(name))
+    try:
+        document: dict[str, Any] = answer.json()
+    except ValueError as error:
+        raise ArtifactError(f"HTTP {answer.status_code} without JSON: is this an rrr service?") from error
+    if answer.is_success:
+        return document
+    reported = document.get("error")
+    if not isinstance(reported, dict):
+        raise ArtifactError(f"HTTP {answer.status_code}: is this an rrr service?")
+    raise ArtifactError(f"{reported.get('message')} ({reported.get('code')})")
+
+
+def _read(name: str) -> bytes:
+    """The bytes of a file, or of standard input for `-`."""
+    if name == "-":
+        data = sys.stdin.buffer.read()
+    else:
+        try:
+            if not stat.S_ISREG(Path(name).stat().st_mode):  # a FIFO would wait for ever
+                raise ArtifactError("not a file")
+            data = Path(name).read_bytes()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise ArtifactError(f"cannot be read: {reason}") from error
+    if not data:
+        raise ArtifactError("0 bytes")
+    return data
+
+
+def _table(rows: list[tuple[str, dict[str, Any]]], shown: int, *, members: bool) -> Table:
+    columns = ["image", "labels", "agreement", "entropy", "ms", *(["members"] if members else [])]
+    table = Table(*columns)
+    for name, answer in rows:
+        cells = [
+            name,
+            ", ".join(_labelled(answer["predictions"][:shown])),
+            f"{answer['uncertainty']['agreement']:.2f}",
+            f"{answer['uncertainty']['entropy']:.2f}",
+            f"{answer['timing_ms']['total']:.1f}",
+        ]
+        if members:
+            cells.append(", ".join(_labelled(answer["members"])))
+        table.add_row(*cells)
+    return table
+
+
+def _labelled(predictions: list[dict[str, Any]]) -> Iterator[str]:
+    for item in predictions:
+        yield f"{item['label']} {item['probability']:.1%}"

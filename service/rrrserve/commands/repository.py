@@ -1,0 +1,57 @@
+"""`rrr repository`: engines to a Triton model repository."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from rrrnet.errors import IncompatibleError, UsageError
+from rrrserve import output
+from rrrserve.settings import DEFAULT_REPOSITORY
+
+
+def register(app: typer.Typer) -> None:
+    """Add `rrr repository`."""
+    app.command()(repository)
+
+
+def repository(
+    engines: Annotated[
+        list[Path], typer.Argument(help="Folders that rrr build wrote; the first is the default model.")
+    ],
+    out: Annotated[Path, typer.Option(help="The repository's folder.")] = DEFAULT_REPOSITORY,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="A model's name, once for each engine in turn.", show_default="the engines' own names"),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads for one inference.", show_default="the runtime decides")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Write a Triton model repository from engines, for the tritonserver of this machine."""
+    from rrrbuild.repository import write_repository
+
+    if threads is not None and threads < 1:
+        raise UsageError(f"--threads is {threads}: allowed is 1 or more")
+    written = write_repository(engines, out, backends=_backends(), names=name or (), threads=threads)
+    if as_json:
+        output.print_json({"path": str(written.path), "models": [model.to_json() for model in written.models]})
+        return
+    table = Table("model", "target", "backend", "members", "largest batch", title=escape(str(written.path)))
+    for model in written.models:
+        table.add_row(model.name, model.target, model.backend, str(model.members), str(model.max_batch_size))
+    output.console.print(table)
+
+
+def _backends() -> frozenset[str]:
+    """Those of this machine's tritonserver; the Python backend, which every Triton has, where there is none."""
+    from rrrserve.triton_install import find_tritonserver
+
+    try:
+        return find_tritonserver().backends
+    except IncompatibleError as error:
+        output.messages.print(escape(f"{error}. Writing for the Python backend."), highlight=False, soft_wrap=True)
+        return frozenset({"python"})

@@ -1,0 +1,97 @@
+"""`rrr serve`: a repository behind HTTP, with its own Triton unless one is given."""
+
+import asyncio
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from rrrserve.output import messages
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command()
+    def serve(
+        repository: Annotated[Path, typer.Argument(help="a repository made by rrr repository")] = Path(
+            "artifacts/repository"
+        ),
+        port: Annotated[int, typer.Option(help="TCP port, 1024 to 65535; 0 takes any free one")] = 3000,
+        host: Annotated[str, typer.Option(help="IP address to listen at; 0.0.0.0 for all")] = "127.0.0.1",
+        triton_url: Annotated[
+            str | None, typer.Option(metavar="HOST:PORT", help="gRPC of a Triton that runs already")
+        ] = None,
+        default: Annotated[
+            str | None, typer.Option(metavar="NAME", help="the model that /v1/predict asks (else the first)")
+        ] = None,
+        workers: Annotated[int, typer.Option(min=1, max=64, help="HTTP worker processes")] = 1,
+        start_timeout: Annotated[
+            int, typer.Option(min=1, metavar="SECONDS", help="how long loading the models may take")
+        ] = 120,
+        grace: Annotated[
+            int, typer.Option(min=0, metavar="SECONDS", help="how long requests in flight may take when stopping")
+        ] = 30,
+    ) -> None:
+        """Serve a repository over HTTP (BentoML in front of Triton); SIGTERM or Ctrl-C stops it cleanly."""
+        from rrrserve.listener import listen
+
+        with listen(host, port) as listener:
+            _serve(
+                repository,
+                listener,
+                triton_url=triton_url,
+                default=default,
+                workers=workers,
+                start_timeout=start_timeout,
+                grace=grace,
+            )
+
+
+def _serve(
+    path: Path,
+    listener: socket.socket,
+    *,
+    triton_url: str | None,
+    default: str | None,
+    workers: int,
+    start_timeout: int,
+    grace: int,
+) -> None:
+    from rrrbuild.repository_document import Repository, read_repository
+
+    from rrrserve.catalogue import default_model
+    from rrrserve.settings import check_address
+    from rrrserve.supervisor import ServeOptions, Supervisor
+
+    if triton_url is not None:
+        check_address(triton_url, "--triton-url")
+    repository: Repository = read_repository(path)
+    chosen = default_model(repository, default)
+    options = ServeOptions(triton_url, chosen.name, workers, start_timeout, grace)
+    own = "" if triton_url else "Triton and "
+    messages.print(f"starting {own}{workers} HTTP worker{'s' * (workers > 1)} for {path}")
+
+    async def main() -> None:
+        supervisor = Supervisor(repository, listener, options)
+        await supervisor.run(lambda: _announce(supervisor.url, repository, chosen.name, _triton_line(supervisor)))
+
+    def _triton_line(supervisor: Supervisor) -> str:
+        if supervisor.triton is None:
+            return f"Triton at {triton_url}"
+        return f"Triton at {supervisor.triton.url}, its metrics at {supervisor.triton.metrics_url}"
+
+    def _announce(url: str, repository: Repository, default_name: str, triton: str) -> None:
+        table = Table("model", "target", "backend", "members", "image", "route")
+        for model in repository.models:
+            route = "/v1/predict" if model.name == default_name else f"/v1/models/{model.name}/predict"
+            size = f"{model.image_size} x {model.image_size}"
+            table.add_row(model.name, model.target, model.backend, str(model.members), size, route)
+        messages.print(table)
+        messages.print(triton)
+        messages.print(f"ready: {url}    try: curl -T IMAGE {url}/v1/predict    stop: Ctrl-C", soft_wrap=True)
+
+    asyncio.run(main())
+    messages.print("stopped")

@@ -1,0 +1,134 @@
+"""The one way from encoded images to answers: decode, infer, encode; each stage measured once, here."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rrrbuild.repository_document import Repository, ServedModel
+
+from rrrserve import metrics
+from rrrserve.answer import answer
+from rrrserve.decoding import Decoded, DecodePool
+from rrrserve.errors import APIError
+from rrrserve.requests import Options
+from rrrserve.triton_client import TritonClient, TritonError
+
+log = logging.getLogger("rrrserve")
+
+_CLIENT_MESSAGES = {
+    "backend_unavailable": "the inference server is not available",
+    "deadline_exceeded": "the deadline passed before the model answered",
+    "bad_model_output": "the model gave an unusable answer",
+}
+
+
+@dataclass
+class Timing:
+    """What a request spent, in seconds."""
+
+    started: float
+    read: float = 0.0
+    decode: float = 0.0
+    preprocess: float = 0.0
+    inference: float = 0.0
+
+    def to_json(self) -> dict[str, float]:
+        """Milliseconds, as in the answer's `timing_ms`; `total` counts up to now."""
+        seconds = {
+            "read": self.read,
+            "decode": self.decode,
+            "preprocess": self.preprocess,
+            "inference": self.inference,
+            "total": time.perf_counter() - self.started,
+        }
+        return {name: round(value * 1000, 3) for name, value in seconds.items()}
+
+
+class DataPlane:
+    """Predicts with the models of one repository through one Triton connection."""
+
+    def __init__(self, repository: Repository, default: ServedModel, client: TritonClient, pool: DecodePool) -> None:
+        self.models = {model.name: model for model in repository.models}
+        self.default = default
+        self.client = client
+        self._pool = pool
+        # When each model last gave a good answer (monotonic clock): evidence that readiness need not ask for again.
+        self.answered: dict[str, float] = {}
+        # Metric children are looked up once: `labels()` costs more than the observation.
+        self._stages = {
+            (stage, name): metrics.STAGE_DURATION.labels(stage, name)
+            for stage in metrics.STAGES
+            for name in self.models
+        }
+        self._inference = {
+            model.name: metrics.INFERENCE_DURATION.labels(model.name, model.target) for model in repository.models
+        }
+        self._disagreement = {name: metrics.DISAGREEMENT.labels(name) for name in self.models}
+
+    def observe_stage(self, stage: str, model: ServedModel, seconds: float) -> None:
+        """Count one stage of one request."""
+        self._stages[stage, model.name].observe(seconds)
+
+    async def predict(
+        self, model: ServedModel, images: Sequence[bytes], options: Options, *, deadline: float, timing: Timing
+    ) -> list[dict[str, Any] | APIError]:
+        """Answer each image, in order; one that cannot be used gives its error in its place.
+
+        Args:
+            model: which model.
+            images: encoded images, any number from 1.
+            options: what the client asked for.
+            deadline: on the clock of `time.perf_counter`.
+            timing: filled in.
+
+        Raises:
+            APIError: the batch as a whole got no answer.
+        """
+        decoded = await self._pool.decode(images, model.preprocess)
+        good = [item for item in decoded if isinstance(item, Decoded)]
+        timing.decode = sum(item.decode_seconds for item in good)
+        timing.preprocess = sum(item.preprocess_seconds for item in good)
+        if not good:
+            return [item for item in decoded if isinstance(item, APIError)]
+        self.observe_stage("decode", model, timing.decode)
+        self.observe_stage("preprocess", model, timing.preprocess)
+        start = time.perf_counter()
+        try:
+            probabilities = iter(await self._infer(model, np.stack([item.array for item in good]), deadline))
+        except TritonError as error:
+            log.warning("inference with %s failed: %s", model.name, error)
+            raise APIError(error.code, _CLIENT_MESSAGES[error.code]) from error
+        timing.inference = time.perf_counter() - start
+        self.observe_stage("inference", model, timing.inference)
+        return [
+            self._answer(model, next(probabilities), options) if isinstance(item, Decoded) else item for item in decoded
+        ]
+
+    def _answer(self, model: ServedModel, probabilities: npt.NDArray[np.float32], options: Options) -> dict[str, Any]:
+        result = answer(probabilities, model.labels, top_k=options.top_k, members=options.members)
+        self._disagreement[model.name].observe(1.0 - result["uncertainty"]["agreement"])
+        return result
+
+    async def _infer(
+        self, model: ServedModel, images: npt.NDArray[np.uint8], deadline: float
+    ) -> npt.NDArray[np.float32]:
+        """Probabilities (N, M, C) of images (N, S, S, 3), in as many calls as the model's largest batch asks for."""
+        step = model.max_batch_size
+        if len(images) <= step:
+            return await self._call(model, images, deadline)
+        calls = [self._call(model, images[index : index + step], deadline) for index in range(0, len(images), step)]
+        return np.concatenate(await asyncio.gather(*calls))
+
+    async def _call(
+        self, model: ServedModel, images: npt.NDArray[np.uint8], deadline: float
+    ) -> npt.NDArray[np.float32]:
+        start = time.perf_counter()
+        result = await self.client.infer(model, images, timeout_seconds=deadline - start)
+        self._inference[model.name].observe(time.perf_counter() - start)
+        self.answered[model.name] = time.monotonic()
+        return result

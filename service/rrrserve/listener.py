@@ -1,0 +1,45 @@
+"""Bind the address that the service is reached at, before anything is started."""
+
+import errno
+import ipaddress
+import socket
+
+from rrrnet.errors import UsageError
+
+BACKLOG = 2048
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening TCP socket.
+
+    Args:
+        host: an IP address, or localhost.
+        port: 1024 to 65535, or 0 for any free one.
+
+    Raises:
+        UsageError: the address is not allowed, not on this machine, or in use; names it.
+    """
+    if port != 0 and not 1024 <= port <= 65535:
+        raise UsageError(f"--port is {port}: allowed are 1024 to 65535, or 0 for any free port")
+    try:
+        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError as error:
+        raise UsageError(f"--host is {host!r}: expected an IP address of this machine, or localhost") from error
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        return socket.create_server((str(address), port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        reason = {
+            errno.EADDRINUSE: "is in use: stop what listens there, or choose another --port",
+            errno.EADDRNOTAVAIL: "is not an address of this machine: choose another --host",
+            errno.EACCES: "is not allowed for this user: choose another --port",
+        }.get(error.errno or 0, f"cannot be listened at ({error.strerror})")
+        raise UsageError(f"{address} port {port} {reason}") from error
+
+
+def url_of(listener: socket.socket) -> str:
+    """The URL at which this machine reaches the socket."""
+    host, port = listener.getsockname()[:2]
+    loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  compared with, not bound to
+    host = loopback.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,38 @@
+"""What commands print: rich tables and progress for people, JSON for programs."""
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+console = Console()
+# Progress and remarks go to standard error, so that `--json` and tables can be piped.
+messages = Console(stderr=True)
+
+
+def print_json(document: Any) -> None:
+    """Write one JSON document to standard output."""
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def progress_bar() -> Progress:
+    """A progress bar on standard error with a count, elapsed and remaining time and free text (`fields[text]`)."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}"),
+        console=messages,
+        transient=False,
+    )

@@ -1,0 +1,191 @@
+"""From an HTTP request to checked values: body bytes, images, options, deadline, request id."""
+
+import base64
+import binascii
+import json
+import re
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
+
+from rrrserve.errors import APIError
+from rrrserve.multipart import Part, parse_multipart
+
+Headers = dict[bytes, bytes]
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_OPTIONS = ("top_k", "members")
+# `curl --data-binary @cat.jpg` announces a form, and `curl -T cat.jpg` nothing at all; both mean the raw image.
+_RAW_TYPES = (b"", b"application/octet-stream", b"application/x-www-form-urlencoded")
+DEFAULT_TOP_K = 5
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a client may choose: number of labels (1 to num_classes), and whether members are listed."""
+
+    top_k: int
+    members: bool
+
+
+def headers_of(raw: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """ASGI headers by lower-case name; of a repeated header the last one counts."""
+    return dict(raw)
+
+
+def request_id(headers: Headers) -> str:
+    """The client's X-Request-ID, or a new one.
+
+    Raises:
+        APIError: `bad_request`, for an id that is not 1 to 64 letters, digits, dots, underscores or hyphens.
+    """
+    sent = headers.get(b"x-request-id")
+    if sent is None:
+        return secrets.token_hex(8)
+    if not _REQUEST_ID.fullmatch(sent):
+        raise APIError("bad_request", "X-Request-ID must be 1 to 64 letters, digits, dots, underscores or hyphens")
+    return sent.decode()
+
+
+def timeout_ms(headers: Headers, *, default: int, largest: int) -> int:
+    """The client's X-Request-Timeout-Ms, cut to `largest`, or the default.
+
+    Raises:
+        APIError: `bad_request`, for anything but a whole number from 1.
+    """
+    sent = headers.get(b"x-request-timeout-ms")
+    if sent is None:
+        return default
+    if not (sent.isdigit() and len(sent) <= 12 and int(sent) >= 1):
+        raise APIError("bad_request", "X-Request-Timeout-Ms must be a whole number of milliseconds, at least 1")
+    return min(int(sent), largest)
+
+
+def options_of(query: Iterable[tuple[str, str]], *, num_classes: int) -> Options:
+    """The query parameters `top_k` and `members`.
+
+    Raises:
+        APIError: `bad_request`, for an unknown or repeated parameter or a value that is not allowed.
+    """
+    values: dict[str, str] = {}
+    for name, value in query:
+        if name not in _OPTIONS:
+            raise APIError("bad_request", f"unknown query parameter: known are {' and '.join(_OPTIONS)}")
+        if name in values:
+            raise APIError("bad_request", f"{name} is given twice")
+        values[name] = value
+    top_k = values.get("top_k", "")
+    if "top_k" in values and not (
+        top_k.isascii() and top_k.isdigit() and len(top_k) <= 6 and 1 <= int(top_k) <= num_classes
+    ):
+        raise APIError("bad_request", f"top_k must be a whole number from 1 to {num_classes}")
+    if values.get("members", "false") not in ("true", "false"):
+        raise APIError("bad_request", "members must be true or false")
+    return Options(int(top_k) if top_k else min(DEFAULT_TOP_K, num_classes), values.get("members") == "true")
+
+
+async def read_body(receive: Receive, headers: Headers, *, max_bytes: int) -> bytes:
+    """The whole body, refused as soon as it is known to be too large.
+
+    Raises:
+        APIError: `body_too_large` or `encoding_not_supported`.
+        ClientDisconnect: the client went away.
+    """
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise APIError("encoding_not_supported", "send the body as it is, without Content-Encoding")
+    announced = headers.get(b"content-length", b"0")
+    if announced.isdigit() and int(announced) > max_bytes:
+        raise APIError("body_too_large", f"the body has {int(announced)} bytes: at most {max_bytes} are allowed")
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > max_bytes:
+            raise APIError("body_too_large", f"the body is larger than the {max_bytes} bytes that are allowed")
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def images_of(body: bytes, headers: Headers, *, field: str, most: int) -> list[bytes]:
+    """The encoded images of a request.
+
+    Args:
+        body: the whole body.
+        headers: the request's.
+        field: `image` or `images`, the name of the multipart field and of the JSON key.
+        most: images allowed; 1 on the route for a single image.
+
+    Returns:
+        1 to `most` byte strings, not decoded yet.
+
+    Raises:
+        APIError: the body holds no such thing; see `ERRORS`.
+    """
+    content_type = headers.get(b"content-type", b"")
+    kind = content_type.partition(b";")[0].strip().lower()
+    if kind == b"multipart/form-data":
+        images = _from_parts(parse_multipart(body, content_type), field)
+    elif kind == b"application/json":
+        images = _from_json(body, field, single=field == "image")
+    elif kind in _RAW_TYPES or kind.startswith(b"image/"):
+        if field == "images":
+            raise APIError("missing_image", "a batch is sent as multipart/form-data with a field images for each image")
+        images = [body] if body else []
+    else:
+        raise APIError(
+            "unsupported_media_type",
+            "Content-Type must be multipart/form-data, application/json, image/... or application/octet-stream",
+        )
+    if not images:
+        raise APIError("missing_image", f"no image: send the multipart field {field}, the raw image, or JSON")
+    if len(images) > most:
+        code, what = (
+            ("too_many_images", "this route takes one") if most == 1 else ("batch_too_large", f"most is {most}")
+        )
+        raise APIError(code, f"{len(images)} images: {what}")
+    return images
+
+
+def _from_parts(parts: list[Part], field: str) -> list[bytes]:
+    for part in parts:
+        if part.name != field:
+            raise APIError("bad_request", f"unknown multipart field: this route reads {field}")
+        if not part.is_file:
+            raise APIError("not_a_file", f"the field {field} must be an uploaded file (curl -F {field}=@cat.jpg)")
+    return [bytes(part.data) for part in parts]
+
+
+def _from_json(body: bytes, field: str, *, single: bool) -> list[bytes]:
+    def refuse_constant(name: str) -> NoReturn:
+        raise APIError("bad_json", f"{name} is not JSON")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(pairs) != len(dict(pairs)):
+            raise APIError("bad_request", "a key is given twice")
+        return dict(pairs)
+
+    try:
+        document = json.loads(body.decode("utf-8"), parse_constant=refuse_constant, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise APIError("bad_json", "the body is not valid JSON in UTF-8") from error
+    shape = f'{{"{field}": "<base64>"}}' if single else f'{{"{field}": ["<base64>", ...]}}'
+    if not isinstance(document, dict) or set(document) - {field}:
+        raise APIError("bad_request", f"the JSON body must be {shape} with no other keys")
+    if field not in document:
+        raise APIError("missing_image", f"no image: the JSON body must be {shape}")
+    texts = [document[field]] if single else document[field]
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise APIError("bad_request", f"{field} must be {'a string' if single else 'a list of strings'} of base64")
+    try:
+        return [base64.b64decode(text, validate=True) for text in texts]
+    except (binascii.Error, ValueError) as error:
+        raise APIError("bad_request", f"{field} is not valid base64") from error

@@ -1,0 +1,210 @@
+"""The HTTP routes and what each answers, from a `Backend` that is there once the service has started."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl
+
+import httpx
+from rrrbuild.repository_document import ServedModel
+from starlette.routing import Route, Router
+
+from rrrserve import metrics
+from rrrserve.data_plane import DataPlane, Timing
+from rrrserve.endpoint import Endpoint, Exchange, Handler, Reply, to_json
+from rrrserve.errors import APIError
+from rrrserve.openapi import document
+from rrrserve.readiness import Readiness
+from rrrserve.requests import images_of, options_of, read_body, timeout_ms
+from rrrserve.settings import Settings
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What the routes answer from, once the service has started."""
+
+    settings: Settings
+    data_plane: DataPlane
+    readiness: Readiness
+    triton_metrics_url: str | None
+    http: httpx.AsyncClient
+
+
+class Routes:
+    """The handlers. The application exists before the service starts, so the backend is set later."""
+
+    def __init__(self) -> None:
+        self.backend: Backend | None = None
+
+    def _backend(self) -> Backend:
+        if self.backend is None:
+            raise APIError("not_ready", "the service is starting")
+        return self.backend
+
+    def application(self) -> Router:
+        """The ASGI application. What matches no route, or a route but not its methods, is answered here too."""
+        predictions: dict[str, Handler] = {
+            "/v1/predict": self.predict,
+            "/v1/predict_batch": self.predict_batch,
+            "/v1/models/{name}/predict": self.predict,
+            "/v1/models/{name}/predict_batch": self.predict_batch,
+        }
+        pages: dict[str, Handler] = {
+            "/v1/models": self.models,
+            "/livez": self.livez,
+            "/readyz": self.readyz,
+            "/metrics": self.metrics,
+            "/metrics/triton": self.triton_metrics,
+            "/docs.json": self.docs,
+        }
+        routes = []
+        for path, handler in predictions.items():
+            # PUT as well as POST: it is what `curl -T cat.jpg` sends.
+            routes.append(Route(path, Endpoint(path, handler, in_flight=True), methods=["POST", "PUT"]))
+            routes.append(Route(path, Endpoint(path, _only("POST, PUT"))))
+        for path, handler in pages.items():
+            routes.append(Route(path, Endpoint(path, handler), methods=["GET"]))
+            routes.append(Route(path, Endpoint(path, _only("GET, HEAD"))))
+        return Router(routes, redirect_slashes=False, default=Endpoint(metrics.UNMATCHED, _not_found))
+
+    async def predict(self, exchange: Exchange) -> Reply:
+        """One image, one answer."""
+        return await self._predict(exchange, batch=False)
+
+    async def predict_batch(self, exchange: Exchange) -> Reply:
+        """Several images; an unusable one gives an error item and leaves the others' answers as they are."""
+        return await self._predict(exchange, batch=True)
+
+    async def _predict(self, exchange: Exchange, *, batch: bool) -> Reply:
+        backend = self._backend()
+        settings = backend.settings
+        model = self._model(exchange, backend.data_plane)
+        options = options_of(_query(exchange), num_classes=len(model.labels))
+        milliseconds = timeout_ms(
+            exchange.headers, default=settings.request_timeout_ms, largest=settings.max_request_timeout_ms
+        )
+        timing = Timing(exchange.started)
+        deadline = exchange.started + milliseconds / 1000
+        code = "request_timeout"
+        try:
+            async with asyncio.timeout(deadline - time.perf_counter()):
+                body = await read_body(exchange.receive, exchange.headers, max_bytes=settings.max_body_bytes)
+                code = "deadline_exceeded"
+                timing.read = time.perf_counter() - exchange.started
+                backend.data_plane.observe_stage("read", model, timing.read)
+                field, most = ("images", settings.max_batch_images) if batch else ("image", 1)
+                images = images_of(body, exchange.headers, field=field, most=most)
+                results = await backend.data_plane.predict(model, images, options, deadline=deadline, timing=timing)
+        except TimeoutError as error:
+            raise APIError(code, f"the deadline of {milliseconds} ms passed") from error
+        return self._encode(exchange, model, results, timing, batch=batch)
+
+    def _encode(
+        self,
+        exchange: Exchange,
+        model: ServedModel,
+        results: list[dict[str, Any] | APIError],
+        timing: Timing,
+        *,
+        batch: bool,
+    ) -> Reply:
+        start = time.perf_counter()
+        result: dict[str, Any] = {
+            "request_id": exchange.request_id,
+            "model": {
+                "name": model.name,
+                "version": model.version,
+                "target": model.target,
+                "members": model.members,
+            },
+        }
+        if batch:
+            result["results"] = [
+                {"error": {"code": item.code, "message": item.message}} if isinstance(item, APIError) else item
+                for item in results
+            ]
+        else:
+            (item,) = results
+            if isinstance(item, APIError):
+                raise item
+            result |= item
+        reply = Reply(to_json(result | {"timing_ms": timing.to_json()}))
+        self._backend().data_plane.observe_stage("encode", model, time.perf_counter() - start)
+        return reply
+
+    def _model(self, exchange: Exchange, data_plane: DataPlane) -> ServedModel:
+        name = exchange.scope["path_params"].get("name")
+        model = data_plane.default if name is None else data_plane.models.get(name)
+        if model is None:
+            raise APIError("unknown_model", f"no such model here: GET /v1/models lists {len(data_plane.models)}")
+        exchange.model = model.name
+        return model
+
+    async def models(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
+        """The repository's models."""
+        data_plane = self._backend().data_plane
+        listed = [
+            {
+                "name": model.name,
+                "version": model.version,
+                "target": model.target,
+                "backend": model.backend,
+                "members": model.members,
+                "num_classes": len(model.labels),
+                "labels": list(model.labels),
+                "image_size": model.image_size,
+                "max_batch_size": model.max_batch_size,
+                "parameters": model.parameters,
+                "macs": model.macs,
+            }
+            for model in data_plane.models.values()
+        ]
+        return Reply(to_json({"default": data_plane.default.name, "models": listed}))
+
+    async def livez(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
+        """The event loop turns; says nothing about models, so that a broken model does not restart the front."""
+        return Reply(b'{"status":"alive"}')
+
+    async def readyz(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
+        """Every model has answered a real inference within the last second."""
+        failure = await self._backend().readiness.check()
+        if failure is not None:
+            raise APIError("not_ready", failure)
+        return Reply(b'{"status":"ready"}')
+
+    async def metrics(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
+        """Our metrics in Prometheus text format."""
+        return Reply(metrics.exposition(), content_type=metrics.CONTENT_TYPE)
+
+    async def triton_metrics(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
+        """Triton's own metrics: its port is on loopback, so they are handed through here."""
+        backend = self._backend()
+        if backend.triton_metrics_url is None:
+            raise APIError("not_found", "Triton's metrics address is not known: set RRR_TRITON_METRICS_URL")
+        try:
+            answer = await backend.http.get(backend.triton_metrics_url)
+            answer.raise_for_status()
+        except httpx.HTTPError as error:
+            raise APIError("backend_unavailable", "Triton's metrics cannot be read") from error
+        return Reply(answer.content, content_type=metrics.CONTENT_TYPE)
+
+    async def docs(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
+        """OpenAPI 3."""
+        return Reply(to_json(document(self._backend().settings)))
+
+
+def _query(exchange: Exchange) -> list[tuple[str, str]]:
+    raw = exchange.scope["query_string"]
+    return parse_qsl(raw.decode("latin-1"), keep_blank_values=True) if raw else []
+
+
+def _only(methods: str) -> Handler:
+    async def refuse(exchange: Exchange) -> Reply:  # noqa: ARG001  handlers have one signature
+        raise APIError("method_not_allowed", f"allowed here: {methods}", headers={"Allow": methods})
+
+    return refuse
+
+
+async def _not_found(exchange: Exchange) -> Reply:  # noqa: ARG001  handlers have one signature
+    raise APIError("not_found", "no such path: GET /docs.json lists the paths")

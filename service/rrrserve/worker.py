@@ -1,0 +1,49 @@
+"""One HTTP worker process of `rrr serve`: the BentoML service under uvicorn, on a socket the supervisor bound.
+
+It does what BentoML's own worker does for `bentoml serve`, with two differences: logs go to standard error, and the
+limits of the HTTP server are ours to set.
+"""
+
+import argparse
+import logging
+import socket
+
+import uvicorn
+
+
+def main() -> None:
+    """Serve until SIGTERM; requests that are in flight then finish first."""
+    parser = argparse.ArgumentParser(prog="python -m rrrserve.worker")
+    parser.add_argument("--fd", type=int, required=True, help="the listening socket")
+    parser.add_argument("--index", type=int, default=1, help="number of this worker, from 1")
+    parser.add_argument("--grace-seconds", type=int, required=True, help="longest wait for requests in flight")
+    arguments = parser.parse_args()
+
+    from bentoml._internal.container import BentoMLContainer
+    from bentoml._internal.context import server_context
+
+    from rrrserve.app import RRRService
+
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S%z"
+    )
+    server_context.worker_index = arguments.index
+    server_context.service_type = "entry_service"
+    server_context.service_name = server_context.bento_name = RRRService.name
+    server_context.bento_version = "not available"
+    BentoMLContainer.development_mode.set(False)
+
+    config = uvicorn.Config(
+        RRRService.to_asgi(),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        ws="none",
+        timeout_graceful_shutdown=arguments.grace_seconds,
+    )
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=arguments.fd)])
+
+
+if __name__ == "__main__":
+    main()

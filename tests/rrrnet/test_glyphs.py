@@ -1,0 +1,222 @@
+"""The generator of printed letters: same seed same bytes, every factor recorded, sensible refusals."""
+
+import csv
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rrrnet.dataset import read_dataset
+from rrrnet.errors import UsageError
+from rrrnet.glyph_alphabets import LETTERS, SCRIPTS, pick_letters
+from rrrnet.glyph_fonts import fonts_with, outline
+from rrrnet.glyph_options import BACKGROUNDS, GlyphOptions
+from rrrnet.glyph_paint import luminance, paint
+from rrrnet.glyph_shape import draw_shape, flatten, project, rasterise, transform
+from rrrnet.glyphs import generate_glyphs, render_glyph
+
+SMALL = GlyphOptions(classes=3, per_class=4, size=32)
+STRAIGHT = replace(SMALL, rotation=0, shear=0, stretch=0, perspective=0, elastic=0, translation=0, blur=0)
+
+
+def digests(root: Path) -> dict[str, str]:
+    """SHA-256 of each file that does not depend on the folder's own name."""
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in root.rglob("*")
+        if path.is_file() and path.name != "glyphs.json"
+    }
+
+
+def test_equal_seeds_give_equal_bytes_and_other_seeds_other_pictures(tmp_path: Path) -> None:
+    first = generate_glyphs(tmp_path / "a", SMALL)
+    again = generate_glyphs(tmp_path / "b", SMALL)
+    other = generate_glyphs(tmp_path / "c", replace(SMALL, seed=1))
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+    assert first.sha256 == again.sha256 != other.sha256
+
+
+def test_a_picture_depends_neither_on_the_number_of_classes_nor_of_images(tmp_path: Path) -> None:
+    generate_glyphs(tmp_path / "few", SMALL)
+    generate_glyphs(tmp_path / "many", replace(SMALL, classes=5, per_class=6))
+    few, many = digests(tmp_path / "few" / "images"), digests(tmp_path / "many" / "images")
+    assert len(few) == 12
+    assert {name: many[name] for name in few} == few
+
+
+def test_the_data_set_has_meta_albums_layout_and_every_factor(tmp_path: Path) -> None:
+    options = replace(SMALL, scripts=("latin", "greek"), classes=4)
+    done: list[int] = []
+    images = generate_glyphs(tmp_path / "set", options, progress=done.append)
+    assert done == list(range(1, 17))
+    assert images.classes == ("U+0049", "U+03C9", "U+0055", "U+03B6")
+    assert (images.broken, len(images.files)) == ((), 16)
+    with (tmp_path / "set" / "labels.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [
+        *("FILE_NAME", "CATEGORY", "SUPER_CATEGORY", "FONT", "ROTATION", "SHEAR_X", "STRETCH", "ELASTIC", "SCALE"),
+        *("TRANSLATION_X", "TRANSLATION_Y", "PERSPECTIVE", "PERSPECTIVE_CORNERS", "BACKGROUND"),
+        *("BACKGROUND_COLORS", "TEXT_COLOR", "CONTRAST", "NOISE", "BLUR"),
+    ]
+    assert {row["SUPER_CATEGORY"] for row in rows} == {"Latin", "Greek"}
+    assert all(abs(float(row["ROTATION"])) <= 30 and abs(float(row["SHEAR_X"])) <= 0.3 for row in rows)
+    assert all(float(row["CONTRAST"]) >= 1.5 for row in rows)
+    assert len({row["ROTATION"] for row in rows}) == 16
+    with Image.open(tmp_path / "set" / "images" / rows[0]["FILE_NAME"]) as image:
+        assert (image.size, image.mode) == ((32, 32), "RGB")
+
+
+def test_info_json_describes_what_is_there_and_glyphs_json_how_it_was_made(tmp_path: Path) -> None:
+    generate_glyphs(tmp_path / "set", replace(SMALL, seed=7))
+    info = json.loads((tmp_path / "set" / "info.json").read_text())
+    assert info["dataset_name"] == "rrr_glyphs_latin"
+    assert (info["total_categories"], info["total_super_categories"]) == (3, 1)
+    assert info["median_images_per_category"] == 4.0
+    assert info["category_column_name"] == "CATEGORY"
+    record = json.loads((tmp_path / "set" / "glyphs.json").read_text())
+    assert record["options"]["seed"] == 7
+    assert record["command"] == f"rrr data glyphs {tmp_path}/set --classes 3 --per-class 4 --size 32 --seed 7"
+
+
+def test_a_generated_folder_is_replaced_but_any_other_is_left_alone(tmp_path: Path) -> None:
+    generate_glyphs(tmp_path / "set", SMALL)
+    assert len(generate_glyphs(tmp_path / "set", replace(SMALL, classes=2)).files) == 8
+    (tmp_path / "set" / "glyphs.json").unlink()
+    with pytest.raises(UsageError, match=r"exists and holds no glyphs\.json: choose another"):
+        generate_glyphs(tmp_path / "set", SMALL)
+    assert len(read_dataset(tmp_path / "set").files) == 8
+
+
+def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path) -> None:
+    def interrupt(done: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate_glyphs(tmp_path / "set", SMALL, progress=interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": 1}, f"--classes is 1: allowed are 2 to {LETTERS}"),
+        ({"classes": 60}, "--script latin offers 47 distinct letters: .*--script all for up to"),
+        ({"per_class": 1}, "--per-class is 1: allowed are 2 to"),
+        ({"size": 8}, "--size is 8: allowed are 32 to 1024"),
+        ({"seed": -1}, "--seed is -1: allowed are 0 to"),
+        ({"rotation": float("nan")}, "--rotation is nan: allowed are 0 to 180"),
+        ({"perspective": 0.5}, r"--perspective is 0\.5: allowed are 0 to 0\.2"),
+        ({"contrast": 0.5}, r"--contrast is 0\.5: allowed are 1 to 4\.5"),
+        ({"scripts": ("klingon",)}, "--script is klingon: allowed are latin, greek"),
+        ({"scripts": ()}, "--script is empty"),
+        ({"backgrounds": ("sky",)}, "--background is sky: allowed are plain, gradient, noise, shapes"),
+    ],
+)
+def test_bad_options_are_refused_with_what_is_allowed(change: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        replace(SMALL, **change)  # type: ignore[arg-type]  # wrong values are the point
+
+
+def test_letters_come_in_turn_from_each_script() -> None:
+    assert pick_letters(("greek", "latin", "greek"), 3) == [("ω", "greek"), ("I", "latin"), ("ζ", "greek")]
+    assert len(pick_letters(("all",), LETTERS)) == LETTERS > 400
+
+
+def test_no_letter_stands_twice_and_each_has_at_least_four_fonts() -> None:
+    letters = "".join(SCRIPTS.values())
+    assert len(set(letters)) == len(letters)
+    assert not {"l", "1", "O", "0", "o", "c", "s", "v", "w", "x", "z", "Α", "А"} & set(letters)
+    assert [letter for letter in letters if len(fonts_with(letter)) < 4] == []
+    assert all(outline(fonts_with(letter)[0], letter).contours for letter in letters)
+
+
+def test_the_first_letters_of_a_script_look_different() -> None:
+    shapes = []
+    for letter, _ in GlyphOptions().letters():
+        mask, _ = draw_shape(outline("DejaVuSans", letter), STRAIGHT, np.random.default_rng(0))
+        shapes.append(mask.astype(np.float64).ravel() / np.linalg.norm(mask.astype(np.float64)))
+    likeness = np.array(shapes) @ np.array(shapes).T - np.eye(len(shapes))
+    assert likeness.max() < 0.8
+
+
+def test_a_contour_of_off_curve_points_becomes_a_circle() -> None:
+    square = np.array([(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)])
+    radii = np.hypot(*flatten(square, np.zeros(4, np.bool_)).T)
+    assert radii.min() == pytest.approx(1.0, abs=1e-9)
+    assert radii.max() < 1.07
+    assert np.unique(flatten(square, np.ones(4, np.bool_)), axis=0).tolist() == sorted(square.tolist())
+
+
+def test_rotation_is_clockwise_and_follows_shear_and_stretch() -> None:
+    corner = np.array([(1.0, 0.0), (0.0, 1.0)])
+    np.testing.assert_allclose(transform(corner, 90, 0, 0), [(0, 1), (-1, 0)], atol=1e-12)
+    np.testing.assert_allclose(transform(corner, 0, 0.3, 0), [(1, 0), (0.3, 1)], atol=1e-12)
+    stretched = transform(corner, 0, 0, 0.2)
+    assert stretched[0, 0] / stretched[1, 1] == pytest.approx(np.exp(0.2))
+
+
+def test_perspective_moves_the_corners_as_told_and_keeps_lines_straight() -> None:
+    corners = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
+    shifts = np.random.default_rng(5).uniform(-0.2, 0.2, (4, 2))
+    np.testing.assert_allclose(project(corners, shifts), corners + shifts, atol=1e-12)
+    line = project(np.linspace((-0.4, -0.3), (0.2, 0.5), 7), shifts)
+    assert np.linalg.matrix_rank(line - line[0], tol=1e-9) == 1
+
+
+def test_holes_stay_open_and_overlapping_contours_stay_filled() -> None:
+    square = np.array([(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)])
+    outer, inner = 0.1 + 0.8 * square, 0.3 + 0.4 * square
+    ring = rasterise([outer, inner[::-1]], 40)
+    full = rasterise([outer, inner], 40)
+    assert (ring[20, 20], ring[6, 20], ring[1, 1]) == (0, 255, 0)
+    assert (full[20, 20], full[6, 20], full[1, 1]) == (255, 255, 0)
+
+
+def test_recorded_translation_is_where_the_letter_is() -> None:
+    options = replace(SMALL, size=128)
+    for seed in range(5):
+        mask, factors = draw_shape(outline("DejaVuSans", "A"), options, np.random.default_rng(seed))
+        rows, columns = np.nonzero(mask)
+        centre = (columns.min() + columns.max() + 1) / 256 - 0.5, (rows.min() + rows.max() + 1) / 256 - 0.5
+        assert centre == pytest.approx((factors.translation_x, factors.translation_y), abs=0.01)
+        assert max(np.ptp(rows), np.ptp(columns)) / 128 == pytest.approx(factors.scale, abs=0.02)
+
+
+def test_without_distortion_only_the_size_varies() -> None:
+    masks = [draw_shape(outline("DejaVuSans", "A"), STRAIGHT, np.random.default_rng(seed)) for seed in range(3)]
+    assert {(factors.rotation, factors.shear_x, factors.translation_x) for _, factors in masks} == {(0.0, 0.0, 0.0)}
+    for mask, _ in masks:
+        np.testing.assert_allclose(mask.astype(int), mask[:, ::-1].astype(int), atol=80)  # an A is symmetric
+
+
+@pytest.mark.parametrize("kind", BACKGROUNDS)
+def test_every_background_keeps_the_contrast_it_records(kind: str) -> None:
+    options = replace(SMALL, backgrounds=(kind,), blur=0, noise=0, contrast=3.0)
+    mask = np.zeros((32, 32), np.uint8)
+    mask[8:24, 8:24] = 255
+    for seed in range(20):
+        image, factors = paint(mask, options, np.random.default_rng(seed))
+        pixels = np.asarray(image)
+        light = luminance(pixels) + 0.05
+        text, ground = light[16, 16], light[mask == 0]
+        assert pixels[16, 16].tolist() == factors.text_color.tolist()
+        assert factors.contrast >= 3.0
+        assert np.maximum(text / ground, ground / text).min() > 2.5  # blends of two colours may lie a little closer
+
+
+def test_luminance_is_wcags() -> None:
+    colors = np.array([(0, 0, 0), (255, 255, 255), (255, 0, 0), (119, 119, 119)], np.uint8)
+    np.testing.assert_allclose(luminance(colors), [0, 1, 0.2126, 0.1845], atol=1e-4)
+
+
+def test_options_of_strength_leave_the_other_factors_as_they_are() -> None:
+    _, mild = render_glyph("A", SMALL, 0)
+    _, strong = render_glyph("A", replace(SMALL, rotation=60, blur=0), 0)
+    assert float(strong["ROTATION"]) == pytest.approx(2 * float(mild["ROTATION"]), abs=1e-5)
+    assert strong["BLUR"] == "0.000000"
+    assert (strong["FONT"], strong["SHEAR_X"], strong["SCALE"]) == (mild["FONT"], mild["SHEAR_X"], mild["SCALE"])
