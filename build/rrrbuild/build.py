@@ -190,7 +190,7 @@ def _prove(
 
 def _timing_cache(previous: Path, target: Target) -> bytes:
     """TensorRT's measurements in the engine that is about to be replaced, if that is undamaged."""
-    if not target.on_gpu or not (previous / MANIFEST).is_file():
+    if target.family != "tensorrt" or not (previous / MANIFEST).is_file():
         return b""
     compiler = importlib.import_module(f"rrrbuild.{target.compile_module}")
     try:

@@ -19,7 +19,7 @@ _RTX_COMPUTE_CAPABILITIES = ("SM75", "SM80", "SM86", "SM89", "SM120")
 
 
 def compile_engine(job: CompileJob) -> dict[str, Any]:
-    """Write the plan, the log of its build and, where TensorRT fills one, the timing cache.
+    """Write the plan, the log of its build and TensorRT's timing cache (TensorRT-RTX times nothing ahead of time).
 
     Returns:
         What the engine was built for: compute capabilities, like "8.9".
@@ -31,7 +31,7 @@ def compile_engine(job: CompileJob) -> dict[str, Any]:
     lines: list[str] = []
     logger = _make_logger(trt, lines)
     builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    network = builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(job.model):
         reasons = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
@@ -40,20 +40,15 @@ def compile_engine(job: CompileJob) -> dict[str, Any]:
     config = builder.create_builder_config()
     config.add_optimization_profile(_profile(builder, network, job))
     built_for = _set_compute_capabilities(trt, config)
-    cache = config.create_timing_cache(job.timing_cache)
-    if not config.set_timing_cache(cache, ignore_mismatch=False):  # measured on another GPU or by another version
-        cache = config.create_timing_cache(b"")
-        config.set_timing_cache(cache, ignore_mismatch=False)
-    size_before = len(bytes(cache.serialize()))
+    cache = _timing_cache(config, job.timing_cache) if job.target.family == "tensorrt" else None
     plan = builder.build_serialized_network(network, config)
     (job.folder / BUILD_LOG).write_text("\n".join(lines) + "\n", encoding="utf-8")
     if plan is None:
         errors = [line for line in lines if line.startswith(("ERROR", "INTERNAL_ERROR"))] or lines[-3:]
         raise CheckFailedError(f"{job.target.family} cannot build {job.target.name}: {'; '.join(errors)}")
     (job.folder / job.target.files[0]).write_bytes(plan)
-    timings = bytes(cache.serialize())
-    if job.timing_cache or len(timings) > size_before:  # TensorRT-RTX times nothing ahead of time
-        (job.folder / TIMING_CACHE).write_bytes(timings)
+    if cache is not None:
+        (job.folder / TIMING_CACHE).write_bytes(cache.serialize())
     return {"built_for": built_for}
 
 
@@ -69,6 +64,21 @@ def _make_logger(trt: Any, lines: list[str]) -> Any:
                 lines.append(f"{severity.name}: {message}")
 
     return Logger()
+
+
+def _network_flags(trt: Any) -> int:
+    """Strongly typed; TensorRT 11 knows no other network and may drop the flag."""
+    flag = trt.NetworkDefinitionCreationFlag.__members__.get("STRONGLY_TYPED")
+    return 0 if flag is None else 1 << int(flag)
+
+
+def _timing_cache(config: Any, earlier: bytes) -> Any:
+    """Attach a timing cache to `config`, filled with what an earlier build measured if it was on this kind of GPU."""
+    cache = config.create_timing_cache(earlier)
+    if not config.set_timing_cache(cache, ignore_mismatch=False):
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, ignore_mismatch=False)
+    return cache
 
 
 def _profile(builder: Any, network: Any, job: CompileJob) -> Any:

@@ -58,6 +58,11 @@ def write_repository(
             for name, manifest in zip(chosen, manifests, strict=True)
         )
         write_document(folder, models)
+        for model in models:
+            if model.backend == PYTHON_BACKEND:
+                # Triton's embedded Python ignores PYTHONDONTWRITEBYTECODE. A file where its folder would be keeps it
+                # from leaving bytecode that no digest covers; not sealed itself, since tools drop it when copying.
+                (folder / model.name / VERSION / "__pycache__").touch()
     return read_repository(out)
 
 

@@ -14,11 +14,13 @@ class Tolerance:
     """How far an engine may be from PyTorch FP32; fixed here, before anything is measured.
 
     Attributes:
-        max_abs_error: largest difference of any member's probability of any class.
+        max_abs_error: largest difference of any probability, over all images, members and classes.
+        mean_abs_error: largest difference over the classes, averaged over images and members.
         min_label_agreement: smallest share of images on which the ensembles' labels are equal.
     """
 
     max_abs_error: float
+    mean_abs_error: float
     min_label_agreement: float
 
 
@@ -64,10 +66,11 @@ class Target:
         return "runtime_tensorrt" if self.on_gpu else f"runtime_{self.family}"
 
 
-_FP32 = Tolerance(max_abs_error=1e-3, min_label_agreement=0.995)
-# 11 and 8 significant bits: one rounding is 0.05 % and 0.4 %, and a hundred layers add theirs up.
-_FP16 = Tolerance(max_abs_error=0.05, min_label_agreement=0.99)
-_BF16 = Tolerance(max_abs_error=0.15, min_label_agreement=0.98)
+_FP32 = Tolerance(max_abs_error=1e-3, mean_abs_error=1e-4, min_label_agreement=0.995)
+# 11 and 8 significant bits: one rounding is 0.05 % and 0.4 %, and 150 layers add theirs up. An image on the border of
+# two classes may then move far, so the worst case is allowed more than the average.
+_FP16 = Tolerance(max_abs_error=0.1, mean_abs_error=0.01, min_label_agreement=0.99)
+_BF16 = Tolerance(max_abs_error=0.5, mean_abs_error=0.05, min_label_agreement=0.98)
 
 TARGETS: dict[str, Target] = {
     target.name: target

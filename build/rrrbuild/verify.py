@@ -54,6 +54,7 @@ def compare(
         "images": len(found),
         "source": held_out.source,
         "max_abs_error": float(error.max()),
+        "mean_abs_error": float(error.max(axis=2).mean()),
         "max_relative_error": float((error[large] / reference[large]).max()),
         "label_agreement": float((labels == reference_labels).mean()),
         "accuracy": None,
@@ -74,6 +75,11 @@ def _judge(result: dict[str, Any], target: Target) -> None:
         raise CheckFailedError(
             f"{target.name}: a probability differs from PyTorch's by {result['max_abs_error']:.3g} "
             f"on {images} images; allowed is {tolerance.max_abs_error:g}"
+        )
+    if result["mean_abs_error"] > tolerance.mean_abs_error:
+        raise CheckFailedError(
+            f"{target.name}: probabilities differ from PyTorch's by {result['mean_abs_error']:.3g} on average "
+            f"over {images} images; allowed is {tolerance.mean_abs_error:g}"
         )
     # One image of a small set may flip: no share finer than 1/N can be told.
     if result["label_agreement"] < min(tolerance.min_label_agreement, 1 - 1 / images):

@@ -32,7 +32,8 @@ def write_curve(folder: Path, name: str, history: list[dict[str, float]], test_a
     loss_axis.set(xlabel="epoch", ylabel="cross-entropy (nats)", title=f"{name}: training", ylim=(0, None))
     accuracy_axis = loss_axis.twinx()
     accuracies = [100 * row["train_accuracy"] for row in history]
-    accuracy_axis.plot(epochs, accuracies, color="#2a6f97", label="accuracy on augmented training images, mean of members")
+    label = "accuracy on augmented training images, mean of members"
+    accuracy_axis.plot(epochs, accuracies, color="#2a6f97", label=label)
     if test_accuracy is not None:
         label = f"ensemble on test images: {100 * test_accuracy:.1f} %"
         accuracy_axis.axhline(100 * test_accuracy, color="#2a6f97", linestyle="--", linewidth=1, label=label)

@@ -1,6 +1,5 @@
 """One training from data folder to checkpoint folder: reads, splits, builds, trains, scores, writes."""
 
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -15,13 +14,14 @@ from rrrnet import curve, sealed, training_state
 from rrrnet.architecture import Architecture
 from rrrnet.checkpoint import DOCUMENT, SPLIT, Checkpoint, read_checkpoint, write_checkpoint
 from rrrnet.dataset import ImageSet, load_arrays, read_dataset, select, split_dataset, write_split
+from rrrnet.edges import start_from_edges
 from rrrnet.ensemble import RRRNet, normalise
 from rrrnet.errors import UsageError
 from rrrnet.metrics import score
-from rrrnet.preprocess import Preprocess
+from rrrnet.preprocess import Preprocess, Uint8Array
 from rrrnet.recipes import METHODS, Method, find_recipe
 from rrrnet.reduce import check_pretrained, load_pretrained
-from rrrnet.train import Int64Array, Plan, Report, Training, Uint8Array, export_weights
+from rrrnet.train import Int64Array, Plan, Report, Training, export_weights
 from rrrnet.weights import read_pretrained
 
 SAVE_EVERY_SECONDS = 120
@@ -142,18 +142,19 @@ def fit(
 
     torch.manual_seed(options.seed)
     model = RRRNet(choose_architecture(options, len(images.classes)))
-    origin, fresh = "none: random", len(model.state_dict())
+    origin, fresh = "none: random, conv1 edge filters", len(model.state_dict())
     if options.weights != "none" and not options.resume:
         pretrained, origin = read_pretrained(options.weights)
         check_pretrained(pretrained, options.weights)
         fresh = len(load_pretrained(model, pretrained))
     elif not options.resume:
-        say("--weights none: training starts from random weights")
+        start_from_edges(model)
+        say("--weights none: training starts from random weights and edge filters in conv1")
     job = _Job(options, images, parts, model.architecture, origin, fresh)
 
     arrays, labels = load_arrays(train_set, preprocess)
     device = _device(options.device)
-    epochs = recipe.epochs_for(len(labels)) if options.epochs is None else options.epochs
+    epochs = recipe.epochs_for(len(labels), options.size) if options.epochs is None else options.epochs
     overrides = {"batch_size": options.batch_size, "lr": options.lr}
     recipe = type(recipe)(**{**asdict(recipe), **{key: value for key, value in overrides.items() if value}})
     plan = Plan(
@@ -170,7 +171,7 @@ def fit(
         job = _resume(job, training)
         say(f"resumed after epoch {training.progress.epoch} of {epochs}")
     elif epochs == 0 and options.weights == "none":
-        say("0 epochs: BN statistics are set from the training images, so that the random network computes sane numbers")
+        say("0 epochs: only BN statistics are set from the training images, so that random weights give sane numbers")
         training.estimate_statistics(list(model.modules()), 1)
 
     started(epochs, training.steps_per_epoch)
@@ -210,15 +211,14 @@ def _resume(job: _Job, training: Training) -> _Job:
     options = job.options
     previous = read_checkpoint(options.out)
     settings = training_state.read_settings(options.out)
-    changed = {key: (settings.get(key), value) for key, value in options.settings().items() if settings.get(key) != value}
+    wanted = options.settings()
+    changed = [key for key in wanted if settings.get(key) != wanted[key]]
     if changed:
-        differences = "; ".join(f"{key} was {old}, now {new}" for key, (old, new) in changed.items())
+        differences = "; ".join(f"{key} was {settings.get(key)}, now {wanted[key]}" for key in changed)
         raise UsageError(f"--resume: {differences}; give the options of the stopped training: {previous.command}")
     if previous.training["data"]["sha256"] != job.images.sha256:
         raise UsageError(f"--resume: the images in {options.data} are not those of the stopped training")
-    training.progress = training_state.load_state(
-        options.out, training.model, training.average, training.optimizer
-    )
+    training.progress = training_state.load_state(options.out, training.model, training.average, training.optimizer)
     origin = previous.training["weights"]
     return _Job(options, job.images, job.parts, job.architecture, origin["origin"], origin["fresh_tensors"])
 
@@ -295,6 +295,7 @@ def _mixed_precision(wanted: str, device: str) -> bool:
     if wanted != "auto":
         return wanted == "bf16"
     if device == "cuda":
-        return torch.cuda.is_bf16_supported()
-    flags = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""  # noqa: PTH110  not on macOS
+        return bool(torch.cuda.is_bf16_supported())
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text() if cpuinfo.exists() else ""
     return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -5,7 +5,6 @@ The steps: decode (by magic bytes, EXIF orientation applied, RGB), resize the wh
 network, so that it cannot skew between training and serving. numpy and Pillow only.
 """
 
-import warnings
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from typing import Any
@@ -17,6 +16,9 @@ from PIL import Image, ImageOps
 from rrrnet.errors import ArtifactError, ImageError
 
 Uint8Array = npt.NDArray[np.uint8]
+
+# The limit below is stricter than Pillow's, and Pillow's warning cannot be silenced safely in several threads.
+Image.MAX_IMAGE_PIXELS = None
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 4096 * 4096
@@ -88,25 +90,29 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
             f"the bytes are not one of {', '.join(FORMATS)} (judged by their first bytes)",
         )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the pixel limit below is stricter than Pillow's bomb warning
-            image = Image.open(BytesIO(data), formats=(kind,))
+        opened = Image.open(BytesIO(data), formats=(kind,))
     except Exception as error:  # Pillow's plugins raise many types on hostile bytes; all mean the same to a client
         raise ImageError("bad_image", f"the {kind} header cannot be read") from error
-    width, height = image.size
+    width, height = opened.size
     if width * height == 0:
         raise ImageError("bad_image", f"the image is {width} x {height} pixels")
     if width * height > max_pixels:
         raise ImageError("too_many_pixels", f"the image is {width} x {height} pixels: at most {max_pixels} are allowed")
     try:
-        image.load()
-        image = ImageOps.exif_transpose(image)
-        return _to_rgb(image)
-    except Exception as error:
+        opened.load()
+        return _to_rgb(_upright(opened))
+    except Exception as error:  # as above
         code = "truncated_image" if "truncated" in str(error).lower() else "bad_image"
-        raise ImageError(
-            code, f"the {kind} data are {'cut short' if code == 'truncated_image' else 'damaged'}"
-        ) from error
+        message = f"the {kind} data are {'cut short' if code == 'truncated_image' else 'damaged'}"
+        raise ImageError(code, message) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation says. Damaged EXIF data are no reason to refuse good pixels."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # the EXIF parser, too, raises many types on hostile bytes
+        return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

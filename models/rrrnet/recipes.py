@@ -16,8 +16,8 @@ class Recipe:
 
     Attributes:
         name: "paper" or "quick".
-        epochs: passes over the training images; None: as many as show `images_seen` images.
-        images_seen: what `epochs=None` aims at.
+        epochs: passes over the training images; None: as many as `megapixels` pays for.
+        megapixels: how much `epochs=None` computes on, so that `quick` takes minutes at any image size.
         batch_size: images in a step.
         lr: peak learning rate of AdamW.
         weight_decay: AdamW's, decoupled.
@@ -27,13 +27,12 @@ class Recipe:
         ema_every: "epoch" or "step".
         own_batches: each member draws its own order and augmentation (the paper), or all see the same batch.
         bn_passes: passes over the training images that re-estimate the frozen part's BN statistics.
-        low_resolution_share: first share of the epochs that runs at half the image size.
         augmentation: name of a pipeline in `augment`.
     """
 
     name: str
     epochs: int | None
-    images_seen: int
+    megapixels: float
     batch_size: int
     lr: float
     weight_decay: float
@@ -43,25 +42,27 @@ class Recipe:
     ema_every: Literal["epoch", "step"]
     own_batches: bool
     bn_passes: int
-    low_resolution_share: float
     augmentation: Literal["paper", "quick"]
 
-    def epochs_for(self, images: int) -> int:
-        """Epochs for a training set of this many images."""
+    def epochs_for(self, images: int, image_size: int) -> int:
+        """Epochs for a training set of this many images of `image_size` x `image_size` pixels."""
         if self.epochs is not None:
             return self.epochs
-        return max(3, round(self.images_seen / max(1, images)))
+        images_seen = min(_MOST_IMAGES_SEEN, self.megapixels * 1e6 / image_size**2)
+        return max(3, round(images_seen / max(1, images)))
 
     def ema_epochs(self, epochs: int) -> int:
         """How many of the last epochs are averaged (60 of the paper's 300)."""
         return math.ceil(self.ema_share * epochs)
 
 
+_MOST_IMAGES_SEEN = 24_000  # small images are not a reason to train for ever
+
 RECIPES = {
     "paper": Recipe(
         name="paper",
         epochs=300,
-        images_seen=0,
+        megapixels=0,
         batch_size=32,
         lr=1e-3,
         weight_decay=0.01,
@@ -71,15 +72,14 @@ RECIPES = {
         ema_every="epoch",
         own_batches=True,
         bn_passes=10,
-        low_resolution_share=0.0,
         augmentation="paper",
     ),
     "quick": Recipe(
         name="quick",
         epochs=None,
-        images_seen=16_000,
+        megapixels=160,
         batch_size=32,
-        lr=2e-3,
+        lr=1.5e-3,
         weight_decay=0.05,
         schedule="one-cycle",
         label_smoothing=0.05,
@@ -87,7 +87,6 @@ RECIPES = {
         ema_every="step",
         own_batches=False,
         bn_passes=2,
-        low_resolution_share=0.8,
         augmentation="quick",
     ),
 }

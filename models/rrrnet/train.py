@@ -173,8 +173,6 @@ class Training:
         if len(chosen) == 1:  # BN cannot normalise a single image whose map is 1 x 1
             chosen = order[-2:]
         images = (self.images[chosen].permute(0, 3, 1, 2).float() / 255).to(plan.device)
-        if epoch < plan.recipe.low_resolution_share * plan.epochs:
-            images = F.avg_pool2d(images, 2)
         return self._normalise(self.augment(images)), self.labels[chosen].to(plan.device)
 
     def _normalise(self, images: Tensor) -> Tensor:

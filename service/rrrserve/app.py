@@ -10,13 +10,14 @@ import asyncio
 import logging
 import os
 import signal
+from typing import cast
 
 import bentoml
 import httpx
-from rrrbuild.repository_document import read_repository
-from rrrnet import __version__
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from rrrbuild.repository_document import read_repository
+from rrrnet import __version__
 from rrrserve import metrics
 from rrrserve.catalogue import backends_of, default_model
 from rrrserve.data_plane import DataPlane
@@ -108,11 +109,25 @@ class Service:
                 return
 
 
+class _ServiceWithoutTimer(bentoml.Service):  # type: ignore[misc]
+    """BentoML's service less its timeout, which cannot be configured away.
+
+    Deadlines are ours. BentoML's leaves a timer behind after every request until the timeout has passed, and answers
+    in another shape.
+    """
+
+    def to_asgi(self, is_main: bool = True) -> ASGIApp:
+        """The application that BentoML's worker and ours run."""
+        application = super().to_asgi(is_main)
+        kept = [entry for entry in application.user_middleware if entry.cls.__name__ != "TimeoutMiddleware"]
+        application.user_middleware = kept
+        return cast(ASGIApp, application)
+
+
 RRRService = bentoml.service(
     name="rrr",
+    service_class=_ServiceWithoutTimer,
     workers=1,
-    # Deadlines are ours: BentoML's would leave a timer behind for a minute after every request.
-    traffic={"timeout": 3600},
     # Ours have fine buckets and closed label sets; BentoML's start at 5 ms and take any path as a label.
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rrrbuild.repository_document import Repository, ServedModel
 
+from rrrbuild.repository_document import Repository, ServedModel
 from rrrserve import metrics
 from rrrserve.answer import answer
 from rrrserve.decoding import Decoded, DecodePool

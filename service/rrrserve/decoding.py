@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
 from rrrnet.errors import ImageError
 from rrrnet.preprocess import Preprocess, decode, to_array
-
 from rrrserve.errors import APIError, from_image_error
 
 

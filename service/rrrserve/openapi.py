@@ -3,7 +3,6 @@
 from typing import Any
 
 from rrrnet import __version__
-
 from rrrserve.errors import ERRORS
 from rrrserve.requests import DEFAULT_TOP_K
 from rrrserve.settings import Settings

@@ -7,9 +7,9 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import httpx
-from rrrbuild.repository_document import ServedModel
 from starlette.routing import Route, Router
 
+from rrrbuild.repository_document import ServedModel
 from rrrserve import metrics
 from rrrserve.data_plane import DataPlane, Timing
 from rrrserve.endpoint import Endpoint, Exchange, Handler, Reply, to_json

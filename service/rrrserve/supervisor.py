@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+
 from rrrbuild.repository_document import Repository
 from rrrnet.errors import CheckFailedError
-
 from rrrserve import children, scratch
 from rrrserve.catalogue import backends_of
 from rrrserve.listener import url_of

@@ -5,10 +5,11 @@ Shapes come from the sealed repository document and from arrays our own code mad
 
 import numpy as np
 import numpy.typing as npt
-from rrrbuild.repository_document import ServedModel
 from tritonclient.grpc import service_pb2
 from tritonclient.grpc.aio import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
+
+from rrrbuild.repository_document import ServedModel
 
 INPUT = "images"
 OUTPUT = "probabilities"

@@ -10,7 +10,6 @@ import socket
 from pathlib import Path
 
 from rrrnet.errors import CheckFailedError, IncompatibleError
-
 from rrrserve import children, scratch
 from rrrserve.settings import available_cores
 from rrrserve.triton_install import check_libpython, child_environment, find_tritonserver, lay_out
@@ -18,6 +17,12 @@ from rrrserve.triton_install import check_libpython, child_environment, find_tri
 EXIT_TIMEOUT_SECONDS = 10
 _PATIENCE_SECONDS = EXIT_TIMEOUT_SECONDS + 5
 _LOG_TAIL_LINES = 30
+# How Triton's log tells that a model did not load: the model's name, and the first line of the reason.
+_NOT_LOADED = re.compile(
+    r"(?:failed to load|Poll failed for model directory) '([^']+)'(?: version \d+)?: (?:Internal: )?(.*?)(?:\\n|\"|$)",
+    re.M,
+)
+_NOISE = re.compile(r"[+|]|\S+ I ")  # tables, and remarks of level INFO
 _ADMIN = "shared-memory,model-repository,model-config,statistics,trace,logging"
 
 
@@ -92,12 +97,15 @@ class TritonServer:
         return await self._process.wait()
 
     def failure(self, code: int) -> CheckFailedError:
-        """The error to report after the child ended by itself: the model that did not load, and the log's tail."""
+        """The error to report after the child ended by itself: the models that did not load, or the log's tail."""
         text = self._log.read_text(errors="replace") if self._log.exists() else ""
-        models = sorted(set(re.findall(r"failed to load '([^']+)'", text)))
-        what = f"could not load the model {', '.join(models)}" if models else f"ended with exit code {code}"
-        tail = "\n".join(text.rstrip().splitlines()[-_LOG_TAIL_LINES:])
-        return CheckFailedError(f"Triton {what}. The end of its log:\n{tail}")
+        unloaded = dict(_NOT_LOADED.findall(text))
+        if unloaded:
+            reasons = "; ".join(f"the model {name} ({reason})" for name, reason in unloaded.items())
+            return CheckFailedError(f"Triton could not load {reasons}")
+        remarks = [line for line in text.splitlines() if line and not _NOISE.match(line)]
+        tail = "\n".join(remarks[-_LOG_TAIL_LINES:])
+        return CheckFailedError(f"Triton ended with exit code {code}. The end of its log:\n{tail}")
 
     async def stop(self) -> None:
         """End the child: in-flight inferences finish, then nothing of it is left, neither process, shm nor file."""

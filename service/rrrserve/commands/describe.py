@@ -22,7 +22,7 @@ def describe(
     checkpoint: Annotated[Path | None, typer.Argument(help="A checkpoint folder; or give --members.")] = None,
     members: Annotated[int | None, typer.Option(help="Branches of the ensemble; 1 is the reduced network.")] = None,
     classes: Annotated[int | None, typer.Option(help="Number of classes [default: 20].")] = None,
-    size: Annotated[int | None, typer.Option(help="Image height and width [default: 128, or the checkpoint's].")] = None,
+    size: Annotated[int | None, typer.Option(help="Image size in pixels [default: 128, or the checkpoint's].")] = None,
     aligned: Annotated[bool, typer.Option("--aligned", help="Widths in multiples of 8.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -34,7 +34,8 @@ def describe(
         document = summarise(read.architecture, size or read.preprocess.size)
         document = {"name": read.name, "method": read.method, "labels": list(read.labels), **document}
     else:
-        network = shapes.ensemble(20 if classes is None else classes, 8 if members is None else members, aligned=aligned)
+        num_classes, count = 20 if classes is None else classes, 8 if members is None else members
+        network = shapes.ensemble(num_classes, count, aligned=aligned)
         document = summarise(network, 128 if size is None else size)
     if as_json:
         output.print_json(document)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
-from rrrnet.errors import ArtifactError, CheckFailedError, UsageError
 
+from rrrnet.errors import ArtifactError, CheckFailedError, UsageError
 from rrrserve.output import console, messages
 
 if TYPE_CHECKING:

@@ -1,6 +1,7 @@
 """`rrr serve`: a repository behind HTTP, with its own Triton unless one is given."""
 
 import asyncio
+import os
 import socket
 from pathlib import Path
 from typing import Annotated
@@ -16,16 +17,20 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def serve(
-        repository: Annotated[Path, typer.Argument(help="a repository made by rrr repository")] = Path(
-            "artifacts/repository"
-        ),
+        repository: Annotated[
+            Path, typer.Argument(envvar="RRR_REPOSITORY", help="a repository made by rrr repository")
+        ] = Path("artifacts/repository"),
         port: Annotated[int, typer.Option(help="TCP port, 1024 to 65535; 0 takes any free one")] = 3000,
         host: Annotated[str, typer.Option(help="IP address to listen at; 0.0.0.0 for all")] = "127.0.0.1",
         triton_url: Annotated[
-            str | None, typer.Option(metavar="HOST:PORT", help="gRPC of a Triton that runs already")
+            str | None,
+            typer.Option(metavar="HOST:PORT", envvar="RRR_TRITON_URL", help="gRPC of a Triton that runs already"),
         ] = None,
         default: Annotated[
-            str | None, typer.Option(metavar="NAME", help="the model that /v1/predict asks (else the first)")
+            str | None,
+            typer.Option(
+                metavar="NAME", envvar="RRR_DEFAULT_MODEL", help="the model that /v1/predict asks (else the first)"
+            ),
         ] = None,
         workers: Annotated[int, typer.Option(min=1, max=64, help="HTTP worker processes")] = 1,
         start_timeout: Annotated[
@@ -61,11 +66,11 @@ def _serve(
     grace: int,
 ) -> None:
     from rrrbuild.repository_document import Repository, read_repository
-
     from rrrserve.catalogue import default_model
-    from rrrserve.settings import check_address
+    from rrrserve.settings import Settings, check_address
     from rrrserve.supervisor import ServeOptions, Supervisor
 
+    Settings.from_environment(os.environ)  # the workers read them again: a mistake is told here, in one line
     if triton_url is not None:
         check_address(triton_url, "--triton-url")
     repository: Repository = read_repository(path)

@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 def train(
     data: Annotated[Path, typer.Option(help="Meta-Album folder (labels.csv, images/) or one folder per class.")],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write; its name becomes the model's name.")],
-    method: Annotated[str, typer.Option(help="ensemble [D], reduced [C], full [B] or head [A] of the paper.")] = "ensemble",
+    method: Annotated[str, typer.Option(help="ensemble, reduced, full or head: [D], [C], [B], [A].")] = "ensemble",
     members: Annotated[int, typer.Option(help="Branches of the ensemble.")] = 8,
     weights: Annotated[
         str, typer.Option(help="imagenet, none, or the path of a ResNet152 (.safetensors, .pth).")
@@ -37,7 +37,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Decides the split and every random choice of the training.")] = 0,
     batch_size: Annotated[int | None, typer.Option(help="Images in a step; default: the recipe's.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate; default: the recipe's.")] = None,
-    aligned: Annotated[bool, typer.Option("--aligned", help="Widths in multiples of 8 (ours, not the paper's).")] = False,
+    aligned: Annotated[bool, typer.Option("--aligned", help="Widths in multiples of 8 (not the paper's).")] = False,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the stopped training in --out.")] = False,
@@ -79,9 +79,7 @@ def train(
             text = f"epoch {progress.epoch + 1}  loss {progress.loss:.3f}  accuracy {progress.accuracy:.3f}"
             bar.update(task, completed=progress.epoch * steps + progress.step, text=text)
 
-        outcome = fit(
-            options, report=report, stop=lambda: bool(requested), say=output.messages.print, started=started
-        )
+        outcome = fit(options, report=report, stop=lambda: bool(requested), say=output.messages.print, started=started)
     return _finish(outcome, options.out, as_json=as_json)
 
 

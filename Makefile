@@ -1,0 +1,94 @@
+# Every chore of this repository: `make help`. Needs bash, Python 3.11 and pip; no virtual environment need be active.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
+
+# The interpreter that .venv is made from, and more options for the image builder (docs/containers.md).
+PYTHON ?= python3.11 python3
+IMAGE_OPTIONS ?=
+
+EXTRAS := train,openvino,onnxruntime,tensorrt-rtx,triton,dev
+TORCH := $(shell grep '^torch==' constraints.txt)
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+IMAGE := rrrnet-serving:$(VERSION)
+REPOSITORY := artifacts/repository/repository.json
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+# Of pip's output, the names of the packages; its warnings and errors are on standard error and pass untouched.
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+NAMES := sed -u -n -E 's/^ *Collecting ([^ ]+).*/    \1/p; s/^Installing collected packages.*/    unpacking .../p'
+
+.PHONY: help setup demo test lint format wheel bento image clean
+
+help: ## List these targets.
+	@sed -n -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
+
+setup: $(INSTALLED) ## Make .venv with everything; minutes the first time, no time after that.
+
+.venv/bin/pip:
+	@for candidate in $(PYTHON); do
+	  "$$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && python=$$candidate && break
+	done || true
+	if [ -z "$${python-}" ]; then
+	  echo 'make: "$(PYTHON)" is not Python 3.11, which this project and the Triton wheel need:' >&2
+	  echo 'make: apt install python3.11 python3-pip (Debian 12), or make setup PYTHON=/path/to/python3.11' >&2
+	  exit 1
+	fi
+	echo "==> .venv from $$("$$python" --version)"
+	# Debian splits ensurepip off into python3.11-venv; where that is missing, the machine's pip installs one instead.
+	"$$python" -m venv --clear .venv >/dev/null 2>&1 && exit 0
+	"$$python" -m venv --clear --without-pip .venv && "$$python" -m pip --python .venv/bin/python install --quiet pip && exit 0
+	rm -rf .venv
+	echo 'make: .venv could not be made: apt install python3.11-venv (Debian 12), then run this again' >&2
+	exit 1
+
+$(INSTALLED): pyproject.toml constraints.txt | .venv/bin/pip
+	@echo '==> installing $(TORCH) first: then no other package can draw in another build of it'
+	$(PIP) install --progress-bar off '$(TORCH)' -c constraints.txt | $(NAMES)
+	echo '==> installing the rest: some 100 packages, a few minutes'
+	$(PIP) install --progress-bar off -e '.[$(EXTRAS)]' -c constraints.txt | $(NAMES)
+	$(PIP) check
+	touch $@
+
+demo: setup ## Train, build, serve and measure an ensemble beside a ResNet152: at most 8 minutes on 2 cores.
+	@$(BIN)/python benchmarks/demo.py
+
+test: setup lint ## Lint, then run all tests, the end-to-end ones included.
+	@$(BIN)/python -m pytest
+
+lint: setup ## Check style, format and types.
+	@$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: setup ## Put the sources in their format and mend what ruff can.
+	@$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+wheel: setup ## Build dist/*.whl.
+	@$(PIP) wheel --quiet --no-deps --wheel-dir dist .
+	ls dist/*.whl
+
+bento: setup $(REPOSITORY) ## Build a Bento of the service and artifacts/repository.
+	@BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml build
+
+image: ## Build the container image of the service with docker, buildah or podman.
+	@if docker info >/dev/null 2>&1; then build='docker build'
+	elif command -v buildah >/dev/null; then build='buildah build --format docker'
+	elif command -v podman >/dev/null; then build='podman build --format docker'
+	else
+	  echo 'make: neither a docker engine nor buildah nor podman is here: apt install buildah' >&2
+	  exit 1
+	fi
+	$$build $(IMAGE_OPTIONS) --tag $(IMAGE) .
+
+clean: ## Remove what tools left behind; .venv and artifacts stay.
+	@rm -rf dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find models build service tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(REPOSITORY):
+	@echo 'make: there is no $(@D) to pack: make demo writes one, or rrr repository ENGINE... --out $(@D)' >&2
+	exit 1

@@ -1,0 +1,270 @@
+"""The whole way through the real command line, the real tritonserver and the real HTTP port, on tiny images."""
+
+import base64
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+
+pytestmark = pytest.mark.e2e
+RRR = str(Path(sys.executable).with_name("rrr"))
+MEMBERS, CLASSES = 2, 4
+
+
+def rrr(*words: str | Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run one command and require its exit code; never a traceback."""
+    done = subprocess.run([RRR, *map(str, words)], check=False, capture_output=True, text=True, timeout=240)
+    assert done.returncode == expect, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def rrr_json(*words: str | Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(rrr(*words, "--json").stdout)
+    return document
+
+
+@dataclass(frozen=True)
+class Products:
+    """Folders that the commands wrote."""
+
+    root: Path
+
+    @property
+    def data(self) -> Path:
+        return self.root / "letters"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.root / "models" / "letters"
+
+    @property
+    def baseline(self) -> Path:
+        return self.root / "models" / "resnet152"
+
+    def engine(self, target: str, name: str = "letters") -> Path:
+        return self.root / "engines" / name / target
+
+    @property
+    def repository(self) -> Path:
+        return self.root / "repository"
+
+
+@pytest.fixture(scope="module")
+def products(tmp_path_factory: pytest.TempPathFactory) -> Products:
+    made = Products(tmp_path_factory.mktemp("whole-way"))
+    rrr("data", "glyphs", made.data, "--classes", str(CLASSES), "--per-class", "24", "--size", "48")
+    common = ("--data", made.data, "--weights", "none", "--size", "32")
+    rrr("train", "--out", made.checkpoint, "--members", str(MEMBERS), "--epochs", "4", *common)
+    rrr("train", "--out", made.baseline, "--method", "full", "--epochs", "0", *common)
+    for target in ("openvino-fp32", "onnxruntime-fp32"):
+        rrr("build", made.checkpoint, "--target", target, "--out", made.engine(target))
+    rrr("build", made.baseline, "--target", "openvino-fp32", "--out", made.engine("openvino-fp32", "resnet152"))
+    engines = (made.engine("openvino-fp32"), made.engine("openvino-fp32", "resnet152"))
+    rrr("repository", *engines, "--out", made.repository)
+    return made
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running `rrr serve`."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+
+
+def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> list[int]:
+    """Poll /readyz until it is 200; returns every status seen."""
+    seen: list[int] = []
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            seen.append(httpx.get(f"{url}/readyz", timeout=5).status_code)
+        except httpx.TransportError:
+            time.sleep(0.02)
+            continue
+        if seen[-1] == 200:
+            return seen
+        time.sleep(0.02)
+    raise AssertionError(f"not ready: statuses {seen}, exit code {process.poll()}")
+
+
+@pytest.fixture(scope="module")
+def server(products: Products) -> Iterator[Server]:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    process = subprocess.Popen([RRR, "serve", str(products.repository), "--port", str(port), "--default", "letters"])
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until_ready(url, process)
+        yield Server(process, url)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(30)
+
+
+def engine_labels(products: Products, tmp_path: Path) -> dict[str, str]:
+    """Label of each test image by `rrr evaluate` of the engine."""
+    saved = tmp_path / "predictions.npz"
+    rrr("evaluate", products.engine("openvino-fp32"), "--predictions", saved)
+    labels = json.loads((products.checkpoint / "model.json").read_text())["labels"]
+    with np.load(saved) as arrays:
+        best = arrays["probabilities"].mean(axis=1).argmax(axis=1)
+        return {str(file): labels[index] for file, index in zip(arrays["files"], best, strict=True)}
+
+
+def test_checkpoint_and_engines_agree_on_every_test_image(products: Products, tmp_path: Path) -> None:
+    probabilities = {}
+    for name, path in (
+        ("pytorch", products.checkpoint),
+        ("openvino", products.engine("openvino-fp32")),
+        ("onnxruntime", products.engine("onnxruntime-fp32")),
+    ):
+        rrr("evaluate", path, "--predictions", tmp_path / f"{name}.npz")
+        with np.load(tmp_path / f"{name}.npz") as arrays:
+            probabilities[name] = arrays["probabilities"]
+    assert probabilities["pytorch"].shape == (CLASSES * 12, MEMBERS, CLASSES)
+    for name in ("openvino", "onnxruntime"):
+        difference = np.abs(probabilities[name] - probabilities["pytorch"]).max()
+        assert difference <= 1e-3, (name, difference)
+
+
+def test_evaluate_reports_the_ensemble_and_each_member(products: Products) -> None:
+    scores = rrr_json("evaluate", products.checkpoint)
+    assert scores["images"] == CLASSES * 12
+    assert len(scores["members"]) == MEMBERS
+    assert {"accuracy", "nll", "ece"} <= scores.keys() & scores["members"][0].keys()
+    assert rrr_json("evaluate", products.checkpoint, "--split", "all")["images"] == CLASSES * 24
+
+
+def test_http_answers_with_the_labels_of_evaluate_in_all_three_forms(
+    products: Products, server: Server, tmp_path: Path
+) -> None:
+    for file, label in list(engine_labels(products, tmp_path).items())[::5]:
+        data = (products.data / file).read_bytes()
+        encoded = base64.b64encode(data).decode()
+        answers = [
+            httpx.put(f"{server.url}/v1/predict", content=data),
+            httpx.post(f"{server.url}/v1/predict", content=data),
+            httpx.post(f"{server.url}/v1/predict", files={"image": ("x.jpg", data, "image/jpeg")}),
+            httpx.post(f"{server.url}/v1/models/letters/predict", json={"image": encoded}),
+        ]
+        for answer in answers:
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["predictions"][0]["label"] == label
+            assert answer.json()["model"]["members"] == MEMBERS
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_curl_sends_a_file_as_the_documentation_says(products: Products, server: Server, tmp_path: Path) -> None:
+    file, label = next(iter(engine_labels(products, tmp_path).items()))
+    command = ["curl", "-sS", "-T", str(products.data / file), f"{server.url}/v1/predict"]
+    answer = json.loads(subprocess.run(command, check=True, capture_output=True, timeout=30).stdout)
+    assert answer["predictions"][0]["label"] == label
+
+
+def test_predict_command_prints_one_json_line_for_each_image(products: Products, server: Server) -> None:
+    files = sorted((products.data / "images").iterdir())[:3]
+    lines = rrr("predict", *files, "--url", server.url, "--json").stdout.splitlines()
+    assert len(lines) == 3
+    assert all(len(json.loads(line)["predictions"]) >= 1 for line in lines)
+
+
+def test_metrics_count_exactly_the_requests_that_were_sent(products: Products, server: Server) -> None:
+    image = next((products.data / "images").iterdir()).read_bytes()
+
+    def count() -> float:
+        wanted = 'rrr_request_duration_seconds_count{model="resnet152",outcome="ok",route="/v1/models/{name}/predict"}'
+        for line in httpx.get(f"{server.url}/metrics").text.splitlines():
+            if line.startswith(wanted):
+                return float(line.rsplit(" ", 1)[1])
+        return 0.0
+
+    before = count()
+    for _ in range(7):
+        httpx.post(f"{server.url}/v1/models/resnet152/predict", content=image).raise_for_status()
+    assert count() - before == 7
+
+
+def test_served_models_are_listed_with_the_baseline(server: Server) -> None:
+    models = {model["name"]: model for model in httpx.get(f"{server.url}/v1/models").json()["models"]}
+    assert models.keys() == {"letters", "resnet152"}
+    assert models["letters"]["members"] == MEMBERS
+
+
+def test_readyz_is_503_until_an_inference_answered_and_sigterm_leaves_nothing(products: Products) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    process = subprocess.Popen([RRR, "serve", str(products.repository), "--port", str(port)])
+    try:
+        seen = wait_until_ready(f"http://127.0.0.1:{port}", process)
+        assert set(seen[:-1]) <= {503}
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert any("tritonserver" in child.name() for child in children)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        _, alive = psutil.wait_procs(children, timeout=5)
+        assert not alive, [child.name() for child in alive]
+        socket.create_server(("127.0.0.1", port)).close()
+    finally:
+        if process.poll() is None:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("folder", "file", "command"),
+    [
+        ("checkpoint", "model.safetensors", "evaluate"),
+        ("checkpoint", "model.json", "describe"),
+        ("checkpoint", "split.csv", "evaluate"),
+        ("engine", "model.bin", "evaluate"),
+        ("engine", "model.xml", "evaluate"),
+        ("engine", "manifest.json", "repository"),
+        ("repository", "letters/config.pbtxt", "serve"),
+        ("repository", "letters/1/model.bin", "serve"),
+        ("repository", "letters/1/model.py", "serve"),
+        ("repository", "repository.json", "serve"),
+    ],
+)
+def test_a_flipped_byte_is_refused_with_exit_code_3_and_the_files_name(
+    products: Products, tmp_path: Path, folder: str, file: str, command: str
+) -> None:
+    source = products.engine("openvino-fp32") if folder == "engine" else getattr(products, folder)
+    copy = tmp_path / source.name
+    shutil.copytree(source, copy)
+    data = bytearray((copy / file).read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    (copy / file).write_bytes(data)
+    options = {"repository": ("--out", tmp_path / "out"), "serve": ("--port", "0")}.get(command, ())
+    done = rrr(command, copy, *options, expect=3)
+    assert file in done.stderr.replace("\n", "")
+    assert not (tmp_path / "out").exists()
+
+
+def test_tensorrt_rtx_is_built_here_and_says_that_it_was_not_run(products: Products, tmp_path: Path) -> None:
+    built = rrr_json("build", products.checkpoint, "--target", "tensorrt-rtx-fp16", "--out", tmp_path / "rtx")
+    assert built["engines"][0]["target"] == "tensorrt-rtx-fp16"
+    manifest = json.loads((tmp_path / "rtx" / "manifest.json").read_text())
+    if manifest["verified"] is False:
+        assert "GPU" in manifest["unverified_reason"]
+        assert "GPU" in rrr("evaluate", tmp_path / "rtx", expect=4).stderr
+    assert (tmp_path / "rtx" / "model.plan").stat().st_size > 1_000_000
+
+
+def test_tensorrt_without_its_package_or_gpu_says_what_is_missing(products: Products, tmp_path: Path) -> None:
+    done = rrr("build", products.checkpoint, "--target", "tensorrt-fp16", "--out", tmp_path / "trt", expect=4)
+    assert "tensorrt" in done.stderr
+    assert not (tmp_path / "trt").exists()

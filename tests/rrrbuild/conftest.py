@@ -1,0 +1,114 @@
+"""Tiny checkpoints (32 px, 3 classes) with random weights, and a small data set of real image files."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rrrbuild.build import build_engine
+from rrrbuild.folding import batch_norm_name
+from rrrbuild.manifest import BatchRange, Manifest
+from rrrnet.architecture import REDUCED_BLOCKS, Architecture, convolutions
+from rrrnet.checkpoint import SPLIT, Arrays, Checkpoint, read_checkpoint, write_checkpoint
+from rrrnet.dataset import read_dataset, split_dataset, write_split
+from rrrnet.preprocess import Preprocess
+
+LABELS = ("red", "green", "blue")
+TWO_MEMBERS = Architecture(3, REDUCED_BLOCKS, members=2, widths=(8, 16))
+ONE_MEMBER = Architecture(3, (1, 2, 2, 1), members=1, widths=(8, 16))  # blocks without downsample, as in ResNet152
+
+MakeCheckpoint = Callable[..., Checkpoint]
+
+
+def random_weights(architecture: Architecture) -> Arrays:
+    random, arrays = np.random.default_rng(7), {}
+    prefixes = {"stem": [""], "member": [f"members.{index}." for index in range(architecture.members)]}
+    if architecture.members == 1:
+        prefixes["member"] = [""]
+    for part, conv in convolutions(architecture):
+        out, fan_in = conv.out_channels, conv.in_channels * conv.kernel**2
+        for prefix in prefixes[part]:
+            if not conv.batch_norm:
+                arrays[f"{prefix}fc.weight"] = random.normal(0, 2 / fan_in**0.5, (out, conv.in_channels))
+                arrays[f"{prefix}fc.bias"] = random.normal(0, 0.1, out)
+                continue
+            kernel = (out, conv.in_channels, conv.kernel, conv.kernel)
+            norm = prefix + batch_norm_name(conv.name)
+            arrays[f"{prefix}{conv.name}.weight"] = random.normal(0, (2 / fan_in) ** 0.5, kernel)
+            arrays[f"{norm}.weight"] = random.uniform(0.5, 1.0, out)
+            arrays[f"{norm}.bias"] = random.normal(0, 0.2, out)
+            arrays[f"{norm}.running_mean"] = random.normal(0, 0.2, out)
+            arrays[f"{norm}.running_var"] = random.uniform(0.5, 1.5, out)
+    return {name: array.astype(np.float32) for name, array in arrays.items()}
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint() -> MakeCheckpoint:
+    """A function that writes a checkpoint, with a data set to remember if one is given."""
+
+    def make(
+        path: Path, architecture: Architecture = TWO_MEMBERS, *, weights: Arrays | None = None, data: Path | None = None
+    ) -> Checkpoint:
+        path.mkdir(parents=True)
+        training = {}
+        if data is not None:
+            images = read_dataset(data)
+            write_split(path / SPLIT, images, split_dataset(images, seed=0))
+            training["data"] = {"name": images.name, "path": str(data), "sha256": images.sha256}
+        checkpoint = Checkpoint(
+            path, path.name, "ensemble", architecture, LABELS, Preprocess(32), training, "rrr train ..."
+        )
+        write_checkpoint(checkpoint, random_weights(architecture) if weights is None else weights, path)
+        return read_checkpoint(path)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set in one folder for each class: 3 x 8 noisy PNG files of 40 x 36 pixels."""
+    root, random = tmp_path_factory.mktemp("images") / "colours", np.random.default_rng(3)
+    for channel, label in enumerate(LABELS):
+        (root / label).mkdir(parents=True)
+        for index in range(8):
+            pixels = random.integers(0, 120, (36, 40, 3), dtype=np.uint8)
+            pixels[:, :, channel] += 100
+            Image.fromarray(pixels).save(root / label / f"{index}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: MakeCheckpoint, data: Path) -> Checkpoint:
+    """Two members, trained (so it says) on `data`."""
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "duo", data=data)
+
+
+@pytest.fixture(scope="session")
+def openvino_engine(tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint) -> Manifest:
+    """A verified openvino-fp32 engine of `checkpoint`; not to be changed."""
+    out = tmp_path_factory.mktemp("engines") / "openvino-fp32"
+    return build_engine(checkpoint.path, "openvino-fp32", batch=BatchRange(1, 2, 4), out=out)
+
+
+@pytest.fixture
+def one_member() -> Architecture:
+    return ONE_MEMBER
+
+
+@pytest.fixture
+def weights() -> Callable[..., Arrays]:
+    return random_weights
+
+
+@pytest.fixture(scope="session")
+def run_python() -> Callable[[str], str]:
+    """A function that runs code in a fresh interpreter and gives what it printed."""
+
+    def run(code: str) -> str:
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    return run

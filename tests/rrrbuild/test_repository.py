@@ -1,0 +1,209 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from rrrbuild.manifest import MANIFEST, Manifest, read_engine
+from rrrbuild.repository import choose_backend, write_repository
+from rrrbuild.repository_document import DOCUMENT, read_repository
+from rrrbuild.targets import TARGETS
+from rrrbuild.triton_config import model_config, warm_up_sizes
+from rrrnet import sealed
+from rrrnet.checkpoint import Arrays
+from rrrnet.errors import ArtifactError, IncompatibleError, UsageError
+
+PYTHON = frozenset({"python"})
+ALL = frozenset({"python", "openvino", "onnxruntime", "tensorrt"})
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory, openvino_engine: Manifest) -> Path:
+    out = tmp_path_factory.mktemp("repositories") / "repository"
+    write_repository([openvino_engine.path], out, backends=PYTHON, threads=2)
+    return out
+
+
+def test_a_repository_holds_the_engine_its_manifest_and_the_python_backend(
+    repository: Path, openvino_engine: Manifest
+) -> None:
+    version = repository / "duo" / "1"
+    for name in (*openvino_engine.files, MANIFEST):
+        assert (version / name).read_bytes() == (openvino_engine.path / name).read_bytes()
+    assert "class TritonPythonModel" in (version / "model.py").read_text()
+    assert "import openvino" in (version / "runtime.py").read_text()
+    assert read_engine(version).files == openvino_engine.files  # the folder is a complete engine still
+    assert (version / "__pycache__").is_file()  # no bytecode beside sealed files
+
+
+def test_the_document_tells_a_server_all_that_it_needs(
+    repository: Path, openvino_engine: Manifest, weights: Callable[..., Arrays]
+) -> None:
+    (model,) = read_repository(repository).models
+
+    assert (model.name, model.version, model.target, model.backend) == ("duo", "1", "openvino-fp32", "python")
+    assert (model.members, model.max_batch_size, model.image_size) == (2, 4, 32)
+    assert model.labels == ("red", "green", "blue")
+    assert model.preprocess == openvino_engine.preprocess
+    assert model.outputs == ("probabilities",)
+    trained = [array for name, array in weights(openvino_engine.architecture).items() if "running" not in name]
+    assert model.parameters == sum(array.size for array in trained)
+    assert model.macs == 15_013_248
+
+
+def test_the_configuration_is_read_back_by_tritons_own_message(repository: Path) -> None:
+    config = text_format.Parse((repository / "duo" / "config.pbtxt").read_text(), pb.ModelConfig())
+
+    assert (config.name, config.backend, config.max_batch_size) == ("duo", "python", 4)
+    (images,), (probabilities,) = config.input, config.output
+    assert (images.name, images.data_type, list(images.dims)) == ("images", pb.TYPE_UINT8, [32, 32, 3])
+    assert (probabilities.name, probabilities.data_type) == ("probabilities", pb.TYPE_FP32)
+    assert list(probabilities.dims) == [2, 3]
+    (group,) = config.instance_group
+    assert (group.count, group.kind) == (1, pb.ModelInstanceGroup.KIND_CPU)
+    policy = config.dynamic_batching.default_queue_policy
+    assert config.HasField("dynamic_batching")
+    assert config.dynamic_batching.max_queue_delay_microseconds == 0
+    assert policy.timeout_action == pb.ModelQueuePolicy.REJECT
+    assert policy.allow_timeout_override
+    assert policy.max_queue_size == 128
+    assert [(warm_up.batch_size, warm_up.count) for warm_up in config.model_warmup] == [(1, 1), (2, 1), (4, 1)]
+    assert config.model_warmup[0].inputs["images"].random_data
+    assert config.parameters["threads"].string_value == "2"
+    assert config.version_policy.latest.num_versions == 1
+
+
+def test_warm_up_meets_the_powers_of_two_and_the_largest_batch() -> None:
+    assert warm_up_sizes(1) == [1]
+    assert warm_up_sizes(32) == [1, 2, 4, 8, 16, 32]
+    assert warm_up_sizes(12) == [1, 2, 4, 8, 12]
+
+
+@pytest.mark.parametrize(
+    ("target", "backend"),
+    [
+        ("openvino-bf16", "openvino"),
+        ("onnxruntime-fp32", "onnxruntime"),
+        ("tensorrt-fp16", "tensorrt"),
+        ("openvino-fp32", "python"),  # the native one cannot be told to compute in FP32
+        ("tensorrt-rtx-fp16", "python"),
+    ],
+)
+def test_a_native_backend_is_used_where_the_server_has_one_that_fits(target: str, backend: str) -> None:
+    assert choose_backend(TARGETS[target], ALL) == backend
+    assert choose_backend(TARGETS[target], PYTHON) == "python"
+
+
+def test_a_server_without_any_backend_that_fits_is_named() -> None:
+    with pytest.raises(IncompatibleError, match=r"backend openvino or python, but this tritonserver has identity"):
+        choose_backend(TARGETS["openvino-bf16"], frozenset({"identity"}))
+
+
+def test_native_backends_get_precision_and_threads_by_their_own_names(openvino_engine: Manifest) -> None:
+    def parameters(target: str, backend: str) -> dict[str, str]:
+        config = model_config("m", openvino_engine, TARGETS[target], backend=backend, threads=3)
+        return {key: value.string_value for key, value in config.parameters.items()}
+
+    assert parameters("openvino-bf16", "openvino") == {
+        "PERFORMANCE_HINT": "LATENCY",
+        "HINT_BF16": "YES",
+        "INFERENCE_NUM_THREADS": "3",
+    }
+    assert parameters("onnxruntime-fp32", "onnxruntime") == {"intra_op_thread_count": "3"}
+    assert parameters("tensorrt-fp16", "tensorrt") == {}
+
+
+def test_a_native_tensorrt_model_runs_on_the_gpu_and_waits_a_little_for_companions(openvino_engine: Manifest) -> None:
+    config = model_config("m", openvino_engine, TARGETS["tensorrt-fp16"], backend="tensorrt", threads=None)
+
+    assert config.instance_group[0].kind == pb.ModelInstanceGroup.KIND_GPU
+    assert config.default_model_filename == "model.plan"
+    assert config.dynamic_batching.max_queue_delay_microseconds == 100
+
+
+def test_two_models_in_one_repository_keep_their_order_and_names(tmp_path: Path, openvino_engine: Manifest) -> None:
+    written = write_repository(
+        [openvino_engine.path, openvino_engine.path], tmp_path / "repository", backends=PYTHON, names=["b", "a"]
+    )
+
+    assert [model.name for model in written.models] == ["b", "a"]
+    for name in ("a", "b"):
+        config = text_format.Parse((written.path / name / "config.pbtxt").read_text(), pb.ModelConfig())
+        assert config.name == name
+
+
+def test_two_engines_of_one_name_are_refused(tmp_path: Path, openvino_engine: Manifest) -> None:
+    with pytest.raises(UsageError, match="are both named duo: a repository holds one") as caught:
+        write_repository([openvino_engine.path] * 2, tmp_path / "repository", backends=PYTHON)
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "repository").exists()
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "-x", "x" * 65, "naïve"])
+def test_names_that_a_path_or_url_could_not_hold_are_refused(
+    name: str, tmp_path: Path, openvino_engine: Manifest
+) -> None:
+    with pytest.raises(UsageError, match="cannot be a model's name"):
+        write_repository([openvino_engine.path], tmp_path / "repository", backends=PYTHON, names=[name])
+
+
+def test_too_few_names_and_no_engines_are_refused(tmp_path: Path, openvino_engine: Manifest) -> None:
+    with pytest.raises(UsageError, match="1 names are given for 2 engines"):
+        write_repository([openvino_engine.path] * 2, tmp_path / "repository", backends=PYTHON, names=["a"])
+    with pytest.raises(UsageError, match="no engines are given"):
+        write_repository([], tmp_path / "repository", backends=PYTHON)
+
+
+@pytest.mark.parametrize(
+    "file", [DOCUMENT, "duo/config.pbtxt", "duo/1/model.py", "duo/1/runtime.py", "duo/1/model.bin"]
+)
+def test_a_flipped_byte_in_a_repository_is_refused_with_the_file_name(
+    file: str, repository: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(repository, tmp_path / "repository")
+    content = bytearray((copy / file).read_bytes())
+    content[len(content) // 3] ^= 1
+    (copy / file).write_bytes(content)
+
+    with pytest.raises(ArtifactError, match=f"{file} was changed after it was written"):
+        read_repository(copy)
+
+
+def test_a_damaged_engine_does_not_get_into_a_repository(tmp_path: Path, openvino_engine: Manifest) -> None:
+    engine = shutil.copytree(openvino_engine.path, tmp_path / "engine")
+    (engine / "model.bin").write_bytes(b"")
+
+    with pytest.raises(ArtifactError, match=r"model\.bin was changed"):
+        write_repository([engine], tmp_path / "repository", backends=PYTHON)
+    assert not (tmp_path / "repository").exists()
+
+
+def test_a_folder_of_the_users_own_is_not_replaced(tmp_path: Path, openvino_engine: Manifest) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"precious")
+
+    with pytest.raises(UsageError, match=r"photos exists and holds no repository\.json"):
+        write_repository([openvino_engine.path], tmp_path / "photos", backends=PYTHON)
+    assert (tmp_path / "photos" / "cat.jpg").read_bytes() == b"precious"
+
+
+def test_a_document_of_a_later_format_is_refused(repository: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(repository, tmp_path / "repository")
+    document = json.loads((copy / DOCUMENT).read_text())
+    sealed.seal(copy, DOCUMENT, {**document, "format_version": 99})
+
+    with pytest.raises(ArtifactError, match="format version 99, not 1: write it again with rrr repository"):
+        read_repository(copy)
+
+
+def test_reading_a_repository_needs_no_compiler(repository: Path, run_python: Callable[[str], str]) -> None:
+    modules = run_python(
+        "import sys; from pathlib import Path; from rrrbuild.repository_document import read_repository; "
+        f"read_repository(Path({str(repository)!r})); print(*sys.modules)"
+    )
+
+    assert "rrrbuild.repository_document" in modules.split()
+    assert not {"torch", "onnx", "openvino", "onnxruntime", "tritonclient"} & set(modules.split())

@@ -1,0 +1,82 @@
+import pytest
+
+from rrrbuild import machine
+from rrrbuild.build import choose_plan
+from rrrbuild.manifest import BatchRange
+from rrrbuild.targets import TARGETS, build_obstacle, run_obstacle, target_named
+from rrrnet.errors import UsageError
+
+
+def test_the_table_has_the_five_targets() -> None:
+    assert list(TARGETS) == [
+        "openvino-fp32",
+        "openvino-bf16",
+        "onnxruntime-fp32",
+        "tensorrt-fp16",
+        "tensorrt-rtx-fp16",
+    ]
+    assert {target.name: target.files[0] for target in TARGETS.values() if target.on_gpu} == {
+        "tensorrt-fp16": "model.plan",
+        "tensorrt-rtx-fp16": "model.plan",
+    }
+
+
+def test_fp32_must_agree_to_a_thousandth_and_bf16_on_98_percent_of_labels() -> None:
+    for name in ("openvino-fp32", "onnxruntime-fp32"):
+        assert TARGETS[name].tolerance.max_abs_error == 1e-3
+        assert TARGETS[name].tolerance.min_label_agreement == 0.995
+    assert TARGETS["openvino-bf16"].tolerance.min_label_agreement == 0.98
+
+
+def test_an_unknown_target_is_refused_with_all_that_are_allowed() -> None:
+    with pytest.raises(UsageError, match="unknown target 'openvino': allowed are openvino-fp32, openvino-bf16"):
+        target_named("openvino")
+
+
+def test_auto_is_the_first_plan_and_others_must_be_in_the_table() -> None:
+    target = TARGETS["openvino-fp32"]
+    assert choose_plan("auto", target) == "sequential"
+    assert choose_plan("sequential", target) == "sequential"
+    with pytest.raises(UsageError, match="plan 'streams' is not one of openvino-fp32: allowed are auto, sequential"):
+        choose_plan("streams", target)
+
+
+def test_a_missing_runtime_is_told_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    expected = "the Python package tensorrt is not installed: pip install 'rrrnet-serving[tensorrt]'"
+    assert build_obstacle(TARGETS["tensorrt-fp16"]) == expected
+    assert run_obstacle(TARGETS["tensorrt-fp16"]) == expected
+
+
+def test_tensorrt_needs_a_gpu_to_build_and_tensorrt_rtx_only_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "missing_package", lambda module, extra: None)
+    monkeypatch.setattr(machine, "gpu", lambda: None)
+    assert "no NVIDIA GPU" in str(build_obstacle(TARGETS["tensorrt-fp16"]))
+    assert build_obstacle(TARGETS["tensorrt-rtx-fp16"]) is None
+    assert "no NVIDIA GPU" in str(run_obstacle(TARGETS["tensorrt-rtx-fp16"]))
+
+
+def test_bf16_names_the_cpu_features_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cpu_features", lambda: frozenset({"avx512f"}))
+    assert "none of avx512_bf16, amx_bf16" in str(run_obstacle(TARGETS["openvino-bf16"]))
+    monkeypatch.setattr(machine, "cpu_features", lambda: frozenset({"amx_bf16"}))
+    assert run_obstacle(TARGETS["openvino-bf16"]) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "8", "1,8", "1,8,x", "1,8,32,64", "1,-8,32", "1,8,4", "2,8,32", "1,8,257", "0,1,2"]
+)
+def test_batch_sizes_other_than_three_ascending_from_one_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"e\.g\. --batch 1,8,32"):
+        BatchRange.parse(text)
+
+
+def test_batch_sizes_are_read_and_repeated_ones_counted_once() -> None:
+    assert BatchRange.parse("1, 8,8") == BatchRange(1, 8, 8)
+    assert BatchRange(1, 8, 8).sizes() == (1, 8)
+
+
+def test_this_machine_is_described_for_the_manifest() -> None:
+    found = machine.describe()
+    assert found["cpu"]
+    assert set(found) == {"cpu", "cpu_features", "gpu"}

@@ -1,0 +1,106 @@
+"""TensorRT-RTX builds real engines here, without a GPU; what runs on one is marked `gpu`."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rrrbuild import machine
+from rrrbuild.build import build_engine
+from rrrbuild.engine import incompatibility, load_engine
+from rrrbuild.manifest import BatchRange, Manifest, read_engine
+from rrrbuild.targets import TARGETS
+from rrrnet.checkpoint import Checkpoint
+from rrrnet.errors import ArtifactError, CheckFailedError, IncompatibleError
+from rrrnet.inference import member_probabilities
+
+BATCH = BatchRange(1, 2, 4)
+RTX = TARGETS["tensorrt-rtx-fp16"]
+NO_GPU = machine.gpu() is None
+needs_rtx = pytest.mark.skipif(machine.package_version("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint) -> Manifest:
+    out = tmp_path_factory.mktemp("engines") / RTX.name
+    return build_engine(checkpoint.path, RTX.name, batch=BATCH, out=out)
+
+
+@needs_rtx
+def test_a_plan_is_built_ahead_of_time_for_five_generations(plan: Manifest) -> None:
+    assert plan.files["model.plan"]["size_bytes"] > 500_000
+    assert plan.device["built_for"] == ["7.5", "8.0", "8.6", "8.9", "12.0"]
+    assert plan.versions["tensorrt_rtx"] == machine.package_version("tensorrt_rtx")
+    log = (plan.path / "build.log").read_text()
+    assert "Opset version:    17" in log
+    assert "ERROR" not in log
+
+
+@needs_rtx
+@pytest.mark.skipif(not NO_GPU, reason="there is a GPU")
+def test_a_plan_that_cannot_run_here_says_that_it_is_not_verified_and_why(plan: Manifest) -> None:
+    assert plan.verified is False
+    assert "no NVIDIA GPU" in plan.unverified_reason
+    with pytest.raises(IncompatibleError, match="cannot run here: this machine has no NVIDIA GPU"):
+        load_engine(plan.path)
+
+
+@needs_rtx
+def test_a_flipped_byte_in_a_plan_is_found_before_the_runtime_sees_it(plan: Manifest, tmp_path: Path) -> None:
+    content = bytearray((plan.path / "model.plan").read_bytes())
+    content[1000] ^= 1
+    copy = tmp_path / "engine"
+    copy.mkdir()
+    for path in plan.path.iterdir():
+        (copy / path.name).write_bytes(content if path.name == "model.plan" else path.read_bytes())
+
+    with pytest.raises(ArtifactError, match=r"model\.plan was changed"):
+        read_engine(copy)
+
+
+@needs_rtx
+def test_a_network_that_the_parser_refuses_is_reported_in_its_words(tmp_path: Path) -> None:
+    from rrrbuild.compile_tensorrt import compile_engine
+    from rrrbuild.job import CompileJob
+
+    with pytest.raises(CheckFailedError, match=r"tensorrt_rtx does not take the exported network: .+"):
+        compile_engine(CompileJob(b"not a model", tmp_path, RTX, BATCH))
+
+
+@pytest.mark.skipif(machine.package_version("tensorrt") is not None, reason="tensorrt is installed")
+def test_tensorrt_without_its_package_says_what_to_install(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    with pytest.raises(IncompatibleError, match=r"pip install 'rrrnet-serving\[tensorrt\]'") as caught:
+        build_engine(checkpoint.path, "tensorrt-fp16", out=tmp_path / "engine")
+    assert caught.value.exit_code == 4
+    assert not (tmp_path / "engine").exists()
+
+
+def test_a_gpu_that_the_plan_was_not_built_for_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "missing_package", lambda module, extra: None)
+    monkeypatch.setattr(machine, "package_version", lambda package: "1.7.1.116")
+    monkeypatch.setattr(machine, "gpu", lambda: machine.Gpu("NVIDIA H100", "9.0", "580.1"))
+
+    assert incompatibility(RTX, "1.7.0.3", ["8.0", "9.0"]) is None
+    assert incompatibility(RTX, "1.7.0.3", ["8.0", "8.6"]) == (
+        "built for GPUs of compute capability 8.0, 8.6, have NVIDIA H100 (9.0)"
+    )
+    assert "built for tensorrt_rtx 1.6.0.3, have 1.7.1.116" in str(incompatibility(RTX, "1.6.0.3", ["9.0"]))
+    exact = TARGETS["tensorrt-fp16"]
+    assert "built for tensorrt 1.7.1.115" in str(incompatibility(exact, "1.7.1.115", ["9.0"]))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(NO_GPU, reason="no NVIDIA GPU")
+@pytest.mark.parametrize("name", ["tensorrt-fp16", "tensorrt-rtx-fp16"])
+def test_a_plan_gives_what_pytorch_gives(name: str, tmp_path: Path, checkpoint: Checkpoint) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
+    try:
+        manifest = build_engine(checkpoint.path, name, batch=BATCH, out=tmp_path / "engine")
+    except IncompatibleError as error:
+        pytest.skip(str(error))
+    if manifest.verified is False:
+        pytest.skip(manifest.unverified_reason)
+
+    found = load_engine(tmp_path / "engine")(images)
+
+    assert np.abs(found - member_probabilities(checkpoint, images)).max() <= 0.05

@@ -1,0 +1,44 @@
+"""Accuracy, NLL and calibration error against numbers worked out by hand."""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from rrrnet.errors import ArtifactError
+from rrrnet.metrics import expected_calibration_error, score
+
+
+def test_ensemble_and_members_are_scored_by_hand_worked_numbers() -> None:
+    # Two images, two members, two classes. Member 0 is right twice, member 1 once.
+    probabilities = np.array([[[0.9, 0.1], [0.6, 0.4]], [[0.2, 0.8], [0.7, 0.3]]])
+    found = score(probabilities, np.array([0, 1]))
+    assert found["images"] == 2
+    assert found["accuracy"] == 1.0
+    assert [member["accuracy"] for member in found["members"]] == [1.0, 0.5]
+    assert found["nll"] == pytest.approx(-(math.log(0.75) + math.log(0.55)) / 2)
+    assert found["members"][1]["nll"] == pytest.approx(-(math.log(0.6) + math.log(0.3)) / 2)
+
+
+def test_calibration_error_is_the_weighted_gap_of_each_bin() -> None:
+    # Three answers at 0.95 confidence of which two are right, one at 0.55 that is wrong.
+    confidence = np.array([0.95, 0.95, 0.95, 0.55])
+    correct = np.array([True, True, False, False])
+    expected = 0.75 * (0.95 - 2 / 3) + 0.25 * 0.55
+    assert expected_calibration_error(confidence, correct) == pytest.approx(expected)
+
+
+def test_perfect_confidence_is_perfectly_calibrated() -> None:
+    found = score(np.eye(3)[:, None, :], np.arange(3))
+    assert (found["accuracy"], found["ece"]) == (1.0, 0.0)
+    assert found["nll"] == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "message"),
+    [(np.empty((0, 1, 2)), "no images"), (np.full((1, 1, 2), np.nan), "NaN or infinity")],
+)
+def test_nothing_and_nan_are_refused(probabilities: npt.NDArray[np.float64], message: str) -> None:
+    with pytest.raises(ArtifactError, match=message):
+        score(probabilities, np.zeros(len(probabilities), dtype=np.int64))

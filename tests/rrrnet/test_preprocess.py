@@ -1,0 +1,117 @@
+"""Image bytes to network input: formats, modes, orientation, limits."""
+
+import io
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rrrnet.errors import ArtifactError, ImageError
+from rrrnet.preprocess import Preprocess, decode, image_to_array
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    values = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(values).resize((48, 36), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_the_three_formats_are_read_and_resized(picture: Image.Image, kind: str) -> None:
+    array = image_to_array(encode(picture, kind), Preprocess(32))
+    assert array.shape == (32, 32, 3)
+    assert array.dtype == np.uint8
+
+
+def test_an_image_of_the_right_size_is_not_touched(picture: Image.Image) -> None:
+    square = picture.resize((32, 32))
+    assert np.array_equal(image_to_array(encode(square), Preprocess(32)), np.asarray(square))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1", "CMYK"])
+def test_every_mode_equals_pillows_conversion_to_rgb(picture: Image.Image, mode: str) -> None:
+    converted = picture.convert("RGBA").convert(mode) if mode in ("LA",) else picture.convert(mode)
+    kind = "JPEG" if mode == "CMYK" else "PNG"
+    data = encode(converted, kind)
+    expected = Image.open(io.BytesIO(data)).convert("RGB")
+    assert np.array_equal(np.asarray(decode(data)), np.asarray(expected))
+
+
+def test_16_bit_grey_keeps_its_upper_8_bits() -> None:
+    grey = np.linspace(0, 65535, 32 * 32).astype(np.uint16).reshape(32, 32)
+    array = np.asarray(decode(encode(Image.fromarray(grey))))
+    assert np.array_equal(array[..., 0], grey >> 8)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation: int) -> None:
+    """Each orientation's stored pixels are made from the upright ones by the inverse turn."""
+    upright = Image.new("RGB", (40, 32), "black")
+    upright.paste("red", (0, 0, 20, 16))
+    inverse = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Image.Transpose members
+    stored = upright if orientation == 1 else upright.transpose(Image.Transpose(inverse[orientation]))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert np.array_equal(np.asarray(decode(encode(stored, exif=exif))), np.asarray(upright))
+
+
+def test_a_jpeg_with_damaged_exif_is_still_read(picture: Image.Image) -> None:
+    data = encode(picture, "JPEG", exif=b"Exif\x00\x00garbage that is no TIFF header at all")
+    assert decode(data).size == picture.size
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that says how large it is, and holds one byte of pixels."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
+
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\x00\x00\x00"
+    pixels = chunk(b"IDAT", zlib.compress(b"\0"))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
+
+
+def bad_images() -> dict[str, tuple[bytes, str]]:
+    jpeg = encode(Image.new("RGB", (64, 64), "red"), "JPEG")
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    return {
+        "no bytes": (b"", "empty_image"),
+        "text": (b"hello, this is text", "unsupported_image"),
+        "gif": (encode(Image.new("P", (4, 4)), "GIF"), "unsupported_image"),
+        "bmp": (encode(Image.new("RGB", (4, 4)), "BMP"), "unsupported_image"),
+        "tiff": (encode(Image.new("RGB", (4, 4)), "TIFF"), "unsupported_image"),
+        "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "unsupported_image"),
+        "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "unsupported_image"),
+        "jpeg magic only": (jpeg[:4], "bad_image"),
+        "cut jpeg": (encode(noise, "JPEG")[:-200], "truncated_image"),
+        "cut png": (encode(noise)[:-2000], "truncated_image"),
+        "20000 x 20000 pixels": (png_header(20_000, 20_000), "too_many_pixels"),
+        "zero width": (png_header(0, 5), "bad_image"),
+    }
+
+
+@pytest.mark.parametrize("case", bad_images())
+def test_unusable_bytes_have_a_code_of_their_own(case: str) -> None:
+    data, code = bad_images()[case]
+    with pytest.raises(ImageError) as caught:
+        decode(data)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(("values", "message"), [((16,), "32 to 1024"), ((64, "nearest"), "bilinear, bicubic")])
+def test_an_unknown_preprocessing_is_refused(values: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(ArtifactError, match=message):
+        Preprocess(*values)
+
+
+def test_preprocessing_survives_its_json() -> None:
+    preprocess = Preprocess(96, "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert Preprocess.from_json(preprocess.to_json()) == preprocess

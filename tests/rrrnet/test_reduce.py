@@ -1,0 +1,146 @@
+"""What a network takes from the pre-trained ResNet152, tensor by tensor."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rrrnet import architecture as shapes
+from rrrnet.branches import output_indices
+from rrrnet.ensemble import RRRNet
+from rrrnet.errors import ArtifactError, UsageError
+from rrrnet.reduce import check_pretrained, load_pretrained
+from rrrnet.weights import read_pretrained
+
+
+@pytest.fixture(scope="module")
+def resnet152_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(3)
+    state = RRRNet(shapes.full(1000)).state_dict()
+    for name, value in state.items():
+        if "bn" in name or "downsample.1" in name:
+            value.copy_(torch.rand(value.shape) + 0.5 if value.is_floating_point() else value)
+    path = tmp_path_factory.mktemp("weights") / "resnet152.safetensors"
+    save_file(state, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pretrained(resnet152_file: Path) -> dict[str, Tensor]:
+    tensors, origin = read_pretrained(str(resnet152_file))
+    check_pretrained(tensors, origin)
+    return tensors
+
+
+def test_stem_of_an_ensemble_equals_the_file(pretrained: dict[str, Tensor]) -> None:
+    model = RRRNet(shapes.ensemble(20, 8))
+    load_pretrained(model, pretrained)
+    reused = {name: value for name, value in model.state_dict().items() if name.startswith(("conv1", "bn1", "layer"))}
+    assert {name.split(".")[0] for name in reused} == {"conv1", "bn1", "layer1", "layer2"}
+    for name, value in reused.items():
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(value, pretrained[name]), name
+
+
+def test_members_take_consecutive_slices_and_begin_again_beyond_the_end(pretrained: dict[str, Tensor]) -> None:
+    model = RRRNet(shapes.ensemble(20, 8))
+    load_pretrained(model, pretrained)
+    state = model.state_dict()
+    whole = pretrained["layer3.0.conv2.weight"]
+    assert torch.equal(state["members.1.layer3.0.conv2.weight"], whole[79:158, :79])
+    assert output_indices(3, 79, 256) == [*range(237, 256), *range(60)]
+    assert torch.equal(state["members.3.layer3.0.conv2.weight"], whole[output_indices(3, 79, 256), :79])
+    for member in range(8):
+        for conv in ("layer3.0.conv1", "layer3.0.conv3", "layer3.0.downsample.0", "layer4.0.conv2", "layer4.0.conv3"):
+            found, source = state[f"members.{member}.{conv}.weight"], pretrained[f"{conv}.weight"]
+            indices = output_indices(member, found.shape[0], source.shape[0])
+            assert torch.equal(found, source[indices, : found.shape[1]]), (member, conv)
+
+
+def test_members_batch_norms_and_classifiers_start_fresh(pretrained: dict[str, Tensor]) -> None:
+    model = RRRNet(shapes.ensemble(20, 8))
+    fresh = load_pretrained(model, pretrained)
+    assert len(fresh) == 8 * (8 * 4 + 2)  # 8 BNs of 4 tensors and a classifier of 2, in each member
+    assert all(".bn" in name or "downsample.1" in name or ".fc." in name for name in fresh)
+    assert torch.equal(model.state_dict()["members.0.layer3.0.bn1.weight"], torch.ones(79))
+
+
+def test_reduced_network_gives_the_features_of_the_originals_blocks(pretrained: dict[str, Tensor]) -> None:
+    torch.manual_seed(5)
+    whole, reduced = RRRNet(shapes.full(1000)).eval(), RRRNet(shapes.reduced(20)).eval()
+    whole.load_state_dict(pretrained)
+    load_pretrained(reduced, pretrained)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        x = torch.relu(whole.bn1(whole.conv1(images)))
+        x = torch.max_pool2d(x, 3, 2, 1)
+        for stage in ("layer1", "layer2", "layer3", "layer4"):
+            x = whole.get_submodule(f"{stage}.0")(x)
+        found = reduced.get_submodule("layer4")(reduced.get_submodule("layer3")(reduced.forward_features(images)))
+    assert found.shape == (2, 2048, 2, 2)
+    assert torch.equal(found, x)
+
+
+def test_a_fine_tuned_resnet152_keeps_its_classifier(pretrained: dict[str, Tensor]) -> None:
+    model = RRRNet(shapes.full(1000))
+    assert load_pretrained(model, pretrained) == []
+    assert torch.equal(model.state_dict()["fc.weight"], pretrained["fc.weight"])
+
+
+def test_a_pth_file_is_read_with_tensors_only(
+    resnet152_file: Path, tmp_path: Path, pretrained: dict[str, Tensor]
+) -> None:
+    path = tmp_path / "resnet152.pth"
+    torch.save({"state_dict": {f"module.{name}": value for name, value in pretrained.items()}}, path)
+    tensors, origin = read_pretrained(str(path))
+    assert origin == "resnet152.pth"
+    assert torch.equal(tensors["layer4.2.conv3.weight"], pretrained["layer4.2.conv3.weight"])
+
+
+class _Canary:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (Path("canary"),)  # type: ignore[return-value]  # a pickle that would run code
+
+
+def test_a_pth_file_with_code_is_refused_and_the_code_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"conv1.weight": _Canary()}, tmp_path / "evil.pth")
+    with pytest.raises(ArtifactError, match="cannot be read as tensors only"):
+        read_pretrained("evil.pth")
+    assert not (tmp_path / "canary").exists()
+
+
+def test_another_networks_weights_are_refused_with_the_names_that_miss(pretrained: dict[str, Tensor]) -> None:
+    less = {name: value for name, value in pretrained.items() if not name.startswith("layer3.35")}
+    with pytest.raises(ArtifactError, match=r"layer3\.35\.conv1\.weight is missing.*and \d+ more"):
+        check_pretrained(less, "resnet50.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "message"),
+    [
+        ("nowhere.safetensors", UsageError, "no such file; allowed are imagenet, none"),
+        ("weights.onnx", UsageError, "the ending '.onnx' is not known"),
+        ("broken.safetensors", ArtifactError, "cannot be read as safetensors"),
+        ("broken.pth", ArtifactError, "cannot be read as tensors only"),
+    ],
+)
+def test_unusable_weights_are_refused(
+    weights: str, error: type[Exception], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("weights.onnx", "broken.safetensors", "broken.pth"):
+        Path(name).write_bytes(b"not weights at all")
+    with pytest.raises(error, match=message):
+        read_pretrained(weights)
+
+
+def test_imagenet_weights_offline_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ArtifactError, match=r"neither cached nor reachable.*--weights none"):
+        read_pretrained("imagenet")

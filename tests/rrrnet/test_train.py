@@ -1,0 +1,229 @@
+"""Training: every member on its own loss, seeds that reproduce, a stop that loses nothing."""
+
+import csv
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rrrnet import architecture as shapes
+from rrrnet.augment import make_augmentation
+from rrrnet.checkpoint import Checkpoint, read_checkpoint, read_weights
+from rrrnet.ensemble import RRRNet
+from rrrnet.errors import ArtifactError, UsageError
+from rrrnet.fit import Options, Outcome, fit
+from rrrnet.glyph_options import GlyphOptions
+from rrrnet.glyphs import generate_glyphs
+from rrrnet.inference import member_probabilities
+from rrrnet.preprocess import Preprocess
+from rrrnet.recipes import RECIPES, learning_rate
+from rrrnet.train import Plan, Training
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "letters"
+    generate_glyphs(folder, GlyphOptions(classes=3, per_class=12, size=32))
+    return folder
+
+
+def run(options: Options, *, steps: int | None = None) -> Outcome:
+    """Train; stop after `steps` steps if given."""
+    counter = itertools.count(1)
+    return fit(
+        options,
+        report=lambda progress, total: None,
+        stop=lambda: steps is not None and next(counter) >= steps,
+        say=lambda line: None,
+        started=lambda epochs, steps: None,
+    )
+
+
+def options(data: Path, out: Path) -> Options:
+    return Options(data, out, members=2, weights="none", epochs=2, size=32, batch_size=6, precision="fp32")
+
+
+def assert_same_weights(first: Checkpoint, second: Checkpoint) -> None:
+    left, right = read_weights(first), read_weights(second)
+    assert left.keys() == right.keys()
+    for name in left:
+        np.testing.assert_array_equal(left[name], right[name], err_msg=name)
+
+
+def test_a_checkpoint_says_how_it_came_to_be(data: Path, tmp_path: Path) -> None:
+    run(options(data, tmp_path / "net"))
+    checkpoint = read_checkpoint(tmp_path / "net")
+    assert (checkpoint.name, checkpoint.method, len(checkpoint.labels)) == ("net", "ensemble", 3)
+    assert checkpoint.architecture == shapes.ensemble(3, 2)
+    training = checkpoint.training
+    assert training["complete"] is True
+    assert training["weights"]["origin"] == "none: random, conv1 edge filters"
+    assert (training["split"]["train_images"], training["split"]["test_images"]) == (18, 18)
+    assert training["metrics"]["test"]["images"] == 18
+    assert len(training["metrics"]["test"]["members"]) == 2
+
+
+def test_the_learning_curve_is_written_as_csv_and_png(data: Path, tmp_path: Path) -> None:
+    run(options(data, tmp_path / "net"))
+    rows = list(csv.DictReader((tmp_path / "net" / "learning_curve.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert all(float(row["loss"]) > 0 for row in rows)
+    assert (tmp_path / "net" / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(data: Path, tmp_path: Path) -> None:
+    first, second, other = (
+        run(replace(options(data, tmp_path / name), seed=seed)).checkpoint
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert_same_weights(first, second)
+    assert not np.array_equal(read_weights(first)["conv1.weight"], read_weights(other)["conv1.weight"])
+
+
+@pytest.mark.parametrize("steps", [2, 3, 5])
+def test_a_stopped_training_goes_on_to_the_same_end(data: Path, tmp_path: Path, steps: int) -> None:
+    whole = run(options(data, tmp_path / "whole"))
+    stopped = run(options(data, tmp_path / "parts"), steps=steps)
+    assert (whole.complete, stopped.complete) == (True, False)
+    assert (tmp_path / "parts" / "resume.safetensors").exists()
+    resumed = run(replace(options(data, tmp_path / "parts"), resume=True))
+    assert resumed.complete
+    assert not (tmp_path / "parts" / "resume.safetensors").exists()
+    assert_same_weights(whole.checkpoint, resumed.checkpoint)
+
+
+def test_a_stopped_trainings_checkpoint_can_be_used_as_it_is(data: Path, tmp_path: Path) -> None:
+    run(options(data, tmp_path / "net"), steps=2)
+    checkpoint = read_checkpoint(tmp_path / "net")
+    assert checkpoint.training["complete"] is False
+    probabilities = member_probabilities(checkpoint, np.zeros((2, 32, 32, 3), np.uint8))
+    np.testing.assert_allclose(probabilities.sum(axis=2), np.ones((2, 2)), rtol=1e-5)
+
+
+def test_resuming_with_other_settings_names_the_difference(data: Path, tmp_path: Path) -> None:
+    run(options(data, tmp_path / "net"), steps=2)
+    with pytest.raises(UsageError, match="members was 2, now 4"):
+        run(replace(options(data, tmp_path / "net"), resume=True, members=4))
+
+
+def test_a_finished_checkpoint_is_replaced_only_when_told(data: Path, tmp_path: Path) -> None:
+    first = run(options(data, tmp_path / "net")).checkpoint
+    with pytest.raises(UsageError, match="already holds a checkpoint: replace it with --overwrite"):
+        run(options(data, tmp_path / "net"))
+    with pytest.raises(UsageError, match=r"--resume: the checkpoint .* is complete"):
+        run(replace(options(data, tmp_path / "net"), resume=True))
+    again = run(replace(options(data, tmp_path / "net"), overwrite=True)).checkpoint
+    assert_same_weights(first, again)
+
+
+def training(recipe: str, frozen: tuple[str, ...] = (), members: int = 2) -> Training:
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8), rng.integers(0, 3, 12)
+    torch.manual_seed(0)
+    model = RRRNet(shapes.ensemble(3, members))
+    small = replace(RECIPES[recipe], batch_size=6)
+    return Training(model, Plan(small, 5, 0, frozen, Preprocess(32), "cpu", False), images, labels)
+
+
+def stop_at_once() -> bool:
+    return True
+
+
+STEM = ("conv1", "bn1", "layer1", "layer2")
+
+
+@pytest.mark.parametrize("recipe", ["paper", "quick"])
+def test_a_members_weights_do_not_depend_on_the_other_members(recipe: str) -> None:
+    """Member 0 of a pair ends the same whatever member 1 is, as long as the shared stem does not move."""
+    results = []
+    for disturb in (False, True):
+        run_ = training(recipe, STEM)
+        if disturb:
+            with torch.no_grad():
+                for parameter in run_.model.members[1].parameters():
+                    parameter.mul_(0.5)
+        run_.run(lambda progress, total: None, stop_at_once)
+        results.append({name: value.clone() for name, value in run_.model.members[0].state_dict().items()})
+    for name, value in results[0].items():
+        assert torch.equal(value, results[1][name]), name
+
+
+def test_a_frozen_stem_keeps_its_weights_and_has_its_statistics_re_estimated() -> None:
+    run_ = training("paper", STEM)
+    before = {name: value.clone() for name, value in run_.model.state_dict().items()}
+    run_.run(lambda progress, total: None, lambda: False)
+    after = run_.model.state_dict()
+    assert torch.equal(after["layer2.0.conv2.weight"], before["layer2.0.conv2.weight"])
+    assert torch.equal(after["bn1.weight"], before["bn1.weight"])
+    assert not torch.equal(after["bn1.running_mean"], before["bn1.running_mean"])
+    assert not torch.equal(after["members.0.fc.weight"], before["members.0.fc.weight"])
+
+
+def test_from_scratch_the_stem_trains_too() -> None:
+    run_ = training("quick")
+    before = run_.model.state_dict()["layer1.0.conv2.weight"].clone()
+    run_.run(lambda progress, total: None, lambda: False)
+    assert not torch.equal(run_.model.state_dict()["layer1.0.conv2.weight"], before)
+
+
+def test_the_papers_average_covers_the_last_fifth_of_the_epochs() -> None:
+    recipe = RECIPES["paper"]
+    assert (recipe.epochs, recipe.ema_epochs(300), recipe.lr, recipe.batch_size) == (300, 60, 1e-3, 32)
+    run_ = training("paper", STEM)
+    run_.run(lambda progress, total: None, lambda: False)
+    assert run_.progress.averaged == 1  # of 5 epochs
+    assert run_.result() is not run_.model
+
+
+def test_one_cycle_rises_to_its_peak_and_falls_to_zero() -> None:
+    recipe = RECIPES["quick"]
+    rates = [learning_rate(recipe, step, 100) for step in range(100)]
+    assert rates[9] == recipe.lr == max(rates)
+    assert rates[0] == pytest.approx(recipe.lr / 10)
+    assert rates[-1] < recipe.lr / 1000
+
+
+@pytest.mark.parametrize("name", ["paper", "quick"])
+def test_augmentation_keeps_shape_and_range_and_follows_the_seed(name: str) -> None:
+    augment = make_augmentation(name)  # type: ignore[arg-type]
+    images = torch.rand(16, 3, 32, 32)
+    torch.manual_seed(1)
+    first = augment(images)
+    torch.manual_seed(1)
+    second = augment(images)
+    assert first.shape == images.shape
+    assert 0 <= float(first.min()) <= float(first.max()) <= 1
+    assert torch.equal(first, second)
+    assert not torch.equal(first, augment(images))
+
+
+def test_zero_epochs_of_a_random_network_give_finite_varied_answers(data: Path, tmp_path: Path) -> None:
+    outcome = run(replace(options(data, tmp_path / "full"), method="full", epochs=0))
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    probabilities = member_probabilities(outcome.checkpoint, images)
+    assert probabilities.shape == (4, 1, 3)
+    assert np.isfinite(probabilities).all()
+    assert 0.34 < probabilities.max() < 0.9999
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"method": "tiny"}, UsageError, "--method tiny: no such method; allowed are head, full, reduced, ensemble"),
+        ({"recipe": "slow"}, UsageError, "--recipe slow: no such recipe; allowed are paper, quick"),
+        ({"epochs": -1}, UsageError, "--epochs -1"),
+        ({"size": 16}, ArtifactError, "allowed are 32 to 1024"),
+        ({"members": 0}, UsageError, "members is 0"),
+        ({"data": Path("nowhere")}, ArtifactError, "nowhere"),
+    ],
+)
+def test_wrong_options_are_refused_before_any_work(
+    data: Path, tmp_path: Path, change: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        run(replace(options(data, tmp_path / "net"), **change))
+    assert not (tmp_path / "net").exists()

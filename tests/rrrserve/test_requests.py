@@ -1,0 +1,187 @@
+import base64
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import anyio
+import pytest
+from starlette.requests import ClientDisconnect
+
+from rrrserve.errors import APIError
+from rrrserve.requests import images_of, options_of, read_body, request_id, timeout_ms
+
+JSON = {b"content-type": b"application/json"}
+FORM = {b"content-type": b"multipart/form-data; boundary=xyz"}
+
+
+def form(*parts: tuple[str, bytes], end: bytes = b"--xyz--\r\n") -> bytes:
+    """A multipart body; each part is (Content-Disposition parameters, data)."""
+    pieces = [
+        b"--xyz\r\nContent-Disposition: form-data; " + header.encode() + b"\r\n\r\n" + data + b"\r\n"
+        for header, data in parts
+    ]
+    return b"".join(pieces) + end
+
+
+def refusal(code: str, body: bytes, headers: dict[bytes, bytes], *, field: str = "image", most: int = 1) -> str:
+    """The message with which `images_of` refuses, after checking its code."""
+    with pytest.raises(APIError) as caught:
+        images_of(body, headers, field=field, most=most)
+    assert caught.value.code == code
+    return caught.value.message
+
+
+def test_a_file_in_a_form_is_read_and_its_name_ignored() -> None:
+    body = form(('name="image"; filename="../../etc/passwd"', b"\x00\r\n--xy bytes"))
+    assert images_of(body, FORM, field="image", most=1) == [b"\x00\r\n--xy bytes"]
+
+
+def test_several_files_are_read_in_order() -> None:
+    body = form(('name="images"; filename="a"', b"1"), ('name="images"; filename="b"', b""))
+    assert images_of(body, FORM, field="images", most=2) == [b"1", b""]
+
+
+@pytest.mark.parametrize(
+    ("code", "body", "content_type"),
+    [
+        ("bad_multipart", form(('name="image"; filename="a"', b"1")), b"multipart/form-data"),
+        ("bad_multipart", form(('name="image"; filename="a"', b"1")), b"multipart/form-data; boundary=other"),
+        ("bad_multipart", form(('name="image"; filename="a"', b"1"), end=b""), FORM[b"content-type"]),
+        ("bad_multipart", b"", FORM[b"content-type"]),
+        ("bad_multipart", form(("filename=a", b"1")), FORM[b"content-type"]),
+        ("missing_image", form(), FORM[b"content-type"]),
+        ("bad_request", form(('name="other"; filename="a"', b"1")), FORM[b"content-type"]),
+        ("not_a_file", form(('name="image"', b"http://127.0.0.1/")), FORM[b"content-type"]),
+        ("field_too_large", form(('name="note"', b"x" * 70_000)), FORM[b"content-type"]),
+        (
+            "too_many_images",
+            form(('name="image"; filename="a"', b"1"), ('name="image"; filename="b"', b"2")),
+            FORM[b"content-type"],
+        ),
+        ("missing_image", b"", b""),
+        ("unsupported_media_type", b"<a/>", b"text/xml"),
+        ("unsupported_media_type", b"x", b"Application/VND.bentoml+pickle; a=b"),
+        ("bad_json", b"{", b"application/json"),
+        ("bad_json", b'{"image": "\xff"}', b"application/json; charset=utf-8"),
+        ("bad_json", b'{"image": NaN}', b"application/json"),
+        ("bad_json", b"[" * 100_000, b"application/json"),
+        ("bad_request", b"[]", b"application/json"),
+        ("bad_request", b'{"image": null}', b"application/json"),
+        ("bad_json", b'{"image": ""}{', b"application/json"),
+        ("bad_request", b'{"image": "", "image": ""}', b"application/json"),
+        ("bad_request", b'{"image": "", "url": ""}', b"application/json"),
+        ("bad_request", b'{"image": "?"}', b"application/json"),
+        ("bad_request", b'{"image": "QQ"}', b"application/json"),
+        ("missing_image", b"{}", b"application/json"),
+    ],
+)
+def test_an_unusable_body_is_refused_with_its_code(code: str, body: bytes, content_type: bytes) -> None:
+    refusal(code, body, {b"content-type": content_type} if content_type else {})
+
+
+def test_a_json_image_is_decoded_from_base64() -> None:
+    body = json.dumps({"image": base64.b64encode(b"bytes").decode()}).encode()
+    assert images_of(body, JSON, field="image", most=1) == [b"bytes"]
+
+
+def test_a_json_batch_must_be_a_list_of_strings() -> None:
+    assert images_of(b'{"images": ["QQ==", ""]}', JSON, field="images", most=2) == [b"A", b""]
+    refusal("bad_request", b'{"images": "QQ=="}', JSON, field="images", most=2)
+    refusal("missing_image", b'{"images": []}', JSON, field="images", most=2)
+    assert refusal("batch_too_large", b'{"images": ["", "", ""]}', JSON, field="images", most=2) == (
+        "3 images: most is 2"
+    )
+
+
+@pytest.mark.parametrize("content_type", [b"", b"image/jpg", b"application/octet-stream"])
+def test_a_raw_body_is_the_image_whatever_its_label(content_type: bytes) -> None:
+    assert images_of(b"raw", {b"content-type": content_type}, field="image", most=1) == [b"raw"]
+
+
+def test_top_k_and_members_are_read_and_default() -> None:
+    assert options_of([], num_classes=3).top_k == 3
+    assert options_of([], num_classes=20).top_k == 5
+    chosen = options_of([("top_k", "20"), ("members", "true")], num_classes=20)
+    assert (chosen.top_k, chosen.members) == (20, True)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        [("top_k", value)]
+        for value in ("0", "-1", "4", "2.5", "", " 1", "1" + "0" * 30, "٣")  # the last is an Arabic-Indic 3
+    ]
+    + [[("members", "yes")], [("topk", "1")], [("top_k", "1"), ("top_k", "2")]],
+)
+def test_a_bad_query_parameter_is_refused(query: list[tuple[str, str]]) -> None:
+    with pytest.raises(APIError) as caught:
+        options_of(query, num_classes=3)
+    assert caught.value.code == "bad_request"
+
+
+def test_a_clients_request_id_is_taken_if_it_is_plain() -> None:
+    assert request_id({b"x-request-id": b"run-7.a_B"}) == "run-7.a_B"
+    assert len(request_id({})) == 16
+    for bad in (b"", b"a b", b"x" * 65, b'"', b"\xe9"):
+        with pytest.raises(APIError, match="X-Request-ID"):
+            request_id({b"x-request-id": bad})
+
+
+def test_a_clients_deadline_is_cut_to_the_largest() -> None:
+    assert timeout_ms({}, default=10, largest=20) == 10
+    assert timeout_ms({b"x-request-timeout-ms": b"15"}, default=10, largest=20) == 15
+    assert timeout_ms({b"x-request-timeout-ms": b"99999"}, default=10, largest=20) == 20
+    for bad in (b"0", b"-1", b"1.5", b"", b"9" * 13, b"1e3"):
+        with pytest.raises(APIError, match="X-Request-Timeout-Ms"):
+            timeout_ms({b"x-request-timeout-ms": bad}, default=10, largest=20)
+
+
+def read(chunks: Sequence[bytes], headers: dict[bytes, bytes]) -> tuple[bytes | APIError, int]:
+    """What `read_body` makes of these chunks with a limit of 10 bytes, and how many it took."""
+    taken = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal taken
+        taken += 1
+        return {"type": "http.request", "body": chunks[taken - 1], "more_body": taken < len(chunks)}
+
+    async def run() -> bytes | APIError:
+        try:
+            return await read_body(receive, headers, max_bytes=10)
+        except APIError as error:
+            return error
+
+    return anyio.run(run), taken
+
+
+def test_a_body_is_joined_from_its_chunks() -> None:
+    assert read([b"12345", b"", b"67890"], {}) == (b"1234567890", 3)
+
+
+def test_an_announced_body_over_the_limit_is_refused_unread() -> None:
+    error, taken = read([b"12345678901"], {b"content-length": b"11"})
+    assert isinstance(error, APIError)
+    assert (error.code, taken) == ("body_too_large", 0)
+
+
+def test_a_body_without_length_is_refused_once_it_passes_the_limit() -> None:
+    error, taken = read([b"123456"] * 9, {})
+    assert isinstance(error, APIError)
+    assert (error.code, taken) == ("body_too_large", 2)
+
+
+def test_a_compressed_body_is_refused_unread() -> None:
+    error, taken = read([b"x"], {b"content-encoding": b"gzip"})
+    assert isinstance(error, APIError)
+    assert (error.code, taken) == ("encoding_not_supported", 0)
+
+
+def test_a_client_that_goes_away_ends_the_reading() -> None:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def run() -> None:
+        with pytest.raises(ClientDisconnect):
+            await read_body(receive, {}, max_bytes=10)
+
+    anyio.run(run)

@@ -1,0 +1,291 @@
+"""The routes, through the real port, the real BentoML application and the real tritonserver."""
+
+import base64
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from rrrnet.checkpoint import Checkpoint
+from rrrnet.inference import member_probabilities
+
+LABELS = ("red", "green", "blue")
+Pictures = Callable[[int], npt.NDArray[np.uint8]]
+Files = Callable[[int], bytes]
+
+
+def error_of(answer: httpx.Response) -> tuple[int, str]:
+    """Status and code of an error, after checking its shape."""
+    document = answer.json()
+    assert set(document) == {"error"}
+    assert set(document["error"]) == {"code", "message", "request_id"}
+    assert document["error"]["request_id"] == answer.headers["x-request-id"]
+    assert "/" not in re.sub(r"application/\S+|multipart/\S+|image/\S+|/docs.json|/v1/models", "", answer.text)
+    return answer.status_code, document["error"]["code"]
+
+
+def samples(client: httpx.Client) -> dict[str, float]:
+    """All samples of /metrics by name and labels."""
+    lines = [line for line in client.get("/metrics").text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+
+
+def test_the_answer_has_the_labels_and_probabilities_of_the_checkpoint(
+    client: httpx.Client, checkpoints: tuple[Checkpoint, Checkpoint], picture: Pictures, png: Files
+) -> None:
+    expected = member_probabilities(checkpoints[0], np.stack([picture(seed) for seed in range(4)]))
+    for seed in range(4):
+        answer = client.post("/v1/predict?members=true&top_k=3", content=png(seed)).json()
+        mean = expected[seed].mean(axis=0)
+        order = np.argsort(-mean, kind="stable")
+        assert [item["label"] for item in answer["predictions"]] == [LABELS[index] for index in order]
+        given = [item["probability"] for item in answer["predictions"]]
+        np.testing.assert_allclose(given, mean[order], atol=1e-3)
+        assert [item["label"] for item in answer["members"]] == [LABELS[row.argmax()] for row in expected[seed]]
+        assert answer["uncertainty"]["agreement"] == pytest.approx(
+            (expected[seed].argmax(axis=1) == mean.argmax()).mean(), abs=1e-6
+        )
+
+
+def test_the_answer_tells_its_model_its_id_and_its_timing(client: httpx.Client, png: Files) -> None:
+    answer = client.post("/v1/predict", content=png(0), headers={"X-Request-ID": "run-7"})
+    document = answer.json()
+    assert answer.headers["x-request-id"] == document["request_id"] == "run-7"
+    assert document["model"] == {"name": "tiny", "version": "1", "target": "onnxruntime-fp32", "members": 3}
+    timing = document["timing_ms"]
+    assert set(timing) == {"read", "decode", "preprocess", "inference", "total"}
+    assert all(value >= 0 for value in timing.values())
+    assert timing["total"] >= timing["inference"] > 0
+    assert "server" not in answer.headers
+
+
+def test_raw_put_multipart_and_json_give_the_same_answer(client: httpx.Client, png: Files) -> None:
+    image = png(1)
+    answers = [
+        client.post("/v1/predict", content=image, headers={"Content-Type": "image/jpg"}),
+        client.put("/v1/predict", content=image),
+        client.post("/v1/predict", files={"image": ("../../x.php", image, "image/webp")}),
+        client.post("/v1/predict", json={"image": base64.b64encode(image).decode()}),
+        client.post("/v1/models/tiny/predict", content=image),
+    ]
+    assert [answer.status_code for answer in answers] == [200] * 5
+    results = [(item["predictions"], item["uncertainty"]) for item in (answer.json() for answer in answers)]
+    assert all(result == results[0] for result in results)
+
+
+def test_curl_uploads_an_image_without_further_options(service: Any, tmp_path: Any, png: Files) -> None:
+    file = tmp_path / "image.png"
+    file.write_bytes(png(2))
+    ran = subprocess.run(["curl", "-sS", "-T", file, f"{service.url}/v1/predict"], capture_output=True, check=True)
+    assert b'"predictions":[{"label":' in ran.stdout
+
+
+def test_another_model_is_asked_by_its_name(
+    client: httpx.Client, checkpoints: tuple[Checkpoint, Checkpoint], picture: Pictures, png: Files
+) -> None:
+    answer = client.post("/v1/models/single/predict?top_k=1", content=png(3)).json()
+    expected = member_probabilities(checkpoints[1], picture(3)[None])[0, 0]
+    assert answer["model"]["members"] == 1
+    assert answer["predictions"][0]["label"] == LABELS[expected.argmax()]
+    assert answer["uncertainty"] | {"entropy": 0} == {"entropy": 0, "mutual_information": 0.0, "agreement": 1.0}
+
+
+def test_a_batch_larger_than_the_models_gives_each_image_the_answer_of_a_single_call(
+    client: httpx.Client, png: Files
+) -> None:
+    files = [("images", (f"{seed}.png", png(seed))) for seed in range(9)]  # the models' largest batch is 4
+    results = client.post("/v1/predict_batch", files=files).json()["results"]
+    for seed, result in enumerate(results):
+        single = client.post("/v1/predict", content=png(seed)).json()
+        assert [item["label"] for item in result["predictions"]] == [item["label"] for item in single["predictions"]]
+        for ours, theirs in zip(result["predictions"], single["predictions"], strict=True):
+            assert ours["probability"] == pytest.approx(theirs["probability"], abs=1e-5)
+    assert len(results) == 9
+
+
+def test_one_corrupt_image_in_a_batch_gives_an_error_item_and_leaves_the_others(
+    client: httpx.Client, png: Files
+) -> None:
+    bad = png(1)[:-40]
+    files = [("images", ("a", data)) for data in (png(0), bad, b"", png(2))]
+    answer = client.post("/v1/models/single/predict_batch", files=files)
+    assert answer.status_code == 200
+    results = answer.json()["results"]
+    assert [item.get("error", {}).get("code") for item in results] == [None, "truncated_image", "empty_image", None]
+    alone = client.post("/v1/models/single/predict", content=png(2)).json()
+    assert results[3]["predictions"][0]["label"] == alone["predictions"][0]["label"]
+
+
+def test_a_batch_of_only_corrupt_images_is_answered_with_error_items(client: httpx.Client) -> None:
+    answer = client.post("/v1/predict_batch", json={"images": ["QQ==", ""]})
+    assert answer.status_code == 200
+    assert [item["error"]["code"] for item in answer.json()["results"]] == ["unsupported_image", "empty_image"]
+
+
+def test_a_batch_of_33_is_too_large(client: httpx.Client, png: Files) -> None:
+    files = [("images", ("a", png(0)))] * 33
+    assert error_of(client.post("/v1/predict_batch", files=files)) == (413, "batch_too_large")
+    assert client.post("/v1/predict_batch", files=files[:32]).status_code == 200
+
+
+def _stream(size: int) -> Iterator[bytes]:
+    for _ in range(size // 2**20):
+        yield b"\0" * 2**20
+
+
+@pytest.mark.parametrize(
+    ("expected", "request_"),
+    [
+        ((400, "missing_image"), {"url": "/v1/predict"}),
+        ((415, "unsupported_image"), {"url": "/v1/predict", "content": b"GIF89a not here"}),
+        ((422, "empty_image"), {"url": "/v1/predict", "files": {"image": ("a", b"")}}),
+        ((400, "not_a_file"), {"url": "/v1/predict", "files": {"image": (None, "http://127.0.0.1:1/")}}),
+        ((400, "too_many_images"), {"url": "/v1/predict", "files": [("image", ("a", b"x")), ("image", ("b", b"y"))]}),
+        ((400, "bad_multipart"), {"url": "/v1/predict", "content": b"x", "type": "multipart/form-data"}),
+        ((400, "bad_json"), {"url": "/v1/predict", "content": b"{", "type": "application/json"}),
+        ((400, "bad_request"), {"url": "/v1/predict", "json": {"image": 7}}),
+        ((415, "unsupported_media_type"), {"url": "/v1/predict", "content": b"x", "type": "text/xml"}),
+        (
+            (415, "unsupported_media_type"),
+            {"url": "/v1/predict", "content": b"x", "type": "application/vnd.bentoml+pickle"},
+        ),
+        ((400, "missing_image"), {"url": "/v1/predict_batch", "content": b"x"}),
+        ((400, "bad_request"), {"url": "/v1/predict?top_k=4", "content": b"x"}),
+        ((400, "bad_request"), {"url": "/v1/predict?topk=1", "content": b"x"}),
+        ((404, "unknown_model"), {"url": "/v1/models/nobody/predict", "content": b"x"}),
+        ((404, "unknown_model"), {"url": "/v1/models/" + "x" * 300 + "/predict", "content": b"x"}),
+        ((413, "body_too_large"), {"url": "/v1/predict", "content": b"\0" * (10 * 2**20 + 1)}),
+        ((404, "not_found"), {"url": "/v1/predict/", "content": b"x"}),
+        ((404, "not_found"), {"url": "/v1/models//predict", "content": b"x"}),
+    ],
+)
+def test_an_unusable_request_is_refused_with_its_status_and_code(
+    client: httpx.Client, png: Files, expected: tuple[int, str], request_: dict[str, Any]
+) -> None:
+    options = dict(request_)
+    headers = {"Content-Type": kind} if (kind := options.pop("type", "")) else {}
+    assert error_of(client.post(options.pop("url"), headers=headers, **options)) == expected
+    assert client.post("/v1/predict", content=png(0)).status_code == 200
+
+
+def test_a_chunked_body_over_the_limit_is_refused(client: httpx.Client) -> None:
+    assert error_of(client.post("/v1/predict", content=_stream(12 * 2**20))) == (413, "body_too_large")
+
+
+def test_a_compressed_body_is_refused(client: httpx.Client) -> None:
+    answer = client.post("/v1/predict", content=b"x", headers={"Content-Encoding": "gzip"})
+    assert error_of(answer) == (415, "encoding_not_supported")
+
+
+def test_too_many_pixels_are_refused_from_the_header(client: httpx.Client, png: Files) -> None:
+    header = bytearray(png(0))
+    header[16:24] = (20_000).to_bytes(4) * 2  # width and height in PNG's IHDR
+    assert error_of(client.post("/v1/predict", content=bytes(header)))[0] in (413, 422)
+
+
+def test_a_deadline_that_cannot_be_met_gives_504_and_the_next_request_is_answered(
+    client: httpx.Client, png: Files
+) -> None:
+    answer = client.post("/v1/predict", content=png(0), headers={"X-Request-Timeout-Ms": "1"})
+    assert answer.status_code in (408, 504), "faster than a millisecond"
+    assert error_of(answer)[1] in ("request_timeout", "deadline_exceeded")
+    assert client.post("/v1/predict", content=png(0)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "header", [{"X-Request-Timeout-Ms": "soon"}, {"X-Request-Timeout-Ms": "0"}, {"X-Request-ID": "a b"}]
+)
+def test_a_bad_header_is_refused(client: httpx.Client, png: Files, header: dict[str, str]) -> None:
+    assert error_of(client.post("/v1/predict", content=png(0), headers=header)) == (400, "bad_request")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("GET", "/v1/predict", "POST, PUT"),
+        ("DELETE", "/v1/models/tiny/predict_batch", "POST, PUT"),
+        ("POST", "/v1/models", "GET, HEAD"),
+        ("TRACE", "/readyz", "GET, HEAD"),
+    ],
+)
+def test_a_wrong_method_is_told_the_right_ones(client: httpx.Client, method: str, path: str, allow: str) -> None:
+    answer = client.request(method, path)
+    assert error_of(answer) == (405, "method_not_allowed")
+    assert answer.headers["allow"] == allow
+
+
+@pytest.mark.parametrize("path", ["/nothing", "//", "/%2e%2e/", "/schema.json", "/healthz", "/" + "x" * 8000])
+def test_an_unknown_path_is_404_in_the_one_shape(client: httpx.Client, path: str) -> None:
+    assert error_of(client.get(path)) == (404, "not_found")
+
+
+def test_health_answers_get_and_head(client: httpx.Client) -> None:
+    for path in ("/livez", "/readyz"):
+        assert client.get(path).status_code == client.head(path).status_code == 200
+
+
+def test_the_models_are_listed_with_their_labels(client: httpx.Client) -> None:
+    document = client.get("/v1/models").json()
+    assert document["default"] == "tiny"
+    assert [model["name"] for model in document["models"]] == ["tiny", "single"]
+    first = document["models"][0]
+    assert (first["members"], first["labels"], first["image_size"]) == (3, list(LABELS), 32)
+    assert first["parameters"] > 0
+
+
+def test_the_openapi_document_lists_the_routes(client: httpx.Client) -> None:
+    document = client.get("/docs.json").json()
+    assert document["openapi"].startswith("3.")
+    assert {"/v1/predict", "/v1/models/{name}/predict_batch", "/readyz", "/metrics"} <= set(document["paths"])
+
+
+def test_the_histograms_count_every_request_stage_and_image_once(client: httpx.Client, png: Files) -> None:
+    before = samples(client)
+    for seed in range(3):
+        client.post("/v1/predict", content=png(seed))
+    client.post("/v1/models/single/predict_batch", files=[("images", ("a", png(seed))) for seed in range(5)])
+    client.post("/v1/predict", content=b"no image")
+    after = samples(client)
+
+    def rise(name: str) -> float:
+        return after[name] - before.get(name, 0.0)
+
+    assert rise('rrr_request_duration_seconds_count{model="tiny",outcome="ok",route="/v1/predict"}') == 3
+    assert rise('rrr_request_duration_seconds_count{model="tiny",outcome="client_error",route="/v1/predict"}') == 1
+    batch = '{model="single",outcome="ok",route="/v1/models/{name}/predict_batch"}'
+    assert rise(f"rrr_request_duration_seconds_count{batch}") == 1
+    for stage in ("read", "decode", "preprocess", "inference", "encode"):
+        count = rise(f'rrr_stage_duration_seconds_count{{model="tiny",stage="{stage}"}}')
+        assert count == (4 if stage == "read" else 3)
+    # five images go to Triton as batches of 4 and 1
+    assert rise('rrr_inference_duration_seconds_count{model="single",target="onnxruntime-fp32"}') == 2
+    assert rise('rrr_disagreement_count{model="single"}') == 5
+    assert rise('rrr_requests_rejected_total{reason="unsupported_image"}') == 1
+    assert after["rrr_in_flight_requests"] == 0
+
+
+def test_the_build_info_names_the_versions(client: httpx.Client) -> None:
+    (info,) = [name for name, value in samples(client).items() if name.startswith("rrr_build_info") and value == 1]
+    assert re.search(r'bentoml="1\.4\.\d+",triton="2\.\d+\.\d+",version="\d+\.\d+\.\d+"', info)
+
+
+def test_unknown_paths_and_models_add_no_metric_series(client: httpx.Client) -> None:
+    client.get("/warm-up")
+    client.post("/v1/models/warm-up/predict", content=b"x")
+    before = len(samples(client))
+    for index in range(50):
+        client.request("BREW", f"/random/{index}")
+        client.post(f"/v1/models/m{index}/predict", content=b"x")
+    assert len(samples(client)) == before
+
+
+def test_tritons_own_metrics_are_handed_through(client: httpx.Client, png: Files) -> None:
+    client.post("/v1/predict", content=png(0))
+    text = client.get("/metrics/triton").text
+    (line,) = [line for line in text.splitlines() if line.startswith('nv_inference_request_success{model="tiny"')]
+    assert float(line.rsplit(" ", 1)[1]) >= 1

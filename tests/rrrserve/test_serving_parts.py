@@ -1,0 +1,181 @@
+"""Settings, metrics, the check of Triton's output, the listener, finding Triton: the parts without a server."""
+
+import ctypes.util
+import importlib.util
+import itertools
+import os
+import shutil
+import socket
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from tritonclient.grpc import service_pb2
+
+from rrrbuild.repository_document import ServedModel
+from rrrnet.errors import IncompatibleError, UsageError
+from rrrnet.preprocess import Preprocess
+from rrrserve import triton_install
+from rrrserve.errors import ERRORS, APIError
+from rrrserve.listener import listen, url_of
+from rrrserve.metrics import BUCKETS, OUTCOMES, outcome_of
+from rrrserve.openapi import document
+from rrrserve.settings import Settings
+from rrrserve.triton_client import TritonError, checked_output
+
+MODEL = ServedModel(
+    "m", "1", "onnxruntime-fp32", "python", 2, 4, ("a", "b", "c"), Preprocess(32), 32, 1, 1, ("probabilities",)
+)
+GOOD = np.full((1, 2, 3), 1 / 3, np.float32)
+
+
+def response(
+    values: npt.NDArray[np.float32], *, raw: bytes | None = None, datatype: str = "FP32"
+) -> service_pb2.ModelInferResponse:
+    """Triton's answer with these values as the output tensor."""
+    answer = service_pb2.ModelInferResponse()
+    answer.outputs.add(name="probabilities", datatype=datatype, shape=values.shape)
+    answer.raw_output_contents.append(values.tobytes() if raw is None else raw)
+    return answer
+
+
+def test_a_good_output_is_returned_as_it_is() -> None:
+    np.testing.assert_array_equal(checked_output(response(GOOD), MODEL, 1), GOOD)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        response(GOOD[:, :1]),
+        response(GOOD.reshape(1, 3, 2)),
+        response(np.concatenate([GOOD, GOOD])),
+        response(GOOD, raw=b""),
+        response(GOOD, datatype="FP16"),
+        response(np.full_like(GOOD, np.nan)),
+        response(np.full_like(GOOD, np.inf)),
+        response(np.zeros_like(GOOD)),
+        response(GOOD * 30),
+        response(np.array([[[2, -1, 0], [1, 0, 0]]], np.float32)),
+        service_pb2.ModelInferResponse(),
+    ],
+)
+def test_an_output_that_is_not_a_distribution_of_the_models_shape_is_refused(
+    bad: service_pb2.ModelInferResponse,
+) -> None:
+    with pytest.raises(TritonError) as caught:
+        checked_output(bad, MODEL, 1)
+    assert caught.value.code == "bad_model_output"
+
+
+def test_latency_buckets_are_fine_from_a_quarter_millisecond_to_half_a_minute() -> None:
+    assert (BUCKETS[0], BUCKETS[-1]) == (0.00025, 30.0)
+    factors = [after / before for before, after in itertools.pairwise(BUCKETS)]
+    assert min(factors) > 1.0
+    assert max(factors) <= 1.25
+
+
+def test_every_error_status_has_an_outcome_from_the_closed_set() -> None:
+    assert {outcome_of(kind.status) for kind in ERRORS.values()} | {outcome_of(200)} == set(OUTCOMES)
+
+
+def test_a_503_tells_when_to_try_again_and_unknown_codes_cannot_be_sent() -> None:
+    assert APIError("not_ready", "x").headers == {"Retry-After": "1"}
+    with pytest.raises(KeyError):
+        APIError("no_such_code", "x")
+
+
+def test_the_openapi_document_names_every_error_code_and_both_methods() -> None:
+    described = document(Settings())
+    operation = described["paths"]["/v1/models/{name}/predict_batch"]
+    assert set(operation) == {"post", "put"}
+    told = " ".join(entry["description"] for entry in operation["post"]["responses"].values())
+    assert all(f"{code}: " in told for code in ERRORS)
+    assert "name" in [parameter["name"] for parameter in operation["post"]["parameters"]]
+
+
+def test_settings_come_from_the_environment() -> None:
+    settings = Settings.from_environment({"RRR_REPOSITORY": "/r", "RRR_MAX_BATCH_IMAGES": "7", "RRR_TRITON_URL": ""})
+    assert (settings.repository, settings.max_batch_images, settings.triton_url) == (Path("/r"), 7, None)
+    assert settings.max_body_bytes == 10 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RRR_MAX_BODY_BYTES", "10MB"),
+        ("RRR_MAX_BATCH_IMAGES", "0"),
+        ("RRR_REQUEST_TIMEOUT_MS", "3600001"),
+        ("RRR_REQUEST_TIMEOUT_MS", "60001"),
+        ("RRR_TRITON_URL", "http://127.0.0.1:8001"),
+        ("RRR_TRITON_URL", "127.0.0.1"),
+        ("RRR_TRITON_URL", "127.0.0.1:70000"),
+    ],
+)
+def test_a_bad_setting_is_refused_by_name(name: str, value: str) -> None:
+    with pytest.raises(UsageError, match=name):
+        Settings.from_environment({name: value})
+
+
+def test_a_port_in_use_is_refused_by_number() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+        with pytest.raises(UsageError, match=f"port {port} is in use"):
+            listen("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 80), ("127.0.0.1", 70000), ("no.such", 0), ("192.0.2.1", 0)])
+def test_an_address_that_cannot_be_served_is_a_usage_error(host: str, port: int) -> None:
+    with pytest.raises(UsageError, match=r"--host|--port"):
+        listen(host, port)
+
+
+def test_all_interfaces_are_reached_through_loopback() -> None:
+    with listen("0.0.0.0", 0) as listener:  # noqa: S104  what is tested
+        assert url_of(listener) == f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_the_wheels_python_backend_gets_its_stub_beside_it(tmp_path: Path) -> None:
+    install = triton_install.find_tritonserver()
+    backends = triton_install.lay_out(install, tmp_path)
+    names = {path.name for path in (backends / "python").iterdir()}
+    assert {"libtriton_python.so", "triton_python_backend_stub", "triton_python_backend_utils.py"} <= names
+    assert "python" in install.backends
+
+
+def test_triton_gets_only_allowed_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    environment = triton_install.child_environment(triton_install.find_tritonserver(), tmp_path, threads=2)
+    assert "AWS_SECRET_ACCESS_KEY" not in environment
+    assert environment["CUDA_VISIBLE_DEVICES"] == "0"
+    assert environment["OMP_NUM_THREADS"] == "2"
+    assert environment["HOME"] == str(tmp_path)
+
+
+def test_a_tritonserver_on_the_path_comes_before_the_wheels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for folder in ("bin", "backends/openvino", "backends/python"):
+        (tmp_path / folder).mkdir(parents=True)
+    binary = tmp_path / "bin" / "tritonserver"
+    shutil.copy("/bin/true", binary)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(triton_install, "NATIVE_BACKENDS", tmp_path / "none")
+    install = triton_install.find_tritonserver()
+    assert (install.binary, install.source) == (binary, "path")
+    assert install.backends == {"openvino", "python"}
+    assert triton_install.lay_out(install, tmp_path / "x") == tmp_path / "backends"
+
+
+def test_without_libpython_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sysconfig, "get_config_var", lambda name: str(tmp_path))
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
+    with pytest.raises(IncompatibleError, match=r"apt install libpython3\.11"):
+        triton_install.check_libpython(triton_install.find_tritonserver())
+
+
+def test_without_any_triton_the_message_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(IncompatibleError, match=r"rrrnet-serving\[triton\]"):
+        triton_install.find_tritonserver()
