@@ -77,7 +77,7 @@ bento: setup $(REPOSITORY) ## Build a Bento of the service and artifacts/reposit
 
 image: ## Build the container image of the service with docker, buildah or podman.
 	@if docker info >/dev/null 2>&1; then build='docker build'
-	elif command -v buildah >/dev/null; then build='buildah build --format docker'
+	elif command -v buildah >/dev/null; then build='buildah build --layers --format docker'
 	elif command -v podman >/dev/null; then build='podman build --format docker'
 	else
 	  echo 'make: neither a docker engine nor buildah nor podman is here: apt install buildah' >&2

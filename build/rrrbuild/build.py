@@ -129,6 +129,9 @@ def _compile(
     """Export and compile into `folder`; returns the manifest's fields as far as they are known then."""
     export = importlib.import_module("rrrbuild.export")
     compiler = importlib.import_module(f"rrrbuild.{target.compile_module}")
+    digest = sealed.sha256_of(checkpoint.path / DOCUMENT)
+    if checkpoint.training.get("complete") is False:
+        report(f"the training of {checkpoint.name} is not complete")
     report(f"exporting {checkpoint.name} to ONNX, plan {plan}")
     model = export.export_onnx(checkpoint, plan=plan, half=target.precision == "fp16")
     report(f"compiling for {target.name}")
@@ -155,7 +158,7 @@ def _compile(
         "checkpoint": {
             "name": checkpoint.name,
             "method": checkpoint.method,
-            "sha256": sealed.sha256_of(checkpoint.path / DOCUMENT),
+            "sha256": digest,
         },
         "data": None if recorded is None else {key: recorded.get(key) for key in ("name", "path", "sha256")},
     }
@@ -176,13 +179,11 @@ def _prove(
     report(f"verifying against PyTorch on {len(held_out.images)} images ({held_out.source})")
     runner = load_runner(folder, target, document, threads=None)
     batch = BatchRange(**document["batch"])
-    verified = compare(
-        run_all(runner, held_out.images, batch),
-        inference.member_probabilities(checkpoint, held_out.images),
-        held_out,
-        target,
-        max_drop=max_drop,
-    )
+    found = run_all(runner, held_out.images, batch)
+    reference = inference.member_probabilities(checkpoint, held_out.images)
+    if sealed.sha256_of(checkpoint.path / DOCUMENT) != document["checkpoint"]["sha256"]:
+        raise ArtifactError(f"{checkpoint.path} was rewritten meanwhile: let rrr train finish, then build again")
+    verified = compare(found, reference, held_out, target, max_drop=max_drop)
     report(f"measuring latency at batch {', '.join(map(str, batch.sizes()))}")
     latency_ms = measure_latency(runner, checkpoint.preprocess, batch.sizes())
     return {"verified": verified, "latency_ms": {document["plan"]: latency_ms}}

@@ -1,5 +1,6 @@
 """ONNX to OpenVINO's IR: `model.xml` and `model.bin`."""
 
+import errno
 from typing import Any
 
 import openvino as ov
@@ -12,6 +13,14 @@ def compile_engine(job: CompileJob) -> dict[str, Any]:
 
     Returns:
         What the engine was built for, for the manifest.
+
+    Raises:
+        OSError: the disk is full.
     """
-    ov.save_model(ov.Core().read_model(job.model), job.folder / job.target.files[0], compress_to_fp16=False)
+    network = ov.Core().read_model(job.model)
+    path = job.folder / job.target.files[0]
+    try:
+        ov.save_model(network, path, compress_to_fp16=False)
+    except RuntimeError as error:  # all that OpenVINO says of a failed write is "iostream error", without a number
+        raise OSError(errno.ENOSPC, str(error), str(path)) from error
     return {"built_for": ["CPU"]}

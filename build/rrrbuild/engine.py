@@ -72,9 +72,16 @@ def load_engine(path: Path, *, threads: int | None = None) -> Engine:
 
 
 def load_runner(folder: Path, target: Target, document: Mapping[str, Any], *, threads: int | None) -> Runner:
-    """Deserialise the files in `folder`, which must have been checked. `document` is the manifest as JSON holds it."""
+    """Deserialise the files in `folder`, which must have been checked. `document` is the manifest as JSON holds it.
+
+    Raises:
+        IncompatibleError: the runtime refuses undamaged files; carries its words.
+    """
     module = importlib.import_module(f"rrrbuild.{target.runtime_module}")
-    runner: Runner = module.load(folder, document, threads)
+    try:
+        runner: Runner = module.load(folder, document, threads)
+    except Exception as error:  # each runtime raises its own types
+        raise IncompatibleError(f"{target.family} cannot load {folder}: {error}") from error
     return runner
 
 

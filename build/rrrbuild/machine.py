@@ -75,7 +75,7 @@ def missing_package(module: str, extra: str) -> str | None:
     top = module.partition(".")[0]
     if importlib.util.find_spec(top) is not None and importlib.util.find_spec(module) is not None:
         return None
-    return f"the Python package {top} is not installed: pip install 'rrrnet-serving[{extra}]'"
+    return f"the Python package {module.replace('.', '-')} is not installed: pip install 'rrrnet-serving[{extra}]'"
 
 
 def require(module: str, extra: str) -> None:

@@ -63,7 +63,9 @@ def _fetch() -> Path:
     """Path of the hub's file in the local cache; downloaded on first use."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.utils.logging import set_verbosity_error
 
+    set_verbosity_error()  # its five retries are not news; our own error tells how it ended
     try:
         return Path(hf_hub_download(HUB_REPOSITORY, HUB_FILE))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:

@@ -6,14 +6,11 @@ Exit codes: 0 fine, 1 a check failed, 2 usage, 3 bad input or artifact, 4 engine
 
 import errno
 import importlib
-import os
 import sys
 
-import click
 import typer
-import typer.core
 
-from rrrnet.errors import RRRError
+from rrrnet.errors import NoSpaceError, RRRError, UsageError
 
 # Each module of rrrserve.commands has `register(app)`; the order is the order of the help page: the way of the data.
 _COMMANDS = (
@@ -52,35 +49,23 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line; return its exit code. No traceback reaches the user for an error of the expected kinds."""
     try:
-        result = typer.main.get_command(make_app()).main(arguments, prog_name="rrr", standalone_mode=False)
-        return result if isinstance(result, int) else 0
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return 2
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        _report("interrupted")
-        return 130
+        typer.main.get_command(make_app()).main(arguments, prog_name="rrr")
+    except SystemExit as done:  # typer's way to end: usage errors, typer.Exit, Ctrl-C
+        return done.code if isinstance(done.code, int) else 0
     except RRRError as error:
         _report(str(error))
         return error.exit_code
-    except BrokenPipeError:  # the reader of our output went away, e.g. `rrr targets | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             _report(
                 f"no space left on the disk ({error.filename or 'while writing'}): free some space and run it again"
             )
-            return 5
+            return NoSpaceError.exit_code
         if isinstance(error, PermissionError):
             _report(f"{error.filename}: permission denied")
-            return 2
+            return UsageError.exit_code
         raise
+    return 0
 
 
 def _report(message: str) -> None:

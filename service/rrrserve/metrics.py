@@ -6,8 +6,18 @@ imported (prometheus_client decides at import time); a scrape of any worker then
 
 import os
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.multiprocess import MultiProcessCollector
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a time stamp for every series: nothing that rate() needs
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 STAGES = ("read", "decode", "preprocess", "inference", "encode")

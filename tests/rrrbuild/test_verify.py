@@ -79,9 +79,9 @@ def test_a_small_error_everywhere_is_refused(reference: Probabilities) -> None:
 
 def test_labels_that_differ_on_more_images_than_allowed_are_refused(reference: Probabilities) -> None:
     near = np.full_like(reference, 0.25)
-    near[:, :, 0] += 0.01
+    near[:, :, 0] += 0.04
     found = near.copy()
-    found[:9, :, 1] += 0.02
+    found[:9, :, 1] += 0.08
 
     with pytest.raises(CheckFailedError, match=r"97\.75% of 400 labels .* at least 98\.00%"):
         compare(found, near, held_out(), BF16, max_drop=100)
@@ -89,7 +89,7 @@ def test_labels_that_differ_on_more_images_than_allowed_are_refused(reference: P
 
 def test_lost_accuracy_is_refused_beyond_max_drop(reference: Probabilities) -> None:
     near = reference * 0 + np.float32(0.25)
-    near[np.arange(400), :, np.arange(400) % 4] += 0.01
+    near[np.arange(400), :, np.arange(400) % 4] += 0.04
     found = flipped(near, 3)
 
     assert compare(found, near, held_out(), BF16, max_drop=0.75)["accuracy"] == pytest.approx(397 / 400)
@@ -99,7 +99,7 @@ def test_lost_accuracy_is_refused_beyond_max_drop(reference: Probabilities) -> N
 
 def test_one_flipped_image_of_a_small_set_is_no_reason_to_refuse() -> None:
     near = np.full((10, 1, 4), 0.25, np.float32)
-    near[np.arange(10), :, np.arange(10) % 4] += 0.01
+    near[np.arange(10), :, np.arange(10) % 4] += 0.04
 
     assert compare(flipped(near, 1), near, held_out(10), BF16, max_drop=0.5)["label_agreement"] == pytest.approx(0.9)
     with pytest.raises(CheckFailedError, match=r"80\.00% of 10 labels"):
@@ -119,3 +119,14 @@ def test_every_batch_size_of_the_range_is_run_and_no_image_is_lost() -> None:
     sizes.clear()
     assert run_all(runner, images[:2], BatchRange(1, 3, 8)).shape == (2, 1, 1, 1)
     assert sizes == [1, 1]
+
+
+def test_a_label_that_pytorch_itself_hardly_prefers_is_a_tie_and_no_error() -> None:
+    reference = np.full((400, 1, 4), 0.25, np.float32)
+    reference[:, :, 0] += 0.004
+    found = np.full((400, 1, 4), 0.25, np.float32)
+    found[:, :, 1] += 0.004
+
+    result = compare(found, reference, held_out(), BF16, max_drop=0.5)
+
+    assert (result["label_agreement"], result["ties"]) == (0.0, 400)

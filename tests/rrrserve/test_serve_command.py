@@ -16,6 +16,8 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
 
 from rrrserve import scratch
 
@@ -99,13 +101,49 @@ def test_killing_it_takes_the_children_along(start_service: Start, repository: P
     assert port_is_free(served.url)
 
 
-def test_a_dead_triton_ends_it_with_exit_1_and_the_log(start_service: Start, repository: Path) -> None:
+def test_a_dead_stub_makes_it_unready_and_a_dead_triton_ends_it_with_exit_1(
+    start_service: Start, repository: Path
+) -> None:
     served = start_service(str(repository), "--port", "0")
     children = served.children()
+    next(process for process in children if "triton_python_backend_stub" in process.cmdline()[0]).kill()
+    time.sleep(1.1)  # an answer of the last second still counts
+    ready = httpx.get(f"{served.url}/readyz", timeout=30, trust_env=False)
+    assert ready.status_code == 503, "Triton itself stays green when a stub is dead"
+    assert "does not answer" in ready.json()["error"]["message"]
+    assert httpx.get(f"{served.url}/livez", trust_env=False).status_code == 200
     next(process for process in children if process.name() == "tritonserver").kill()
     assert served.process.wait(60) == 1
     assert "Triton ended with exit code -9" in served.log.read_text()
     assert wait_until_gone(children) == []
+
+
+def test_tritons_admin_interface_is_locked(start_service: Start, repository: Path) -> None:
+    served = start_service(str(repository), "--port", "0")
+    found = re.search(r"Triton at (127\.0\.0\.1:\d+)", served.log.read_text())
+    assert found
+    with InferenceServerClient(found[1]) as triton:
+        assert triton.is_server_live()
+        admin: list[Callable[[], Any]] = [
+            triton.get_inference_statistics,
+            triton.get_model_repository_index,
+            triton.get_system_shared_memory_status,
+            triton.get_trace_settings,
+            triton.get_log_settings,
+            lambda: triton.get_model_config("tiny"),
+            lambda: triton.load_model("tiny"),
+            lambda: triton.unload_model("tiny"),
+        ]
+        for call in admin:
+            with pytest.raises(InferenceServerException, match="expecting header"):
+                call()
+    ours = {process.pid for process in served.children()}
+    listening = {
+        connection.laddr.ip.removeprefix("::ffff:")
+        for connection in psutil.net_connections("tcp")
+        if connection.pid in ours and connection.status == "LISTEN"
+    }
+    assert listening == {"127.0.0.1"}
 
 
 def test_two_workers_answer_and_count_together(

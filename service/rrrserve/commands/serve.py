@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from rrrserve.output import messages
 
@@ -89,7 +89,7 @@ def _serve(
         return f"Triton at {supervisor.triton.url}, its metrics at {supervisor.triton.metrics_url}"
 
     def _announce(url: str, repository: Repository, default_name: str, triton: str) -> None:
-        table = Table("model", "target", "backend", "members", "image", "route")
+        table = Table("model", "target", "backend", "members", "image", Column("route", overflow="fold"))
         for model in repository.models:
             route = "/v1/predict" if model.name == default_name else f"/v1/models/{model.name}/predict"
             size = f"{model.image_size} x {model.image_size}"

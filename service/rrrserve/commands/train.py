@@ -43,7 +43,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the stopped training in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the checkpoint in --out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-) -> int:
+) -> None:
     """Train a network: reuse, reduce and recycle a ResNet152, or train it from scratch.
 
     Half of each class is kept for testing. Ctrl-C leaves a checkpoint that --resume goes on with.
@@ -80,7 +80,7 @@ def train(
             bar.update(task, completed=progress.epoch * steps + progress.step, text=text)
 
         outcome = fit(options, report=report, stop=lambda: bool(requested), say=output.messages.print, started=started)
-    return _finish(outcome, options.out, as_json=as_json)
+    _finish(outcome, options.out, as_json=as_json)
 
 
 @contextmanager
@@ -102,8 +102,8 @@ def _stop_requested() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _finish(outcome: "Outcome", out: Path, *, as_json: bool) -> int:
-    """Print what was trained; return the exit code."""
+def _finish(outcome: "Outcome", out: Path, *, as_json: bool) -> None:
+    """Print what was trained; exit with 130 if it was stopped."""
     checkpoint = outcome.checkpoint
     metrics = checkpoint.training["metrics"].get("test")
     if as_json:
@@ -111,7 +111,7 @@ def _finish(outcome: "Outcome", out: Path, *, as_json: bool) -> int:
         output.print_json({**keys, "architecture": checkpoint.architecture.to_json(), **checkpoint.training})
     if not outcome.complete:
         output.messages.print(f"stopped: {out} can be used as it is; go on by the same command with --resume")
-        return 130
+        raise typer.Exit(130)
     if not as_json and metrics:
         table = Table("", "accuracy", "NLL", "ECE", title=f"{checkpoint.name} on {metrics['images']} test images")
         rows = [("ensemble", metrics), *((f"member {index}", row) for index, row in enumerate(metrics["members"]))]
@@ -121,4 +121,3 @@ def _finish(outcome: "Outcome", out: Path, *, as_json: bool) -> int:
         output.console.print(table)
     if not as_json:
         output.console.print(f"checkpoint: {out}\nnext: rrr build {out} --target openvino-fp32", highlight=False)
-    return 0

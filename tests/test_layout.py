@@ -1,0 +1,167 @@
+"""The layout of the repository and the traps in it (docs/layout.md)."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pathspec
+import pytest
+from hatchling.builders.wheel import WheelBuilder
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = {"rrrnet": ROOT / "models", "rrrbuild": ROOT / "build", "rrrserve": ROOT / "service"}
+SOURCES = sorted(path for package, root in PACKAGES.items() for path in (root / package).rglob("*.py"))
+HEAVY = {"torch", "onnx", "openvino", "onnxruntime", "tensorrt", "tensorrt_rtx", "kornia", "matplotlib"}
+TOP_LEVEL = {
+    *("models", "service", "build", "tests", "bentofile.yaml", "Dockerfile"),  # fixed
+    *("benchmarks", "deploy", "docs", "README.md", "CHANGELOG.md", "LICENSE"),
+    *("Makefile", "pyproject.toml", "constraints.txt", ".gitignore", ".dockerignore", ".ci"),
+}
+
+
+def run(*command: str) -> str:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+@cache
+def files() -> tuple[Path, ...]:
+    """Every file of the repository that git knows or would add."""
+    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z").split("\0")
+    return tuple(ROOT / name for name in sorted(set(listed)) if name and (ROOT / name).is_file())
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def each(paths: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("path", paths, ids=name_of)
+
+
+def imported_packages(path: Path) -> Iterator[str]:
+    """Top packages that a module imports anywhere, within functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(path)}: a relative import hides the direction"
+            yield (node.module or "").partition(".")[0]
+
+
+def test_the_top_level_is_the_fixed_one() -> None:
+    found = {name_of(path).partition("/")[0] for path in files()}
+    assert found - TOP_LEVEL == set()
+    assert {"models", "service", "build", "tests", "bentofile.yaml", "Dockerfile"} <= found
+
+
+def test_each_source_root_holds_one_package_and_is_none_itself() -> None:
+    for package, root in PACKAGES.items():
+        tracked = {path.relative_to(root).parts[0] for path in files() if path.is_relative_to(root)}
+        assert tracked == {package}, f"{root.name}/ must hold {package} alone; an __init__.py would shadow PyPA's build"
+
+
+def test_git_does_not_ignore_the_sources_in_build() -> None:
+    ignored = subprocess.run(["git", "check-ignore", "build/rrrbuild/new.py"], cwd=ROOT, capture_output=True, text=True)
+    assert (ignored.returncode, ignored.stdout) == (1, "")
+
+
+def test_docker_gets_every_source_and_little_else() -> None:
+    # Docker's patterns start at the root, git's at any depth; the last that matches decides in both.
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    anchored = [re.sub(r"^(!?)(?=[\w.])", r"\1/", line) for line in lines]
+    ignored = pathspec.PathSpec.from_lines("gitignore", anchored)
+    assert [name_of(path) for path in SOURCES if ignored.match_file(name_of(path))] == []
+    hidden = (".git/HEAD", ".venv/bin/python", "artifacts/models/demo/model.safetensors", "tests/test_layout.py")
+    assert all(ignored.match_file(name) for name in hidden)
+    assert not ignored.match_file("artifacts/repository/repository.json")
+
+
+def test_the_wheel_contains_all_three_packages_and_nothing_else(tmp_path: Path) -> None:
+    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if ".dist-info/" not in name}
+    wanted = {
+        path.relative_to(root).as_posix() for root in PACKAGES.values() for path in files() if root in path.parents
+    }
+    assert packed == wanted
+    assert {"rrrnet/py.typed", "rrrbuild/targets.py", "rrrserve/cli.py"} <= packed
+
+
+def test_ruff_checks_the_sources_in_build() -> None:
+    checked = run(sys.executable, "-m", "ruff", "check", "--show-files").splitlines()
+    assert {str(path) for path in SOURCES} <= set(checked)
+
+
+def test_no_folder_of_tests_has_a_name_that_pytest_skips() -> None:
+    folders = {path.name for path in (ROOT / "tests").rglob("*") if path.is_dir()}
+    assert folders & {"build", "dist", "node_modules", "venv"} == set()
+    assert list((ROOT / "tests").rglob("__init__.py")) == []
+
+
+@each(SOURCES)
+def test_imports_go_one_way_and_only_rrrnet_imports_torch(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[1]
+    forbidden = {
+        "rrrnet": {"rrrbuild", "rrrserve"},
+        "rrrbuild": {"rrrserve", "torch"},
+        "rrrserve": {"torch"},
+    }[package]
+    assert forbidden & set(imported_packages(path)) == set()
+
+
+@pytest.mark.parametrize("module", ["rrrserve.app", "rrrserve.bento", "rrrserve.cli", "rrrserve.commands.serve"])
+def test_serving_imports_neither_torch_nor_a_compiler(module: str) -> None:
+    code = f"import sys, {module}; print(sorted({HEAVY!r} & set(sys.modules)))"
+    assert run(sys.executable, "-c", code) == "[]\n"
+
+
+@each([ROOT / "models" / "rrrnet" / "__init__.py", ROOT / "build" / "rrrbuild" / "__init__.py"])
+def test_importing_a_package_imports_nothing_else(path: Path) -> None:
+    assert set(imported_packages(path)) == set()
+
+
+@each([path for path in files() if path.suffix == ".py"])
+def test_a_module_has_at_most_400_lines(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+
+
+@each(SOURCES)
+def test_nothing_runs_what_it_reads(path: Path) -> None:
+    for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+        function, keywords = ast.unparse(call.func), {item.arg: ast.unparse(item.value) for item in call.keywords}
+        place = f"{name_of(path)}:{call.lineno}"
+        assert function not in {"eval", "exec", "os.system", "pickle.load", "pickle.loads", "yaml.load"}, place
+        assert keywords.get("shell", "False") == "False", place
+        if function == "torch.load":
+            assert keywords.get("weights_only") == "True", place
+        if function.endswith(("np.load", "numpy.load")):
+            assert keywords.get("allow_pickle", "False") == "False", place
+
+
+def test_no_file_names_a_place_outside_the_repository() -> None:
+    for path in files():
+        text = path.read_bytes().decode(errors="ignore")
+        assert re.search(r"/(?:work|root|home)/\w", text) is None, name_of(path)
+        for upwards in re.findall(r"(?<![\w.])(?:\.\./)+[\w./-]*", text):
+            assert (path.parent / upwards).resolve().is_relative_to(ROOT), f"{name_of(path)}: {upwards}"
+
+
+def test_ci_runs_make_test() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert script.read_text().splitlines()[-1] == "make test"
+
+
+def test_the_pins_fit_the_build_system_and_the_wheels_triton() -> None:
+    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines())
+    build_system = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]
+    assert build_system["requires"] == [f"hatchling=={pinned['hatchling']}"]
+    assert pinned["torch"] == "2.13.0"
+    assert pinned["numpy"].startswith("1."), "the Python-backend stub of the pinned Triton needs numpy 1"
