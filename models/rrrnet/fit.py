@@ -3,7 +3,7 @@
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from rrrnet.train import Int64Array, Plan, Report, Training, export_weights
 from rrrnet.weights import read_pretrained
 
 SAVE_EVERY_SECONDS = 120
+_RANDOM_NETWORK_BATCHES = 8
 _STEM = ("conv1", "bn1", "layer1", "layer2")
 _BACKBONE = (*_STEM, "layer3", "layer4")
 
@@ -155,8 +156,8 @@ def fit(
     arrays, labels = load_arrays(train_set, preprocess)
     device = _device(options.device)
     epochs = recipe.epochs_for(len(labels), options.size) if options.epochs is None else options.epochs
-    overrides = {"batch_size": options.batch_size, "lr": options.lr}
-    recipe = type(recipe)(**{**asdict(recipe), **{key: value for key, value in overrides.items() if value}})
+    overrides: dict[str, Any] = {"batch_size": options.batch_size, "lr": options.lr}
+    recipe = replace(recipe, **{key: value for key, value in overrides.items() if value})
     plan = Plan(
         recipe=recipe,
         epochs=epochs,
@@ -170,9 +171,10 @@ def fit(
     if options.resume:
         job = _resume(job, training)
         say(f"resumed after epoch {training.progress.epoch} of {epochs}")
-    elif epochs == 0 and options.weights == "none":
+    random = epochs == 0 and options.weights == "none"
+    if random:
         say("0 epochs: only BN statistics are set from the training images, so that random weights give sane numbers")
-        training.estimate_statistics(list(model.modules()), 1)
+        training.estimate_statistics(list(model.modules()), 1, _RANDOM_NETWORK_BATCHES)
 
     started(epochs, training.steps_per_epoch)
     last_save = time.monotonic()
@@ -186,7 +188,7 @@ def fit(
 
     complete = training.run(report_and_save, stop)
     metrics = None
-    if complete:
+    if complete and not random:
         say("scoring on the test images")
         test_set = select(images, dict(zip(images.files, parts, strict=True)), "test")
         metrics = _score(training.result(), *load_arrays(test_set, preprocess), preprocess)

@@ -198,8 +198,14 @@ class Training:
             frozen = [module for name, module in named if name.startswith(self.plan.frozen)]
             self.estimate_statistics(frozen, self.plan.recipe.bn_passes)
 
-    def estimate_statistics(self, modules: list[nn.Module], passes: int) -> None:
-        """Set the BN statistics of `modules` to their averages over `passes` passes of augmented training images."""
+    def estimate_statistics(self, modules: list[nn.Module], passes: int, most_batches: int | None = None) -> None:
+        """Set the BN statistics of `modules` to their averages over `passes` passes of augmented training images.
+
+        Args:
+            modules: those of them that are BNs.
+            passes: over the training images.
+            most_batches: of each pass; None: all.
+        """
         norms = [module for module in modules if isinstance(module, nn.BatchNorm2d)]
         momenta = [norm.momentum for norm in norms]
         self.model.eval()
@@ -209,7 +215,7 @@ class Training:
             norm.train()
         with torch.no_grad(), self._precision():
             for epoch in range(passes):
-                for step in range(self.steps_per_epoch):
+                for step in range(min(self.steps_per_epoch, most_batches or self.steps_per_epoch)):
                     torch.manual_seed(_seed(self.plan.seed, -1 - epoch, step))
                     self.model(self._batch(self.plan.epochs + epoch, step, 0)[0])
         for norm, momentum in zip(norms, momenta, strict=True):
