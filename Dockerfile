@@ -1,4 +1,4 @@
-# The service, without torch and without compilers. docs/containers.md tells how to build, run and fill it.
+# The service, without torch and what else only training and building need. docs/containers.md tells how to build, run and fill it.
 # BASE_IMAGE: Debian or Ubuntu with Python 3.11, pip, venv and libpython3.11, which Triton's Python backend loads.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 

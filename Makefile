@@ -54,7 +54,8 @@ $(INSTALLED): pyproject.toml constraints.txt | .venv/bin/pip
 	touch $@
 
 demo: setup ## Train, build, serve and measure an ensemble beside a ResNet152: at most 8 minutes on 2 cores.
-	@$(BIN)/python benchmarks/demo.py
+	@$(BIN)/rrr doctor
+	$(BIN)/python benchmarks/demo.py
 
 test: setup lint ## Lint, then run all tests, the end-to-end ones included.
 	@$(BIN)/python -m pytest

@@ -1,5 +1,6 @@
 """What `rrr doctor` looks at: each check tells what it found, whether serving can live with it, and what to do."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -19,10 +20,10 @@ from rrrserve.settings import available_cores
 from rrrserve.triton_install import LIBPYTHON, TritonInstall, check_libpython, child_environment, find_tritonserver
 
 DEFAULT_PORT = 3000
-# A served ResNet152 and an ensemble beside it take about 1 GiB, their engines and checkpoints less than 1 GiB.
+# A served ResNet152 and an ensemble beside it take 1.1 GiB, their engines and checkpoints less than 1 GiB.
 MIN_MEMORY_BYTES = 2 * 2**30
 MIN_DISK_BYTES = 2 * 2**30
-MIN_SHARED_MEMORY_BYTES = 64 * 2**20  # what docker gives; each model instance takes a few MiB
+MIN_SHARED_MEMORY_BYTES = 32 * 2**20  # docker gives twice that; a model takes 3 MiB with 8 images of 128 x 128
 TRITON_TIMEOUT_SECONDS = 20
 
 SERVING_PACKAGES = ("bentoml", "tritonclient", "starlette", "uvicorn", "prometheus-client", "protobuf", "pillow")
@@ -132,7 +133,7 @@ def check_triton() -> list[Check]:
         return [Check("tritonserver", "fail", "none", f"{error}; or use rrr serve --triton-url")]
     checks = [_check_server(install)]
     if install.stub is not None:
-        checks += [_check_libpython(install), _check_numpy()]
+        checks += [_check_libpython(install), _check_numpy(), _check_stub_folder(Path(tempfile.gettempdir()))]
     return checks
 
 
@@ -171,6 +172,14 @@ def check_temporary_folder() -> Check:
     except OSError as error:
         return Check("temporary folder", "fail", error.strerror or str(error), "set TMPDIR to a folder with free space")
     return Check("temporary folder", "ok", f"{_size(shutil.disk_usage(folder).free)} free at {folder}")
+
+
+def _check_stub_folder(folder: Path) -> Check:
+    """The wheel's Python-backend stub is run from the temporary folder, which containers like to mount noexec."""
+    if os.statvfs(folder).f_flag & os.ST_NOEXEC:
+        advice = "mount it with exec (docker run --tmpfs /tmp:exec), or set TMPDIR to another folder"
+        return Check("triton stub", "fail", f"programs may not run from {folder}: it is mounted noexec", advice)
+    return Check("triton stub", "ok", f"programs may run from {folder}")
 
 
 def check_shared_memory(folder: Path = SHARED_MEMORY) -> Check:

@@ -1,6 +1,8 @@
 """`rrr doctor`: what it finds here, and what it says about machines on which serving cannot work."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,9 @@ import pytest
 from rrrserve.cli import run
 from rrrserve.diagnosis import check_port, check_shared_memory
 from rrrserve.listener import listen
+
+
+RRR = Path(sys.executable).parent / "rrr"
 
 
 def report(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any], dict[str, Any]]:
@@ -103,6 +108,23 @@ def test_no_shared_memory_is_a_failure(tmp_path: Path) -> None:
     check = check_shared_memory(tmp_path / "shm")
     assert (check.status, check.found) == ("fail", f"{tmp_path / 'shm'}: No such file or directory")
     assert "--shm-size" in check.advice
+
+
+def test_a_temporary_folder_mounted_noexec_fails_the_check(tmp_path: Path) -> None:
+    namespace = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    mount = f"mount -t tmpfs -o noexec none {tmp_path}"
+    if shutil.which("unshare") is None or subprocess.run([*namespace, mount], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount in a namespace")
+    answer = subprocess.run(
+        [*namespace, f"{mount} && exec {RRR} doctor --json"],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    checks = {check["name"]: check for check in json.loads(answer.stdout)["checks"]}
+    assert answer.returncode == 1
+    assert checks["triton stub"]["found"] == f"programs may not run from {tmp_path}: it is mounted noexec"
+    assert "--tmpfs /tmp:exec" in checks["triton stub"]["advice"]
 
 
 def test_a_place_that_cannot_be_written_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
