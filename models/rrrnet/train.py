@@ -118,11 +118,11 @@ class Training:
             "seconds": seconds,
         }
         progress.history.append(row)
+        if self.plan.recipe.ema_every == "epoch":
+            self._average()
         progress.epoch += 1
         progress.step = progress.correct = progress.answers = 0
         progress.loss_sum = 0.0
-        if self.plan.recipe.ema_every == "epoch":
-            self._average()
 
     def _average(self) -> None:
         """Fold the network into the running average, once the last share of the training has begun."""

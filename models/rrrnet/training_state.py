@@ -84,6 +84,11 @@ def load_state(folder: Path, model: nn.Module, average: AveragedModel, optimizer
         index, key = name.split(".", 1)
         states.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+    # The fused AdamW walks parameter and state in memory order, so both need the same layout (channels_last).
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if value.shape == parameter.shape:
+                state[key] = torch.empty_like(parameter).copy_(value)
     return progress
 
 

@@ -174,14 +174,6 @@ def check_temporary_folder() -> Check:
     return Check("temporary folder", "ok", f"{_size(shutil.disk_usage(folder).free)} free at {folder}")
 
 
-def _check_stub_folder(folder: Path) -> Check:
-    """The wheel's Python-backend stub is run from the temporary folder, which containers like to mount noexec."""
-    if os.statvfs(folder).f_flag & os.ST_NOEXEC:
-        advice = "mount it with exec (docker run --tmpfs /tmp:exec), or set TMPDIR to another folder"
-        return Check("triton stub", "fail", f"programs may not run from {folder}: it is mounted noexec", advice)
-    return Check("triton stub", "ok", f"programs may run from {folder}")
-
-
 def check_shared_memory(folder: Path = SHARED_MEMORY) -> Check:
     """Triton's Python backend passes tensors through shared memory."""
     advice = "docker run --shm-size=256m (Kubernetes: an emptyDir of medium Memory there)"
@@ -244,6 +236,14 @@ def _check_numpy() -> Check:
         advice = "the wheel's Triton returns empty outputs with it: pip install 'numpy<2'"
         return Check("numpy", "fail", version, advice)
     return Check("numpy", "ok", version)
+
+
+def _check_stub_folder(folder: Path) -> Check:
+    """The wheel's Python-backend stub is run from the temporary folder, which containers like to mount noexec."""
+    if os.statvfs(folder).f_flag & os.ST_NOEXEC:
+        advice = "mount it with exec (docker run --tmpfs /tmp:exec), or set TMPDIR to another folder"
+        return Check("triton stub", "fail", f"programs may not run from {folder}: it is mounted noexec", advice)
+    return Check("triton stub", "ok", f"programs may run from {folder}")
 
 
 def _installed(packages: tuple[str, ...]) -> tuple[str, list[str]]:

@@ -15,7 +15,6 @@ from rrrserve.cli import run
 from rrrserve.diagnosis import check_port, check_shared_memory
 from rrrserve.listener import listen
 
-
 RRR = Path(sys.executable).parent / "rrr"
 
 
