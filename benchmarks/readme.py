@@ -40,8 +40,8 @@ def figures(result: dict[str, Any]) -> str:
     accuracy = f"{100 * scores['accuracy']:.1f} % (members: {100 * np.mean(members):.1f} % on average)"
     rows.append((f"accuracy on {scores['images']} test images", accuracy, "not trained", ""))
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    cpu = next(check["found"] for check in result["machine"]["checks"] if check["name"] == "cpu")
-    note = f"`{result['target']}`, batch 1, {result['rounds']} requests to each model in turns, on {cpu.split(':')[0]}."
+    cpu = result["machine"]["cpu"].split(":")[0]
+    note = f"`{result['target']}`, batch 1, {result['rounds']} requests to each model in turns, on {cpu}."
     return f"{table}\n\n{note}"
 
 
