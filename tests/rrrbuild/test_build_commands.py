@@ -1,6 +1,9 @@
 """`rrr build`, `rrr targets` and `rrr repository` through the command line's own entry."""
 
 import json
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,6 +83,27 @@ def test_build_for_a_missing_runtime_exits_with_4_and_says_what_to_install(
 ) -> None:
     assert run(["build", str(checkpoint.path), "--target", "tensorrt-fp16"]) == 4
     assert "pip install 'rrrnet-serving[tensorrt]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", ["openvino-fp32", "onnxruntime-fp32"])
+def test_build_on_a_full_disk_exits_with_5_and_leaves_nothing(
+    target: str, tmp_path: Path, checkpoint: Checkpoint
+) -> None:
+    def small_files_only() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    rrr = Path(sys.executable).with_name("rrr")
+    done = subprocess.run(
+        [rrr, "build", str(checkpoint.path), "--target", target, "--out", str(tmp_path / "engine")],
+        preexec_fn=small_files_only,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 5
+    assert f"no space left while writing {tmp_path / 'engine'}" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_targets_lists_every_target_with_what_to_do(capsys: Capture) -> None:
