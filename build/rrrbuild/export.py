@@ -7,17 +7,18 @@ from rrrbuild.graph import build_graph
 from rrrnet.checkpoint import Checkpoint
 
 
-def export_onnx(checkpoint: Checkpoint, *, plan: str, half: bool) -> bytes:
+def export_onnx(checkpoint: Checkpoint, *, plan: str, half: bool, align: int = 1) -> bytes:
     """The checkpoint as a checked ONNX model; the same checkpoint gives the same bytes.
 
     Args:
         checkpoint: what to export.
         plan: how members are expressed, a key of `graph.PLANS`.
         half: FP16 weights and activations instead of FP32.
+        align: channel counts inside the members are zero-padded to a multiple of it, which changes no output.
 
     Raises:
         ArtifactError: the weights do not fit the architecture.
     """
-    model = build_graph(fold_network(checkpoint), checkpoint.preprocess, plan=plan, half=half)
+    model = build_graph(fold_network(checkpoint), checkpoint.preprocess, plan=plan, half=half, align=align)
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString(deterministic=True))

@@ -24,13 +24,18 @@ class Layer:
 
     Attributes:
         conv: kernel, stride and channels.
-        weight: shape (out, in, kernel, kernel); the classifier's is (classes, in).
+        weight: shape (out, in / groups, kernel, kernel); the classifier's is (classes, in).
         bias: shape (out,).
     """
 
     conv: Conv
     weight: Float32Array
     bias: Float32Array
+
+    @property
+    def groups(self) -> int:
+        """Groups of a grouped convolution, 1 for a dense one."""
+        return self.conv.in_channels // int(self.weight.shape[1])
 
 
 Layers = dict[str, Layer]

@@ -3,7 +3,8 @@
     images (N, S, S, 3) uint8 -> normalise -> stem -> M members -> logits (N, M*C) -> softmax
         -> probabilities (N, M, C) float32
 
-`N` is free. A plan (`PLANS`) is one way to express the members: `sequential` writes them as separate branches.
+`N` is free. A plan (`PLANS`) is one way to express the members: `sequential` writes them as separate branches,
+`merged` as one branch of grouped convolutions.
 In a half-precision graph, weights and activations are FP16; normalisation and softmax stay in FP32.
 """
 
@@ -16,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rrrbuild.folding import FoldedNetwork, Layer, Layers
 from rrrbuild.manifest import INPUT, OUTPUT
+from rrrbuild.merging import align_members, merge_members
 from rrrnet.preprocess import Preprocess
 
 # Old enough for every runtime in the table of targets, new enough for all operators used here.
@@ -56,6 +58,7 @@ class _Graph:
             kernel_shape=[conv.kernel] * 2,
             strides=[conv.stride] * 2,
             pads=[padding] * 4,
+            group=layer.groups,
         )
 
     def relu(self, x: str) -> str:
@@ -93,10 +96,25 @@ def _sequential(graph: _Graph, x: str, network: FoldedNetwork) -> str:
     return graph.node("Concat", logits, "member_logits", axis=1)
 
 
-PLANS: dict[str, Callable[[_Graph, str, FoldedNetwork], str]] = {"sequential": _sequential}
+def _merged(graph: _Graph, x: str, network: FoldedNetwork) -> str:
+    """All members as one branch, their channels side by side; returns logits (N, M*C).
+
+    The number of operators does not depend on the number of members.
+    """
+    architecture, layers = network.architecture, merge_members(network)
+    x = graph.stage(x, layers, "layer3", architecture.blocks[2])
+    x = graph.stage(x, layers, "layer4", architecture.blocks[3])
+    x = graph.node("GlobalAveragePool", [x], "avgpool")  # (N, M*F, 1, 1)
+    x = graph.conv(x, layers["fc"], "")  # (N, M*C, 1, 1)
+    return graph.node("Flatten", [x], "member_logits", axis=1)
 
 
-def build_graph(network: FoldedNetwork, preprocess: Preprocess, *, plan: str, half: bool) -> onnx.ModelProto:
+PLANS: dict[str, Callable[[_Graph, str, FoldedNetwork], str]] = {"sequential": _sequential, "merged": _merged}
+
+
+def build_graph(
+    network: FoldedNetwork, preprocess: Preprocess, *, plan: str, half: bool, align: int = 1
+) -> onnx.ModelProto:
     """The complete model.
 
     Args:
@@ -104,7 +122,9 @@ def build_graph(network: FoldedNetwork, preprocess: Preprocess, *, plan: str, ha
         preprocess: gives the image size S, and the mean and std that the graph applies.
         plan: a key of `PLANS`.
         half: FP16 weights and activations (TensorRT's strongly typed networks run what is written).
+        align: channel counts inside the members are zero-padded to a multiple of it; 1 leaves them as they are.
     """
+    network = align_members(network, align)
     graph, architecture = _Graph(half=half), network.architecture
     x = _normalise(graph, preprocess, half=half)
     x = graph.relu(graph.conv(x, network.stem["conv1"], ""))

@@ -25,6 +25,19 @@ class Tolerance:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """One way to express the members, as one target wants it.
+
+    Attributes:
+        name: a key of `graph.PLANS`.
+        align: channel counts inside the members are zero-padded to a multiple of it.
+    """
+
+    name: str
+    align: int = 1
+
+
+@dataclass(frozen=True)
 class Target:
     """One row of the table.
 
@@ -37,7 +50,7 @@ class Target:
         extra: the pip extra of this project that installs the runtime.
         backend: Triton's native backend that runs these files in this precision; None where there is none.
         needs_cpu: CPU features of which one must be present to run.
-        plans: how members can be expressed.
+        plans: how members can be expressed; the first suits every network.
     """
 
     name: str
@@ -48,7 +61,7 @@ class Target:
     extra: str
     backend: str | None = None
     needs_cpu: tuple[str, ...] = ()
-    plans: tuple[str, ...] = ("sequential",)
+    plans: tuple[Plan, ...] = (Plan("sequential"), Plan("merged", align=16))
 
     @property
     def on_gpu(self) -> bool:

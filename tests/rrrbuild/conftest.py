@@ -91,7 +91,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: MakeCh
 def openvino_engine(tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint) -> Manifest:
     """A verified openvino-fp32 engine of `checkpoint`; not to be changed."""
     out = tmp_path_factory.mktemp("engines") / "openvino-fp32"
-    return build_engine(checkpoint.path, "openvino-fp32", batch=BatchRange(1, 2, 4), out=out)
+    return build_engine(checkpoint.path, "openvino-fp32", plan="sequential", batch=BatchRange(1, 2, 4), out=out)
 
 
 @pytest.fixture

@@ -35,9 +35,14 @@ def test_an_engine_gives_what_pytorch_gives_on_the_test_split(
     assert manifest.verified["max_abs_error"] <= TARGETS[target].tolerance.max_abs_error
     assert manifest.verified["label_agreement"] == 1
     assert manifest.verified["accuracy"] == manifest.verified["reference_accuracy"]
-    assert list(manifest.latency_ms["sequential"]) == ["1", "2", "4"]
-    assert all(0 < row["min"] <= row["median"] <= row["p95"] for row in manifest.latency_ms["sequential"].values())
-    assert steps[-1] == "measuring latency at batch 1, 2, 4"
+    assert list(manifest.latency_ms) == ["sequential", "merged"]
+    for rows in manifest.latency_ms.values():
+        assert list(rows) == ["1", "2", "4"]
+        assert all(0 < row["min"] <= row["median"] <= row["p95"] for row in rows.values())
+    assert steps[-2:] == [
+        "measuring latency at batch 1, 2, 4",
+        f"plan {manifest.plan} is the fastest of sequential, merged",
+    ]
 
     held_out = held_out_images(checkpoint, None, limit=7)
     found = load_engine(tmp_path / "engine", threads=1)(held_out.images)

@@ -1,7 +1,6 @@
 import pytest
 
 from rrrbuild import machine
-from rrrbuild.build import choose_plan
 from rrrbuild.manifest import BatchRange
 from rrrbuild.targets import TARGETS, build_obstacle, run_obstacle, target_named
 from rrrnet.errors import UsageError
@@ -31,14 +30,6 @@ def test_fp32_must_agree_to_a_thousandth_and_bf16_on_98_percent_of_labels() -> N
 def test_an_unknown_target_is_refused_with_all_that_are_allowed() -> None:
     with pytest.raises(UsageError, match="unknown target 'openvino': allowed are openvino-fp32, openvino-bf16"):
         target_named("openvino")
-
-
-def test_auto_is_the_first_plan_and_others_must_be_in_the_table() -> None:
-    target = TARGETS["openvino-fp32"]
-    assert choose_plan("auto", target) == "sequential"
-    assert choose_plan("sequential", target) == "sequential"
-    with pytest.raises(UsageError, match="plan 'streams' is not one of openvino-fp32: allowed are auto, sequential"):
-        choose_plan("streams", target)
 
 
 def test_a_missing_runtime_is_told_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:

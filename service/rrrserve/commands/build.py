@@ -9,8 +9,9 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
-from rrrbuild.build import DEFAULT_IMAGES, DEFAULT_MAX_DROP, ENGINES, build_engine, choose_plan
+from rrrbuild.build import DEFAULT_IMAGES, DEFAULT_MAX_DROP, ENGINES, build_engine
 from rrrbuild.manifest import BatchRange, Manifest
+from rrrbuild.plans import check_plan
 from rrrbuild.targets import TARGETS, target_named
 from rrrnet.errors import UsageError
 from rrrserve import output
@@ -24,7 +25,9 @@ def register(app: typer.Typer) -> None:
 def build(
     checkpoint: Annotated[Path, typer.Argument(help="A folder that rrr train wrote.")],
     target: Annotated[list[str], typer.Option(help=f"One of {', '.join(TARGETS)}; may be repeated.")],
-    plan: Annotated[str, typer.Option(help="How members are executed: auto or sequential.")] = "auto",
+    plan: Annotated[
+        str, typer.Option(help="How members are executed: auto (the faster), sequential or merged.")
+    ] = "auto",
     batch: Annotated[str, typer.Option(help="Smallest, usual and largest batch.")] = "1,8,32",
     max_drop: Annotated[
         float, typer.Option(help="Percentage points of accuracy that the engine may lose.")
@@ -39,7 +42,7 @@ def build(
     """Export, compile, verify on real images and measure: one engine for each target."""
     sizes = BatchRange.parse(batch)
     for name in target:  # a mistyped one is found before minutes are spent on the others
-        choose_plan(plan, target_named(name))
+        check_plan(plan, target_named(name))
     if out is not None and len(target) > 1:
         raise UsageError(f"--out takes one engine, but {len(target)} targets are given: leave --out away")
     manifests = []
@@ -102,6 +105,7 @@ def _table(manifest: Manifest) -> Table:
         table.add_row("labels as PyTorch's", f"{proof['label_agreement']:.1%}")
         if proof["accuracy"] is not None:
             table.add_row("accuracy", f"{proof['accuracy']:.1%} (PyTorch: {proof['reference_accuracy']:.1%})")
+    table.add_row("plan", manifest.plan)
     for plan, latencies in manifest.latency_ms.items():
         for size, row in latencies.items():
             table.add_row(f"batch {size}, {plan}", f"{row['median']:.2f} ms median, {row['p95']:.2f} ms p95")

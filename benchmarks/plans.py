@@ -1,0 +1,151 @@
+"""Plans against each other: one 8-member network, expressed in every way, timed in turns on this machine.
+
+.venv/bin/python benchmarks/plans.py
+.venv/bin/python benchmarks/plans.py --table     # the table of docs/engines.md from the result file, nothing is timed
+
+The weights are random, since they do not change the latency. Every variant (plan, and the multiple that channel counts
+are zero-padded to) answers the same images; a round calls each variant once.
+"""
+
+import argparse
+import importlib
+import json
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from rrrbuild import machine
+from rrrbuild.engine import Runner, load_runner
+from rrrbuild.folding import FoldedNetwork, Layer, Layers
+from rrrbuild.graph import build_graph
+from rrrbuild.heldout import generated_images
+from rrrbuild.job import CompileJob
+from rrrbuild.manifest import INPUT, OUTPUT, BatchRange
+from rrrbuild.measure import summary
+from rrrbuild.targets import Target, target_named
+from rrrnet.architecture import Architecture, convolutions, ensemble
+from rrrnet.preprocess import Preprocess
+
+RESULT = Path(__file__).parent / "results" / "plans.json"
+TARGETS = ("openvino-fp32", "openvino-bf16", "onnxruntime-fp32")
+VARIANTS = (("sequential", 1), ("sequential", 8), ("sequential", 16), ("merged", 1), ("merged", 8), ("merged", 16))
+WARM_UP_ROUNDS = 3
+
+
+def random_network(architecture: Architecture) -> FoldedNetwork:
+    """Weights of a spread that keeps activations near 1, so that no arithmetic meets denormals."""
+    random = np.random.default_rng(0)
+    stem: Layers = {}
+    members: list[Layers] = [{} for _ in range(architecture.members)]
+    for part, conv in convolutions(architecture):
+        for layers in [stem] if part == "stem" else members:
+            kernel = (conv.kernel, conv.kernel) if conv.batch_norm else ()
+            spread = (2 / (conv.in_channels * conv.kernel**2)) ** 0.5
+            weight = random.normal(0, spread, (conv.out_channels, conv.in_channels, *kernel)).astype(np.float32)
+            bias = random.normal(0, 0.1, conv.out_channels).astype(np.float32)
+            layers[conv.name] = Layer(conv, weight, bias)
+    return FoldedNetwork(architecture, stem, tuple(members))
+
+
+def load(model: onnx.ModelProto, target: Target) -> Runner:
+    """Compile for `target` in a folder that is gone afterwards; the runtimes have read it by then."""
+    document = {"precision": target.precision, "inputs": [{"name": INPUT}], "outputs": [{"name": OUTPUT}]}
+    with tempfile.TemporaryDirectory() as folder:
+        job = CompileJob(model.SerializeToString(), Path(folder), target, BatchRange(1, 8, 8))
+        importlib.import_module(f"rrrbuild.{target.compile_module}").compile_engine(job)
+        return load_runner(Path(folder), target, document, threads=None)
+
+
+def measure(runners: Mapping[str, Runner], preprocess: Preprocess, batch: int, rounds: int) -> dict[str, Any]:
+    """Milliseconds of each variant, and how much faster it is than plain `sequential` (median of rounds' ratios)."""
+    images = generated_images(preprocess, batch)
+    times_ms: dict[str, list[float]] = {name: [] for name in runners}
+    for _ in range(WARM_UP_ROUNDS + rounds):
+        for name, runner in runners.items():
+            start = time.perf_counter()
+            runner(images)
+            times_ms[name].append(1000 * (time.perf_counter() - start))
+    timed = {name: np.array(times[WARM_UP_ROUNDS:]) for name, times in times_ms.items()}
+    first = next(iter(timed.values()))
+    random = np.random.default_rng(0)
+    result = {}
+    for name, times in timed.items():
+        ratios = first / times
+        resampled = np.median(random.choice(ratios, (2000, rounds)), axis=1)
+        low, high = np.percentile(resampled, [2.5, 97.5])
+        result[name] = {
+            **summary(times.tolist()),
+            "speed_up": round(float(np.median(ratios)), 3),
+            "interval_95": [round(float(low), 3), round(float(high), 3)],
+        }
+    return result
+
+
+def table(document: Mapping[str, Any]) -> str:
+    """The result file as a Markdown table: median ms, the fastest variant of each row in bold."""
+    names = document["variants"]
+    lines = ["| target | px | batch | " + " | ".join(names) + " |", "|---" * (3 + len(names)) + "|"]
+    for case in document["cases"]:
+        rows = case["variants"]
+        best = min(names, key=lambda name: rows[name]["median"])
+        cells = [f"{rows[name]['median']:.2f}" for name in names]
+        cells[names.index(best)] = f"**{cells[names.index(best)]}**"
+        lines.append(f"| `{case['target']}` | {case['pixels']} | {case['batch']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print and save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--members", type=int, default=8)
+    parser.add_argument("--classes", type=int, default=20)
+    parser.add_argument("--pixels", type=int, nargs="+", default=[128, 224])
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--target", nargs="+", default=list(TARGETS), help="targets that run on this machine")
+    parser.add_argument("--rounds", type=int, default=25, help="calls of each variant at each size")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--table", action="store_true", help="only print the table of --out")
+    options = parser.parse_args()
+    if options.table:
+        print(table(json.loads(options.out.read_text())))
+        return
+    architecture = ensemble(options.classes, options.members)
+    network = random_network(architecture)
+    document: dict[str, Any] = {
+        "members": options.members,
+        "classes": options.classes,
+        "widths": architecture.widths,
+        "rounds": options.rounds,
+        "variants": [f"{plan}/{align}" for plan, align in VARIANTS],
+        "machine": machine.describe(),
+        "versions": {name: machine.package_version(name) for name in ("openvino", "onnxruntime")},
+        "cases": [],
+    }
+    for name in options.target:
+        target = target_named(name)
+        for pixels in options.pixels:
+            preprocess = Preprocess(pixels)
+            graphs = {
+                f"{plan}/{align}": build_graph(
+                    network, preprocess, plan=plan, half=target.precision == "fp16", align=align
+                )
+                for plan, align in VARIANTS
+            }
+            runners = {variant: load(graph, target) for variant, graph in graphs.items()}
+            for batch in options.batch:
+                rows = measure(runners, preprocess, batch, options.rounds)
+                document["cases"].append({"target": name, "pixels": pixels, "batch": batch, "variants": rows})
+                medians = ", ".join(f"{variant} {row['median']:.2f}" for variant, row in rows.items())
+                print(f"{name}, {pixels} px, batch {batch}: {medians}", flush=True)
+    options.out.parent.mkdir(exist_ok=True)
+    options.out.write_text(json.dumps(document, indent=1) + "\n")
+    print(table(document))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""The same network in every plan: same outputs, fewer operators, zero-padded widths, and the choice between them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+import pytest
+
+from rrrbuild import candidates, machine
+from rrrbuild.build import build_engine
+from rrrbuild.engine import Float32Array, Runner, load_engine
+from rrrbuild.export import export_onnx
+from rrrbuild.folding import fold_network
+from rrrbuild.manifest import BatchRange
+from rrrbuild.measure import measure_latency
+from rrrbuild.merging import align_members, merge_members
+from rrrbuild.plans import check_plan, fastest, plans_to_build
+from rrrbuild.targets import TARGETS, Plan, build_obstacle, run_obstacle
+from rrrnet.architecture import REDUCED_BLOCKS, Architecture
+from rrrnet.checkpoint import Checkpoint
+from rrrnet.errors import CheckFailedError, UsageError
+from rrrnet.inference import member_probabilities
+from rrrnet.preprocess import Preprocess
+
+BATCH = BatchRange(1, 2, 4)
+HERE = [name for name, target in TARGETS.items() if not build_obstacle(target) and not run_obstacle(target)]
+Images = npt.NDArray[np.uint8]
+
+
+def unaligned(members: int) -> Architecture:
+    """No channel count inside a member is a multiple of 8: 5, 20, 11, 44."""
+    return Architecture(3, REDUCED_BLOCKS, members, widths=(5, 11))
+
+
+@pytest.fixture(scope="session")
+def networks(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable[..., Checkpoint]) -> list[Checkpoint]:
+    """Unaligned ensembles of two and of three members."""
+    folder = tmp_path_factory.mktemp("unaligned")
+    return [make_checkpoint(folder / f"of{members}", unaligned(members)) for members in (2, 3)]
+
+
+@pytest.fixture(scope="module")
+def images() -> Images:
+    return np.random.default_rng(5).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+
+
+def run(model: bytes, images: Images) -> Any:
+    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    return session.run(["probabilities"], {"images": images})[0]
+
+
+def operators(model: bytes) -> list[str]:
+    return [node.op_type for node in onnx.load_from_string(model).graph.node]
+
+
+@pytest.mark.parametrize("align", [1, 8, 16])
+@pytest.mark.parametrize("plan", ["sequential", "merged"])
+def test_every_plan_gives_what_pytorch_gives_whatever_its_padding(
+    plan: str, align: int, networks: list[Checkpoint], images: Images
+) -> None:
+    for checkpoint in networks:
+        expected = member_probabilities(checkpoint, images)
+
+        found = run(export_onnx(checkpoint, plan=plan, half=False, align=align), images)
+
+        assert found.shape == (3, checkpoint.architecture.members, 3)
+        assert np.abs(found - expected).max() < 1e-5
+        assert np.abs(expected[:, 0] - expected[:, 1]).max() > 0.05  # so the members' order was tested
+
+
+@pytest.mark.parametrize("target", HERE)
+def test_a_merged_engine_gives_what_the_sequential_one_gives(
+    target: str, tmp_path: Path, networks: list[Checkpoint], images: Images
+) -> None:
+    limit = 1e-5 if TARGETS[target].precision == "fp32" else TARGETS[target].tolerance.max_abs_error
+    for checkpoint in networks:
+        answers = []
+        for plan in ("sequential", "merged"):
+            out = tmp_path / checkpoint.name / plan
+            manifest = build_engine(checkpoint.path, target, plan=plan, batch=BATCH, out=out, images=4)
+            assert manifest.plan == plan
+            assert list(manifest.latency_ms) == [plan]
+            assert f"--plan {plan} " in manifest.command
+            answers.append(load_engine(out, threads=1)(images))
+
+        assert np.abs(answers[0] - answers[1]).max() < limit
+        assert np.abs(answers[1] - member_probabilities(checkpoint, images)).max() < limit
+
+
+def test_the_number_of_convolutions_of_the_merged_graph_does_not_depend_on_the_members(
+    networks: list[Checkpoint],
+) -> None:
+    merged = [operators(export_onnx(checkpoint, plan="merged", half=False)) for checkpoint in networks]
+    sequential = [operators(export_onnx(checkpoint, plan="sequential", half=False)) for checkpoint in networks]
+
+    assert merged[0] == merged[1]
+    assert merged[0].count("Conv") == 1 + 4 * 4 + 1  # stem, one block of each stage, classifiers
+    assert [names.count("Conv") for names in sequential] == [9 + 2 * 8, 9 + 3 * 8]
+
+
+def test_only_what_reads_the_stem_is_dense_in_the_merged_graph(networks: list[Checkpoint]) -> None:
+    layers = merge_members(fold_network(networks[1]))
+
+    assert {name for name, layer in layers.items() if layer.groups == 1} == {"layer3.0.conv1", "layer3.0.downsample.0"}
+    assert {layer.groups for layer in layers.values()} == {1, 3}
+    assert layers["layer3.0.downsample.0"].weight.shape == (3 * 20, 512, 1, 1)
+    assert layers["layer4.0.conv2"].weight.shape == (3 * 11, 11, 3, 3)
+    assert layers["fc"].weight.shape == (3 * 3, 44, 1, 1)
+
+
+def test_padding_adds_zeros_behind_the_trained_weights_and_nothing_else(networks: list[Checkpoint]) -> None:
+    network = fold_network(networks[0])
+    padded = align_members(network, 8)
+
+    assert padded.stem is network.stem
+    for before, after in zip(network.members, padded.members, strict=True):
+        for name, layer in before.items():
+            out, into = layer.weight.shape[:2]
+            wide = after[name].weight
+            assert np.array_equal(wide[:out, :into], layer.weight)
+            assert np.count_nonzero(wide) == np.count_nonzero(layer.weight)
+            assert np.array_equal(after[name].bias[:out], layer.bias)
+            assert not after[name].bias[out:].any()
+            assert wide.shape[1] % 8 == 0
+            assert wide.shape[0] == (3 if name == "fc" else -(-out // 8) * 8)
+    assert padded.members[0]["layer4.0.conv1"].weight.shape == (16, 24, 1, 1)
+    assert align_members(network, 1) is network
+
+
+def test_the_half_precision_merged_graph_keeps_softmax_in_fp32(networks: list[Checkpoint], images: Images) -> None:
+    model = export_onnx(networks[1], plan="merged", half=True, align=8)
+
+    assert operators(model)[-4:] == ["Flatten", "Cast", "Reshape", "Softmax"]
+    assert np.abs(run(model, images) - member_probabilities(networks[1], images)).max() < 0.02
+
+
+@pytest.mark.skipif(machine.package_version("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
+def test_tensorrt_rtx_builds_the_merged_plan(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    manifest = build_engine(
+        checkpoint.path, "tensorrt-rtx-fp16", plan="merged", batch=BATCH, out=tmp_path / "engine", images=4
+    )
+
+    assert manifest.plan == "merged"
+    assert manifest.files["model.plan"]["size_bytes"] > 500_000
+
+
+@pytest.mark.skipif(machine.package_version("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
+@pytest.mark.skipif(machine.gpu() is not None, reason="there is a GPU")
+def test_auto_takes_sequential_and_says_why_where_nothing_can_be_measured(
+    tmp_path: Path, checkpoint: Checkpoint
+) -> None:
+    steps: list[str] = []
+    manifest = build_engine(
+        checkpoint.path, "tensorrt-rtx-fp16", batch=BATCH, out=tmp_path / "engine", report=steps.append
+    )
+
+    assert manifest.plan == "sequential"
+    assert manifest.latency_ms == {}
+    assert "taking plan sequential, for plans cannot be measured here" in steps
+    assert "no NVIDIA GPU" in manifest.unverified_reason
+
+
+def test_auto_keeps_the_plan_that_was_fastest_and_the_numbers_of_all(
+    tmp_path: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def injected(runners: dict[str, object], preprocess: object, sizes: tuple[int, ...]) -> dict[str, Any]:
+        return {plan: {str(size): {"median": medians[plan]} for size in sizes} for plan in runners}
+
+    monkeypatch.setattr(candidates, "measure_latency", injected)
+    sizes = {}
+    for winner, medians in (
+        ("sequential", {"sequential": 1.0, "merged": 2.0}),
+        ("merged", {"sequential": 2.0, "merged": 1.0}),
+    ):
+        steps: list[str] = []
+        out = tmp_path / winner
+        manifest = build_engine(checkpoint.path, "onnxruntime-fp32", batch=BATCH, out=out, report=steps.append)
+
+        assert manifest.plan == winner
+        assert f"--plan {winner} " in manifest.command
+        assert {plan: rows["4"]["median"] for plan, rows in manifest.latency_ms.items()} == medians
+        assert steps[-1] == f"plan {winner} is the fastest of sequential, merged"
+        assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "model.onnx", "split.csv"]
+        sizes[winner] = operators((out / "model.onnx").read_bytes()).count("Conv")
+    assert sizes == {"sequential": 25, "merged": 18}
+
+
+def test_auto_leaves_out_a_plan_that_fails_and_says_why(
+    tmp_path: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare, judged = candidates.compare, []
+
+    def merged_fails(*arguments: Any, **options: Any) -> dict[str, Any]:
+        judged.append(1)
+        if len(judged) == 2:
+            raise CheckFailedError("accuracy falls by 9 percentage points")
+        return compare(*arguments, **options)
+
+    monkeypatch.setattr(candidates, "compare", merged_fails)
+    steps: list[str] = []
+    manifest = build_engine(
+        checkpoint.path, "onnxruntime-fp32", batch=BATCH, out=tmp_path / "engine", report=steps.append
+    )
+
+    assert manifest.plan == "sequential"
+    assert list(manifest.latency_ms) == ["sequential"]
+    assert "plan merged is left out: accuracy falls by 9 percentage points" in steps
+
+
+def test_the_fastest_plan_has_the_smallest_geometric_mean_over_the_batch_sizes() -> None:
+    def rows(*medians: float) -> dict[str, dict[str, float]]:
+        return {str(size): {"median": median} for size, median in enumerate(medians, 1)}
+
+    # 2 x 40 < 3 x 30, although the sum of the first is larger
+    assert fastest({"sequential": rows(3, 30), "merged": rows(2, 40)}) == "merged"
+    assert fastest({"sequential": rows(2, 40), "merged": rows(3, 30)}) == "sequential"
+    assert fastest({"sequential": rows(2, 40), "merged": rows(4, 20)}) == "sequential"
+
+
+def test_plans_are_called_in_turns_after_a_warm_up_of_each() -> None:
+    calls: list[str] = []
+
+    def runner(name: str) -> Runner:
+        def call(images: Images) -> Float32Array:
+            calls.append(f"{name}{len(images)}")
+            return np.zeros((len(images), 1, 2), np.float32)
+
+        return call
+
+    measured = measure_latency({name: runner(name) for name in "ab"}, Preprocess(32), (1, 2))
+
+    rounds = int(measured["a"]["1"]["runs"])
+    assert rounds == measured["b"]["1"]["runs"] >= 5
+    ones = [call for call in calls if call.endswith("1")]
+    assert ones == ["a1"] * 3 + ["b1"] * 3 + ["a1", "b1"] * rounds
+    assert calls == ones + [call for call in calls if call.endswith("2")]
+
+
+@pytest.mark.parametrize("target", list(TARGETS))
+def test_every_target_has_both_plans_and_sequential_comes_first(target: str) -> None:
+    plans = TARGETS[target].plans
+
+    assert [plan.name for plan in plans] == ["sequential", "merged"]
+    assert plans_to_build("auto", TARGETS[target], unaligned(2)) == plans
+    assert plans_to_build("merged", TARGETS[target], unaligned(2)) == plans[1:]
+    assert all(plan.align in (1, 8, 16) for plan in plans)
+
+
+def test_a_wrong_plan_name_is_refused_with_all_that_are_allowed() -> None:
+    target = TARGETS["openvino-fp32"]
+    check_plan("auto", target)
+    check_plan("merged", target)
+    with pytest.raises(
+        UsageError, match="plan 'streams' is not one of openvino-fp32: allowed are auto, sequential, merged"
+    ):
+        check_plan("streams", target)
+    with pytest.raises(UsageError, match=r"allowed are auto, sequential$"):
+        check_plan("merged", replace(target, plans=(Plan("sequential"),)))
+
+
+def test_one_member_has_nothing_to_merge(
+    tmp_path: Path, make_checkpoint: Callable[..., Checkpoint], one_member: Architecture
+) -> None:
+    assert [plan.name for plan in plans_to_build("auto", TARGETS["openvino-bf16"], one_member)] == ["sequential"]
+
+    single = make_checkpoint(tmp_path / "single", one_member)
+    with pytest.raises(UsageError, match=r"has 1 member.* same as sequential: allowed are auto, sequential$") as caught:
+        build_engine(single.path, "openvino-fp32", plan="merged", out=tmp_path / "engine")
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "engine").exists()
