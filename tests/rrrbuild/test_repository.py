@@ -199,6 +199,14 @@ def test_a_document_of_a_later_format_is_refused(repository: Path, tmp_path: Pat
         read_repository(copy)
 
 
+def test_a_model_folder_that_the_seal_does_not_list_is_refused(repository: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(repository, copy)
+    (copy / "stranger" / "1").mkdir(parents=True)
+    with pytest.raises(ArtifactError, match="holds stranger, which its seal does not list"):
+        read_repository(copy)
+
+
 def test_reading_a_repository_needs_no_compiler(repository: Path, run_python: Callable[[str], str]) -> None:
     modules = run_python(
         "import sys; from pathlib import Path; from rrrbuild.repository_document import read_repository; "
