@@ -81,7 +81,7 @@ def build_engine(
             document["unverified_reason"] = reason
         else:
             document |= _prove(checkpoint, target, document, folder, held_out, max_drop=max_drop, report=report)
-        if (checkpoint.path / SPLIT).is_file():
+        if SPLIT in checkpoint.files:
             shutil.copyfile(checkpoint.path / SPLIT, folder / SPLIT)
         write_manifest(
             Manifest(
@@ -195,10 +195,10 @@ def _timing_cache(previous: Path, target: Target) -> bytes:
         return b""
     compiler = importlib.import_module(f"rrrbuild.{target.compile_module}")
     try:
-        cache = read_engine(previous).path / compiler.TIMING_CACHE
+        engine = read_engine(previous)
     except ArtifactError:
         return b""
-    return cache.read_bytes() if cache.is_file() else b""
+    return (engine.path / compiler.TIMING_CACHE).read_bytes() if compiler.TIMING_CACHE in engine.files else b""
 
 
 def _versions(target: Target) -> dict[str, str]:

@@ -85,7 +85,7 @@ def read_repository(path: Path) -> Repository:
     if version != FORMAT_VERSION:
         raise ArtifactError(f"{path / DOCUMENT} has format version {version}, not {FORMAT_VERSION}: {REMEDY}")
     models = tuple(ServedModel.from_json(model) for model in document["models"])
-    unlisted = {entry.name for entry in path.iterdir() if entry.is_dir()} - {model.name for model in models}
-    if unlisted:  # Triton loads every folder it finds
-        raise ArtifactError(f"{path} holds {', '.join(sorted(unlisted))}, which its seal does not list: {REMEDY}")
+    strangers = sealed.unlisted(path, DOCUMENT, document)
+    if strangers:  # Triton loads every model and version it finds
+        raise ArtifactError(f"{path} holds {', '.join(strangers[:3])}, which its seal does not list: {REMEDY}")
     return Repository(path.absolute(), models)
