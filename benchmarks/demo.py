@@ -189,12 +189,16 @@ def show(result: dict[str, Any]) -> None:
     scores = ensemble["scores"]
     members = [member["accuracy"] for member in scores["members"]]
     table = Table(
-        "", "RRR-Net, 8 members", "ResNet152", "ratio", title=f"{result['target']}, {IMAGE_SIZE} pixels, batch 1"
+        "",
+        "RRR-Net x8",
+        "ResNet152",
+        "ratio (95 % interval)",
+        title=f"{result['target']}, {IMAGE_SIZE} pixels, batch 1",
     )
-    table.add_row("test accuracy, ensemble", f"{scores['accuracy']:.3f}", "(random weights)", "")
-    spread = f"{np.mean(members):.3f} ({min(members):.3f} to {max(members):.3f})"
-    table.add_row("test accuracy, members: mean (range)", spread, "", "")
-    for key, title in (("http", "over HTTP"), ("engine", "at the engine")):
+    table.add_row("test accuracy", f"{scores['accuracy']:.3f}", "random weights", "")
+    spread = f"{np.mean(members):.3f}"
+    table.add_row("its members: mean", spread, "", "")
+    for key, title in (("http", "HTTP"), ("engine", "engine")):
         row = result[key]
         low, high = row["interval"]
         for quantile in ("p50_ms", "p95_ms"):

@@ -63,7 +63,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     axis.set(yticks=[], xlabel="latency of one request (ms): bar p50, line p95", ylim=(-0.5, 1.7))
     axis.margins(x=0.12)
     axis.spines[["top", "right", "left"]].set_visible(False)
-    axis.legend(loc="lower right", frameon=False, fontsize=9)
+    axis.legend(loc="upper right", frameon=False, fontsize=9)
     figure.savefig(path, dpi=140)
 
 

@@ -94,7 +94,7 @@ def build_engine(
             )
         candidates.keep(folder, document["plan"])
         document["command"] = _command(checkpoint_path, target, document["plan"], batch, out)
-        if (checkpoint.path / SPLIT).is_file():
+        if SPLIT in checkpoint.files:
             shutil.copyfile(checkpoint.path / SPLIT, folder / SPLIT)
         write_manifest(
             Manifest(

@@ -69,10 +69,11 @@ def held_out_images(checkpoint: Checkpoint, data: Path | None, *, limit: int) ->
 def _test_part(checkpoint: Checkpoint, images: ImageSet) -> tuple[ImageSet, str]:
     """The test split, or all of a data set that the checkpoint's split does not know."""
     split = checkpoint.path / SPLIT
-    if split.is_file():
+    if SPLIT in checkpoint.files:
         parts = read_split(split)
         if parts.keys() & set(images.files):
-            return select(images, parts, "test"), "test split"
+            same = images.sha256 == checkpoint.training["data"]["sha256"]
+            return select(images, parts, "test"), "test split" if same else "test split by file names, other images,"
     return images, "all images"
 
 

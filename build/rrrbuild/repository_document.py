@@ -84,4 +84,8 @@ def read_repository(path: Path) -> Repository:
     version = document.get("format_version")
     if version != FORMAT_VERSION:
         raise ArtifactError(f"{path / DOCUMENT} has format version {version}, not {FORMAT_VERSION}: {REMEDY}")
-    return Repository(path.absolute(), tuple(ServedModel.from_json(model) for model in document["models"]))
+    models = tuple(ServedModel.from_json(model) for model in document["models"])
+    strangers = sealed.unlisted(path, DOCUMENT, document)
+    if strangers:  # Triton loads every model and version it finds
+        raise ArtifactError(f"{path} holds {', '.join(strangers[:3])}, which its seal does not list: {REMEDY}")
+    return Repository(path.absolute(), models)

@@ -41,6 +41,7 @@ class Checkpoint:
         preprocess: how images become inputs.
         training: data set (name, path, sha256, images), split rule, recipe, epochs, seed, weights' origin, metrics.
         command: the command line that made it.
+        files: names of all sealed files beside the document; others are not to be trusted.
     """
 
     path: Path
@@ -51,6 +52,7 @@ class Checkpoint:
     preprocess: Preprocess
     training: dict[str, Any]
     command: str
+    files: frozenset[str] = frozenset()
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -72,6 +74,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         preprocess=Preprocess.from_json(document["preprocess"]),
         training=document["training"],
         command=document["command"],
+        files=frozenset(document["files"]),
     )
 
 

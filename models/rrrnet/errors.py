@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 class RRRError(Exception):
     """Base of every error that is reported without a traceback."""
@@ -63,7 +65,7 @@ def reporting_full_disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in FULL_DISK:
             message = f"no space left while writing {path}: free some space or choose another --out, then run it again"
             raise NoSpaceError(message) from error
         raise

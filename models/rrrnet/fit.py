@@ -16,13 +16,13 @@ from rrrnet.checkpoint import DOCUMENT, SPLIT, Checkpoint, read_checkpoint, writ
 from rrrnet.dataset import ImageSet, load_arrays, read_dataset, select, split_dataset, write_split
 from rrrnet.edges import start_from_edges
 from rrrnet.ensemble import RRRNet, normalise
-from rrrnet.errors import UsageError
+from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.metrics import score
-from rrrnet.preprocess import Preprocess, Uint8Array
+from rrrnet.preprocess import MAX_SIZE, MIN_SIZE, Preprocess, Uint8Array
 from rrrnet.recipes import METHODS, Method, find_recipe
 from rrrnet.reduce import check_pretrained, load_pretrained
 from rrrnet.train import Int64Array, Plan, Report, Training, export_weights
-from rrrnet.weights import read_pretrained
+from rrrnet.weights import check_source, read_pretrained
 
 SAVE_EVERY_SECONDS = 120
 _RANDOM_NETWORK_BATCHES = 8
@@ -65,6 +65,15 @@ class Options:
             raise UsageError(f"--precision {self.precision}: allowed are auto, fp32, bf16")
         if self.device not in ("auto", "cpu", "cuda"):
             raise UsageError(f"--device {self.device}: allowed are auto, cpu, cuda")
+        if not MIN_SIZE <= self.size <= MAX_SIZE:
+            raise UsageError(f"--size {self.size}: allowed are {MIN_SIZE} to {MAX_SIZE} pixels")
+        if not 1 <= self.members <= shapes.MAX_MEMBERS:
+            raise UsageError(
+                f"--members {self.members}: members is {self.members}, allowed are 1 to {shapes.MAX_MEMBERS}"
+            )
+        find_recipe(self.recipe)
+        check_source(self.weights)
+        _device(self.device)
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"--seed {self.seed}: allowed are 0 to {2**32 - 1}")
 
@@ -212,6 +221,9 @@ def _resume(job: _Job, training: Training) -> _Job:
     """Load the stopped training's state; the settings and the data must be the same."""
     options = job.options
     previous = read_checkpoint(options.out)
+    if training_state.RESUME not in previous.files:
+        message = f"{options.out / training_state.RESUME} is not one of the checkpoint's sealed files"
+        raise ArtifactError(f"{message}: remove it, and train again with --overwrite")
     settings = training_state.read_settings(options.out)
     wanted = options.settings()
     changed = [key for key in wanted if settings.get(key) != wanted[key]]

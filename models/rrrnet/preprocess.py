@@ -22,6 +22,7 @@ Image.MAX_IMAGE_PIXELS = None
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 4096 * 4096
+MIN_SIZE, MAX_SIZE = 32, 1024
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -45,8 +46,8 @@ class Preprocess:
     std: tuple[float, float, float] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        if not 32 <= self.size <= 1024:
-            raise ArtifactError(f"image size is {self.size}: allowed are 32 to 1024 pixels")
+        if not MIN_SIZE <= self.size <= MAX_SIZE:
+            raise ArtifactError(f"image size is {self.size}: allowed are {MIN_SIZE} to {MAX_SIZE} pixels")
         if self.resize not in _RESIZE_RULES:
             raise ArtifactError(f"resize rule is {self.resize!r}: allowed are {', '.join(_RESIZE_RULES)}")
 

@@ -77,7 +77,7 @@ RECIPES = {
     "quick": Recipe(
         name="quick",
         epochs=None,
-        megapixels=160,
+        megapixels=130,
         batch_size=32,
         lr=1.5e-3,
         weight_decay=0.05,

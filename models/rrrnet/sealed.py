@@ -4,6 +4,7 @@ Checkpoints, engines and Triton repositories are sealed, so that one changed byt
 parser sees it: neither ONNX Runtime nor OpenVINO notices a flipped weight bit.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -15,8 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rrrnet.errors import ArtifactError, UsageError, reporting_full_disk
+from rrrnet.errors import FULL_DISK, ArtifactError, UsageError, reporting_full_disk
 
+# What each sealed document makes of its folder, for messages to someone who gave the wrong one.
+KINDS = {
+    "model.json": "a checkpoint (written by rrr train)",
+    "manifest.json": "an engine (written by rrr build)",
+    "repository.json": "a Triton repository (written by rrr repository)",
+}
 _BLANK = "0" * 64
 _SEAL = re.compile(rb'\A\{\n  "seal": "([0-9a-f]{64})"')
 
@@ -67,8 +74,12 @@ def read_sealed(folder: Path, name: str, *, remedy: str) -> dict[str, Any]:
     """
     path = folder / name
     if not folder.is_dir():
-        raise ArtifactError(f"{folder} is not a folder: expected one with {name} in it; {remedy}")
+        state = "is not a folder" if folder.exists() else "does not exist"
+        raise ArtifactError(f"{folder} {state}: expected {KINDS.get(name, f'a folder with {name} in it')}")
     if not path.is_file():
+        for other, kind in KINDS.items():
+            if (folder / other).is_file():
+                raise ArtifactError(f"{folder} is {kind}: expected {KINDS.get(name, name)}")
         raise ArtifactError(f"{path} is missing, so {folder} is not a complete artifact; {remedy}")
     raw = path.read_bytes()
     match = _SEAL.match(raw)
@@ -100,44 +111,82 @@ def check_file(path: Path, entry: dict[str, Any], *, remedy: str) -> None:
         )
 
 
+def unlisted(folder: Path, name: str, document: dict[str, Any]) -> list[str]:
+    """What lies below `folder` though its sealed document `name` does not list it, as relative paths.
+
+    An empty file `__pycache__` is let pass: it keeps Python from making the folder of that name (rrrbuild.repository).
+    """
+    files = {folder / relative for relative in document["files"]} | {folder / name}
+    known = files | {parent for file in files for parent in file.parents}
+    strangers = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path not in known and not (path.name == "__pycache__" and path.is_file() and path.stat().st_size == 0)
+    ]
+    return [path.relative_to(folder).as_posix() for path in strangers]
+
+
 def check_target(target: Path, *, document: str) -> None:
     """Make sure, before long work, that `staged` can write to `target`: its parent exists and can be written.
 
     Raises:
-        UsageError: `target` exists and is neither empty nor holds `document`, or its parent is no writable folder.
+        UsageError: `target` exists and is neither empty nor wholly ours, or its parent is no writable folder.
     """
-    target = target.absolute()
-    if target.exists() and not (target.is_dir() and ((target / document).exists() or not any(target.iterdir()))):
-        raise UsageError(f"{target} exists and holds no {document}: choose another --out or remove it first")
+    target = target.resolve()
+    obstacle = _obstacle(target, document)
+    if obstacle:
+        raise UsageError(f"{target} exists and {obstacle}: choose another --out or remove it first")
     with reporting_full_disk(target):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise UsageError(f"{target.parent} is not a folder: choose another --out") from error
-        except PermissionError as error:
-            raise UsageError(f"{target.parent} cannot be made: permission denied; choose another --out") from error
+        except OSError as error:
+            if error.errno in FULL_DISK:
+                raise
+            raise UsageError(f"{target.parent} cannot be made ({error.strerror}): choose another --out") from error
     if not os.access(target.parent, os.W_OK):
         raise UsageError(f"{target.parent} cannot be written: permission denied; choose another --out")
+
+
+def _obstacle(target: Path, document: str) -> str | None:
+    """Why the folder at `target` must not be replaced, if so: it, or something in it, is not ours."""
+    if not target.exists():
+        return None
+    if not target.is_dir():
+        return "is not a folder"
+    if not any(target.iterdir()):
+        return None
+    path = target / document
+    if not path.is_file():
+        return f"holds no {document}"
+    if document not in KINDS:
+        return None
+    raw = path.read_bytes()
+    if not _SEAL.match(raw):
+        return f"its {document} was not written by rrr"
+    try:
+        strangers = unlisted(target, document, json.loads(raw))
+    except (ValueError, KeyError):
+        return f"its {document} is damaged"
+    return f"holds {', '.join(strangers[:3])}, which rrr did not write" if strangers else None
 
 
 @contextmanager
 def staged(target: Path, *, document: str) -> Iterator[Path]:
     """Give an empty folder beside `target`; put it in `target`'s place when the block ends without an error.
 
-    A folder that already stands at `target` is replaced only if it holds `document` (so it is one of ours) or is
-    empty: a mistyped `--out` must not delete a user's files.
+    A folder that already stands at `target` is replaced only if it is empty or all that it holds is ours: a mistyped
+    `--out` must not delete a user's files.
 
     Raises:
         UsageError: `target` exists and is not such a folder.
         NoSpaceError: the disk is full; `target` is as it was.
     """
-    target = target.absolute()
+    target = target.resolve()
     check_target(target, document=document)
     with reporting_full_disk(target):
-        for stale in target.parent.glob(f".{target.name}.*.staging"):  # left by a killed run
-            if not _owner_alive(stale):
-                shutil.rmtree(stale, ignore_errors=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(3)}.staging")
+        _clear_up(target)
+        own = f"{os.getpid()}-{secrets.token_hex(3)}"
+        temporary, previous = (target.with_name(f".{target.name}.{own}.{end}") for end in ("staging", "previous"))
         try:
             temporary.mkdir()
             yield temporary
@@ -145,16 +194,35 @@ def staged(target: Path, *, document: str) -> Iterator[Path]:
                 if path.is_file():
                     with path.open("rb") as file:
                         os.fsync(file.fileno())
-            previous = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(3)}.previous")
-            if target.exists():
-                target.rename(previous)
-            temporary.rename(target)
-            shutil.rmtree(previous, ignore_errors=True)
+            _swap(temporary, target, previous)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _owner_alive(stale: Path) -> bool:
-    """Whether the process named in a staging folder's name still runs."""
-    pid = stale.name.rsplit(".", 2)[-2].split("-")[0]
-    return pid.isdigit() and Path(f"/proc/{pid}").exists()
+def _swap(temporary: Path, target: Path, previous: Path) -> None:
+    """Put `temporary` in the place of `target`. Whatever interrupts it, one of the two is at `target` afterwards."""
+    try:
+        if target.exists():
+            target.rename(previous)
+        temporary.rename(target)
+    except BaseException as error:
+        if previous.exists() and not target.exists():
+            previous.rename(target)
+        if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+            raise UsageError(f"{target} was written by another process meanwhile: run it again") from error
+        raise
+    finally:
+        shutil.rmtree(previous, ignore_errors=True)
+
+
+def _clear_up(target: Path) -> None:
+    """Mend what killed runs left: their half-written folders go, a folder they had moved aside comes back."""
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.(\d+)-[0-9a-f]{{6}}\.(staging|previous)")
+    for path in target.parent.iterdir():
+        match = pattern.fullmatch(path.name)
+        if not match or Path(f"/proc/{match.group(1)}").exists():
+            continue
+        if match.group(2) == "previous" and not target.exists():
+            path.rename(target)
+        else:
+            shutil.rmtree(path, ignore_errors=True)

@@ -134,7 +134,6 @@ class Training:
         """One optimisation step; its loss and answers are added to the progress."""
         plan, progress, members = self.plan, self.progress, self.model.architecture.members
         step = progress.epoch * self.steps_per_epoch + progress.step
-        torch.manual_seed(_seed(plan.seed, step))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(plan.recipe, step, plan.epochs * self.steps_per_epoch)
         self._set_modes()
@@ -142,6 +141,7 @@ class Training:
         draws = range(members) if plan.recipe.own_batches else range(1)
         total = 0.0
         for draw in draws:
+            torch.manual_seed(_seed(plan.seed, step, draw))  # of its own, so that no member's draws move another's
             images, labels = self._batch(progress.epoch, progress.step, draw)
             served = [draw] if plan.recipe.own_batches else list(range(members))
             with self._precision():

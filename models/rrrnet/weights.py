@@ -9,9 +9,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rrrnet.errors import ArtifactError, UsageError
+from rrrnet.sealed import sha256_of
 
 HUB_REPOSITORY = "timm/resnet152.a1h_in1k"  # the tag the paper's code uses; other tags are other models
 HUB_FILE = "model.safetensors"
+_PICKLED = (".pth", ".pt", ".bin")
 
 
 def read_pretrained(weights: str) -> tuple[dict[str, Tensor], str]:
@@ -27,20 +29,34 @@ def read_pretrained(weights: str) -> tuple[dict[str, Tensor], str]:
         UsageError: no such file, or an ending that is not known.
         ArtifactError: the file cannot be read, or the hub cannot be reached.
     """
-    if weights == "imagenet":
-        return load_file(_fetch()), f"{HUB_REPOSITORY} from the Hugging Face hub"
+    check_source(weights)
+    path = _fetch() if weights == "imagenet" else Path(weights)
+    name = f"{HUB_REPOSITORY} from the Hugging Face hub" if weights == "imagenet" else path.name
+    origin = f"{name}, sha256 {sha256_of(path)}"
+    if path.suffix in _PICKLED:
+        return _read_pth(path), origin
+    try:
+        return load_file(path), origin
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ArtifactError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def check_source(weights: str) -> None:
+    """See, before any work, that `--weights` names something that can be read.
+
+    Raises:
+        UsageError: no such file, or an ending that is not known.
+    """
     path = Path(weights)
+    if weights in ("imagenet", "none"):
+        return
     if not path.is_file():
         message = f"--weights {weights}: no such file; allowed are imagenet, none, or the path of a ResNet152"
         raise UsageError(f"{message} (.safetensors, or .pth with tensors only)")
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path), path.name
-        except (SafetensorError, OSError, ValueError) as error:
-            raise ArtifactError(f"{path} cannot be read as safetensors: {error}") from error
-    if path.suffix in (".pth", ".pt", ".bin"):
-        return _read_pth(path), path.name
-    raise UsageError(f"--weights {weights}: the ending {path.suffix!r} is not known; allowed are .safetensors and .pth")
+    if path.suffix not in (".safetensors", *_PICKLED):
+        raise UsageError(
+            f"--weights {weights}: the ending {path.suffix!r} is not known; allowed are .safetensors, .pth"
+        )
 
 
 def _read_pth(path: Path) -> dict[str, Tensor]:

@@ -4,13 +4,12 @@ Exit codes: 0 fine, 1 a check failed, 2 usage, 3 bad input or artifact, 4 engine
 5 no space, 130 interrupted.
 """
 
-import errno
 import importlib
 import sys
 
 import typer
 
-from rrrnet.errors import NoSpaceError, RRRError, UsageError
+from rrrnet.errors import FULL_DISK, ArtifactError, NoSpaceError, RRRError, UsageError
 
 # Each module of rrrserve.commands has `register(app)`; the order is the order of the help page: the way of the data.
 _COMMANDS = (
@@ -56,15 +55,13 @@ def run(arguments: list[str]) -> int:
         _report(str(error))
         return error.exit_code
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL_DISK:
             _report(
                 f"no space left on the disk ({error.filename or 'while writing'}): free some space and run it again"
             )
             return NoSpaceError.exit_code
-        if isinstance(error, PermissionError):
-            _report(f"{error.filename}: permission denied")
-            return UsageError.exit_code
-        raise
+        _report(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        return UsageError.exit_code if isinstance(error, PermissionError) else ArtifactError.exit_code
     return 0
 
 

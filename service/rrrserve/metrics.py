@@ -60,6 +60,12 @@ DISAGREEMENT = Histogram(
     ["model"],
     buckets=tuple(step / 16 for step in range(17)),
 )
+MEMBER_DURATION = Histogram(
+    "rrr_member_duration_seconds",
+    "Time of one member's engine; observed only by engines of plan split.",
+    ["model", "member"],
+    buckets=BUCKETS,
+)
 REJECTED = Counter(
     "rrr_requests_rejected_total",
     "Requests that were refused or failed, by error code.",

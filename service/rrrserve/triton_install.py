@@ -124,7 +124,6 @@ def child_environment(install: TritonInstall, folder: Path, *, threads: int) -> 
         "TMPDIR": str(folder),
         "LANG": "C.UTF-8",
         "OMP_NUM_THREADS": str(threads),
-        "PYTHONDONTWRITEBYTECODE": "1",  # the model repository is sealed: no __pycache__ in it
         "PYTHONNOUSERSITE": "1",
         "PYTHONUNBUFFERED": "1",
     }

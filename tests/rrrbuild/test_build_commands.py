@@ -138,4 +138,4 @@ def test_repository_lists_its_models(tmp_path: Path, openvino_engine: Manifest, 
 
 def test_repository_refuses_a_folder_that_is_no_engine(tmp_path: Path, capsys: Capture) -> None:
     assert run(["repository", str(tmp_path / "absent"), "--out", str(tmp_path / "repository")]) == 3
-    assert "absent is not a folder" in capsys.readouterr().err
+    assert "absent does not exist" in capsys.readouterr().err

@@ -199,6 +199,19 @@ def test_a_document_of_a_later_format_is_refused(repository: Path, tmp_path: Pat
         read_repository(copy)
 
 
+@pytest.mark.parametrize(
+    "stranger", ["stranger/1/model.py", "NAME/2/model.py", "NAME/1/triton_python_backend_utils.py"]
+)
+def test_a_file_that_the_seal_does_not_list_is_refused(repository: Path, tmp_path: Path, stranger: str) -> None:
+    copy = shutil.copytree(repository, tmp_path / "copy")
+    added = copy / stranger.replace("NAME", read_repository(copy).models[0].name)
+    added.parent.mkdir(parents=True, exist_ok=True)
+    added.touch()
+
+    with pytest.raises(ArtifactError, match="which its seal does not list"):
+        read_repository(copy)
+
+
 def test_reading_a_repository_needs_no_compiler(repository: Path, run_python: Callable[[str], str]) -> None:
     modules = run_python(
         "import sys; from pathlib import Path; from rrrbuild.repository_document import read_repository; "

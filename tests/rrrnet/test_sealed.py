@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -92,10 +93,63 @@ def test_a_folder_that_is_not_ours_is_never_replaced(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_run_left_is_cleared_away_and_a_living_ones_is_not(folder: Path) -> None:
-    dead = folder.with_name(".thing.999999999-abc.staging")
-    living = folder.with_name(".thing.1-abc.staging")
-    dead.mkdir()
-    living.mkdir()
+    dead = folder.with_name(".thing.999999999-abcdef.staging")
+    living = folder.with_name(".thing.1-abcdef.staging")
+    users = folder.with_name(".thing.notes.staging")
+    for path in (dead, living, users):
+        path.mkdir()
     with sealed.staged(folder, document=DOCUMENT) as stage:
         sealed.seal(stage, DOCUMENT, {})
-    assert (dead.exists(), living.exists()) == (False, True)
+    assert (dead.exists(), living.exists(), users.exists()) == (False, True, True)
+
+
+def test_a_folder_that_a_killed_run_had_moved_aside_comes_back(folder: Path) -> None:
+    folder.rename(folder.with_name(".thing.999999999-abcdef.previous"))
+    with pytest.raises(ZeroDivisionError), sealed.staged(folder, document=DOCUMENT):
+        raise ZeroDivisionError
+    assert sealed.read_sealed(folder, DOCUMENT, remedy="make it again")["name"] == "thing"
+
+
+def test_a_swap_that_is_interrupted_leaves_the_old_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, moves = Path.rename, []
+
+    def rename(path: Path, target: Path) -> Path:
+        moves.append(path)
+        if len(moves) == 2:
+            raise KeyboardInterrupt
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(KeyboardInterrupt), sealed.staged(folder, document=DOCUMENT):
+        pass
+    sealed.read_sealed(folder, DOCUMENT, remedy="make it again")
+    assert [path.name for path in folder.parent.iterdir()] == ["thing"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: (folder / DOCUMENT).write_text("{}"), r"its model\.json was not written by rrr"),
+        (lambda folder: (folder / "precious.txt").touch(), r"holds precious\.txt, which rrr did not write"),
+    ],
+)
+def test_what_a_user_put_there_is_never_replaced(folder: Path, make: Callable[[Path], object], message: str) -> None:
+    make(folder)
+    with pytest.raises(UsageError, match=message):
+        sealed.check_target(folder, document=DOCUMENT)
+
+
+def test_a_link_stays_a_link_and_its_target_is_written(folder: Path) -> None:
+    link = folder.with_name("link")
+    link.symlink_to(folder)
+    with sealed.staged(link, document=DOCUMENT) as stage:
+        sealed.seal(stage, DOCUMENT, {"name": "new"})
+    assert link.is_symlink()
+    assert sealed.read_sealed(folder, DOCUMENT, remedy="make it again")["name"] == "new"
+
+
+def test_a_folder_of_another_kind_is_called_by_its_name(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"thing is a checkpoint .*: expected an engine"):
+        sealed.read_sealed(folder, "manifest.json", remedy="make it again")
+    with pytest.raises(ArtifactError, match=r"nowhere does not exist: expected an engine"):
+        sealed.read_sealed(tmp_path / "nowhere", "manifest.json", remedy="make it again")

@@ -32,7 +32,7 @@ def test_the_table_gives_the_ratio_to_resnet152(capsys: pytest.CaptureFixture[st
         (["--members", "0"], 2, "members is 0: allowed are 1 to 256"),
         (["--size", "16"], 2, "--size 16: allowed are 32 to 1024"),
         (["--classes", "1"], 2, "needs at least 2"),
-        (["nowhere"], 3, "nowhere is not a folder"),
+        (["nowhere"], 3, "nowhere does not exist: expected a checkpoint"),
         (["nowhere", "--members", "2"], 2, "not both"),
         (["--nonsense"], 2, "No such option"),
     ],

@@ -31,7 +31,7 @@ def describe(
         raise UsageError("give a checkpoint, or --members and --classes, not both")
     if checkpoint is not None:
         read = read_checkpoint(checkpoint)
-        document = summarise(read.architecture, size or read.preprocess.size)
+        document = summarise(read.architecture, read.preprocess.size if size is None else size)
         document = {"name": read.name, "method": read.method, "labels": list(read.labels), **document}
     else:
         num_classes, count = 20 if classes is None else classes, 8 if members is None else members

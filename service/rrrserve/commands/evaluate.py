@@ -31,6 +31,8 @@ class _Subject:
     labels: tuple[str, ...]
     preprocess: Preprocess
     data_path: str | None
+    data_sha256: str | None
+    split_recorded: bool
     predict: Callable[[Uint8Array], npt.NDArray[np.float32]]
 
 
@@ -52,6 +54,8 @@ def evaluate(
     if split not in ("test", "train", "all"):
         raise UsageError(f"--split {split}: allowed are test, train, all")
     subject = _open(model)
+    if predictions is not None and not predictions.parent.is_dir():
+        raise UsageError(f"--predictions {predictions}: there is no folder {predictions.parent}")
     root = data if data is not None else Path(subject.data_path) if subject.data_path else None
     if root is None or (data is None and not root.is_dir()):
         raise UsageError(f"the images of {model} are no longer at {root}: give the folder with --data DIR")
@@ -61,7 +65,12 @@ def evaluate(
         if unknown:
             message = f"{root} has classes that {model} does not know: {', '.join(unknown[:5])}"
             raise ArtifactError(f"{message}; it knows {', '.join(subject.labels[:5])} ...")
+    if split != "all" and not subject.split_recorded:
+        raise ArtifactError(f"{model} has no recorded split: score all images with --split all")
     chosen = images if split == "all" else select(images, read_split(subject.path / SPLIT), split)  # type: ignore[arg-type]  # checked above
+    data_matches = subject.data_sha256 in (None, images.sha256)
+    if not data_matches:
+        output.messages.print(f"note: the images in {root} are not, or not all, those {subject.name} was trained on")
     arrays, indices = load_arrays(chosen, subject.preprocess)
     position = {label: index for index, label in enumerate(subject.labels)}
     labels = np.array([position[images.classes[index]] for index in indices], dtype=np.int64)
@@ -74,8 +83,16 @@ def evaluate(
     probabilities = np.concatenate(results)
     scores = score(probabilities, labels)
     if predictions is not None:
-        np.savez(predictions, files=np.array(chosen.files), labels=labels, probabilities=probabilities)
-    document = {"name": subject.name, "target": subject.target, "data": str(root), "split": split, **scores}
+        with predictions.open("wb") as file:  # given a name, savez would append .npz to it
+            np.savez(file, files=np.array(chosen.files), labels=labels, probabilities=probabilities)
+    document = {
+        "name": subject.name,
+        "target": subject.target,
+        "data": str(root),
+        "split": split,
+        "data_matches": data_matches,
+        **scores,
+    }
     if as_json:
         output.print_json(document)
     else:
@@ -95,15 +112,33 @@ def _open(path: Path) -> _Subject:
         where = checkpoint.training["data"]["path"]
         predictor = Predictor(checkpoint)
         return _Subject(
-            checkpoint.name, "pytorch", path, checkpoint.labels, checkpoint.preprocess, where, predictor.predict
+            checkpoint.name,
+            "pytorch",
+            path,
+            checkpoint.labels,
+            checkpoint.preprocess,
+            where,
+            checkpoint.training["data"]["sha256"],
+            SPLIT in checkpoint.files,
+            predictor.predict,
         )
     if (path / MANIFEST).exists():
         from rrrbuild.engine import load_engine
 
         engine = load_engine(path)
         manifest = engine.manifest
-        where = manifest.data.get("path") if manifest.data else None
-        return _Subject(manifest.name, manifest.target, path, manifest.labels, manifest.preprocess, where, engine)
+        data = manifest.data or {}
+        return _Subject(
+            manifest.name,
+            manifest.target,
+            path,
+            manifest.labels,
+            manifest.preprocess,
+            data.get("path"),
+            data.get("sha256"),
+            SPLIT in manifest.files,
+            engine,
+        )
     message = f"{path} is neither a checkpoint (no {DOCUMENT}) nor an engine (no {MANIFEST})"
     raise ArtifactError(f"{message}; make one with rrr train or rrr build")
 

@@ -60,8 +60,9 @@ def register(app: typer.Typer) -> None:
             raise CheckFailedError(
                 f"no answer from {url} ({error}): start the service with rrr serve, or name another --url"
             ) from error
-        if rows and not as_json:
-            console.print(_table(rows, top_k or _SHOWN, members=members))
+        finally:
+            if rows and not as_json:  # also when the connection broke midway
+                console.print(_table(rows, top_k or _SHOWN, members=members))
         if failures:
             raise CheckFailedError(f"{failures} of {len(images)} images got no answer")
 

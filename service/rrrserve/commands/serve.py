@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import signal
 import socket
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -41,6 +43,9 @@ def register(app: typer.Typer) -> None:
         ] = 30,
     ) -> None:
         """Serve a repository over HTTP (BentoML in front of Triton); SIGTERM or Ctrl-C stops it cleanly."""
+        # Until the supervisor's own handlers are there: nothing runs yet that must be ended.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: sys.exit(0))
         from rrrserve.listener import listen
 
         with listen(host, port) as listener:

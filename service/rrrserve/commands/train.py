@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,27 +77,36 @@ def train(
             bar.update(task, total=epochs * steps)
 
         def report(progress: "Progress", steps: int) -> None:
+            requested.running = True
             text = f"epoch {progress.epoch + 1}  loss {progress.loss:.3f}  accuracy {progress.accuracy:.3f}"
             bar.update(task, completed=progress.epoch * steps + progress.step, text=text)
 
-        outcome = fit(options, report=report, stop=lambda: bool(requested), say=output.messages.print, started=started)
+        outcome = fit(options, report=report, stop=lambda: requested.stop, say=output.messages.print, started=started)
     _finish(outcome, options.out, as_json=as_json)
 
 
-@contextmanager
-def _stop_requested() -> Iterator[list[int]]:
-    """The signals that have asked to stop; the second one interrupts at once."""
-    received: list[int] = []
+@dataclass
+class _Requested:
+    """Whether steps run, so that a signal has something to wait for, and whether one has come."""
 
-    def on_signal(number: int, _frame: Any) -> None:
-        if received:
+    running: bool = False
+    stop: bool = False
+
+
+@contextmanager
+def _stop_requested() -> Iterator[_Requested]:
+    """While steps run, the first signal asks to stop after one; any other signal interrupts at once."""
+    requested = _Requested()
+
+    def on_signal(_number: int, _frame: Any) -> None:
+        if requested.stop or not requested.running:
             raise KeyboardInterrupt
-        received.append(number)
+        requested.stop = True
         output.messages.print("stopping after this step (again: stop now and lose the work since the last save)")
 
     previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield received
+        yield requested
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
