@@ -112,7 +112,7 @@ def _timing_cache(previous: Path, target: Target) -> bytes:
         return b""
     compiler = importlib.import_module(f"rrrbuild.{target.compile_module}")
     try:
-        cache = read_engine(previous).path / compiler.TIMING_CACHE
+        engine = read_engine(previous)
     except ArtifactError:
         return b""
-    return cache.read_bytes() if cache.is_file() else b""
+    return (engine.path / compiler.TIMING_CACHE).read_bytes() if compiler.TIMING_CACHE in engine.files else b""
