@@ -4,6 +4,7 @@ import importlib.util
 import logging
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def _load(font_name: str) -> tuple[Any, dict[int, str]]:
         raise IncompatibleError(_advice("fonttools")) from error
     # The TeX fonts hold no real date, which fontTools would remark on for each.
     logging.getLogger("fontTools.ttLib.tables._h_e_a_d").setLevel(logging.ERROR)
-    font = TTFont(_font_folder() / f"{font_name}.ttf", lazy=True)
+    font = TTFont(BytesIO((_font_folder() / f"{font_name}.ttf").read_bytes()), lazy=True)  # leaves no file open
     return font, font.getBestCmap()
 
 
