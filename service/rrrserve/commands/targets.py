@@ -35,7 +35,7 @@ def _row(target: Target) -> dict[str, Any]:
         "name": target.name,
         "family": target.family,
         "precision": target.precision,
-        "plans": list(target.plans),
+        "plans": [plan.name for plan in target.plans],
         "tolerance": vars(target.tolerance),
         "can_build": build is None,
         "build_obstacle": build,
