@@ -21,6 +21,7 @@ from rrrbuild.measure import measure_latency
 from rrrbuild.merging import align_members, merge_members
 from rrrbuild.plans import check_plan, fastest, plans_to_build
 from rrrbuild.targets import TARGETS, Plan, build_obstacle, run_obstacle
+from rrrbuild.verify import compare
 from rrrnet.architecture import REDUCED_BLOCKS, Architecture
 from rrrnet.checkpoint import Checkpoint
 from rrrnet.errors import CheckFailedError, UsageError
@@ -193,7 +194,7 @@ def test_auto_keeps_the_plan_that_was_fastest_and_the_numbers_of_all(
 def test_auto_leaves_out_a_plan_that_fails_and_says_why(
     tmp_path: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compare, judged = candidates.compare, []
+    judged: list[int] = []
 
     def merged_fails(*arguments: Any, **options: Any) -> dict[str, Any]:
         judged.append(1)
