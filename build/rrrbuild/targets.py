@@ -11,7 +11,7 @@ from rrrnet.errors import UsageError
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far an engine may be from PyTorch FP32; fixed here, before anything is measured.
+    """How far an engine may be from PyTorch FP32; a limit, whatever was measured.
 
     Attributes:
         max_abs_error: largest difference of any probability, over all images, members and classes.
@@ -85,7 +85,8 @@ _GPU_PLANS = (Plan("sequential", align=8), Plan("merged", align=8))
 
 _FP32 = Tolerance(max_abs_error=1e-3, mean_abs_error=1e-4, min_label_agreement=0.995)
 # 11 and 8 significant bits: one rounding is 0.05 % and 0.4 %, and 150 layers add theirs up. An image on the border of
-# two classes may then move far, so the worst case is allowed more than the average.
+# two classes may then move far, so the worst case is allowed more than the average. BF16 was widened once, after a
+# ResNet152 with random weights had differed by up to 0.18 at full label agreement.
 _FP16 = Tolerance(max_abs_error=0.1, mean_abs_error=0.01, min_label_agreement=0.99)
 _BF16 = Tolerance(max_abs_error=0.5, mean_abs_error=0.05, min_label_agreement=0.98)
 
