@@ -9,11 +9,11 @@ from typing import Any
 
 from rrrbuild import machine
 from rrrbuild.job import CompileJob
-from rrrbuild.manifest import INPUT
 from rrrnet.errors import CheckFailedError
 
 BUILD_LOG = "build.log"
 TIMING_CACHE = "timing.cache"
+_MULTI_STREAM = "[MS]"  # marks the builder's remarks on streams
 # Turing is not in TensorRT-RTX's own default; the H100 (9.0) is in no release of it.
 _RTX_COMPUTE_CAPABILITIES = ("SM75", "SM80", "SM86", "SM89", "SM120")
 
@@ -21,8 +21,11 @@ _RTX_COMPUTE_CAPABILITIES = ("SM75", "SM80", "SM86", "SM89", "SM120")
 def compile_engine(job: CompileJob) -> dict[str, Any]:
     """Write the plan, the log of its build and TensorRT's timing cache (TensorRT-RTX times nothing ahead of time).
 
+    The log and the cache are those of all parts in the folder.
+
     Returns:
-        What the engine was built for: compute capabilities, like "8.9".
+        What the engine was built for, compute capabilities like "8.9"; where auxiliary streams were asked for, what
+        became of them.
 
     Raises:
         CheckFailedError: the network is refused; carries the runtime's own words.
@@ -39,17 +42,35 @@ def compile_engine(job: CompileJob) -> dict[str, Any]:
 
     config = builder.create_builder_config()
     config.add_optimization_profile(_profile(builder, network, job))
+    if job.aux_streams is not None:
+        config.max_aux_streams = job.aux_streams
     built_for = _set_compute_capabilities(trt, config)
-    cache = _timing_cache(config, job.timing_cache) if job.target.family == "tensorrt" else None
+    cache_file = job.folder / TIMING_CACHE
+    earlier = cache_file.read_bytes() if cache_file.is_file() else job.timing_cache
+    cache = _timing_cache(config, earlier) if job.target.family == "tensorrt" else None
     plan = builder.build_serialized_network(network, config)
-    (job.folder / BUILD_LOG).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with (job.folder / BUILD_LOG).open("a", encoding="utf-8") as log:
+        log.write("\n".join(lines) + "\n")
     if plan is None:
         errors = [line for line in lines if line.startswith(("ERROR", "INTERNAL_ERROR"))] or lines[-3:]
         raise CheckFailedError(f"{job.target.family} cannot build {job.target.name}: {'; '.join(errors)}")
-    (job.folder / job.target.files[0]).write_bytes(plan)
+    job.path.write_bytes(plan)
     if cache is not None:
-        (job.folder / TIMING_CACHE).write_bytes(cache.serialize())
-    return {"built_for": built_for}
+        cache_file.write_bytes(cache.serialize())
+    result: dict[str, Any] = {"built_for": built_for}
+    if job.aux_streams:
+        result["aux_streams"] = _aux_streams(trt, logger, plan, job.aux_streams, lines)
+    return result
+
+
+def _aux_streams(trt: Any, logger: Any, plan: Any, asked: int, lines: list[str]) -> dict[str, Any]:
+    """How many auxiliary streams were asked for and are in the engine, and what the builder said about them.
+
+    An engine can be asked on a machine with a GPU only; elsewhere `got` is None.
+    """
+    said = list(dict.fromkeys(line for line in lines if _MULTI_STREAM in line))
+    engine = trt.Runtime(logger).deserialize_cuda_engine(plan) if machine.gpu() else None
+    return {"asked": asked, "got": None if engine is None else engine.num_aux_streams, "log": said}
 
 
 def _make_logger(trt: Any, lines: list[str]) -> Any:
@@ -83,10 +104,11 @@ def _timing_cache(config: Any, earlier: bytes) -> Any:
 
 def _profile(builder: Any, network: Any, job: CompileJob) -> Any:
     """The one optimisation profile: from the smallest to the largest batch, tuned for `opt`."""
-    _, *image_shape = network.get_input(0).shape
+    tensor = network.get_input(0)
+    _, *shape = tensor.shape
     profile = builder.create_optimization_profile()
     sizes = (job.batch.min, job.batch.opt, job.batch.max)
-    profile.set_shape(INPUT, *((size, *image_shape) for size in sizes))
+    profile.set_shape(tensor.name, *((size, *shape) for size in sizes))
     return profile
 
 
