@@ -114,7 +114,8 @@ def _table(manifest: Manifest) -> Table:
     table.add_row("plan", ", ".join([manifest.plan, *others]))
     for plan, latencies in manifest.latency_ms.items():
         for size, row in latencies.items():
-            runs = " (runs this size)" if manifest.plan_by_batch.get(size, manifest.plan) == plan else ""
+            runs_it = len(manifest.latency_ms) > 1 and manifest.plan_by_batch.get(size, manifest.plan) == plan
+            runs = " (runs this size)" if runs_it else ""
             table.add_row(f"batch {size}, {plan}", f"{row['median']:.2f} ms median, {row['p95']:.2f} ms p95{runs}")
     table.add_row("size", f"{_size_bytes(manifest) / 1e6:.1f} MB")
     table.add_row("folder", escape(str(manifest.path)))
