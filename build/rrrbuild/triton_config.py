@@ -6,14 +6,16 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
+from rrrbuild import triton_tensorrt
 from rrrbuild.manifest import Manifest
 from rrrbuild.targets import Target
 
 CONFIG = "config.pbtxt"
 PYTHON_BACKEND = "python"
-# A request waits for companions only as long as the last batch runs: on a CPU waiting longer buys nothing, on a GPU
-# a little. More than this many in the queue would miss any reasonable deadline, so they are turned away at once.
-_QUEUE_DELAY_MICROSECONDS = {"cpu": 0, "gpu": 100}
+# A request waits for companions only as long as the last batch runs: with a delay, one that finds the server idle
+# would wait all of it in vain. More than this many in the queue would miss any reasonable deadline, so they are turned
+# away at once.
+_QUEUE_DELAY_MICROSECONDS = 0
 _MAX_QUEUE_SIZE = 128
 _QUEUE_TIMEOUT_MICROSECONDS = 10_000_000
 
@@ -45,7 +47,7 @@ def model_config(name: str, manifest: Manifest, target: Target, *, backend: str,
         ],
         version_policy=pb.ModelVersionPolicy(latest=pb.ModelVersionPolicy.Latest(num_versions=1)),
         dynamic_batching=pb.ModelDynamicBatching(
-            max_queue_delay_microseconds=_QUEUE_DELAY_MICROSECONDS["gpu" if target.on_gpu else "cpu"],
+            max_queue_delay_microseconds=_QUEUE_DELAY_MICROSECONDS,
             default_queue_policy=pb.ModelQueuePolicy(
                 timeout_action=pb.ModelQueuePolicy.REJECT,
                 default_timeout_microseconds=_QUEUE_TIMEOUT_MICROSECONDS,
@@ -55,6 +57,8 @@ def model_config(name: str, manifest: Manifest, target: Target, *, backend: str,
         ),
         model_warmup=[_warm_up(size, images) for size in warm_up_sizes(manifest.batch.max)],
     )
+    if target.on_gpu:
+        triton_tensorrt.complete(config, manifest, native=native_gpu)
     for key, value in _parameters(target, backend, threads).items():
         config.parameters[key].string_value = value
     return config
