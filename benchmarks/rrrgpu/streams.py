@@ -1,0 +1,28 @@
+"""Side streams that fork off from the current one and join it again; on a CPU there are none, and all runs in turn."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+new_stream: Any = torch.cuda.Stream  # untyped in PyTorch, as is its Event
+
+
+def fork(count: int, *, on_gpu: bool) -> list[Any]:
+    """`count` streams that wait for what the current stream was given so far; None instead of each on a CPU."""
+    sides = [new_stream() if on_gpu else None for _ in range(count)]
+    for side in filter(None, sides):
+        side.wait_stream(torch.cuda.current_stream())
+    return sides
+
+
+def on(stream: Any) -> AbstractContextManager[Any]:
+    """Within it, `stream` is the current one."""
+    return nullcontext() if stream is None else torch.cuda.stream(stream)
+
+
+def join(sides: Sequence[Any]) -> None:
+    """Make the current stream wait for all of `sides`."""
+    for side in filter(None, sides):
+        torch.cuda.current_stream().wait_stream(side)
