@@ -105,8 +105,8 @@ class Run:
                 launch = self.launch(row, dtype, images)
                 row |= errors(launch, self.once(self.reference, network, pixels))
                 launches[key] = launch
-            except RuntimeError as error:  # out of memory, or an engine that was refused
-                row["error"] = str(error)
+            except Exception as error:  # no memory, an engine refused, whatever a runtime raises: the others go on
+                row["error"] = f"{type(error).__name__}: {error}"
         peak = self.document["peak_tflops"].get(precision)
         for key, times in measure(launches, self.options.rounds, on_gpu=self.on_gpu).items():
             row = rows[key]
@@ -170,7 +170,7 @@ def line(row: dict[str, Any]) -> str:
     """A row of the table."""
     what = "| {engine} | {network} | {plan} | {precision} | {pixels} | {batch} |".format(**row)
     if "error" in row:
-        return f"{what} {row['error']} | | | |"
+        return f"{what} {' '.join(row['error'].split())} | | | |"
     share = "" if row["share_of_peak"] is None else f"{row['share_of_peak']:.1%}"
     times = "{gpu_ms:.3f} ({gpu_ms_p25:.3f} to {gpu_ms_p75:.3f}) | {host_ms:.3f}".format(**row)
     return f"{what} {times} | {share} | {row['max_abs_error_probabilities']:.1e} |"

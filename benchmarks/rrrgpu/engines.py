@@ -38,7 +38,7 @@ def build(
     Raises:
         RuntimeError: carries what the builder logged.
     """
-    trt = importlib.import_module(family)
+    trt = _imported(family)
     onnx_graph = importlib.import_module("rrrgpu.onnx_graph")  # imports onnx
     merged, streams = PLANS[plan]
     logger, lines = _logger(trt)
@@ -62,6 +62,14 @@ def build(
     if plan_bytes is None:
         raise RuntimeError("; ".join(lines) or f"{family} built nothing and said nothing")
     return bytes(plan_bytes), lines
+
+
+def _imported(family: str) -> Any:
+    """The runtime's package; its wheels load their libraries when they are imported."""
+    try:
+        return importlib.import_module(family)
+    except (ImportError, OSError) as error:
+        raise RuntimeError(f"{family} is installed but cannot be imported: {error}") from error
 
 
 class Engines:
@@ -88,7 +96,7 @@ class Engines:
         """
         if problem := missing(family):
             raise RuntimeError(problem)
-        trt, pixels = importlib.import_module(family), images.shape[1]
+        trt, pixels = _imported(family), images.shape[1]
         key = (family, network.name, plan, pixels)
         if key not in self._built:
             try:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from rrrgpu.shapes import Shape, branch_widths, network_shapes
-from rrrgpu.streams import fork, join, on
+from rrrgpu.streams import fork, join, on, side_streams
 
 Layer = tuple[Any, Any, int, int]  # weight, bias, stride, groups
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -105,7 +105,8 @@ class Network:
     def run_streams(self, images: Any) -> tuple[Any, Any]:
         """Members on side streams, which fork off and join again within one graph."""
         x = self.forward_stem(images)
-        sides = fork(min(self.members, _SIDE_STREAMS), on_gpu=images.is_cuda)
+        sides = side_streams(min(self.members, _SIDE_STREAMS), on_gpu=images.is_cuda)
+        fork(sides)
         logits = []
         for index, layers in enumerate(self.tails):
             with on(sides[index % len(sides)]):

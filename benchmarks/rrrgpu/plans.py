@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from rrrgpu.network import Network
-from rrrgpu.streams import fork, join, new_stream, on
+from rrrgpu.streams import fork, join, new_stream, on, side_streams
 
 PLANS = ("sequential", "merged", "streams", "split")
 Launch = Callable[[], tuple[Any, Any]]  # gives logits and probabilities, each (N, M, C)
@@ -63,10 +63,11 @@ def _prepare_split(network: Network, images: Any) -> Launch:
     stem, x = captured(lambda: network.forward_stem(images), on_gpu=on_gpu)
     tails = [captured(partial(network.forward_tail, x, layers), on_gpu=on_gpu) for layers in network.tails]
     head, output = captured(lambda: network.head(torch.cat([logits for _, logits in tails], 1)), on_gpu=on_gpu)
+    sides = side_streams(len(tails), on_gpu=on_gpu)
 
     def launch() -> tuple[Any, Any]:
         stem.replay()
-        sides = fork(len(tails), on_gpu=on_gpu)
+        fork(sides)
         for (graph, _), side in zip(tails, sides, strict=True):
             with on(side):
                 graph.replay()

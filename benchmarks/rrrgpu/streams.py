@@ -9,12 +9,15 @@ import torch
 new_stream: Any = torch.cuda.Stream  # untyped in PyTorch, as is its Event
 
 
-def fork(count: int, *, on_gpu: bool) -> list[Any]:
-    """`count` streams that wait for what the current stream was given so far; None instead of each on a CPU."""
-    sides = [new_stream() if on_gpu else None for _ in range(count)]
+def side_streams(count: int, *, on_gpu: bool) -> list[Any]:
+    """`count` streams; None instead of each on a CPU."""
+    return [new_stream() if on_gpu else None for _ in range(count)]
+
+
+def fork(sides: Sequence[Any]) -> None:
+    """Make all of `sides` wait for what the current stream was given so far."""
     for side in filter(None, sides):
         side.wait_stream(torch.cuda.current_stream())
-    return sides
 
 
 def on(stream: Any) -> AbstractContextManager[Any]:
