@@ -12,12 +12,12 @@ from typing import Any
 
 from rrrbuild import machine
 from rrrbuild.job import CompileJob
-from rrrbuild.manifest import INPUT
 from rrrnet.errors import CheckFailedError
 
 BUILD_LOG = "build.log"
 TIMING_CACHE = "timing.cache"
 ENGINE_INFO = "engine.json"
+_MULTI_STREAM = "[MS]"  # marks the builder's remarks on streams
 # Turing is not in TensorRT-RTX's own default; the H100 (9.0) is in no release of it.
 _RTX_COMPUTE_CAPABILITIES = ("SM75", "SM80", "SM86", "SM89", "SM120")
 # 3, TensorRT's default, guesses whether a kernel of its library will do or one has to be compiled for the layer;
@@ -29,10 +29,12 @@ _OPTIMIZATION_LEVEL = 5
 def compile_engine(job: CompileJob) -> dict[str, Any]:
     """Write the plan, the log of its build, facts about the engine, and TensorRT's timing cache.
 
-    TensorRT-RTX times nothing ahead of time and has no such cache.
+    TensorRT-RTX times nothing ahead of time and has no such cache. Log, facts and cache are those of all parts in the
+    folder.
 
     Returns:
-        What the engine was built for: compute capabilities, like "8.9".
+        What the engine was built for, compute capabilities like "8.9"; where auxiliary streams were asked for, what
+        became of them: how many are in the engine (None where no GPU could open it) and what the builder said.
 
     Raises:
         CheckFailedError: the network is refused; carries the runtime's own words.
@@ -53,29 +55,38 @@ def compile_engine(job: CompileJob) -> dict[str, Any]:
     tuned_for = (job.batch.opt,) if ahead_of_time else job.batch.sizes()
     for size in tuned_for:
         config.add_optimization_profile(_profile(builder, network, job, size))
-    cache = None
+    if job.aux_streams is not None:
+        config.max_aux_streams = job.aux_streams
+    cache, cache_file = None, job.folder / TIMING_CACHE
     if ahead_of_time:
         built_for = _set_compute_capabilities(trt, config)
     else:
         gpu = machine.gpu()
         built_for = [gpu.compute_capability] if gpu else []
         config.builder_optimization_level = _OPTIMIZATION_LEVEL
-        cache = _timing_cache(config, job.timing_cache)
+        cache = _timing_cache(config, cache_file.read_bytes() if cache_file.is_file() else job.timing_cache)
     plan = builder.build_serialized_network(network, config)
-    (job.folder / BUILD_LOG).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with (job.folder / BUILD_LOG).open("a", encoding="utf-8") as log:
+        log.write("\n".join(lines) + "\n")
     if plan is None:
         errors = [line for line in lines if line.startswith(("ERROR", "INTERNAL_ERROR"))] or lines[-3:]
         raise CheckFailedError(f"{job.target.family} cannot build {job.target.name}: {'; '.join(errors)}")
-    (job.folder / job.target.files[0]).write_bytes(plan)
+    job.path.write_bytes(plan)
     if cache is not None:
-        (job.folder / TIMING_CACHE).write_bytes(cache.serialize())
+        cache_file.write_bytes(cache.serialize())
     info = {
         "builder_optimization_level": config.builder_optimization_level,
         "profiles": [[job.batch.min, size, job.batch.max] for size in tuned_for],
         **_read_back(trt, logger, plan, built_for),
     }
-    (job.folder / ENGINE_INFO).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
-    return {"built_for": built_for}
+    path = job.folder / ENGINE_INFO
+    parts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    path.write_text(json.dumps(parts | {job.part: info}, indent=2) + "\n", encoding="utf-8")
+    if not job.aux_streams:
+        return {"built_for": built_for}
+    said = list(dict.fromkeys(line for line in lines if _MULTI_STREAM in line))
+    streams = {"asked": job.aux_streams, "got": info.get("auxiliary_streams"), "log": said}
+    return {"built_for": built_for, "aux_streams": streams}
 
 
 def _make_logger(trt: Any, lines: list[str]) -> Any:
@@ -109,10 +120,11 @@ def _timing_cache(config: Any, earlier: bytes) -> Any:
 
 def _profile(builder: Any, network: Any, job: CompileJob, tuned_for: int) -> Any:
     """An optimisation profile that takes every batch size and has the fastest kernels for one."""
-    _, *image_shape = network.get_input(0).shape
+    tensor = network.get_input(0)
+    _, *shape = tensor.shape
     profile = builder.create_optimization_profile()
     sizes = (job.batch.min, tuned_for, job.batch.max)
-    profile.set_shape(INPUT, *((size, *image_shape) for size in sizes))
+    profile.set_shape(tensor.name, *((size, *shape) for size in sizes))
     return profile
 
 

@@ -36,18 +36,20 @@ def complete(config: Any, manifest: Manifest, *, native: bool) -> None:
     """Add to a ModelConfig what a model on a GPU needs.
 
     Args:
-        config: the message; batch sizes, warm-up and, for the native backend, instances and optimisation are set.
+        config: the message with any warm-up, whose tensor is kept; batch sizes, warm-up and, for the native backend,
+            instances and optimisation are set.
         manifest: the engine's.
         native: served by Triton's TensorRT backend, not by the Python backend with our runtime.
     """
-    (images,) = manifest.inputs
+    (images,) = manifest.inputs  # or what the stem of plan split hands on
+    (sample,) = config.model_warmup[0].inputs.values()
     config.dynamic_batching.preferred_batch_size.extend(preferred_batch_sizes(manifest.batch))
+    warm_ups = [
+        pb.ModelWarmup(name=f"batch-{size}", batch_size=size, count=_WARM_UP_CALLS, inputs={images["name"]: sample})
+        for size in formed_batch_sizes(manifest.batch)
+    ]
     del config.model_warmup[:]
-    for size in formed_batch_sizes(manifest.batch):
-        sample = pb.ModelWarmup.Input(data_type=pb.TYPE_UINT8, dims=images["shape"][1:], random_data=True)
-        config.model_warmup.add(
-            name=f"batch-{size}", batch_size=size, count=_WARM_UP_CALLS, inputs={images["name"]: sample}
-        )
+    config.model_warmup.extend(warm_ups)
     if not native:
         return
     (group,) = config.instance_group

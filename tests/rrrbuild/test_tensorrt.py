@@ -43,7 +43,7 @@ def test_a_plan_is_built_ahead_of_time_for_five_generations(plan: Manifest) -> N
 
 @needs_rtx
 def test_what_is_known_of_an_engine_lies_beside_it_under_the_seal(plan: Manifest) -> None:
-    info = json.loads((plan.path / "engine.json").read_text())
+    info = json.loads((plan.path / "engine.json").read_text())["model"]
 
     assert "engine.json" in plan.files
     assert info["profiles"] == [[1, 2, 4]]  # TensorRT-RTX compiles for other sizes when it meets them
@@ -104,7 +104,7 @@ def convolution(*, quantised: bool) -> bytes:
 @pytest.mark.skipif(not NO_GPU, reason="there is a GPU")
 def test_the_runtime_says_which_cuda_call_fails_or_that_the_plan_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.plan").write_bytes(b"not a plan")
-    manifest = {"family": "tensorrt_rtx", "batch": {"max": 4}, "inputs": [], "outputs": []}
+    manifest = {"family": "tensorrt_rtx", "batch": {"max": 4}, "outputs": []}
 
     with pytest.raises(RuntimeError, match=r"tensorrt_rtx refuses .*model\.plan: its log on standard error tells why"):
         runtime_tensorrt.load(tmp_path, manifest, None)
