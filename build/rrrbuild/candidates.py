@@ -51,6 +51,9 @@ def compile_plan(
     for part, onnx_model in parts.items():
         job = CompileJob(onnx_model, folder / plan.name, target, batch, part, aux_streams, timing_cache=cache)
         compiled = compiler.compile_engine(job)
+    if streams := compiled.get("aux_streams"):
+        said = "; ".join(streams["log"]) or "the builder says nothing about them"
+        report(f"{streams['asked']} auxiliary streams were asked for: {said}")
     return {**compiled, "features": cutting.features_of(parts[STEM])} if STEM in parts else compiled
 
 

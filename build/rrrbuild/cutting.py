@@ -78,9 +78,8 @@ class _Walk:
                 continue
             copy = self._graph.node.add()
             copy.CopyFrom(node)
-            copy.name += suffix
             copy.input[list(node.input).index(source)] = tensor
-            tensor = copy.output[0] = node.output[0] + suffix
+            tensor = copy.name = copy.output[0] = node.output[0] + suffix
             for attribute in copy.attribute:
                 if node.op_type == "Softmax" and attribute.name == "axis":
                     attribute.i = 1

@@ -183,10 +183,11 @@ def choose_backend(target: Target, backends: frozenset[str], *, one_file: bool =
     Raises:
         IncompatibleError: the server has neither.
     """
-    if one_file and target.backend in backends:
-        return str(target.backend)
+    native = target.backend if one_file else None
+    if native in backends:
+        return str(native)
     if PYTHON_BACKEND in backends:
         return PYTHON_BACKEND
-    wanted = " or ".join(name for name in (target.backend, PYTHON_BACKEND) if name)
+    wanted = " or ".join(name for name in (native, PYTHON_BACKEND) if name)
     found = ", ".join(sorted(backends)) or "none"
     raise IncompatibleError(f"{target.name} needs Triton's backend {wanted}, but this tritonserver has {found}")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rrrbuild.repository_document import Repository, ServedModel
+from rrrbuild.repository_document import MEMBER_SECONDS, Repository, ServedModel
 from rrrserve import metrics
 from rrrserve.answer import answer
 from rrrserve.decoding import Decoded, DecodePool
@@ -67,6 +67,11 @@ class DataPlane:
         }
         self._inference = {
             model.name: metrics.INFERENCE_DURATION.labels(model.name, model.target) for model in repository.models
+        }
+        self._members = {
+            model.name: [metrics.MEMBER_DURATION.labels(model.name, str(index)) for index in range(model.members)]
+            for model in repository.models
+            if MEMBER_SECONDS in model.outputs
         }
         self._disagreement = {name: metrics.DISAGREEMENT.labels(name) for name in self.models}
 
@@ -131,4 +136,7 @@ class DataPlane:
         result = await self.client.infer(model, images, timeout_seconds=deadline - start)
         self._inference[model.name].observe(time.perf_counter() - start)
         self.answered[model.name] = time.monotonic()
-        return result
+        if result.member_seconds is not None:
+            for member, seconds in zip(self._members[model.name], result.member_seconds, strict=True):
+                member.observe(seconds)
+        return result.probabilities

@@ -3,13 +3,16 @@
 Shapes come from the sealed repository document and from arrays our own code made, never from a client's request.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc import service_pb2
 from tritonclient.grpc.aio import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from rrrbuild.repository_document import ServedModel
+from rrrbuild.repository_document import MEMBER_SECONDS, ServedModel
 
 INPUT = "images"
 OUTPUT = "probabilities"
@@ -37,25 +40,32 @@ class TritonError(Exception):
         self.code = code
 
 
+@dataclass(frozen=True)
+class Inference:
+    """One answer of a model.
+
+    Attributes:
+        probabilities: shape (N, M, C); finite, each row a distribution.
+        member_seconds: durations of the M members where they were run side by side and timed, else None.
+    """
+
+    probabilities: npt.NDArray[np.float32]
+    member_seconds: tuple[float, ...] | None
+
+
 class TritonClient:
     """Asynchronous client of one Triton server. Make it inside a running event loop."""
 
     def __init__(self, url: str) -> None:
         self._client = InferenceServerClient(url, channel_args=_CHANNEL_OPTIONS)
-        self._outputs = [InferRequestedOutput(OUTPUT)]
 
-    async def infer(
-        self, model: ServedModel, images: npt.NDArray[np.uint8], *, timeout_seconds: float
-    ) -> npt.NDArray[np.float32]:
+    async def infer(self, model: ServedModel, images: npt.NDArray[np.uint8], *, timeout_seconds: float) -> Inference:
         """Per-member class probabilities of a batch.
 
         Args:
             model: which model.
             images: shape (N, S, S, 3), N at most the model's `max_batch_size`, S its image size.
             timeout_seconds: deadline; Triton is told too, and drops the work when it has passed.
-
-        Returns:
-            Shape (N, M, C); finite, each row a distribution.
 
         Raises:
             TritonError: Triton is not reachable or failed, the deadline passed, or the output is unusable.
@@ -69,12 +79,13 @@ class TritonClient:
                 model.name,
                 [tensor],
                 model_version=model.version,
-                outputs=self._outputs,
+                outputs=[InferRequestedOutput(name) for name in model.outputs],
                 client_timeout=timeout_seconds,
             )
         except InferenceServerException as error:
             raise _typed(error) from error
-        return checked_output(result.get_response(), model, len(images))
+        response = result.get_response()
+        return Inference(checked_output(response, model, len(images)), member_seconds(response, model))
 
     async def server_version(self, *, timeout_seconds: float) -> str:
         """Triton's version, such as "2.51.0".
@@ -111,10 +122,9 @@ def checked_output(
         TritonError: `bad_model_output`.
     """
     expected = (batch_size, model.members, len(model.labels))
-    output = next((output for output in response.outputs if output.name == OUTPUT), None)
-    if output is None or len(response.raw_output_contents) != len(response.outputs):
+    output, raw = _output(response, OUTPUT)
+    if output is None:
         raise TritonError("bad_model_output", f"model {model.name} gave no binary output {OUTPUT!r}")
-    raw = response.raw_output_contents[list(response.outputs).index(output)]
     if output.datatype != "FP32" or tuple(output.shape) != expected or len(raw) != 4 * int(np.prod(expected)):
         raise TritonError(
             "bad_model_output",
@@ -129,3 +139,20 @@ def checked_output(
     ):
         raise TritonError("bad_model_output", f"model {model.name} gave values that are no probabilities")
     return probabilities
+
+
+def member_seconds(response: service_pb2.ModelInferResponse, model: ServedModel) -> tuple[float, ...] | None:
+    """The members' durations in an answer; None where there are none, or another plan ran the batch (NaN)."""
+    output, raw = _output(response, MEMBER_SECONDS)
+    if output is None or output.datatype != "FP32" or len(raw) < 4 * model.members:
+        return None
+    seconds = np.frombuffer(raw, dtype="<f4", count=model.members)  # the same in every row
+    return tuple(seconds.tolist()) if bool(np.isfinite(seconds).all()) else None
+
+
+def _output(response: service_pb2.ModelInferResponse, name: str) -> tuple[Any, bytes]:
+    """An output tensor's description and bytes; None and nothing if the answer does not hold it in binary form."""
+    if len(response.raw_output_contents) != len(response.outputs):
+        return None, b""
+    pairs = zip(response.outputs, response.raw_output_contents, strict=True)
+    return next(((output, raw) for output, raw in pairs if output.name == name), (None, b""))
