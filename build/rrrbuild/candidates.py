@@ -12,7 +12,7 @@ from typing import Any
 
 from rrrbuild.engine import Runner, load_runner
 from rrrbuild.heldout import HeldOut
-from rrrbuild.job import CompileJob
+from rrrbuild.job import CompileJob, Report
 from rrrbuild.manifest import MANIFEST, BatchRange, read_engine
 from rrrbuild.measure import measure_latency
 from rrrbuild.plans import fastest
@@ -22,7 +22,8 @@ from rrrnet import sealed
 from rrrnet.checkpoint import DOCUMENT, Checkpoint
 from rrrnet.errors import ArtifactError, CheckFailedError
 
-Report = Callable[[str], None]
+# An exported FP32 model and its plan's name -> the model in INT8
+Quantise = Callable[[bytes, str], bytes]
 
 
 def compile_plan(
@@ -33,13 +34,19 @@ def compile_plan(
     batch: BatchRange,
     folder: Path,
     previous: Path,
+    quantise: Quantise | None,
     report: Report,
 ) -> dict[str, Any]:
-    """Export and compile one plan into a folder of its own below `folder`; returns what the compiler tells."""
+    """Export and compile one plan into a folder of its own below `folder`; returns what the compiler tells.
+
+    An INT8 target's exported model goes through `quantise` first.
+    """
     export = importlib.import_module("rrrbuild.export")
     compiler = importlib.import_module(f"rrrbuild.{target.compile_module}")
     report(f"exporting {checkpoint.name} to ONNX, plan {plan.name}")
     model = export.export_onnx(checkpoint, plan=plan.name, half=target.precision == "fp16", align=plan.align)
+    if quantise is not None:
+        model = quantise(model, plan.name)
     report(f"compiling for {target.name}")
     (folder / plan.name).mkdir()
     job = CompileJob(model, folder / plan.name, target, batch, timing_cache=_timing_cache(previous, target))

@@ -1,7 +1,8 @@
 """ONNX to a plan, by TensorRT or TensorRT-RTX: one code path, since the second keeps the first one's interface.
 
-Networks are strongly typed: the ONNX graph says what runs in FP16 and what in FP32. TensorRT times kernels on the GPU
-that it builds for. TensorRT-RTX builds ahead of time without a GPU and finishes on the user's GPU at load.
+Networks are strongly typed: the ONNX graph says what runs in FP16, in FP32, and by Q/DQ nodes in INT8. TensorRT times
+kernels on the GPU that it builds for. TensorRT-RTX builds ahead of time without a GPU and finishes on the user's GPU
+at load.
 """
 
 import importlib
@@ -14,8 +15,12 @@ from rrrnet.errors import CheckFailedError
 
 BUILD_LOG = "build.log"
 TIMING_CACHE = "timing.cache"
-# Turing is not in TensorRT-RTX's own default; the H100 (9.0) is in no release of it.
-_RTX_COMPUTE_CAPABILITIES = ("SM75", "SM80", "SM86", "SM89", "SM120")
+# Turing is not in TensorRT-RTX's own default, and with it an FP32 matrix product, which an INT8 network keeps in its
+# classifiers, is refused. The H100 (9.0) is in no release of TensorRT-RTX.
+_RTX_COMPUTE_CAPABILITIES = {
+    "fp16": ("SM75", "SM80", "SM86", "SM89", "SM120"),
+    "int8": ("SM80", "SM86", "SM89", "SM120"),
+}
 
 
 def compile_engine(job: CompileJob) -> dict[str, Any]:
@@ -39,7 +44,7 @@ def compile_engine(job: CompileJob) -> dict[str, Any]:
 
     config = builder.create_builder_config()
     config.add_optimization_profile(_profile(builder, network, job))
-    built_for = _set_compute_capabilities(trt, config)
+    built_for = _set_compute_capabilities(trt, config, job.target.precision)
     cache = _timing_cache(config, job.timing_cache) if job.target.family == "tensorrt" else None
     plan = builder.build_serialized_network(network, config)
     (job.folder / BUILD_LOG).write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -90,12 +95,13 @@ def _profile(builder: Any, network: Any, job: CompileJob) -> Any:
     return profile
 
 
-def _set_compute_capabilities(trt: Any, config: Any) -> list[str]:
+def _set_compute_capabilities(trt: Any, config: Any, precision: str) -> list[str]:
     """Tell TensorRT-RTX which GPUs to build for; TensorRT builds for the one that is present."""
     if not hasattr(trt, "ComputeCapability"):
         gpu = machine.gpu()
         return [gpu.compute_capability] if gpu else []
-    config.num_compute_capabilities = len(_RTX_COMPUTE_CAPABILITIES)
-    for index, name in enumerate(_RTX_COMPUTE_CAPABILITIES):
+    names = _RTX_COMPUTE_CAPABILITIES[precision]
+    config.num_compute_capabilities = len(names)
+    for index, name in enumerate(names):
         config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
-    return [f"{name[2:-1]}.{name[-1]}" for name in _RTX_COMPUTE_CAPABILITIES]
+    return [f"{name[2:-1]}.{name[-1]}" for name in names]

@@ -77,6 +77,7 @@ class Manifest:
         data: the data set that the checkpoint was trained on (name, path, sha256), or None.
         command: the command line that built it.
         files: digest and size of each file.
+        quantisation: how an INT8 engine was calibrated and, for each plan, quantised; None for other precisions.
     """
 
     path: Path
@@ -100,6 +101,7 @@ class Manifest:
     data: dict[str, Any] | None
     command: str
     files: dict[str, dict[str, Any]]
+    quantisation: dict[str, Any] | None = None
 
 
 def to_document(manifest: Manifest) -> dict[str, Any]:
