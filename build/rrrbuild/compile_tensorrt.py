@@ -18,8 +18,12 @@ BUILD_LOG = "build.log"
 TIMING_CACHE = "timing.cache"
 ENGINE_INFO = "engine.json"
 _MULTI_STREAM = "[MS]"  # marks the builder's remarks on streams
-# Turing is not in TensorRT-RTX's own default; the H100 (9.0) is in no release of it.
-_RTX_COMPUTE_CAPABILITIES = ("SM75", "SM80", "SM86", "SM89", "SM120")
+# Turing is not in TensorRT-RTX's own default, and with it an FP32 matrix product, which an INT8 network keeps in its
+# classifiers, is refused. The H100 (9.0) is in no release of TensorRT-RTX.
+_RTX_COMPUTE_CAPABILITIES = {
+    "fp16": ("SM75", "SM80", "SM86", "SM89", "SM120"),
+    "int8": ("SM80", "SM86", "SM89", "SM120"),
+}
 # 3, TensorRT's default, guesses whether a kernel of its library will do or one has to be compiled for the layer;
 # 5 compiles one and times it against the library's. Layers of equal shape (all members', most of ResNet152's) are
 # timed once.
@@ -59,7 +63,7 @@ def compile_engine(job: CompileJob) -> dict[str, Any]:
         config.max_aux_streams = job.aux_streams
     cache, cache_file = None, job.folder / TIMING_CACHE
     if ahead_of_time:
-        built_for = _set_compute_capabilities(trt, config)
+        built_for = _set_compute_capabilities(trt, config, job.target.precision)
     else:
         gpu = machine.gpu()
         built_for = [gpu.compute_capability] if gpu else []
@@ -128,12 +132,13 @@ def _profile(builder: Any, network: Any, job: CompileJob, tuned_for: int) -> Any
     return profile
 
 
-def _set_compute_capabilities(trt: Any, config: Any) -> list[str]:
+def _set_compute_capabilities(trt: Any, config: Any, precision: str) -> list[str]:
     """Tell TensorRT-RTX which GPUs to build for."""
-    config.num_compute_capabilities = len(_RTX_COMPUTE_CAPABILITIES)
-    for index, name in enumerate(_RTX_COMPUTE_CAPABILITIES):
+    names = _RTX_COMPUTE_CAPABILITIES[precision]
+    config.num_compute_capabilities = len(names)
+    for index, name in enumerate(names):
         config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
-    return [f"{name[2:-1]}.{name[-1]}" for name in _RTX_COMPUTE_CAPABILITIES]
+    return [f"{name[2:-1]}.{name[-1]}" for name in names]
 
 
 def _read_back(trt: Any, logger: Any, plan: Any, built_for: list[str]) -> dict[str, int]:

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import openvino as ov
 
-# The IR holds FP32 weights for every precision; these hints choose what the CPU computes in.
-_PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
+# What the CPU computes in where the IR says FP32. An INT8 IR says where it is INT8; the hint is for the rest.
+_PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 
 def load(
