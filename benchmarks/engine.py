@@ -6,7 +6,7 @@
 
 ratios   ResNet152, 8 members and 1 member at each size and batch
 members  1 to 32 members
-batch    1 to 64 images, ResNet152 and 8 members
+batch    1 to 64 images, 8 members; ResNet152 up to 16
 peak     ResNet152 and 8 members beside large matrix products of the same precision: the share of the limit
 eager    ResNet152 in PyTorch as users have it, beside the 8 members in each target, at batch 1
 
@@ -17,13 +17,14 @@ the tables and plots of docs/performance.md from it.
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rrrbench import peak
+from rrrbench.eager import load_eager
 from rrrbench.environment import RESULTS, ResultFile
 from rrrbench.names import BASELINE, ENSEMBLE, SINGLE, members_name
 from rrrbench.networks import CACHE, Networks, architecture_named
@@ -32,11 +33,13 @@ from rrrbench.turns import take_turns
 from rrrbuild.heldout import generated_images
 from rrrbuild.targets import TARGETS, run_obstacle, target_named
 from rrrnet.architecture import cost
-from rrrnet.checkpoint import Checkpoint, read_weights
-from rrrnet.ensemble import RRRNet, normalise
+from rrrnet.checkpoint import Checkpoint
+from rrrnet.ensemble import normalise
 from rrrnet.preprocess import Preprocess
 
 SECTIONS = ("ratios", "members", "batch", "peak", "eager")
+# Beyond this batch size the ResNet152 takes seconds a call and no less for an image.
+LARGEST_BASELINE_BATCH = 16
 Timed = dict[str, Callable[[], object]]
 
 
@@ -59,10 +62,7 @@ def engine_calls(networks: Networks, names: Iterable[str], pixels: int, target: 
 
 def eager(checkpoint: Checkpoint, *, channels_last: bool) -> Callable[[], object]:
     """A checkpoint in PyTorch on all cores, one image; decoding and copying are not counted."""
-    model = RRRNet(checkpoint.architecture)
-    weights = {name: torch.from_numpy(array) for name, array in read_weights(checkpoint).items()}
-    model.load_state_dict(weights, strict=False)  # num_batches_tracked is not kept
-    model.eval()
+    model: torch.nn.Module = load_eager(checkpoint)
     images = normalise(torch.from_numpy(generated_images(checkpoint.preprocess, 1)), checkpoint.preprocess)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
@@ -86,7 +86,10 @@ class Measurements:
     def _take_turns(self, calls: Timed) -> dict[str, Any]:
         return {"times_ms": take_turns(calls, seconds=self.options.seconds)}
 
-    def _measure(self, section: str, key: dict[str, Any], names: Iterable[str]) -> None:
+    def _measure(self, section: str, key: dict[str, Any], names: Sequence[str]) -> None:
+        for name in names:
+            self.networks.engine_folder(name, key["pixels"], key["target"])
+
         def call() -> dict[str, Any]:
             calls = engine_calls(self.networks, names, key["pixels"], key["target"], key["batch"])
             return self._take_turns(calls)
@@ -120,7 +123,7 @@ class Measurements:
         for target in self.options.target:
             for batch in self.options.batch:
                 key = {"target": target, "pixels": self.options.pixels[-1], "batch": batch}
-                self._measure("batch", key, (BASELINE, ENSEMBLE))
+                self._measure("batch", key, (BASELINE, ENSEMBLE) if batch <= LARGEST_BASELINE_BATCH else (ENSEMBLE,))
 
     def peak(self) -> None:
         """The share of the machine's limit, measured in the same rounds."""
@@ -131,7 +134,7 @@ class Measurements:
 
             def call(target: str = target, precision: str = precision, size: dict[str, int] = size) -> dict[str, Any]:
                 products = peak.products(precision, **size)
-                calls = engine_calls(self.networks, (BASELINE, ENSEMBLE, SINGLE), pixels, target, batch)
+                calls = engine_calls(self.networks, (BASELINE, ENSEMBLE), pixels, target, batch)
                 work = {name: peak.gflop(**size) for name in products}
                 for name in calls:
                     macs = cost(architecture_named(name, tiny=self.options.quick), pixels)["total"]["macs"]
@@ -167,7 +170,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pixels", type=int, nargs="+", default=[128, 224], help="the last is that of most sections")
     parser.add_argument("--members", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
-    parser.add_argument("--seconds", type=float, default=4, help="for each case; at least 5 rounds whatever it is")
+    parser.add_argument("--seconds", type=float, default=5, help="for each case; at least 5 rounds whatever it is")
     parser.add_argument("--missing", action="store_true", help="measure only what the result file lacks")
     parser.add_argument(
         "--rebuild", action="store_true", help="build the engines again, as after a change of rrr build"

@@ -45,10 +45,17 @@ def architecture_named(name: str, *, tiny: bool = False) -> Architecture:
 class Networks:
     """Checkpoints and engines by name and image size, made when first asked for."""
 
-    def __init__(self, cache: Path = CACHE, *, tiny: bool = False) -> None:
-        """`cache` is the folder; `tiny` networks are for smoke tests."""
+    def __init__(self, cache: Path = CACHE, *, tiny: bool = False, largest_batch: int = 8) -> None:
+        """Nothing is made yet.
+
+        Args:
+            cache: the folder.
+            tiny: few channels, for a smoke test.
+            largest_batch: of the engines; building measures it, which takes long for a ResNet152.
+        """
         self.cache = cache
         self._tiny = tiny
+        self._largest_batch = largest_batch
 
     def data(self) -> Path:
         """Generated letters: they set BN statistics, and INT8 is calibrated on them."""
@@ -57,6 +64,13 @@ class Networks:
             classes, per_class = (4, 16) if self._tiny else (CLASSES, 40)
             generate_glyphs(folder, GlyphOptions(classes=classes, per_class=per_class, size=128))
         return folder
+
+    def jpegs(self, pixels: int) -> list[bytes]:
+        """Some JPEG files of so many pixels, to be sent to services."""
+        folder = self.cache / f"jpegs-{pixels}"
+        if not (folder / "labels.csv").is_file():
+            generate_glyphs(folder, GlyphOptions(classes=8, per_class=4, size=pixels, seed=1))
+        return [path.read_bytes() for path in sorted((folder / "images").iterdir())]
 
     def checkpoint(self, name: str, pixels: int) -> Checkpoint:
         """The checkpoint of a network for one image size."""
@@ -67,11 +81,18 @@ class Networks:
 
     def engine_folder(self, name: str, pixels: int, target: str) -> Path:
         """The engine of a network, built and verified by `rrr build`'s own steps if it is not there yet."""
-        folder = self.cache / str(pixels) / f"{name}.{target}"
+        folder = self.cache / str(pixels) / f"{name}.{target}.{self._largest_batch}"
         if not (folder / MANIFEST).is_file():
             checkpoint = self.checkpoint(name, pixels)
             print(f"building {name}, {pixels} px, {target}", flush=True)
-            build_engine(checkpoint.path, target, batch=BatchRange(1, 8, 8), images=32, max_drop=_MAX_DROP, out=folder)
+            build_engine(
+                checkpoint.path,
+                target,
+                batch=BatchRange(1, 8, self._largest_batch),
+                images=32,
+                max_drop=_MAX_DROP,
+                out=folder,
+            )
         return folder
 
     def engine(self, name: str, pixels: int, target: str) -> Engine:

@@ -12,6 +12,7 @@ WARM_UP_CALLS = 3
 _RESAMPLES = 2000
 # Another runtime's threads may still spin, and the caches hold its weights: short calls begin after an untimed one.
 _SETTLE_BELOW_SECONDS = 0.1
+_LONG_SECONDS = 1.0  # a call so long is warm after one
 
 
 class Interval(NamedTuple):
@@ -73,8 +74,10 @@ def take_turns(
     times_ms: dict[str, list[float]] = {name: [] for name in names}
     longest = dict.fromkeys(names, 0.0)
     for name in names:
-        for _ in range(WARM_UP_CALLS if longest[name] < 1 else 1):
+        for _ in range(WARM_UP_CALLS):
             longest[name] = _timed(calls[name])
+            if longest[name] > _LONG_SECONDS:
+                break
     deadline, rounds = time.perf_counter() + seconds, 0
     while rounds < MIN_ROUNDS or (rounds < max_rounds and time.perf_counter() < deadline):
         first = rounds % len(names)
