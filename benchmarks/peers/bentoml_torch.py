@@ -27,7 +27,7 @@ class Classifier:
         self.labels, self.preprocess = checkpoint.labels, checkpoint.preprocess
         self.model = load_eager(checkpoint)
 
-    @bentoml.api
+    @bentoml.api  # type: ignore[untyped-decorator]  # bentoml's types are skipped
     def predict(self, image: Image.Image, /) -> dict[str, Any]:
         """The five likeliest labels."""
         size = (self.preprocess.size, self.preprocess.size)

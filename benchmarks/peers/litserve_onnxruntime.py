@@ -2,8 +2,8 @@
 
 ONNX_ENGINE=FOLDER python litserve_onnxruntime.py PORT
 
-One worker process, since an inference takes all cores. A batch is what waits when the last one is done: a longer
-`batch_timeout` made single requests slower and answered no more of them.
+One worker process, since an inference takes all cores. A batch is what waits when the last one is done, and what
+comes within a millisecond: every request pays `batch_timeout`, and 0 makes LitServe spin.
 """
 
 import base64
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import litserve
+from fastapi import Request
 
 from rrrbench.onnx_classifier import OnnxClassifier
 
@@ -24,8 +25,8 @@ class Classifier(litserve.LitAPI):  # type: ignore[misc]  # litserve has no type
         """Called once in the worker process."""
         self.classifier = OnnxClassifier(Path(os.environ["ONNX_ENGINE"]))
 
-    def decode_request(self, request: dict[str, str]) -> Any:
-        """Pixels of one image."""
+    def decode_request(self, request: Request) -> Any:
+        """Pixels of one image. `Request` makes LitServe parse the body, whatever its type says, and pass the result."""
         return self.classifier.decode(base64.b64decode(request["image"]))
 
     def batch(self, inputs: list[Any]) -> list[Any]:

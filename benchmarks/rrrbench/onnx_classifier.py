@@ -15,8 +15,8 @@ from PIL import Image
 class OnnxClassifier:
     """The ONNX file of an engine folder, opened by ONNX Runtime alone.
 
-    The session has its defaults, which are one thread for each core: one inference after another on all cores is faster,
-    and answers more, than several at a time on one core each.
+    The session has its defaults, which are one thread for each core: one inference after another on all cores is
+    faster than several at a time on one core each.
     """
 
     def __init__(self, folder: Path) -> None:
