@@ -9,6 +9,7 @@ members  1 to 32 members
 batch    1 to 64 images, 8 members; ResNet152 up to 16
 peak     ResNet152 and 8 members beside large matrix products of the same precision: the share of the limit
 eager    ResNet152 in PyTorch as users have it, beside the 8 members in each target, at batch 1
+layers   where OpenVINO's engines spend their time, by groups of layers
 
 Networks have random weights, which does not change their speed, and are built once into artifacts/benchmarks. All that
 is compared takes turns in one process; the file keeps the milliseconds of every round. benchmarks/performance.py makes
@@ -23,7 +24,7 @@ from typing import Any
 
 import torch
 
-from rrrbench import peak
+from rrrbench import layers, peak
 from rrrbench.eager import load_eager
 from rrrbench.environment import RESULTS, ResultFile
 from rrrbench.names import BASELINE, ENSEMBLE, SINGLE, members_name
@@ -37,7 +38,7 @@ from rrrnet.checkpoint import Checkpoint
 from rrrnet.ensemble import normalise
 from rrrnet.preprocess import Preprocess
 
-SECTIONS = ("ratios", "members", "batch", "peak", "eager")
+SECTIONS = ("ratios", "members", "batch", "peak", "eager", "layers")
 # Beyond this batch size the ResNet152 takes seconds a call and no less for an image.
 LARGEST_BASELINE_BATCH = 16
 Timed = dict[str, Callable[[], object]]
@@ -160,6 +161,34 @@ class Measurements:
 
         key = {"pixels": pixels, "batch": 1}
         self._show("eager", key, self.result.measure("eager", key, call))
+
+    def layers(self) -> None:
+        """Where the time goes as members grow thinner."""
+        pixels = self.options.pixels[-1]
+        for target in self.options.target:
+            for batch in (1, 8) if target_named(target).family == "openvino" else ():
+                folders = {
+                    members: self.networks.engine_folder(members_name(members), pixels, target)
+                    for members in self.options.members
+                }
+
+                def call(
+                    target: str = target, batch: int = batch, folders: dict[int, Path] = folders
+                ) -> dict[str, Any]:
+                    precision, tiny = target_named(target).precision, self.options.quick
+                    return {
+                        "rows": {
+                            str(members): {
+                                "ms": layers.milliseconds_by_group(folder, precision, pixels, batch),
+                                "macs": layers.macs_by_group(
+                                    architecture_named(members_name(members), tiny=tiny), pixels
+                                ),
+                            }
+                            for members, folder in folders.items()
+                        }
+                    }
+
+                self.result.measure("layers", {"target": target, "pixels": pixels, "batch": batch}, call)
 
 
 def parse() -> argparse.Namespace:

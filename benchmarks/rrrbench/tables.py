@@ -115,6 +115,21 @@ def eager_table(document: Case) -> str:
     return markdown(["", "batch 1 (ms)", "over eager", "over eager, channels_last"], rows)
 
 
+def layers_table(document: Case) -> str:
+    """Milliseconds by group of layers and number of members, with 10^9 operations a second where they count."""
+    rows = []
+    for case in document["layers"]:
+        for group in next(iter(case["rows"].values()))["ms"]:
+            cells = []
+            for row in case["rows"].values():
+                elapsed, macs = row["ms"][group], row["macs"].get(group, 0)
+                rate = 2e-6 * macs * case["batch"] / elapsed if elapsed else 0.0
+                cells.append(f"{elapsed:.2f} ({rate:.0f})" if macs and elapsed else f"{elapsed:.2f}")
+            rows.append([f"`{case['target']}`", str(case["batch"]), group, *cells])
+    members = list(document["layers"][0]["rows"])
+    return markdown(["target", "batch", "layers", *(f"{count}" for count in members)], rows)
+
+
 def engine_tables(document: Case) -> dict[str, str]:
     """All tables for which the file has figures, by title."""
     tables = {
@@ -123,6 +138,7 @@ def engine_tables(document: Case) -> dict[str, str]:
         "batch": ("Batch", batch_table),
         "peak": ("Share of the peak", peak_table),
         "eager": ("Against PyTorch eager", eager_table),
+        "layers": ("Layers by members: ms (10^9 operations a second)", layers_table),
     }
     return {title: table(document) for section, (title, table) in tables.items() if document.get(section)}
 

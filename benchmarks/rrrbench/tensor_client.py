@@ -10,9 +10,9 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-from rrrbench.onnx_classifier import decode, top_labels
 from tritonclient.grpc.aio import InferenceServerClient, InferInput, InferRequestedOutput
 
+from rrrbench.onnx_classifier import decode, top_labels
 from rrrbuild.manifest import INPUT, OUTPUT
 from rrrbuild.repository_document import ServedModel
 from rrrserve.load import Result
