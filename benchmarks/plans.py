@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from rrrbench.turns import ratio
 from rrrbuild import machine
 from rrrbuild.engine import Runner, load_runner
 from rrrbuild.folding import FoldedNetwork, Layer, Layers
@@ -75,17 +76,14 @@ def measure(runners: Mapping[str, Runner], preprocess: Preprocess, batch: int, r
             runner(images)
             times_ms[name].append(1000 * (time.perf_counter() - start))
     timed = {name: np.array(times[WARM_UP_ROUNDS:]) for name, times in times_ms.items()}
-    first = next(iter(timed.values()))
-    random = np.random.default_rng(0)
+    first = next(iter(timed.values())).tolist()
     result = {}
     for name, times in timed.items():
-        ratios = first / times
-        resampled = np.median(random.choice(ratios, (2000, rounds)), axis=1)
-        low, high = np.percentile(resampled, [2.5, 97.5])
+        speed_up, low, high = ratio(first, times.tolist())
         result[name] = {
             **summary(times.tolist()),
-            "speed_up": round(float(np.median(ratios)), 3),
-            "interval_95": [round(float(low), 3), round(float(high), 3)],
+            "speed_up": round(speed_up, 3),
+            "interval_95": [round(low, 3), round(high, 3)],
         }
     return result
 
