@@ -23,7 +23,7 @@ from rrrbench import contenders
 from rrrbench.environment import RESULTS, ResultFile
 from rrrbench.names import BASELINE, ENSEMBLE
 from rrrbench.networks import CACHE, Networks
-from rrrbench.servers import Server
+from rrrbench.servers import Server, ending_on_sigterm
 from rrrbench.service_tables import service_bars, service_tables
 from rrrbuild.engine import Engine
 from rrrbuild.heldout import generated_images
@@ -158,6 +158,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     """Measure, save and print."""
+    ending_on_sigterm()
     options = parse()
     networks = Networks(options.cache, tiny=options.quick, largest_batch=8 if options.quick else 32)
     result = ResultFile(options.out)

@@ -10,7 +10,7 @@ order rotates. What is served and how stands in the files beside this one.
 import argparse
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,9 @@ from rrrbench.contenders import Contender
 from rrrbench.environment import RESULTS, ResultFile
 from rrrbench.names import BASELINE, ENSEMBLE
 from rrrbench.networks import CACHE, Networks
+from rrrbench.servers import Server, ending_on_sigterm
 from rrrbench.service_tables import peers_bars, peers_table
+from rrrserve.load import Result
 
 OURS = "rrr serve"
 ONNX_TARGET = "onnxruntime-fp32"
@@ -69,12 +71,9 @@ def start_all(stack: ExitStack, networks: Networks, options: argparse.Namespace)
     return found
 
 
-def measure(found: Mapping[str, Contender], options: argparse.Namespace) -> dict[str, Any]:
-    """Drive each contender in each round; the percentiles are of all rounds' requests together."""
-    latencies: dict[str, dict[int, list[Any]]] = {name: {c: [] for c in options.concurrency} for name in found}
-    rounds: dict[str, dict[int, list[dict[str, float]]]] = {
-        name: {c: [] for c in options.concurrency} for name in found
-    }
+def measure(found: Mapping[str, Contender], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Drive each contender in each round; gives what is known after every round."""
+    results: dict[str, dict[int, list[Result]]] = {name: {c: [] for c in options.concurrency} for name in found}
     names = list(found)
     for index in range(options.rounds):
         started = time.monotonic()
@@ -83,25 +82,27 @@ def measure(found: Mapping[str, Contender], options: argparse.Namespace) -> dict
             contender = found[name]
             contender.server.go_on()
             contender.drive(1, WARM_UP_SECONDS)
-            for concurrency in options.concurrency:
+            for concurrency, past in results[name].items():
                 result = contender.drive(concurrency, options.seconds)
                 if result.errors or not len(result.latencies_seconds):
                     sys.exit(f"{name} at concurrency {concurrency}: {result.errors or 'no answer'}")
-                latencies[name][concurrency].append(result.latencies_seconds)
-                rounds[name][concurrency].append({"p50_ms": result.percentile_ms(50), "throughput": result.throughput})
+                past.append(result)
             contender.server.hold()
         print(f"round {index + 1} of {options.rounds}: {time.monotonic() - started:.0f} s", flush=True)
-    rows: dict[str, dict[str, Any]] = {}
-    for name, contender in found.items():
-        rows[name] = {"start_seconds": contender.server.start_seconds, "memory_mb": contender.server.memory_mb()}
-        for concurrency in options.concurrency:
-            pooled = 1000 * np.concatenate(latencies[name][concurrency])
-            p50, p95, p99 = (float(value) for value in np.percentile(pooled, [50, 95, 99]))
-            rows[name][f"concurrency-{concurrency}"] = {
-                "requests": len(pooled), "p50_ms": p50, "p95_ms": p95, "p99_ms": p99,
-                "rounds": rounds[name][concurrency],
-            }  # fmt: skip
-    return {"rows": rows}
+        yield {"rows": {name: summarise(found[name].server, by_level) for name, by_level in results.items()}}
+
+
+def summarise(server: Server, by_level: Mapping[int, list[Result]]) -> dict[str, Any]:
+    """Percentiles of all rounds' requests together, and median and throughput of each round."""
+    row: dict[str, Any] = {"start_seconds": server.start_seconds, "memory_mb": server.memory_mb()}
+    for concurrency, results in by_level.items():
+        pooled = 1000 * np.concatenate([result.latencies_seconds for result in results])
+        row[f"concurrency-{concurrency}"] = {
+            "requests": len(pooled),
+            **{f"p{percent}_ms": float(np.percentile(pooled, percent)) for percent in (50, 95, 99)},
+            "rounds": [{"p50_ms": result.percentile_ms(50), "throughput": result.throughput} for result in results],
+        }
+    return row
 
 
 def parse() -> argparse.Namespace:
@@ -109,7 +110,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", default="openvino-bf16", help="what our service runs; ONNX Runtime is added")
     parser.add_argument("--pixels", type=int, default=224)
-    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 16])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.5, help="for each contender, concurrency and round")
     parser.add_argument("--cache", type=Path, default=CACHE, help="where checkpoints and engines are kept")
@@ -124,15 +125,18 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     """Measure, save and print."""
+    ending_on_sigterm()
     options = parse()
     networks = Networks(options.cache, tiny=options.quick, largest_batch=8 if options.quick else 32)
     result = ResultFile(options.out)
     with ExitStack() as stack:
         found = start_all(stack, networks, options)
-        seconds = options.rounds * len(found) * (WARM_UP_SECONDS + len(options.concurrency) * options.seconds)
+        # A closed loop ends with its slowest request: half as long again, in all.
+        seconds = 1.5 * options.rounds * len(found) * (WARM_UP_SECONDS + len(options.concurrency) * options.seconds)
         print(f"{len(found)} contenders, {options.rounds} rounds: about {seconds:.0f} s", flush=True)
         key = {"pixels": options.pixels, "target": options.target}
-        result.measure("peers", key, lambda: measure(found, options))
+        for rows in measure(found, options):  # written after each round, should the run be cut short
+            result.record("peers", key, rows)
     print(f"\n{peers_table(result.document)}\n\n{peers_bars(result.document)}\n\nwritten: {options.out}")
 
 

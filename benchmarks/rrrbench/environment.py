@@ -72,7 +72,12 @@ class ResultFile:
             return None
         load = round(os.getloadavg()[0], 2)
         started = time.monotonic()
-        case = {**key, **call(), "load_average": load, "seconds": round(time.monotonic() - started, 1)}
+        measured = call()
+        return self.record(section, key, {**measured, "load_average": load, "seconds": time.monotonic() - started})
+
+    def record(self, section: str, key: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
+        """Put one case into the section, in place of one of the same key, and write the file."""
+        case = {**key, **measured}
         kept = [old for old in self.document.get(section, []) if not _matches(old, key)]
         environments = self.document.get("environment", {}) | {section: self._here}
         self.document |= {"environment": environments, section: [*kept, case]}

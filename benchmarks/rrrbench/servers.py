@@ -2,8 +2,10 @@
 
 import os
 import re
+import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +18,11 @@ import psutil
 from rrrnet.errors import CheckFailedError
 
 _PATIENCE_SECONDS = 120.0
+
+
+def ending_on_sigterm() -> None:
+    """Let SIGTERM end this process as an exception does, so that servers that are held are not left behind."""
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
 
 
 def free_port() -> int:
