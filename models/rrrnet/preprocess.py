@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from rrrnet.errors import ArtifactError, ImageError
 
@@ -111,7 +111,9 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     """The image turned as its EXIF orientation says. Damaged EXIF data are no reason to refuse good pixels."""
     try:
-        return ImageOps.exif_transpose(image)
+        # exif_transpose copies an image that needs no turning too: at 4 megapixels that costs as much as the decoding.
+        upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        return image if upright else ImageOps.exif_transpose(image)
     except Exception:  # the EXIF parser, too, raises many types on hostile bytes
         return image
 
