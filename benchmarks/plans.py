@@ -67,7 +67,7 @@ def load(network: FoldedNetwork, preprocess: Preprocess, target: Target, plan: s
     document = {
         "plan": plan,
         "precision": target.precision,
-        "batch": {"min": 1, "max": MAX_BATCH},
+        "batch": {"min": 1, "opt": MAX_BATCH, "max": MAX_BATCH},
         "inputs": [{"name": INPUT}],
         "outputs": [{"name": OUTPUT, "dtype": "float32", "shape": [-1, members, classes]}],
     }

@@ -20,7 +20,9 @@ def test_the_table_has_the_nine_targets() -> None:
     ]
     assert {target.name: target.files[0] for target in TARGETS.values() if target.on_gpu} == {
         "tensorrt-fp16": "model.plan",
+        "tensorrt-int8": "model.plan",
         "tensorrt-rtx-fp16": "model.plan",
+        "tensorrt-rtx-int8": "model.plan",
     }
 
 
