@@ -3,7 +3,7 @@
 To add a target: add a row; a new family also needs a `compile_FAMILY.py` (docs/engines.md).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rrrbuild import machine
 from rrrnet.errors import UsageError
@@ -26,15 +26,17 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Plan:
-    """One way to express the members, as one target wants it.
+    """One way to execute the members, as one target wants it.
 
     Attributes:
-        name: a key of `graph.PLANS`.
+        name: what `--plan` takes.
         align: channel counts inside the members are zero-padded to a multiple of it.
+        graph: how they are expressed, a key of `graph.PLANS`.
     """
 
     name: str
     align: int = 1
+    graph: str = "sequential"
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Target:
         extra: the pip extra of this project that installs the runtime.
         backend: Triton's native backend that runs these files in this precision; None where there is none.
         needs_cpu: CPU features of which one must be present to run.
-        plans: how members can be expressed; the first suits every network.
+        plans: how members can be executed; the first suits every network.
     """
 
     name: str
@@ -61,7 +63,17 @@ class Target:
     extra: str
     backend: str | None = None
     needs_cpu: tuple[str, ...] = ()
-    plans: tuple[Plan, ...] = (Plan("sequential", align=16), Plan("merged", align=16))
+    plans: tuple[Plan, ...] = (
+        # A vector register holds 16 FP32 numbers; measured in docs/engines.md.
+        Plan("sequential", align=16),
+        Plan("merged", align=16, graph="merged"),
+        Plan("split", align=16),
+    )
+
+    @property
+    def lacks(self) -> dict[str, str]:
+        """Plans that it cannot express, each with the reason."""
+        return _LACKS.get(self.family, {})
 
     @property
     def on_gpu(self) -> bool:
@@ -79,9 +91,24 @@ class Target:
         return "runtime_tensorrt" if self.on_gpu else f"runtime_{self.family}"
 
 
-# Tensor cores take FP16 channels in multiples of 8. On CPUs a vector register holds 16 FP32 numbers; measured in
-# docs/engines.md.
-_GPU_PLANS = (Plan("sequential", align=8), Plan("merged", align=8))
+# Tensor cores take FP16 channels in multiples of 8, INT8 in multiples of 32.
+_GPU_PLANS = (
+    Plan("sequential", align=8),
+    Plan("merged", align=8, graph="merged"),
+    Plan("streams", align=8),
+    Plan("split", align=8),
+)
+_GPU_INT8_PLANS = tuple(replace(plan, align=32) for plan in _GPU_PLANS)
+_LACKS = {
+    "openvino": {
+        "streams": "OpenVINO's streams run several requests side by side, not the branches of one request; "
+        "plan split runs the members side by side"
+    },
+    "onnxruntime": {
+        "streams": "ONNX Runtime gives a graph on the CPU one stream, and its ORT_PARALLEL mode was twice as slow; "
+        "plan split runs the members side by side"
+    },
+}
 
 _FP32 = Tolerance(max_abs_error=1e-3, mean_abs_error=1e-4, min_label_agreement=0.995)
 # 11 and 8 significant bits: one rounding is 0.05 % and 0.4 %, and 150 layers add theirs up. An image on the border of
@@ -89,6 +116,10 @@ _FP32 = Tolerance(max_abs_error=1e-3, mean_abs_error=1e-4, min_label_agreement=0
 # ResNet152 with random weights had differed by up to 0.18 at full label agreement.
 _FP16 = Tolerance(max_abs_error=0.1, mean_abs_error=0.01, min_label_agreement=0.99)
 _BF16 = Tolerance(max_abs_error=0.5, mean_abs_error=0.05, min_label_agreement=0.98)
+# Fixed from measurement (docs/engines.md); what INT8 costs in accuracy is for --max-drop to judge.
+_INT8 = Tolerance(max_abs_error=0.5, mean_abs_error=0.05, min_label_agreement=0.95)
+# Without these, 8-bit products are summed in 16 bits, and overflow.
+_INT8_CPU = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp")
 
 TARGETS: dict[str, Target] = {
     target.name: target
@@ -113,6 +144,16 @@ TARGETS: dict[str, Target] = {
             needs_cpu=("avx512_bf16", "amx_bf16", "bf16"),
         ),
         Target(
+            "openvino-int8",
+            "openvino",
+            "int8",
+            ("model.xml", "model.bin"),
+            _INT8,
+            extra="openvino",
+            # The native backend may run what is left of float in BF16.
+            needs_cpu=_INT8_CPU,
+        ),
+        Target(
             "onnxruntime-fp32",
             "onnxruntime",
             "fp32",
@@ -120,6 +161,16 @@ TARGETS: dict[str, Target] = {
             _FP32,
             extra="onnxruntime",
             backend="onnxruntime",
+        ),
+        Target(
+            "onnxruntime-int8",
+            "onnxruntime",
+            "int8",
+            ("model.onnx",),
+            _INT8,
+            extra="onnxruntime",
+            backend="onnxruntime",
+            needs_cpu=_INT8_CPU,
         ),
         Target(
             "tensorrt-fp16",
@@ -132,6 +183,16 @@ TARGETS: dict[str, Target] = {
             plans=_GPU_PLANS,
         ),
         Target(
+            "tensorrt-int8",
+            "tensorrt",
+            "int8",
+            ("model.plan",),
+            _INT8,
+            extra="tensorrt",
+            backend="tensorrt",
+            plans=_GPU_INT8_PLANS,
+        ),
+        Target(
             "tensorrt-rtx-fp16",
             "tensorrt_rtx",
             "fp16",
@@ -139,6 +200,15 @@ TARGETS: dict[str, Target] = {
             _FP16,
             extra="tensorrt-rtx",
             plans=_GPU_PLANS,
+        ),
+        Target(
+            "tensorrt-rtx-int8",
+            "tensorrt_rtx",
+            "int8",
+            ("model.plan",),
+            _INT8,
+            extra="tensorrt-rtx",
+            plans=_GPU_INT8_PLANS,
         ),
     )
 }
@@ -159,6 +229,8 @@ def build_obstacle(target: Target) -> str | None:
     """Why `target` cannot be built here and what to do about it; None if it can."""
     if missing := machine.missing_package(target.family, target.extra):
         return missing
+    if target.precision == "int8" and (missing := machine.missing_package("onnxruntime", "onnxruntime")):
+        return f"INT8 is calibrated with ONNX Runtime: {missing}"
     if target.family == "tensorrt" and machine.gpu() is None:
         return "TensorRT times kernels on the GPU it builds for, and this machine has no NVIDIA GPU (or no driver)"
     return None

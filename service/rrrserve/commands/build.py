@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
-from rrrbuild.build import DEFAULT_IMAGES, DEFAULT_MAX_DROP, ENGINES, build_engine
+from rrrbuild.build import DEFAULT_CALIBRATION_IMAGES, DEFAULT_IMAGES, DEFAULT_MAX_DROP, ENGINES, build_engine
 from rrrbuild.manifest import BatchRange, Manifest
 from rrrbuild.plans import check_plan
 from rrrbuild.targets import TARGETS, target_named
@@ -26,7 +26,11 @@ def build(
     checkpoint: Annotated[Path, typer.Argument(help="A folder that rrr train wrote.")],
     target: Annotated[list[str], typer.Option(help=f"One of {', '.join(TARGETS)}; may be repeated.")],
     plan: Annotated[
-        str, typer.Option(help="How members are executed: auto (the faster), sequential or merged.")
+        str,
+        typer.Option(
+            help="How members are executed: auto (the fastest for each batch size), sequential, merged, streams or "
+            "split; rrr targets tells which a target has."
+        ),
     ] = "auto",
     batch: Annotated[str, typer.Option(help="Smallest, usual and largest batch.")] = "1,8,32",
     max_drop: Annotated[
@@ -34,9 +38,13 @@ def build(
     ] = DEFAULT_MAX_DROP,
     out: Annotated[Path | None, typer.Option(help="The engine folder.", show_default=f"{ENGINES}/NAME/TARGET")] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Images to verify on.", show_default="those that the checkpoint remembers")
+        Path | None,
+        typer.Option(help="Images to calibrate and verify on.", show_default="those that the checkpoint remembers"),
     ] = None,
     images: Annotated[int, typer.Option(help="The most images to verify on.")] = DEFAULT_IMAGES,
+    calibration_images: Annotated[
+        int, typer.Option(help="The most images of the training split to calibrate INT8 on.")
+    ] = DEFAULT_CALIBRATION_IMAGES,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Export, compile, verify on real images and measure: one engine for each target."""
@@ -57,6 +65,7 @@ def build(
                 out=out,
                 data=data,
                 images=images,
+                calibration_images=calibration_images,
                 report=partial(_report, name, status),
             )
         manifests.append(manifest)
@@ -80,9 +89,11 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
         "name": manifest.name,
         "target": manifest.target,
         "plan": manifest.plan,
+        "plan_by_batch": manifest.plan_by_batch,
         "verified": manifest.verified,
         "unverified_reason": manifest.unverified_reason,
         "latency_ms": manifest.latency_ms,
+        "quantisation": manifest.quantisation,
         "size_bytes": _size_bytes(manifest),
         "versions": manifest.versions,
         "device": manifest.device,
@@ -105,10 +116,12 @@ def _table(manifest: Manifest) -> Table:
         table.add_row("labels as PyTorch's", f"{proof['label_agreement']:.1%}")
         if proof["accuracy"] is not None:
             table.add_row("accuracy", f"{proof['accuracy']:.1%} (PyTorch: {proof['reference_accuracy']:.1%})")
-    table.add_row("plan", manifest.plan)
+    others = [f"{plan} for batch {size}" for size, plan in manifest.plan_by_batch.items() if plan != manifest.plan]
+    table.add_row("plan", ", ".join([manifest.plan, *others]))
     for plan, latencies in manifest.latency_ms.items():
         for size, row in latencies.items():
-            table.add_row(f"batch {size}, {plan}", f"{row['median']:.2f} ms median, {row['p95']:.2f} ms p95")
+            runs = " (runs this size)" if manifest.plan_by_batch.get(size, manifest.plan) == plan else ""
+            table.add_row(f"batch {size}, {plan}", f"{row['median']:.2f} ms median, {row['p95']:.2f} ms p95{runs}")
     table.add_row("size", f"{_size_bytes(manifest) / 1e6:.1f} MB")
     table.add_row("folder", escape(str(manifest.path)))
     return table
