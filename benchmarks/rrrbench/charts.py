@@ -60,7 +60,7 @@ def draw_ratios(document: Document, path: Path) -> None:
         unit=" %",
         digits=0,
     )
-    right.set(xlabel="% of the matrix product's rate in the same rounds", title="Share of the machine's peak")
+    right.set(xlabel="% of a matrix product's rate, same rounds", title="Share of the machine's peak")
     figure.savefig(path, dpi=_DPI)
 
 
@@ -145,9 +145,9 @@ def draw_peers(document: Document, path: Path) -> None:
     one = [row["concurrency-1"] for row in case["rows"].values()]
     p50_to_p99 = [Interval(row["p50_ms"], row["p50_ms"], row["p99_ms"]) for row in one]
     _bars(left, names, p50_to_p99, colors=colors, unit=" ms", digits=1)
-    left.set(
-        xscale="log", xlabel="one request at a time (ms): bar p50, line to p99", title="Latency, JPEG in, JSON out"
-    )
+    left.set(xscale="log", xlim=(1, None), title="Latency, JPEG in, JSON out")
+    left.set_xlabel("one request at a time (ms): bar and number p50, line to p99")
+    left.xaxis.set_major_formatter("{x:g}")
     rates = [median_interval(best_throughput(row)) for row in case["rows"].values()]
     _bars(right, names, rates, colors=colors, unit="", digits=0)
     right.set(xlabel="answers a second at the best concurrency", title="Throughput")

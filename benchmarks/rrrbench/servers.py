@@ -18,6 +18,7 @@ import psutil
 from rrrnet.errors import CheckFailedError
 
 _PATIENCE_SECONDS = 120.0
+_ENDING_SECONDS = 6.0  # LitServe leaves its workers behind at SIGTERM
 
 
 def ending_on_sigterm() -> None:
@@ -119,7 +120,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     for member in tree:
         member.resume()
     process.terminate()
-    _, left = psutil.wait_procs(tree, timeout=20)
+    _, left = psutil.wait_procs(tree, timeout=_ENDING_SECONDS)
     for member in left:
         member.kill()
     process.wait()
