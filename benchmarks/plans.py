@@ -4,8 +4,9 @@
 .venv/bin/python benchmarks/plans.py --table     # the table of docs/engines.md from the result file, nothing is timed
 
 The weights are random, since they do not change the latency. Every variant (plan, and the multiple that channel counts
-are zero-padded to) answers the same images; a round calls each variant once. The file is written after each case, and
-cases of other targets and sizes that it holds already are kept. `load_average` tells what else the machine did.
+are zero-padded to) answers the same images. In a round each has its turn: three calls, of which the last two count.
+`member_ms` holds the members' own times in plan `split`. The file is written after each case; cases of other targets
+and sizes that it holds already are kept. `load_average` tells what else the machine did.
 """
 
 import argparse
@@ -13,31 +14,32 @@ import importlib
 import json
 import os
 import tempfile
-import time
 from collections.abc import Mapping
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
+from rrrbench.turns import ratio
 from rrrbuild import machine
+from rrrbuild.cutting import cut
 from rrrbuild.engine import Runner, load_runner
 from rrrbuild.folding import FoldedNetwork, Layer, Layers
 from rrrbuild.graph import build_graph
 from rrrbuild.heldout import generated_images
 from rrrbuild.job import CompileJob
-from rrrbuild.manifest import INPUT, OUTPUT, BatchRange
-from rrrbuild.measure import summary
+from rrrbuild.manifest import INPUT, MODEL, OUTPUT, BatchRange
+from rrrbuild.measure import one_turn, summary
 from rrrbuild.targets import Target, target_named
 from rrrnet.architecture import Architecture, convolutions, ensemble
 from rrrnet.preprocess import Preprocess
 
 RESULT = Path(__file__).parent / "results" / "plans.json"
 TARGETS = ("openvino-fp32", "openvino-bf16", "onnxruntime-fp32")
-VARIANTS = (("sequential", 1), ("sequential", 16), ("merged", 1), ("merged", 16))
-WARM_UP_ROUNDS = 3
+VARIANTS = (("sequential", 1), ("sequential", 16), ("merged", 1), ("merged", 16), ("split", 16))
+WARM_UP_CALLS = 3
+MAX_BATCH = 32
 CASE = ("target", "pixels", "batch")
 
 
@@ -56,12 +58,24 @@ def random_network(architecture: Architecture) -> FoldedNetwork:
     return FoldedNetwork(architecture, stem, tuple(members))
 
 
-def load(model: onnx.ModelProto, target: Target) -> Runner:
-    """Compile for `target` in a folder that is gone afterwards; the runtimes have read it by then."""
-    document = {"precision": target.precision, "inputs": [{"name": INPUT}], "outputs": [{"name": OUTPUT}]}
+def load(network: FoldedNetwork, preprocess: Preprocess, target: Target, plan: str, align: int) -> Runner:
+    """Export and compile for `target` in a folder that is gone afterwards; the runtimes have read it by then."""
+    half = target.precision == "fp16"
+    graph = "merged" if plan == "merged" else "sequential"
+    model = build_graph(network, preprocess, plan=graph, half=half, align=align).SerializeToString()
+    members, classes = network.architecture.members, network.architecture.num_classes
+    document = {
+        "plan": plan,
+        "precision": target.precision,
+        "batch": {"min": 1, "max": MAX_BATCH},
+        "inputs": [{"name": INPUT}],
+        "outputs": [{"name": OUTPUT, "dtype": "float32", "shape": [-1, members, classes]}],
+    }
+    compiler = importlib.import_module(f"rrrbuild.{target.compile_module}")
     with tempfile.TemporaryDirectory() as folder:
-        job = CompileJob(model.SerializeToString(), Path(folder), target, BatchRange(1, 8, 8))
-        importlib.import_module(f"rrrbuild.{target.compile_module}").compile_engine(job)
+        for part, onnx_model in (cut(model) if plan == "split" else {MODEL: model}).items():
+            job = CompileJob(onnx_model, Path(folder), target, BatchRange(1, 8, MAX_BATCH), part)
+            compiler.compile_engine(job)
         return load_runner(Path(folder), target, document, threads=None)
 
 
@@ -69,24 +83,27 @@ def measure(runners: Mapping[str, Runner], preprocess: Preprocess, batch: int, r
     """Milliseconds of each variant, and how much faster it is than plain `sequential` (median of rounds' ratios)."""
     images = generated_images(preprocess, batch)
     times_ms: dict[str, list[float]] = {name: [] for name in runners}
-    for _ in range(WARM_UP_ROUNDS + rounds):
-        for name, runner in runners.items():
-            start = time.perf_counter()
+    member_ms: dict[str, list[list[float]]] = {name: [] for name in runners}
+    for runner in runners.values():
+        for _ in range(WARM_UP_CALLS):
             runner(images)
-            times_ms[name].append(1000 * (time.perf_counter() - start))
-    timed = {name: np.array(times[WARM_UP_ROUNDS:]) for name, times in times_ms.items()}
-    first = next(iter(timed.values()))
-    random = np.random.default_rng(0)
+    for _ in range(rounds):
+        for name, runner in runners.items():
+            times_ms[name] += one_turn(runner, images)
+            if seconds := getattr(runner, "member_seconds", None):
+                member_ms[name].append([1000 * second for second in seconds])
+    by_round = {name: np.reshape(times, (rounds, -1)).mean(axis=1).tolist() for name, times in times_ms.items()}
+    first = next(iter(by_round.values()))
     result = {}
-    for name, times in timed.items():
-        ratios = first / times
-        resampled = np.median(random.choice(ratios, (2000, rounds)), axis=1)
-        low, high = np.percentile(resampled, [2.5, 97.5])
+    for name, times in times_ms.items():
+        speed_up, low, high = ratio(first, by_round[name])
         result[name] = {
-            **summary(times.tolist()),
-            "speed_up": round(float(np.median(ratios)), 3),
-            "interval_95": [round(float(low), 3), round(float(high), 3)],
+            **summary(times),
+            "speed_up": round(speed_up, 3),
+            "interval_95": [round(low, 3), round(high, 3)],
         }
+        if member_ms[name]:
+            result[name]["member_ms"] = np.median(member_ms[name], axis=0).round(3).tolist()
     return result
 
 
@@ -112,10 +129,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--members", type=int, default=8)
     parser.add_argument("--classes", type=int, default=20)
-    parser.add_argument("--pixels", type=int, nargs="+", default=[128, 224])
+    parser.add_argument("--pixels", type=int, nargs="+", default=[64, 128, 224])
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--target", nargs="+", default=list(TARGETS), help="targets that run on this machine")
-    parser.add_argument("--rounds", type=int, default=11, help="calls of each variant at each size")
+    parser.add_argument(
+        "--rounds", type=int, default=11, help="turns of each variant at each size, of two calls that count"
+    )
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--table", action="store_true", help="only print the table of --out")
     options = parser.parse_args()
@@ -139,13 +158,7 @@ def main() -> None:
         target = target_named(name)
         for pixels in options.pixels:
             preprocess = Preprocess(pixels)
-            graphs = {
-                f"{plan}/{align}": build_graph(
-                    network, preprocess, plan=plan, half=target.precision == "fp16", align=align
-                )
-                for plan, align in VARIANTS
-            }
-            runners = {variant: load(graph, target) for variant, graph in graphs.items()}
+            runners = {f"{plan}/{align}": load(network, preprocess, target, plan, align) for plan, align in VARIANTS}
             for batch in options.batch:
                 rows = measure(runners, preprocess, batch, options.rounds)
                 case = {"target": name, "pixels": pixels, "batch": batch, "load_average": os.getloadavg()[0]}

@@ -15,7 +15,7 @@ from rrrbuild.engine import incompatibility
 from rrrbuild.heldout import HeldOut, held_out_images
 from rrrbuild.job import Report
 from rrrbuild.manifest import INPUT, MANIFEST, OUTPUT, BatchRange, Manifest, read_engine, write_manifest
-from rrrbuild.plans import check_plan, plans_to_build
+from rrrbuild.plans import AUTO, check_plan, plans_to_build
 from rrrbuild.targets import Target, build_obstacle, run_obstacle, target_named
 from rrrnet import __version__, sealed
 from rrrnet.checkpoint import DOCUMENT, SPLIT, Checkpoint, read_checkpoint
@@ -49,7 +49,7 @@ def build_engine(
     Args:
         checkpoint_path: what to build.
         target_name: a name of the table of targets.
-        plan: how members are executed, or `auto`: the fastest by the geometric mean over the batch sizes.
+        plan: how members are executed, or `auto`: the fastest for each batch size.
         batch: sizes to compile for; latency is measured at each.
         max_drop: percentage points of accuracy that the engine may lose on the held-out images.
         out: the engine folder; by default `artifacts/engines/NAME/TARGET`.
@@ -101,8 +101,8 @@ def build_engine(
             quantise=None if quantiser is None else quantiser.quantise,
             report=report,
         )
-        document["device"] = {**machine.describe(), **compile_one(first)}
-        reason = incompatibility(target, document["versions"][target.family], document["device"]["built_for"])
+        compiled = {first.name: compile_one(first)}
+        reason = incompatibility(target, document["versions"][target.family], compiled[first.name]["built_for"])
         if held_out is None or reason:
             if others:
                 report(f"taking plan {first.name}, for plans cannot be measured here")
@@ -112,14 +112,20 @@ def build_engine(
             left_out: dict[str, CheckFailedError] = {}
             for other in others:
                 with candidates.leaving_out(other.name, left_out, report):
-                    compile_one(other)
-            names = [plan.name for plan in (first, *others) if plan.name not in left_out]
+                    compiled[other.name] = compile_one(other)
             document |= candidates.prove(
-                checkpoint, target, document, folder, names, held_out, max_drop=max_drop, report=report
+                checkpoint, target, document, folder, list(compiled), held_out, max_drop=max_drop, report=report
             )
-        candidates.keep(folder, document["plan"])
+        kept = list(dict.fromkeys([document["plan"], *document["plan_by_batch"].values()]))
+        features = [compiled[plan].pop("features") for plan in kept if "features" in compiled[plan]]
+        document |= {
+            "features": features[0] if features else None,
+            "device": {**machine.describe(), **compiled[document["plan"]]},
+        }
+        candidates.keep(folder, kept)
         document["quantisation"] = None if quantiser is None else quantiser.record()
-        document["command"] = _command(checkpoint_path, target, document["plan"], batch, out)
+        again = AUTO if document["plan_by_batch"] else document["plan"]
+        document["command"] = _command(checkpoint_path, target, again, batch, out)
         if SPLIT in checkpoint.files:
             shutil.copyfile(checkpoint.path / SPLIT, folder / SPLIT)
         write_manifest(
@@ -182,6 +188,7 @@ def _describe(checkpoint: Checkpoint, target: Target, batch: BatchRange) -> dict
         "verified": False,
         "unverified_reason": "",
         "latency_ms": {},
+        "plan_by_batch": {},
         "checkpoint": {
             "name": checkpoint.name,
             "method": checkpoint.method,

@@ -1,4 +1,4 @@
-"""Plans side by side: each is compiled, verified and measured in a folder of its own, and one is kept.
+"""Plans side by side: each is compiled, verified and measured in a folder of its own, and the fastest are kept.
 
 The folders lie inside the staged engine, so nothing is left of them if the build fails.
 """
@@ -13,9 +13,10 @@ from typing import Any
 from rrrbuild.engine import Runner, load_runner
 from rrrbuild.heldout import HeldOut
 from rrrbuild.job import CompileJob, Report
-from rrrbuild.manifest import MANIFEST, BatchRange, read_engine
+from rrrbuild.manifest import MANIFEST, MODEL, STEM, BatchRange, read_engine
 from rrrbuild.measure import measure_latency
-from rrrbuild.plans import fastest
+from rrrbuild.plan_runner import SPLIT
+from rrrbuild.plans import winners
 from rrrbuild.targets import Plan, Target
 from rrrbuild.verify import compare, run_all
 from rrrnet import sealed
@@ -41,17 +42,26 @@ def compile_plan(
 
     An INT8 target's exported model goes through `quantise` first.
     """
-    export = importlib.import_module("rrrbuild.export")
+    export, cutting = (importlib.import_module(f"rrrbuild.{name}") for name in ("export", "cutting"))
     compiler = importlib.import_module(f"rrrbuild.{target.compile_module}")
     report(f"exporting {checkpoint.name} to ONNX, plan {plan.name}")
-    model = export.export_onnx(checkpoint, plan=plan.name, half=target.precision == "fp16", align=plan.align)
+    model = export.export_onnx(checkpoint, plan=plan.graph, half=target.precision == "fp16", align=plan.align)
     if quantise is not None:
         model = quantise(model, plan.name)
+    parts = cutting.cut(model) if plan.name == SPLIT else {MODEL: model}
     report(f"compiling for {target.name}")
     (folder / plan.name).mkdir()
-    job = CompileJob(model, folder / plan.name, target, batch, timing_cache=_timing_cache(previous, target))
-    compiled: dict[str, Any] = compiler.compile_engine(job)
-    return compiled
+    # `sequential` is meant; left to itself TensorRT may take streams for it too.
+    aux_streams = {"sequential": 0, "streams": checkpoint.architecture.members - 1}.get(plan.name)
+    cache = _timing_cache(previous, target, plan)
+    compiled: dict[str, Any] = {}
+    for part, onnx_model in parts.items():
+        job = CompileJob(onnx_model, folder / plan.name, target, batch, part, aux_streams, timing_cache=cache)
+        compiled = compiler.compile_engine(job)
+    if streams := compiled.get("aux_streams"):
+        said = "; ".join(streams["log"]) or "the builder says nothing about them"
+        report(f"{streams['asked']} auxiliary streams were asked for: {said}")
+    return {**compiled, "features": cutting.features_of(parts[STEM])} if STEM in parts else compiled
 
 
 @contextmanager
@@ -78,7 +88,8 @@ def prove(
     """Verify and measure what lies in `folder`, a folder for each plan.
 
     Returns:
-        The fastest `plan`, what was `verified` of it, and `latency_ms` of all.
+        The fastest `plan`, `plan_by_batch` where others are kept beside it, what was `verified`, and `latency_ms` of
+        all.
     """
     inference = importlib.import_module("rrrnet.inference")  # imports torch
     report(f"verifying against PyTorch on {len(held_out.images)} images ({held_out.source})")
@@ -90,7 +101,7 @@ def prove(
     verified: dict[str, dict[str, Any]] = {}
     left_out: dict[str, CheckFailedError] = {}
     for plan in plans:
-        runner = load_runner(folder / plan, target, document, threads=None)
+        runner = load_runner(folder / plan, target, {**document, "plan": plan, "plan_by_batch": {}}, threads=None)
         found = run_all(runner, held_out.images, batch)
         with leaving_out(plan, left_out, report):
             verified[plan] = compare(found, reference, held_out, target, max_drop=max_drop)
@@ -99,21 +110,31 @@ def prove(
         raise left_out[plans[0]]
     report(f"measuring latency at batch {', '.join(map(str, batch.sizes()))}")
     latency_ms = measure_latency(runners, checkpoint.preprocess, batch.sizes())
-    winner = fastest(latency_ms)
+    winner, by_batch = winners(latency_ms)
     if len(runners) > 1:
         report(f"plan {winner} is the fastest of {', '.join(runners)}")
-    return {"plan": winner, "verified": verified[winner], "latency_ms": latency_ms}
+    for size, plan in by_batch.items():
+        if plan != winner:
+            ratio = latency_ms[winner][size]["median"] / latency_ms[plan][size]["median"]
+            report(f"plan {plan} is kept for batch {size}, where it is {ratio:.2f} times as fast")
+    proof = verified[winner]
+    if by_batch:
+        errors = {plan: verified[plan]["max_abs_error"] for plan in by_batch.values()}
+        proof = {**proof, "max_abs_error_by_plan": errors}
+    return {"plan": winner, "plan_by_batch": by_batch, "verified": proof, "latency_ms": latency_ms}
 
 
-def keep(folder: Path, plan: str) -> None:
-    """Move the files of one plan up into `folder` and remove all plans' folders."""
-    for path in (folder / plan).iterdir():
-        path.rename(folder / path.name)
-    for path in [path for path in folder.iterdir() if path.is_dir()]:
+def keep(folder: Path, plans: Sequence[str]) -> None:
+    """Remove the folders of all plans but these; the files of a single one move up into `folder`."""
+    for path in [path for path in folder.iterdir() if path.is_dir() and path.name not in plans]:
         shutil.rmtree(path)
+    if len(plans) == 1:
+        for path in (folder / plans[0]).iterdir():
+            path.rename(folder / path.name)
+        (folder / plans[0]).rmdir()
 
 
-def _timing_cache(previous: Path, target: Target) -> bytes:
+def _timing_cache(previous: Path, target: Target, plan: Plan) -> bytes:
     """TensorRT's measurements in the engine that is about to be replaced, if that is undamaged."""
     if target.family != "tensorrt" or not (previous / MANIFEST).is_file():
         return b""
@@ -122,4 +143,5 @@ def _timing_cache(previous: Path, target: Target) -> bytes:
         engine = read_engine(previous)
     except ArtifactError:
         return b""
-    return (engine.path / compiler.TIMING_CACHE).read_bytes() if compiler.TIMING_CACHE in engine.files else b""
+    places = (f"{plan.name}/{compiler.TIMING_CACHE}", compiler.TIMING_CACHE)
+    return next(((engine.path / place).read_bytes() for place in places if place in engine.files), b"")

@@ -15,5 +15,5 @@ def compile_engine(job: CompileJob) -> dict[str, Any]:
     Returns:
         What the engine was built for, for the manifest.
     """
-    (job.folder / job.target.files[0]).write_bytes(job.model)
+    job.path.write_bytes(job.model)
     return {"built_for": ["CPU"]}

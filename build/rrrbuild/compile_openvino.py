@@ -18,9 +18,8 @@ def compile_engine(job: CompileJob) -> dict[str, Any]:
         OSError: the disk is full.
     """
     network = ov.Core().read_model(job.model)
-    path = job.folder / job.target.files[0]
     try:
-        ov.save_model(network, path, compress_to_fp16=False)
+        ov.save_model(network, job.path, compress_to_fp16=False)
     except RuntimeError as error:  # all that OpenVINO says of a failed write is "iostream error", without a number
-        raise OSError(errno.ENOSPC, str(error), str(path)) from error
+        raise OSError(errno.ENOSPC, str(error), str(job.path)) from error
     return {"built_for": ["CPU"]}

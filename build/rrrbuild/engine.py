@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rrrbuild import machine
+from rrrbuild import machine, plan_runner
 from rrrbuild.manifest import Manifest, read_engine, to_document
 from rrrbuild.targets import TARGETS, Target, run_obstacle
 from rrrnet.errors import ArtifactError, IncompatibleError, UsageError
 from rrrnet.preprocess import Uint8Array
 
 Float32Array = npt.NDArray[np.float32]
-# images (N, S, S, 3) uint8 -> probabilities (N, M, C) float32
+# images (N, S, S, 3) uint8 -> probabilities (N, M, C) float32; see plan_runner.load
 Runner = Callable[[Uint8Array], Float32Array]
 
 
@@ -77,9 +77,9 @@ def load_runner(folder: Path, target: Target, document: Mapping[str, Any], *, th
     Raises:
         IncompatibleError: the runtime refuses undamaged files; carries its words.
     """
-    module = importlib.import_module(f"rrrbuild.{target.runtime_module}")
+    runtime = importlib.import_module(f"rrrbuild.{target.runtime_module}")
     try:
-        runner: Runner = module.load(folder, document, threads)
+        runner: Runner = plan_runner.load(runtime, folder, document, threads)
     except Exception as error:  # each runtime raises its own types
         raise IncompatibleError(f"{target.family} cannot load {folder}: {error}") from error
     return runner

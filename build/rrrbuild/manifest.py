@@ -1,6 +1,6 @@
 """An engine folder: engine files and `manifest.json`, which says everything about them and seals them."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,16 @@ MAX_BATCH = 256
 # Tensor names in every engine.
 INPUT = "images"
 OUTPUT = "probabilities"
+# What an engine file is named by: the whole network, or a part of plan `split`.
+MODEL = "model"
+STEM = "stem"
+# The tensor between the stem and the members in plan `split`.
+FEATURES = "features"
+
+
+def member_part(index: int) -> str:
+    """Name of a member's part of plan `split`: `member_0`, `member_1`, ..."""
+    return f"member_{index}"
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ class Manifest:
         target: a name of the table of targets.
         family: the runtime's Python package.
         precision: of weights and activations.
-        plan: how the members are executed.
+        plan: how the members are executed; the fastest over all batch sizes where several plans are kept.
         architecture: the network's shape.
         labels: class names, in the order of the outputs.
         preprocess: how images become inputs.
@@ -76,7 +86,9 @@ class Manifest:
         checkpoint: name, method and SHA-256 (of its sealed document) of the source.
         data: the data set that the checkpoint was trained on (name, path, sha256), or None.
         command: the command line that built it.
-        files: digest and size of each file.
+        files: digest and size of each file; those of several plans lie in folders named by the plan.
+        plan_by_batch: the plan for each measured batch size, and those up to it, where several plans are kept.
+        features: name, dtype and shape of the tensor between stem and members where plan `split` is kept.
         quantisation: how an INT8 engine was calibrated and, for each plan, quantised; None for other precisions.
     """
 
@@ -101,7 +113,14 @@ class Manifest:
     data: dict[str, Any] | None
     command: str
     files: dict[str, dict[str, Any]]
+    plan_by_batch: dict[str, str] = field(default_factory=dict)
+    features: dict[str, Any] | None = None
     quantisation: dict[str, Any] | None = None
+
+    @property
+    def kept_plans(self) -> tuple[str, ...]:
+        """The plans whose files the folder holds, the overall fastest first."""
+        return tuple(dict.fromkeys((self.plan, *self.plan_by_batch.values())))
 
 
 def to_document(manifest: Manifest) -> dict[str, Any]:

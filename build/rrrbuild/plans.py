@@ -8,6 +8,7 @@ from rrrnet.architecture import Architecture
 from rrrnet.errors import UsageError
 
 AUTO = "auto"
+_MARGIN = 1.03
 
 
 def check_plan(name: str, target: Target) -> None:
@@ -17,6 +18,11 @@ def check_plan(name: str, target: Target) -> None:
         UsageError: the target cannot express the plan, whatever the network; lists those that it can.
     """
     allowed = [AUTO, *(plan.name for plan in target.plans)]
+    if name in target.lacks:
+        raise UsageError(
+            f"plan {name!r} cannot be expressed for {target.name}: {target.lacks[name]}; "
+            f"allowed are {', '.join(allowed)}"
+        )
     if name not in allowed:
         raise UsageError(f"plan {name!r} is not one of {target.name}: allowed are {', '.join(allowed)}")
 
@@ -25,10 +31,10 @@ def plans_to_build(name: str, target: Target, architecture: Architecture) -> tup
     """The plan called `name`, or for `auto` all that the target can express for this network, `sequential` first.
 
     Raises:
-        UsageError: the plan is not one of the target, or it fuses members and the network has one.
+        UsageError: the plan is not one of the target, or the network has one member.
     """
     check_plan(name, target)
-    # With one member there is nothing to execute in another way: merged would be the same graph.
+    # With one member there is nothing to execute in another way.
     expressible = target.plans if architecture.members > 1 else target.plans[:1]
     if name == AUTO:
         return expressible
@@ -36,10 +42,36 @@ def plans_to_build(name: str, target: Target, architecture: Architecture) -> tup
     if not found:
         allowed = ", ".join([AUTO, *(plan.name for plan in expressible)])
         raise UsageError(
-            f"plan {name!r} fuses the members of an ensemble, and this network has 1 member, "
+            f"plan {name!r} is for the members of an ensemble, and this network has 1 member, "
             f"so it would be the same as sequential: allowed are {allowed}"
         )
     return found
+
+
+def winners(latency_ms: Mapping[str, Mapping[str, Mapping[str, float]]]) -> tuple[str, dict[str, str]]:
+    """The plan that is fastest over all batch sizes, and the plan to run each batch size by.
+
+    Each plan that is kept costs memory and disk. So another plan gets a batch size only where it is clear of noise:
+    by more than 3 % in the median, and three quarters of its calls faster than three quarters of the other's.
+
+    Args:
+        latency_ms: by plan and batch size, rows with `median`, `p25` and `p75`.
+
+    Returns:
+        The overall fastest, and the plan by batch size; that is empty where one plan runs all.
+    """
+    overall = fastest(latency_ms)
+    chosen = {}
+    for size, usual in latency_ms[overall].items():
+        best = min(latency_ms, key=lambda plan: latency_ms[plan][size]["median"])
+        row = latency_ms[best][size]
+        clear = row["median"] * _MARGIN < usual["median"] and row["p75"] < usual["p25"]
+        chosen[size] = best if clear else overall
+    if len(set(chosen.values())) == 1:
+        return overall, {}
+    if overall not in chosen.values():  # second at every size
+        overall = fastest({plan: latency_ms[plan] for plan in chosen.values()})
+    return overall, chosen
 
 
 def fastest(latency_ms: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:

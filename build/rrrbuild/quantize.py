@@ -59,6 +59,7 @@ class Quantiser:
         self._target, self._calibration, self._held_out = target, calibration, held_out
         self._max_drop, self._report = max_drop, report
         self._plans: dict[str, dict[str, Any]] = {}
+        self._done: dict[bytes, tuple[bytes, dict[str, Any]]] = {}  # some plans share a graph
         self._reference: Float32Array | None = None
 
     def quantise(self, exported: bytes, plan: str) -> bytes:
@@ -67,6 +68,13 @@ class Quantiser:
         Raises:
             CheckFailedError: every method loses more than is allowed; says what was measured and what to try.
         """
+        if exported not in self._done:
+            self._done[exported] = self._quantise(exported, plan)
+        quantised, self._plans[plan] = self._done[exported]
+        return quantised
+
+    def _quantise(self, exported: bytes, plan: str) -> tuple[bytes, dict[str, Any]]:
+        """The model and how it was done."""
         model = onnx.load_from_string(exported)
         if self._reference is None:  # every plan computes the same function
             self._reference = open_session(model)(self._held_out.images)[0]
@@ -84,9 +92,9 @@ class Quantiser:
                 self._report(f"INT8 by {method.name} does not pass: {error}")
                 continue
             keys = ("images", "accuracy", "reference_accuracy", "label_agreement", "max_abs_error", "mean_abs_error")
-            self._plans[plan] = {**record, **{key: result[key] for key in keys}, "failed_methods": tried}
+            record |= {**{key: result[key] for key in keys}, "failed_methods": tried}
             self._report(f"INT8 by {method.name}: {_accuracies(result)}")
-            return bytes(quantised.SerializeToString(deterministic=True))
+            return bytes(quantised.SerializeToString(deterministic=True)), record
         count = len(self._calibration.images)
         raise CheckFailedError(
             f"{tried[0]['failed']}. {len(METHODS) - 1} other ways to quantise failed too, the last "

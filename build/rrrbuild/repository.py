@@ -2,24 +2,36 @@
 
 REPO/repository.json
 REPO/NAME/config.pbtxt
-REPO/NAME/1/     the engine folder's files, its manifest; for the Python backend model.py and runtime.py
+REPO/NAME/1/     the engine folder's files, its manifest; for the Python backend model.py and what that loads
+
+An engine of plan `split` may become several models (triton_ensemble.py).
 """
 
-import importlib.resources
 import re
-import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from rrrbuild.manifest import MANIFEST, Manifest, read_engine
-from rrrbuild.repository_document import DOCUMENT, Repository, ServedModel, read_repository, write_document
+from rrrbuild.manifest import Manifest, read_engine
+from rrrbuild.plan_runner import SPLIT
+from rrrbuild.repository_document import (
+    DOCUMENT,
+    MEMBER_SECONDS,
+    Repository,
+    ServedModel,
+    read_repository,
+    write_document,
+)
 from rrrbuild.targets import Target, target_named
 from rrrbuild.triton_config import CONFIG, PYTHON_BACKEND, model_config, write_config
+from rrrbuild.triton_ensemble import step_names, write_ensemble
+from rrrbuild.triton_folder import VERSION, copy_engine, copy_modules, copy_part, files_of_plan
 from rrrnet import sealed
 from rrrnet.architecture import cost
 from rrrnet.errors import IncompatibleError, UsageError
 
-VERSION = "1"
+PROCESS, ENSEMBLE = "process", "ensemble"
+Report = Callable[[str], None]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -30,6 +42,8 @@ def write_repository(
     backends: frozenset[str],
     names: Sequence[str] = (),
     threads: int | None = None,
+    split_as: str | None = None,
+    report: Report = lambda _: None,
 ) -> Repository:
     """Write a model repository; nothing is left at `out` if any step fails.
 
@@ -39,9 +53,14 @@ def write_repository(
         backends: what the Triton that will serve it has; a native one is used where it fits, else `python`.
         names: the models' names, one for each engine; by default the engines' own.
         threads: CPU threads for one inference; None leaves the choice to the runtime.
+        split_as: engines of plan `split` as `process`, one Python process that runs the members side by side, or as
+            `ensemble`, a Triton ensemble of a model for each member; None takes the ensemble where a native backend
+            runs the engine.
+        report: is told what of an engine is not used.
 
     Raises:
-        UsageError: two models of one name, a name that Triton or a URL could not hold, or no engines.
+        UsageError: two models of one name, a name that Triton or a URL could not hold, no engines, or none of plan
+            `split` though `split_as` is given.
         ArtifactError: an engine is damaged.
         IncompatibleError: no backend fits an engine.
     """
@@ -51,22 +70,23 @@ def write_repository(
         raise UsageError(f"{len(names)} names are given for {len(engines)} engines: give one for each, or none")
     manifests = [read_engine(path) for path in engines]
     chosen = list(names) or [manifest.name for manifest in manifests]
-    _check_names(chosen, engines)
+    _check_names(chosen, engines, [manifest.architecture.members for manifest in manifests])
+    if split_as is not None:
+        _check_split_as(split_as, manifests)
     with sealed.staged(out, document=DOCUMENT) as folder:
         models = tuple(
-            _write_model(name, manifest, folder / name, backends=backends, threads=threads)
+            _write_model(name, manifest, folder, backends=backends, threads=threads, split_as=split_as, report=report)
             for name, manifest in zip(chosen, manifests, strict=True)
         )
         write_document(folder, models)
-        for model in models:
-            if model.backend == PYTHON_BACKEND:
-                # Triton's embedded Python ignores PYTHONDONTWRITEBYTECODE. A file where its folder would be keeps it
-                # from leaving bytecode that no digest covers; not sealed itself, since tools drop it when copying.
-                (folder / model.name / VERSION / "__pycache__").touch()
+        for code in folder.glob("*/*/model.py"):
+            # Triton's embedded Python ignores PYTHONDONTWRITEBYTECODE. A file where its folder would be keeps it from
+            # leaving bytecode that no digest covers; not sealed itself, since tools drop it when copying.
+            code.with_name("__pycache__").touch()
     return read_repository(out)
 
 
-def _check_names(names: Sequence[str], engines: Sequence[Path]) -> None:
+def _check_names(names: Sequence[str], engines: Sequence[Path], members: Sequence[int]) -> None:
     for index, name in enumerate(names):
         if not _NAME.fullmatch(name):
             raise UsageError(
@@ -78,22 +98,45 @@ def _check_names(names: Sequence[str], engines: Sequence[Path]) -> None:
                 f"{engines[names.index(name)]} and {engines[index]} are both named {name}: a repository holds one "
                 "model of each name; leave one out, or give each engine a name with --name"
             )
+        if taken := set(step_names(name, members[index])).intersection(names):
+            raise UsageError(
+                f"{', '.join(taken)} would be a step of {name} as an ensemble: choose another name with --name"
+            )
+
+
+def _check_split_as(split_as: str, manifests: Sequence[Manifest]) -> None:
+    if split_as not in (PROCESS, ENSEMBLE):
+        raise UsageError(f"--split-as is {split_as!r}: allowed are {PROCESS} and {ENSEMBLE}")
+    if not any(manifest.plan == SPLIT for manifest in manifests):
+        plans = ", ".join(f"{manifest.name} is {manifest.plan}" for manifest in manifests)
+        raise UsageError(f"--split-as is for engines of plan split ({plans}): build one with rrr build --plan split")
 
 
 def _write_model(
-    name: str, manifest: Manifest, folder: Path, *, backends: frozenset[str], threads: int | None
+    name: str,
+    manifest: Manifest,
+    folder: Path,
+    *,
+    backends: frozenset[str],
+    threads: int | None,
+    split_as: str | None,
+    report: Report,
 ) -> ServedModel:
+    """One engine as one model of the repository `folder`, or as an ensemble of several."""
     target = target_named(manifest.target)
-    backend = choose_backend(target, backends)
-    version = folder / VERSION
-    version.mkdir(parents=True)
-    for file in [MANIFEST, *manifest.files]:
-        shutil.copyfile(manifest.path / file, version / file)
-    if backend == PYTHON_BACKEND:
-        source = importlib.resources.files("rrrbuild")
-        for module, file in (("triton_model", "model.py"), (target.runtime_module, "runtime.py")):
-            (version / file).write_bytes(source.joinpath(f"{module}.py").read_bytes())
-    write_config(model_config(name, manifest, target, backend=backend, threads=threads), folder / CONFIG)
+    split = manifest.plan == SPLIT
+    backend = choose_backend(target, backends, one_file=not (split and split_as == PROCESS))
+    ensemble = split and (split_as or (PROCESS if backend == PYTHON_BACKEND else ENSEMBLE)) == ENSEMBLE
+    if (ensemble or backend != PYTHON_BACKEND) and len(manifest.kept_plans) > 1:
+        what = "an ensemble runs" if ensemble else f"the backend {backend} runs"
+        report(f"{name}: {what} one plan for every batch size, so only {manifest.plan} is used")
+    steps: tuple[str, ...] = ()
+    if ensemble:
+        if PYTHON_BACKEND not in backends:
+            raise IncompatibleError(f"{name} as an ensemble needs Triton's backend python, which this server lacks")
+        steps = write_ensemble(name, manifest, target, folder, backend=backend, threads=threads)
+    else:
+        manifest = _write_single(name, manifest, target, folder / name, backend=backend, threads=threads)
     totals = cost(manifest.architecture, manifest.preprocess.size)["total"]
     return ServedModel(
         name=name,
@@ -108,19 +151,43 @@ def _write_model(
         parameters=totals["parameters"],
         macs=totals["macs"],
         outputs=tuple(output["name"] for output in manifest.outputs),
+        steps=steps,
     )
 
 
-def choose_backend(target: Target, backends: frozenset[str]) -> str:
+def _write_single(
+    name: str, manifest: Manifest, target: Target, folder: Path, *, backend: str, threads: int | None
+) -> Manifest:
+    """An engine as one model; returns what the model is, which has one more output where members are timed."""
+    version = folder / VERSION
+    if backend == PYTHON_BACKEND:
+        copy_engine(manifest, version)
+        copy_modules(target, version)
+        if SPLIT in manifest.kept_plans:
+            seconds = {"name": MEMBER_SECONDS, "dtype": "float32", "shape": [-1, manifest.architecture.members]}
+            manifest = replace(manifest, outputs=[*manifest.outputs, seconds])
+    else:
+        copy_part(replace(manifest, plan_by_batch={}), files_of_plan(manifest, manifest.plan), version)
+    write_config(model_config(name, manifest, target, backend=backend, threads=threads), folder / CONFIG)
+    return manifest
+
+
+def choose_backend(target: Target, backends: frozenset[str], *, one_file: bool = True) -> str:
     """The target's native backend where the server has it, else the Python backend with our `model.py`.
+
+    Args:
+        target: the engine's.
+        backends: the server's.
+        one_file: whether a model is one engine file; a native backend opens no more.
 
     Raises:
         IncompatibleError: the server has neither.
     """
-    if target.backend in backends:
-        return str(target.backend)
+    native = target.backend if one_file else None
+    if native in backends:
+        return str(native)
     if PYTHON_BACKEND in backends:
         return PYTHON_BACKEND
-    wanted = " or ".join(name for name in (target.backend, PYTHON_BACKEND) if name)
+    wanted = " or ".join(name for name in (native, PYTHON_BACKEND) if name)
     found = ", ".join(sorted(backends)) or "none"
     raise IncompatibleError(f"{target.name} needs Triton's backend {wanted}, but this tritonserver has {found}")

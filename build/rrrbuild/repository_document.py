@@ -10,6 +10,8 @@ from rrrnet.preprocess import Preprocess
 
 DOCUMENT = "repository.json"
 FORMAT_VERSION = 1
+# Output of a model whose members run side by side in one process: durations, (N, M) float32, a row for each image.
+MEMBER_SECONDS = "member_seconds"
 REMEDY = "write it again with rrr repository"
 
 
@@ -30,6 +32,7 @@ class ServedModel:
         parameters: weights and biases of the network, as trained.
         macs: multiply-accumulates for one image.
         outputs: names of the output tensors.
+        steps: the Triton models behind it where it is a Triton ensemble; clients have no use for them.
     """
 
     name: str
@@ -44,10 +47,11 @@ class ServedModel:
     parameters: int
     macs: int
     outputs: tuple[str, ...]
+    steps: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict that `from_json` reads back."""
-        return {**asdict(self), "labels": list(self.labels), "outputs": list(self.outputs)}
+        return {**asdict(self), "labels": list(self.labels), "outputs": list(self.outputs), "steps": list(self.steps)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "ServedModel":
@@ -56,6 +60,7 @@ class ServedModel:
             "labels": tuple(values["labels"]),
             "preprocess": Preprocess.from_json(values["preprocess"]),
             "outputs": tuple(values["outputs"]),
+            "steps": tuple(values.get("steps", ())),
         }
         return cls(**{**values, **changed})
 

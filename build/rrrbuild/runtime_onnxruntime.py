@@ -1,6 +1,6 @@
-"""An ONNX file as a callable. Copied into Triton model repositories: imports numpy and ONNX Runtime only."""
+"""ONNX files as callables. Copied into Triton model repositories: imports numpy and ONNX Runtime only."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,54 @@ def load(
     Returns:
         images (N, S, S, 3) uint8 -> probabilities (N, M, C) float32, for one caller at a time.
     """
-    options = ort.SessionOptions()
-    # Members are independent, but ORT_PARALLEL doubles the latency: its threads fight with those of each operator.
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    session = ort.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+    session = _session(folder / "model.onnx", threads)
     name, outputs = manifest["inputs"][0]["name"], [manifest["outputs"][0]["name"]]
 
     def run(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        return np.asarray(session.run(outputs, {name: images})[0], dtype=np.float32)
+        return np.asarray(session.run(outputs, {name: images})[0])
 
     return run
+
+
+def load_parts(
+    folder: Path, manifest: Mapping[str, Any], threads: int | None, member_threads: int
+) -> tuple[Callable[[npt.NDArray[np.uint8]], Any], Sequence[Callable[[Any], npt.NDArray[np.float32]]]]:
+    """Open the parts of plan `split`. The members read the stem's output where it lies.
+
+    Args:
+        folder: has `stem.onnx`, `member_0.onnx` and so on, checked already.
+        manifest: gives the shape of `outputs`.
+        threads: CPU threads for the stem; None leaves the choice to ONNX Runtime.
+        member_threads: CPU threads for each member.
+
+    Returns:
+        The stem, images -> features, and the members, features -> probabilities (N, C); each for one caller at a time.
+    """
+    stem = _session(folder / "stem.onnx", threads)
+    (source,), (result,) = stem.get_inputs(), stem.get_outputs()
+
+    def run_stem(images: npt.NDArray[np.uint8]) -> Any:
+        images_value = ort.OrtValue.ortvalue_from_numpy(images)
+        return stem.run_with_ort_values([result.name], {source.name: images_value})[0]
+
+    def member(session: ort.InferenceSession) -> Callable[[Any], npt.NDArray[np.float32]]:
+        (features,), (probabilities,) = session.get_inputs(), session.get_outputs()
+
+        def run(value: Any) -> npt.NDArray[np.float32]:
+            return np.asarray(session.run_with_ort_values([probabilities.name], {features.name: value})[0].numpy())
+
+        return run
+
+    count = manifest["outputs"][0]["shape"][1]
+    return run_stem, [member(_session(folder / f"member_{index}.onnx", member_threads)) for index in range(count)]
+
+
+def _session(path: Path, threads: int | None) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    # Members are independent, but ORT_PARALLEL doubles the latency: its threads fight with those of each operator.
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    # Threads that spin after a call take a core from whatever runs next: another session, the front of the service.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -3,7 +3,7 @@
 To add a target: add a row; a new family also needs a `compile_FAMILY.py` (docs/engines.md).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rrrbuild import machine
 from rrrnet.errors import UsageError
@@ -26,15 +26,17 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Plan:
-    """One way to express the members, as one target wants it.
+    """One way to execute the members, as one target wants it.
 
     Attributes:
-        name: a key of `graph.PLANS`.
+        name: what `--plan` takes.
         align: channel counts inside the members are zero-padded to a multiple of it.
+        graph: how they are expressed, a key of `graph.PLANS`.
     """
 
     name: str
     align: int = 1
+    graph: str = "sequential"
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Target:
         extra: the pip extra of this project that installs the runtime.
         backend: Triton's native backend that runs these files in this precision; None where there is none.
         needs_cpu: CPU features of which one must be present to run.
-        plans: how members can be expressed; the first suits every network.
+        plans: how members can be executed; the first suits every network.
     """
 
     name: str
@@ -61,7 +63,17 @@ class Target:
     extra: str
     backend: str | None = None
     needs_cpu: tuple[str, ...] = ()
-    plans: tuple[Plan, ...] = (Plan("sequential", align=16), Plan("merged", align=16))
+    plans: tuple[Plan, ...] = (
+        # A vector register holds 16 FP32 numbers; measured in docs/engines.md.
+        Plan("sequential", align=16),
+        Plan("merged", align=16, graph="merged"),
+        Plan("split", align=16),
+    )
+
+    @property
+    def lacks(self) -> dict[str, str]:
+        """Plans that it cannot express, each with the reason."""
+        return _LACKS.get(self.family, {})
 
     @property
     def on_gpu(self) -> bool:
@@ -79,10 +91,24 @@ class Target:
         return "runtime_tensorrt" if self.on_gpu else f"runtime_{self.family}"
 
 
-# Tensor cores take FP16 channels in multiples of 8, INT8 in multiples of 32. On CPUs a vector register holds 16 FP32
-# numbers; measured in docs/engines.md.
-_GPU_PLANS = (Plan("sequential", align=8), Plan("merged", align=8))
-_GPU_INT8_PLANS = (Plan("sequential", align=32), Plan("merged", align=32))
+# Tensor cores take FP16 channels in multiples of 8, INT8 in multiples of 32.
+_GPU_PLANS = (
+    Plan("sequential", align=8),
+    Plan("merged", align=8, graph="merged"),
+    Plan("streams", align=8),
+    Plan("split", align=8),
+)
+_GPU_INT8_PLANS = tuple(replace(plan, align=32) for plan in _GPU_PLANS)
+_LACKS = {
+    "openvino": {
+        "streams": "OpenVINO's streams run several requests side by side, not the branches of one request; "
+        "plan split runs the members side by side"
+    },
+    "onnxruntime": {
+        "streams": "ONNX Runtime gives a graph on the CPU one stream, and its ORT_PARALLEL mode was twice as slow; "
+        "plan split runs the members side by side"
+    },
+}
 
 _FP32 = Tolerance(max_abs_error=1e-3, mean_abs_error=1e-4, min_label_agreement=0.995)
 # 11 and 8 significant bits: one rounding is 0.05 % and 0.4 %, and 150 layers add theirs up. An image on the border of

@@ -6,14 +6,17 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
+from rrrbuild import triton_tensorrt
 from rrrbuild.manifest import Manifest
 from rrrbuild.targets import Target
 
 CONFIG = "config.pbtxt"
 PYTHON_BACKEND = "python"
-# A request waits for companions only as long as the last batch runs: on a CPU waiting longer buys nothing, on a GPU
-# a little. More than this many in the queue would miss any reasonable deadline, so they are turned away at once.
-_QUEUE_DELAY_MICROSECONDS = {"cpu": 0, "gpu": 100}
+TYPES = {"uint8": pb.TYPE_UINT8, "int8": pb.TYPE_INT8, "float16": pb.TYPE_FP16, "float32": pb.TYPE_FP32}
+# A request waits for companions only as long as the last batch runs: with a delay, one that finds the server idle
+# would wait all of it in vain. More than this many in the queue would miss any reasonable deadline, so they are turned
+# away at once.
+_QUEUE_DELAY_MICROSECONDS = 0
 _MAX_QUEUE_SIZE = 128
 _QUEUE_TIMEOUT_MICROSECONDS = 10_000_000
 
@@ -28,15 +31,15 @@ def model_config(name: str, manifest: Manifest, target: Target, *, backend: str,
         backend: `python` or the target's native backend.
         threads: CPU threads for one inference; None leaves the choice to the runtime.
     """
-    (images,), (probabilities,) = manifest.inputs, manifest.outputs
+    (images,) = manifest.inputs
     native_gpu = target.on_gpu and backend != PYTHON_BACKEND
     config = pb.ModelConfig(
         name=name,
         backend=backend,
         max_batch_size=manifest.batch.max,
         default_model_filename="model.py" if backend == PYTHON_BACKEND else target.files[0],
-        input=[pb.ModelInput(name=images["name"], data_type=pb.TYPE_UINT8, dims=images["shape"][1:])],
-        output=[pb.ModelOutput(name=probabilities["name"], data_type=pb.TYPE_FP32, dims=probabilities["shape"][1:])],
+        input=[pb.ModelInput(**described(images))],
+        output=[pb.ModelOutput(**described(output)) for output in manifest.outputs],
         # The Python backend's process is a CPU instance for Triton, whatever the runtime in it uses.
         instance_group=[
             pb.ModelInstanceGroup(
@@ -45,7 +48,7 @@ def model_config(name: str, manifest: Manifest, target: Target, *, backend: str,
         ],
         version_policy=pb.ModelVersionPolicy(latest=pb.ModelVersionPolicy.Latest(num_versions=1)),
         dynamic_batching=pb.ModelDynamicBatching(
-            max_queue_delay_microseconds=_QUEUE_DELAY_MICROSECONDS["gpu" if target.on_gpu else "cpu"],
+            max_queue_delay_microseconds=_QUEUE_DELAY_MICROSECONDS,
             default_queue_policy=pb.ModelQueuePolicy(
                 timeout_action=pb.ModelQueuePolicy.REJECT,
                 default_timeout_microseconds=_QUEUE_TIMEOUT_MICROSECONDS,
@@ -55,6 +58,8 @@ def model_config(name: str, manifest: Manifest, target: Target, *, backend: str,
         ),
         model_warmup=[_warm_up(size, images) for size in warm_up_sizes(manifest.batch.max)],
     )
+    if target.on_gpu:
+        triton_tensorrt.complete(config, manifest, native=native_gpu)
     for key, value in _parameters(target, backend, threads).items():
         config.parameters[key].string_value = value
     return config
@@ -71,10 +76,21 @@ def _warm_up(size: int, images: dict[str, Any]) -> Any:
         name=f"batch-{size}",
         batch_size=size,
         count=1,
-        inputs={
-            images["name"]: pb.ModelWarmup.Input(data_type=pb.TYPE_UINT8, dims=images["shape"][1:], random_data=True)
-        },
+        inputs={images["name"]: _warm_up_input(images)},
     )
+
+
+def _warm_up_input(tensor: dict[str, Any]) -> Any:
+    """Random bytes for images. Random bytes as floating point numbers would be NaN here and there."""
+    _, *dims = tensor["shape"]
+    kind = TYPES[tensor["dtype"]]
+    random = kind == pb.TYPE_UINT8
+    return pb.ModelWarmup.Input(data_type=kind, dims=dims, **{"random_data" if random else "zero_data": True})
+
+
+def described(tensor: dict[str, Any]) -> dict[str, Any]:
+    """A manifest's tensor in the words of Triton's messages, which leave the batch out."""
+    return {"name": tensor["name"], "data_type": TYPES[tensor["dtype"]], "dims": tensor["shape"][1:]}
 
 
 def _parameters(target: Target, backend: str, threads: int | None) -> dict[str, str]:

@@ -1,7 +1,8 @@
-"""Triton's Python backend for our engines: `rrr repository` copies this file as model.py and a runtime as runtime.py.
+"""Triton's Python backend for our engines: `rrr repository` copies this file as model.py.
 
-Imports numpy and the standard library only; runtime.py beside it imports the runtime. The manifest's seal and every
-digest are checked before the runtime opens a file. All requests that Triton has batched become one engine call.
+Imports numpy and the standard library only; runtime.py beside it imports the runtime, and plan_runner.py calls that.
+The manifest's seal and every digest are checked before the runtime opens a file. All requests that Triton has batched
+become one engine call.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+MEMBER_SECONDS = "member_seconds"
 _SEAL = re.compile(rb'\A\{\n  "seal": "([0-9a-f]{64})"')
 
 
@@ -31,12 +33,15 @@ class TritonPythonModel:
         """
         folder = Path(args["model_repository"]) / args["model_version"]
         manifest = _read_checked(folder)
-        threads = json.loads(args["model_config"]).get("parameters", {}).get("threads")
+        config = json.loads(args["model_config"])
+        threads = config.get("parameters", {}).get("threads")
         self._name = args["model_name"]
         self._input = manifest["inputs"][0]["name"]
         self._output = manifest["outputs"][0]["name"]
         self._output_shape = tuple(manifest["outputs"][0]["shape"][1:])  # (M, C)
-        self._run = _load_runtime(folder).load(folder, manifest, int(threads["string_value"]) if threads else None)
+        self._tells_seconds = MEMBER_SECONDS in [output["name"] for output in config["output"]]
+        runtime, runner = (_load_module(folder / f"{name}.py") for name in ("runtime", "plan_runner"))
+        self._run = runner.load(runtime, folder, manifest, int(threads["string_value"]) if threads else None)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer a batch of requests by one engine call; a bad answer becomes an error, never a result."""
@@ -49,14 +54,23 @@ class TritonPythonModel:
             return [_failure(f"{self._name}: the engine failed")] * len(requests)
         if probabilities.shape != (len(images), *self._output_shape):
             return [_failure(f"{self._name}: the engine's output has shape {probabilities.shape}")] * len(requests)
+        seconds = self._member_seconds() if self._tells_seconds else None
         stops = np.cumsum([len(part) for part in parts])
-        return [self._response(part) for part in np.split(probabilities, stops[:-1])]
+        return [self._response(part, seconds) for part in np.split(probabilities, stops[:-1])]
 
-    def _response(self, probabilities: Any) -> Any:
-        """One request's share: (N, M, C)."""
+    def _member_seconds(self) -> Any:
+        """Durations of the members in the last call: (M,), NaN where its plan does not tell them."""
+        seconds = getattr(self._run, "member_seconds", None)
+        return np.full(self._output_shape[0], np.nan if seconds is None else seconds, np.float32)
+
+    def _response(self, probabilities: Any, seconds: Any) -> Any:
+        """One request's share: probabilities (N, M, C), and the members' durations (N, M), a row for each image."""
         if not np.isfinite(probabilities).all():
             return _failure(f"{self._name}: the engine's output holds NaN or infinity")
-        return pb_utils.InferenceResponse([pb_utils.Tensor(self._output, np.ascontiguousarray(probabilities))])
+        outputs = [pb_utils.Tensor(self._output, np.ascontiguousarray(probabilities))]
+        if seconds is not None:
+            outputs.append(pb_utils.Tensor(MEMBER_SECONDS, np.tile(seconds, (len(probabilities), 1))))
+        return pb_utils.InferenceResponse(outputs)
 
 
 def _failure(message: str) -> Any:
@@ -78,11 +92,11 @@ def _read_checked(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _load_runtime(folder: Path) -> Any:
-    """The module runtime.py. Loaded by its path: every model has one of that name."""
-    spec = importlib.util.spec_from_file_location("rrr_runtime", folder / "runtime.py")
+def _load_module(path: Path) -> Any:
+    """A module by its path: every model has modules of the same names."""
+    spec = importlib.util.spec_from_file_location(f"rrr_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise RuntimeError(f"{folder / 'runtime.py'} cannot be loaded: run rrr repository again")
+        raise RuntimeError(f"{path} cannot be loaded: run rrr repository again")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

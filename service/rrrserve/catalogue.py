@@ -18,5 +18,6 @@ def default_model(repository: Repository, name: str | None) -> ServedModel:
 
 
 def backends_of(repository: Repository) -> frozenset[str]:
-    """The Triton backends its models run on."""
-    return frozenset(model.backend for model in repository.models)
+    """The Triton backends its models run on; an ensemble's last step is one of the Python backend."""
+    names = {model.backend for model in repository.models}
+    return frozenset(names | {"python" for model in repository.models if model.steps})

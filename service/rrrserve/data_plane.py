@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rrrbuild.repository_document import Repository, ServedModel
+from rrrbuild.repository_document import MEMBER_SECONDS, Repository, ServedModel
 from rrrserve import metrics
 from rrrserve.answer import answer
 from rrrserve.decoding import Decoded, DecodePool
@@ -68,6 +68,11 @@ class DataPlane:
         self._inference = {
             model.name: metrics.INFERENCE_DURATION.labels(model.name, model.target) for model in repository.models
         }
+        self._members = {
+            model.name: [metrics.MEMBER_DURATION.labels(model.name, str(index)) for index in range(model.members)]
+            for model in repository.models
+            if MEMBER_SECONDS in model.outputs
+        }
         self._disagreement = {name: metrics.DISAGREEMENT.labels(name) for name in self.models}
 
     def observe_stage(self, stage: str, model: ServedModel, seconds: float) -> None:
@@ -99,7 +104,7 @@ class DataPlane:
         self.observe_stage("preprocess", model, timing.preprocess)
         start = time.perf_counter()
         try:
-            probabilities = iter(await self._infer(model, np.stack([item.array for item in good]), deadline))
+            probabilities = iter(await self._infer(model, [item.array for item in good], deadline))
         except TritonError as error:
             log.warning("inference with %s failed: %s", model.name, error)
             raise APIError(error.code, _CLIENT_MESSAGES[error.code]) from error
@@ -115,9 +120,9 @@ class DataPlane:
         return result
 
     async def _infer(
-        self, model: ServedModel, images: npt.NDArray[np.uint8], deadline: float
+        self, model: ServedModel, images: list[npt.NDArray[np.uint8]], deadline: float
     ) -> npt.NDArray[np.float32]:
-        """Probabilities (N, M, C) of images (N, S, S, 3), in as many calls as the model's largest batch asks for."""
+        """Probabilities (N, M, C) of N images (S, S, 3), in as many calls as the model's largest batch asks for."""
         step = model.max_batch_size
         if len(images) <= step:
             return await self._call(model, images, deadline)
@@ -125,10 +130,13 @@ class DataPlane:
         return np.concatenate(await asyncio.gather(*calls))
 
     async def _call(
-        self, model: ServedModel, images: npt.NDArray[np.uint8], deadline: float
+        self, model: ServedModel, images: list[npt.NDArray[np.uint8]], deadline: float
     ) -> npt.NDArray[np.float32]:
         start = time.perf_counter()
         result = await self.client.infer(model, images, timeout_seconds=deadline - start)
         self._inference[model.name].observe(time.perf_counter() - start)
         self.answered[model.name] = time.monotonic()
-        return result
+        if result.member_seconds is not None:
+            for member, seconds in zip(self._members[model.name], result.member_seconds, strict=True):
+                member.observe(seconds)
+        return result.probabilities

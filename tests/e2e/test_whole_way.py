@@ -69,8 +69,8 @@ def products(tmp_path_factory: pytest.TempPathFactory) -> Products:
     common = ("--data", made.data, "--weights", "none", "--size", "32")
     rrr("train", "--out", made.checkpoint, "--members", str(MEMBERS), "--epochs", "4", *common)
     rrr("train", "--out", made.baseline, "--method", "full", "--epochs", "0", *common)
-    for target in ("openvino-fp32", "onnxruntime-fp32"):
-        rrr("build", made.checkpoint, "--target", target, "--out", made.engine(target))
+    for target, plan in (("openvino-fp32", "merged"), ("onnxruntime-fp32", "auto")):
+        rrr("build", made.checkpoint, "--target", target, "--plan", plan, "--out", made.engine(target))
     rrr("build", made.baseline, "--target", "openvino-fp32", "--out", made.engine("openvino-fp32", "resnet152"))
     engines = (made.engine("openvino-fp32"), made.engine("openvino-fp32", "resnet152"))
     rrr("repository", *engines, "--out", made.repository)

@@ -35,14 +35,12 @@ def test_an_engine_gives_what_pytorch_gives_on_the_test_split(
     assert manifest.verified["max_abs_error"] <= TARGETS[target].tolerance.max_abs_error
     assert manifest.verified["label_agreement"] == 1
     assert manifest.verified["accuracy"] == manifest.verified["reference_accuracy"]
-    assert list(manifest.latency_ms) == ["sequential", "merged"]
+    assert list(manifest.latency_ms) == ["sequential", "merged", "split"]
     for rows in manifest.latency_ms.values():
         assert list(rows) == ["1", "2", "4"]
         assert all(0 < row["min"] <= row["median"] <= row["p95"] for row in rows.values())
-    assert steps[-2:] == [
-        "measuring latency at batch 1, 2, 4",
-        f"plan {manifest.plan} is the fastest of sequential, merged",
-    ]
+    measured = steps.index("measuring latency at batch 1, 2, 4")
+    assert steps[measured + 1].endswith("is the fastest of sequential, merged, split")
 
     held_out = held_out_images(checkpoint, None, limit=7)
     found = load_engine(tmp_path / "engine", threads=1)(held_out.images)
@@ -143,7 +141,7 @@ def test_bf16_is_built_but_not_verified_on_a_cpu_that_lacks_it(
 ) -> None:
     monkeypatch.setattr(machine, "cpu_features", lambda: frozenset({"avx2"}))
 
-    manifest = build_engine(checkpoint.path, "openvino-bf16", batch=BATCH, out=tmp_path / "engine")
+    manifest = build_engine(checkpoint.path, "openvino-bf16", plan="sequential", batch=BATCH, out=tmp_path / "engine")
 
     assert manifest.verified is False
     assert "none of avx512_bf16" in manifest.unverified_reason
@@ -214,7 +212,9 @@ def test_lost_images_are_asked_for(tmp_path: Path, make_checkpoint: Callable[...
 
     with pytest.raises(UsageError, match=r"moved, which is no folder any more: tell where they are with --data DIR"):
         build_engine(orphan.path, "openvino-fp32", out=tmp_path / "engine")
-    manifest = build_engine(orphan.path, "onnxruntime-fp32", batch=BATCH, out=tmp_path / "engine", data=data)
+    manifest = build_engine(
+        orphan.path, "onnxruntime-fp32", plan="merged", batch=BATCH, out=tmp_path / "engine", data=data
+    )
     assert manifest.verified is not False
     assert manifest.verified["images"] == 12
 
@@ -224,7 +224,9 @@ def test_a_checkpoint_that_never_had_data_is_verified_on_generated_patterns(
 ) -> None:
     bare = make_checkpoint(tmp_path / "bare")
 
-    manifest = build_engine(bare.path, "onnxruntime-fp32", batch=BATCH, out=tmp_path / "engine", images=6)
+    manifest = build_engine(
+        bare.path, "onnxruntime-fp32", plan="sequential", batch=BATCH, out=tmp_path / "engine", images=6
+    )
 
     assert manifest.verified is not False
     assert manifest.verified["images"] == 6

@@ -28,13 +28,15 @@ def test_build_prints_its_steps_and_what_came_out(tmp_path: Path, checkpoint: Ch
     assert code == 0
     (engine,) = json.loads(printed.out)["engines"]
     assert (engine["name"], engine["target"]) == ("duo", "onnxruntime-fp32")
-    assert engine["plan"] in ("sequential", "merged")
+    assert engine["plan"] in ("sequential", "merged", "split")
     assert engine["verified"]["images"] == 12
     assert {plan: set(rows) for plan, rows in engine["latency_ms"].items()} == {
         "sequential": {"1", "2"},
         "merged": {"1", "2"},
+        "split": {"1", "2"},
     }
-    assert engine["size_bytes"] == (out / "model.onnx").stat().st_size + (out / "split.csv").stat().st_size
+    files = [path for path in out.rglob("*") if path.is_file() and path.name != "manifest.json"]
+    assert engine["size_bytes"] == sum(path.stat().st_size for path in files) > 1_000_000
     assert "onnxruntime-fp32: verifying against PyTorch on 12 images (test split of colours)" in printed.err
     assert read_engine(out).name == "duo"
 
@@ -44,7 +46,7 @@ def test_build_writes_below_artifacts_by_default_one_engine_for_each_target(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     arguments = ["build", str(checkpoint.path), "--target", "openvino-fp32", "--target", "onnxruntime-fp32"]
-    code = run([*arguments, "--batch", "1,1,1"])
+    code = run([*arguments, "--batch", "1,1,1", "--plan", "merged"])
 
     assert code == 0
     assert "accuracy" in capsys.readouterr().out
@@ -59,7 +61,7 @@ def test_build_writes_below_artifacts_by_default_one_engine_for_each_target(
     ("arguments", "message"),
     [
         (["--target", "tensorflow"], "unknown target 'tensorflow': allowed are openvino-fp32"),
-        (["--target", "openvino-fp32", "--plan", "streams"], "allowed are auto, sequential, merged"),
+        (["--target", "openvino-fp32", "--plan", "streams"], "not the branches of one request"),
         (["--target", "openvino-fp32", "--batch", "8"], "e.g. --batch 1,8,32"),
         (["--target", "openvino-fp32", "--images", "0"], "--images is 0"),
         (["--target", "openvino-fp32", "--target", "onnxruntime-fp32", "--out", "x"], "--out takes one engine"),
@@ -134,6 +136,21 @@ def test_repository_lists_its_models(tmp_path: Path, openvino_engine: Manifest, 
     assert ServedModel.from_json(document["models"][0]) == read_repository(out).models[0]
     assert run(["repository", str(openvino_engine.path), "--out", str(out)]) == 0  # one of ours is replaced
     assert "openvino-fp32" in capsys.readouterr().out
+
+
+def test_repository_is_written_for_another_triton_if_its_backends_are_given(
+    tmp_path: Path, checkpoint: Checkpoint, capsys: Capture
+) -> None:
+    engine, out = tmp_path / "engine", tmp_path / "repository"
+    build = ["build", str(checkpoint.path), "--target", "onnxruntime-fp32", "--plan", "sequential", "--batch", "1,1,1"]
+    assert run([*build, "--out", str(engine)]) == 0
+    assert run(["repository", str(engine), "--out", str(out), "--backends", "python, onnxruntime"]) == 0
+    assert read_repository(out).models[0].backend == "onnxruntime"
+    assert not (out / "duo" / "1" / "model.py").exists()
+
+    capsys.readouterr()
+    assert run(["repository", str(engine), "--out", str(out), "--backends", "tensorrt,pyton"]) == 2
+    assert "allowed are onnxruntime, openvino, python, tensorrt, with commas" in capsys.readouterr().err
 
 
 def test_repository_refuses_a_folder_that_is_no_engine(tmp_path: Path, capsys: Capture) -> None:

@@ -116,14 +116,6 @@ def test_native_backends_get_precision_and_threads_by_their_own_names(openvino_e
     assert parameters("tensorrt-fp16", "tensorrt") == {}
 
 
-def test_a_native_tensorrt_model_runs_on_the_gpu_and_waits_a_little_for_companions(openvino_engine: Manifest) -> None:
-    config = model_config("m", openvino_engine, TARGETS["tensorrt-fp16"], backend="tensorrt", threads=None)
-
-    assert config.instance_group[0].kind == pb.ModelInstanceGroup.KIND_GPU
-    assert config.default_model_filename == "model.plan"
-    assert config.dynamic_batching.max_queue_delay_microseconds == 100
-
-
 def test_two_models_in_one_repository_keep_their_order_and_names(tmp_path: Path, openvino_engine: Manifest) -> None:
     written = write_repository(
         [openvino_engine.path, openvino_engine.path], tmp_path / "repository", backends=PYTHON, names=["b", "a"]

@@ -98,12 +98,13 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, C
 
 @pytest.fixture(scope="session")
 def repository(checkpoints: tuple[Checkpoint, Checkpoint], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both networks as ONNX Runtime engines in one Triton repository."""
+    """Both networks as ONNX Runtime engines in one Triton repository; the ensemble's members run side by side."""
     folder = tmp_path_factory.mktemp("engines")
     for checkpoint in checkpoints:
         build_engine(
             checkpoint.path,
             "onnxruntime-fp32",
+            plan="split" if checkpoint.architecture.members > 1 else "sequential",
             batch=BatchRange(1, 2, MAX_BATCH),
             out=folder / checkpoint.name,
             images=8,

@@ -26,7 +26,11 @@ def build(
     checkpoint: Annotated[Path, typer.Argument(help="A folder that rrr train wrote.")],
     target: Annotated[list[str], typer.Option(help=f"One of {', '.join(TARGETS)}; may be repeated.")],
     plan: Annotated[
-        str, typer.Option(help="How members are executed: auto (the faster), sequential or merged.")
+        str,
+        typer.Option(
+            help="How members are executed: auto (the fastest for each batch size), sequential, merged, streams or "
+            "split; rrr targets tells which a target has."
+        ),
     ] = "auto",
     batch: Annotated[str, typer.Option(help="Smallest, usual and largest batch.")] = "1,8,32",
     max_drop: Annotated[
@@ -85,6 +89,7 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
         "name": manifest.name,
         "target": manifest.target,
         "plan": manifest.plan,
+        "plan_by_batch": manifest.plan_by_batch,
         "verified": manifest.verified,
         "unverified_reason": manifest.unverified_reason,
         "latency_ms": manifest.latency_ms,
@@ -111,10 +116,12 @@ def _table(manifest: Manifest) -> Table:
         table.add_row("labels as PyTorch's", f"{proof['label_agreement']:.1%}")
         if proof["accuracy"] is not None:
             table.add_row("accuracy", f"{proof['accuracy']:.1%} (PyTorch: {proof['reference_accuracy']:.1%})")
-    table.add_row("plan", manifest.plan)
+    others = [f"{plan} for batch {size}" for size, plan in manifest.plan_by_batch.items() if plan != manifest.plan]
+    table.add_row("plan", ", ".join([manifest.plan, *others]))
     for plan, latencies in manifest.latency_ms.items():
         for size, row in latencies.items():
-            table.add_row(f"batch {size}, {plan}", f"{row['median']:.2f} ms median, {row['p95']:.2f} ms p95")
+            runs = " (runs this size)" if manifest.plan_by_batch.get(size, manifest.plan) == plan else ""
+            table.add_row(f"batch {size}, {plan}", f"{row['median']:.2f} ms median, {row['p95']:.2f} ms p95{runs}")
     table.add_row("size", f"{_size_bytes(manifest) / 1e6:.1f} MB")
     table.add_row("folder", escape(str(manifest.path)))
     return table

@@ -27,6 +27,17 @@ def targets(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
         answers = ("yes" if row[key] else "no" for key in ("can_build", "can_run"))
         table.add_row(row["name"], *answers, escape("; ".join(obstacles)))
     output.console.print(table)
+    for line in _plan_lines(rows):
+        output.console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def _plan_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """The plans, one line for targets that have the same; then why they lack one."""
+    groups: dict[str, list[str]] = {}
+    for row in rows:
+        lacks = "".join(f"; not {plan}: {reason}" for plan, reason in row["plans_not_expressible"].items())
+        groups.setdefault(", ".join(row["plans"]) + lacks, []).append(row["name"])
+    return [f"plans of {', '.join(names)}: {plans}" for plans, names in groups.items()]
 
 
 def _row(target: Target) -> dict[str, Any]:
@@ -36,6 +47,7 @@ def _row(target: Target) -> dict[str, Any]:
         "family": target.family,
         "precision": target.precision,
         "plans": [plan.name for plan in target.plans],
+        "plans_not_expressible": target.lacks,
         "tolerance": vars(target.tolerance),
         "can_build": build is None,
         "build_obstacle": build,
