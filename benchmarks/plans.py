@@ -5,8 +5,8 @@
 
 The weights are random, since they do not change the latency. Every variant (plan, and the multiple that channel counts
 are zero-padded to) answers the same images. In a round each has its turn: three calls, of which the last two count.
-`member_ms` holds the members' own times in plan `split`. The file is written after each case; cases of other targets
-and sizes that it holds already are kept. `load_average` tells what else the machine did.
+`member_ms` holds the members' own times in plan `split`. The file is written after each case, and cases of other
+targets and sizes that it holds already are kept. `load_average` tells what else the machine did.
 """
 
 import argparse
