@@ -9,6 +9,8 @@ import openvino as ov
 
 from rrrbench.turns import MIN_ROUNDS
 from rrrbuild.heldout import generated_images
+from rrrbuild.manifest import read_engine, to_document
+from rrrbuild.plan_runner import plans_by_size
 from rrrnet.architecture import Architecture, convolutions, output_side
 from rrrnet.preprocess import Preprocess
 
@@ -39,17 +41,25 @@ def macs_by_group(architecture: Architecture, pixels: int) -> dict[str, int]:
     return dict(totals)
 
 
-def milliseconds_by_group(engine: Path, precision: str, pixels: int, batch: int) -> dict[str, float]:
+def model_file(engine: Path, batch: int) -> Path | None:
+    """The IR that an engine runs a batch with; None where the plan for it keeps the parts in files of their own."""
+    plans = plans_by_size(to_document(read_engine(engine)))
+    plan = next((plan for size, plan in plans.items() if batch <= size), list(plans.values())[-1])
+    file = (engine / plan if len(set(plans.values())) > 1 else engine) / "model.xml"
+    return file if file.is_file() else None
+
+
+def milliseconds_by_group(model: Path, precision: str, pixels: int, batch: int) -> dict[str, float]:
     """Median over some inferences of the time that OpenVINO counts for each group.
 
     Args:
-        engine: a folder with `model.xml`.
+        model: an OpenVINO IR.
         precision: what the CPU is to compute in; 8-bit models say so themselves.
         pixels: image size.
         batch: images in a call.
     """
     core = ov.Core()
-    network = core.read_model(engine / "model.xml")
+    network = core.read_model(model)
     network.reshape([batch, pixels, pixels, 3])
     hint = _HINTS.get(precision, "f32")
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint, "PERF_COUNT": "YES"}

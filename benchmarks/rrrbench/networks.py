@@ -45,13 +45,13 @@ def architecture_named(name: str, *, tiny: bool = False) -> Architecture:
 class Networks:
     """Checkpoints and engines by name and image size, made when first asked for."""
 
-    def __init__(self, cache: Path = CACHE, *, tiny: bool = False, largest_batch: int = 8) -> None:
+    def __init__(self, cache: Path = CACHE, *, tiny: bool = False, largest_batch: int = 32) -> None:
         """Nothing is made yet.
 
         Args:
             cache: the folder.
             tiny: few channels, for a smoke test.
-            largest_batch: of the engines; building measures it, which takes long for a ResNet152.
+            largest_batch: of the engines; larger ones are run in parts, as everywhere.
         """
         self.cache = cache
         self._tiny = tiny

@@ -117,17 +117,21 @@ def eager_table(document: Case) -> str:
 
 def layers_table(document: Case) -> str:
     """Milliseconds by group of layers and number of members, with 10^9 operations a second where they count."""
+    members = list(dict.fromkeys(count for case in document["layers"] for count in case["rows"]))
     rows = []
     for case in document["layers"]:
-        for group in next(iter(case["rows"].values()))["ms"]:
-            cells = []
-            for row in case["rows"].values():
-                elapsed, macs = row["ms"][group], row["macs"].get(group, 0)
-                rate = 2e-6 * macs * case["batch"] / elapsed if elapsed else 0.0
-                cells.append(f"{elapsed:.2f} ({rate:.0f})" if macs and elapsed else f"{elapsed:.2f}")
+        for group in next(iter(case["rows"].values()), {"ms": {}})["ms"]:
+            cells = [_layer_cell(case["rows"].get(count), group, case["batch"]) for count in members]
             rows.append([f"`{case['target']}`", str(case["batch"]), group, *cells])
-    members = list(document["layers"][0]["rows"])
-    return markdown(["target", "batch", "layers", *(f"{count}" for count in members)], rows)
+    return markdown(["target", "batch", "layers", *members], rows)
+
+
+def _layer_cell(row: Case | None, group: str, batch: int) -> str:
+    """Time and rate of one group; empty where the engine's plan has no graph of the whole."""
+    if row is None:
+        return ""
+    elapsed, macs = row["ms"][group], row["macs"].get(group, 0)
+    return f"{elapsed:.2f} ({2e-6 * macs * batch / elapsed:.0f})" if macs and elapsed else f"{elapsed:.2f}"
 
 
 def engine_tables(document: Case) -> dict[str, str]:
