@@ -1,4 +1,4 @@
-"""Write the tables of docs/performance.md and draw its plots from the result files; nothing is measured.
+"""Write the tables of docs/performance.md and README.md and draw the plots from the result files; nothing is measured.
 
 .venv/bin/python benchmarks/performance.py
 """
@@ -12,9 +12,11 @@ from typing import Any
 from rrrbench import charts
 from rrrbench.environment import RESULTS, ROOT
 from rrrbench.service_tables import peers_bars, peers_table, service_bars, service_tables
+from rrrbench.summary import speed_summary
 from rrrbench.tables import bars, engine_tables
 
 PAGE = ROOT / "docs" / "performance.md"
+README = ROOT / "README.md"
 Document = Mapping[str, Any]
 
 
@@ -45,45 +47,52 @@ PARTS: dict[str, tuple[Callable[[Document], dict[str, str]], Callable[[Document]
 def figures(name: str, document: Document) -> str:
     """What stands between the marks: how it was measured, the tables, the bars, the plots."""
     tables, its_bars, plots = PARTS[name]
-    lines = []
+    sections: dict[str, list[str]] = {}  # of each run: sections are mostly measured together
     for section, made in document["environment"].items():
         machine = made["machine"]
         gpu = machine["gpu"]["name"] if machine["gpu"] else "no GPU"
         load = ", ".join(str(value) for value in made["load_average_before"])
         versions = ", ".join(f"{package} {version}" for package, version in made["versions"].items())
-        lines.append(
-            f"* {section}: `{made['command']}`, {made['date']}, {machine['cpu']}, {machine['cores']} cores, {gpu}, "
+        run = (
+            f"`{made['command']}`, {made['date']}, {machine['cpu']}, {machine['cores']} cores, {gpu}, "
             f"load before {load}; {versions}"
         )
+        sections.setdefault(run, []).append(section)
+    lines = [f"* {', '.join(names)}: {run}" for run, names in sections.items()]
     blocks = [f"### {title}\n\n{table}" for title, table in tables(document).items()]
-    pictures = [f"![{path}]({path})" for path, sections, _ in plots if all(document.get(key) for key in sections)]
+    pictures = [f"![{path}]({path})" for path, needed, _ in plots if all(document.get(key) for key in needed)]
     return "\n\n".join(["\n".join(lines), *blocks, f"### Bars\n\n{its_bars(document)}", *pictures])
 
 
-def write(page: str, name: str, document: Document) -> str:
-    """The page with the figures of one result file replaced."""
+def write(page: str, name: str, text: str) -> str:
+    """The page with what stands between the marks `name` replaced."""
     begin, end = marks(name)
     before, rest = page.split(begin)
-    return f"{before}{begin}\n{figures(name, document)}\n{end}{rest.split(end)[1]}"
+    return f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"
 
 
 def main() -> None:
-    """Rewrite the page and the plots from every result file that is there."""
+    """Rewrite the pages and the plots from every result file that is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page; plots go beside it")
+    parser.add_argument("--readme", type=Path, default=README, help="the README, which has the main figures")
     options = parser.parse_args()
+    documents = {}
     for name, (_, _, plots) in PARTS.items():
         result = options.results / f"{name}.json"
         if not result.is_file():
             print(f"left as it is: {name}, for there is no {result}")
             continue
-        document = json.loads(result.read_text())
-        options.page.write_text(write(options.page.read_text(), name, document))
+        document = documents[name] = json.loads(result.read_text())
+        options.page.write_text(write(options.page.read_text(), name, figures(name, document)))
         for file, sections, draw in plots:
             if all(document.get(section) for section in sections):
                 draw(document, options.page.parent / file)
                 print(f"drawn: {options.page.parent / file}")
+    if documents.keys() >= {"engine", "peers"}:
+        text = speed_summary(documents["engine"], documents["peers"])
+        options.readme.write_text(write(options.readme.read_text(), "speed", text))
 
 
 if __name__ == "__main__":

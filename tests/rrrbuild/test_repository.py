@@ -64,12 +64,9 @@ def test_the_configuration_is_read_back_by_tritons_own_message(repository: Path)
     assert list(probabilities.dims) == [2, 3]
     (group,) = config.instance_group
     assert (group.count, group.kind) == (1, pb.ModelInstanceGroup.KIND_CPU)
-    policy = config.dynamic_batching.default_queue_policy
     assert config.HasField("dynamic_batching")
+    assert not config.dynamic_batching.HasField("default_queue_policy")  # it makes Triton poll, twice a second
     assert config.dynamic_batching.max_queue_delay_microseconds == 0
-    assert policy.timeout_action == pb.ModelQueuePolicy.REJECT
-    assert policy.allow_timeout_override
-    assert policy.max_queue_size == 128
     assert [(warm_up.batch_size, warm_up.count) for warm_up in config.model_warmup] == [(1, 1), (2, 1), (4, 1)]
     assert config.model_warmup[0].inputs["images"].random_data
     assert config.parameters["threads"].string_value == "2"

@@ -55,7 +55,7 @@ def test_two_instances_a_gpu_share_it_with_every_optimisation_profile(tmp_path: 
     assert list(group.profile) == ["0", "1", "2"]
     assert config.default_model_filename == "model.plan"
     assert config.dynamic_batching.max_queue_delay_microseconds == 0
-    assert config.dynamic_batching.default_queue_policy.max_queue_size == 128
+    assert not config.dynamic_batching.HasField("default_queue_policy")
 
 
 def test_only_those_optimisations_are_asked_for_that_pay_without_a_price_in_batch_size(
