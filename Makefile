@@ -9,7 +9,7 @@ unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 PYTHON ?= python3.11 python3
 IMAGE_OPTIONS ?=
 
-EXTRAS := train,openvino,onnxruntime,tensorrt-rtx,triton,dev
+EXTRAS := train,openvino,onnxruntime,tensorrt-rtx,triton,peers,dev
 TORCH := $(shell grep '^torch==' constraints.txt)
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 IMAGE := rrrnet-serving:$(VERSION)

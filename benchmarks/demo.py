@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from rrrbench.turns import ratio
 from rrrbuild.engine import load_engine
 from rrrbuild.targets import run_obstacle, target_named
 from rrrnet.preprocess import image_to_array
@@ -126,17 +127,13 @@ def interleaved(
 
 
 def summarise(times_ms: npt.NDArray[np.float64]) -> dict[str, Any]:
-    """p50 and p95 of ensemble (column 0) and baseline (column 1), and the ratio of medians with its interval."""
-    rng = np.random.default_rng(0)
-    draws = rng.integers(0, len(times_ms), (2000, len(times_ms)))
-    medians = np.median(times_ms[draws], axis=1)
-    low, high = np.percentile(medians[:, 1] / medians[:, 0], [2.5, 97.5])
+    """p50 and p95 of ensemble (column 0) and baseline (column 1), and the rounds' median ratio with its interval."""
+    found = ratio(times_ms[:, 1].tolist(), times_ms[:, 0].tolist())
     rows = {}
     for column, name in enumerate((ENSEMBLE, BASELINE)):
         p50, p95 = np.percentile(times_ms[:, column], [50, 95])
         rows[name] = {"p50_ms": round(float(p50), 3), "p95_ms": round(float(p95), 3)}
-    ratio = float(np.median(times_ms[:, 1]) / np.median(times_ms[:, 0]))
-    return {**rows, "speed_up": round(ratio, 2), "interval": [round(float(low), 2), round(float(high), 2)]}
+    return {**rows, "speed_up": round(found.value, 2), "interval": [round(found.low, 2), round(found.high, 2)]}
 
 
 def measure_http(url: str, images: Sequence[bytes], rounds: int) -> dict[str, Any]:
@@ -202,9 +199,9 @@ def show(result: dict[str, Any]) -> None:
         row = result[key]
         low, high = row["interval"]
         for quantile in ("p50_ms", "p95_ms"):
-            ratio = f"{row['speed_up']:.2f}x ({low:.2f} to {high:.2f})" if quantile == "p50_ms" else ""
+            speed_up = f"{row['speed_up']:.2f}x ({low:.2f} to {high:.2f})" if quantile == "p50_ms" else ""
             name = f"{title}, {quantile.removesuffix('_ms')} (ms)"
-            table.add_row(name, f"{row[ENSEMBLE][quantile]:.2f}", f"{row[BASELINE][quantile]:.2f}", ratio)
+            table.add_row(name, f"{row[ENSEMBLE][quantile]:.2f}", f"{row[BASELINE][quantile]:.2f}", speed_up)
     for key, title, unit in (
         ("parameters", "parameters (M)", 1e6),
         ("macs", "MACs (M)", 1e6),

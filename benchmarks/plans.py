@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from rrrbench.turns import ratio
 from rrrbuild import machine
 from rrrbuild.cutting import cut
 from rrrbuild.engine import Runner, load_runner
@@ -66,7 +67,7 @@ def load(network: FoldedNetwork, preprocess: Preprocess, target: Target, plan: s
     document = {
         "plan": plan,
         "precision": target.precision,
-        "batch": {"min": 1, "max": MAX_BATCH},
+        "batch": {"min": 1, "opt": MAX_BATCH, "max": MAX_BATCH},
         "inputs": [{"name": INPUT}],
         "outputs": [{"name": OUTPUT, "dtype": "float32", "shape": [-1, members, classes]}],
     }
@@ -91,18 +92,15 @@ def measure(runners: Mapping[str, Runner], preprocess: Preprocess, batch: int, r
             times_ms[name] += one_turn(runner, images)
             if seconds := getattr(runner, "member_seconds", None):
                 member_ms[name].append([1000 * second for second in seconds])
-    by_round = {name: np.reshape(times, (rounds, -1)).mean(axis=1) for name, times in times_ms.items()}
+    by_round = {name: np.reshape(times, (rounds, -1)).mean(axis=1).tolist() for name, times in times_ms.items()}
     first = next(iter(by_round.values()))
-    random = np.random.default_rng(0)
     result = {}
     for name, times in times_ms.items():
-        ratios = first / by_round[name]
-        resampled = np.median(random.choice(ratios, (2000, rounds)), axis=1)
-        low, high = np.percentile(resampled, [2.5, 97.5])
+        speed_up, low, high = ratio(first, by_round[name])
         result[name] = {
             **summary(times),
-            "speed_up": round(float(np.median(ratios)), 3),
-            "interval_95": [round(float(low), 3), round(float(high), 3)],
+            "speed_up": round(speed_up, 3),
+            "interval_95": [round(low, 3), round(high, 3)],
         }
         if member_ms[name]:
             result[name]["member_ms"] = np.median(member_ms[name], axis=0).round(3).tolist()

@@ -1,17 +1,19 @@
 """Checkpoint to a verified engine: export, compile, verify, measure, seal."""
 
+import importlib
 import shlex
 import shutil
 import sys
+from collections.abc import Collection
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rrrbuild import candidates, machine
-from rrrbuild.candidates import Report
 from rrrbuild.engine import incompatibility
 from rrrbuild.heldout import HeldOut, held_out_images
+from rrrbuild.job import Report
 from rrrbuild.manifest import INPUT, MANIFEST, OUTPUT, BatchRange, Manifest, read_engine, write_manifest
 from rrrbuild.plans import AUTO, check_plan, plans_to_build
 from rrrbuild.targets import Target, build_obstacle, run_obstacle, target_named
@@ -19,10 +21,14 @@ from rrrnet import __version__, sealed
 from rrrnet.checkpoint import DOCUMENT, SPLIT, Checkpoint, read_checkpoint
 from rrrnet.errors import CheckFailedError, IncompatibleError, UsageError
 
+if TYPE_CHECKING:  # it imports onnx and onnxruntime
+    from rrrbuild.quantize import Quantiser
+
 ENGINES = Path("artifacts/engines")
 DEFAULT_BATCH = BatchRange(1, 8, 32)
 DEFAULT_MAX_DROP = 0.5
 DEFAULT_IMAGES = 256
+DEFAULT_CALIBRATION_IMAGES = 128
 
 
 def build_engine(
@@ -35,6 +41,7 @@ def build_engine(
     out: Path | None = None,
     data: Path | None = None,
     images: int = DEFAULT_IMAGES,
+    calibration_images: int = DEFAULT_CALIBRATION_IMAGES,
     report: Report = lambda _: None,
 ) -> Manifest:
     """Build, verify and measure one engine; nothing is left at `out` if any step fails.
@@ -48,6 +55,7 @@ def build_engine(
         out: the engine folder; by default `artifacts/engines/NAME/TARGET`.
         data: images to verify on instead of those that the checkpoint remembers.
         images: the most images to verify on.
+        calibration_images: the most images of the training split to take INT8 ranges from.
         report: is told each step in words.
 
     Raises:
@@ -58,8 +66,11 @@ def build_engine(
     """
     target = target_named(target_name)
     check_plan(plan, target)
-    if images < 1 or max_drop < 0:
-        raise UsageError(f"--images is {images} and --max-drop {max_drop}: at least 1 image and 0 points are needed")
+    if min(images, calibration_images) < 1 or max_drop < 0:
+        raise UsageError(
+            f"--images is {images}, --calibration-images {calibration_images} and --max-drop {max_drop}: "
+            "at least 1 image of each and 0 points are needed"
+        )
     checkpoint = read_checkpoint(checkpoint_path)
     first, *others = plans_to_build(plan, target, checkpoint.architecture)
     if obstacle := build_obstacle(target):
@@ -69,12 +80,26 @@ def build_engine(
     runtime_obstacle = run_obstacle(target)
     if checkpoint.training.get("complete") is False:
         report(f"the training of {checkpoint.name} is not complete")
-    held_out = None if runtime_obstacle else _held_out(checkpoint, data, images, report)
+    quantiser: Quantiser | None = None
+    held_out: HeldOut | None = None
+    if target.precision == "int8":
+        quantiser, held_out = _quantiser(
+            checkpoint, target, data, images, calibration_images, max_drop=max_drop, report=report
+        )
+    elif not runtime_obstacle:
+        held_out = _held_out(checkpoint, data, images, report)
 
     with sealed.staged(out, document=MANIFEST) as folder:
         document = _describe(checkpoint, target, batch)
         compile_one = partial(
-            candidates.compile_plan, checkpoint, target, batch=batch, folder=folder, previous=out, report=report
+            candidates.compile_plan,
+            checkpoint,
+            target,
+            batch=batch,
+            folder=folder,
+            previous=out,
+            quantise=None if quantiser is None else quantiser.quantise,
+            report=report,
         )
         compiled = {first.name: compile_one(first)}
         reason = incompatibility(target, document["versions"][target.family], compiled[first.name]["built_for"])
@@ -98,6 +123,7 @@ def build_engine(
             "device": {**machine.describe(), **compiled[document["plan"]]},
         }
         candidates.keep(folder, kept)
+        document["quantisation"] = None if quantiser is None else quantiser.record()
         again = AUTO if document["plan_by_batch"] else document["plan"]
         document["command"] = _command(checkpoint_path, target, again, batch, out)
         if SPLIT in checkpoint.files:
@@ -116,10 +142,32 @@ def build_engine(
     return read_engine(out)
 
 
-def _held_out(checkpoint: Checkpoint, data: Path | None, images: int, report: Report) -> HeldOut:
+def _held_out(
+    checkpoint: Checkpoint, data: Path | None, images: int, report: Report, without: Collection[str] = ()
+) -> HeldOut:
     machine.require("torch", extra="train")
     report("reading images to verify on")
-    return held_out_images(checkpoint, data, limit=images)
+    return held_out_images(checkpoint, data, limit=images, without=without)
+
+
+def _quantiser(
+    checkpoint: Checkpoint,
+    target: Target,
+    data: Path | None,
+    images: int,
+    calibration_images: int,
+    *,
+    max_drop: float,
+    report: Report,
+) -> tuple["Quantiser", HeldOut]:
+    """What makes an exported model INT8, and the images that it is judged by."""
+    calibration = importlib.import_module("rrrbuild.calibration")
+    quantize = importlib.import_module("rrrbuild.quantize")  # imports onnx and onnxruntime
+    report("reading images to calibrate on")
+    chosen = calibration.calibration_images(checkpoint, data, limit=calibration_images)
+    held_out = _held_out(checkpoint, data, images, report, without=frozenset(chosen.files))
+    quantiser = quantize.Quantiser(target, chosen, held_out, max_drop=max_drop, report=report)
+    return quantiser, held_out
 
 
 def _describe(checkpoint: Checkpoint, target: Target, batch: BatchRange) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from rrrbuild.engine import Runner, load_runner
 from rrrbuild.heldout import HeldOut
-from rrrbuild.job import CompileJob
+from rrrbuild.job import CompileJob, Report
 from rrrbuild.manifest import MANIFEST, MODEL, STEM, BatchRange, read_engine
 from rrrbuild.measure import measure_latency
 from rrrbuild.plan_runner import SPLIT
@@ -23,7 +23,8 @@ from rrrnet import sealed
 from rrrnet.checkpoint import DOCUMENT, Checkpoint
 from rrrnet.errors import ArtifactError, CheckFailedError
 
-Report = Callable[[str], None]
+# An exported FP32 model and its plan's name -> the model in INT8
+Quantise = Callable[[bytes, str], bytes]
 
 
 def compile_plan(
@@ -34,13 +35,19 @@ def compile_plan(
     batch: BatchRange,
     folder: Path,
     previous: Path,
+    quantise: Quantise | None,
     report: Report,
 ) -> dict[str, Any]:
-    """Export and compile one plan into a folder of its own below `folder`; returns what the compiler tells."""
+    """Export and compile one plan into a folder of its own below `folder`; returns what the compiler tells.
+
+    An INT8 target's exported model goes through `quantise` first.
+    """
     export, cutting = (importlib.import_module(f"rrrbuild.{name}") for name in ("export", "cutting"))
     compiler = importlib.import_module(f"rrrbuild.{target.compile_module}")
     report(f"exporting {checkpoint.name} to ONNX, plan {plan.name}")
     model = export.export_onnx(checkpoint, plan=plan.graph, half=target.precision == "fp16", align=plan.align)
+    if quantise is not None:
+        model = quantise(model, plan.name)
     parts = cutting.cut(model) if plan.name == SPLIT else {MODEL: model}
     report(f"compiling for {target.name}")
     (folder / plan.name).mkdir()

@@ -1,10 +1,13 @@
 """ONNX to a plan, by TensorRT or TensorRT-RTX: one code path, since the second keeps the first one's interface.
 
-Networks are strongly typed: the ONNX graph says what runs in FP16 and what in FP32. TensorRT times kernels on the GPU
-that it builds for. TensorRT-RTX builds ahead of time without a GPU and finishes on the user's GPU at load.
+Networks are strongly typed: the ONNX graph says what runs in FP16, in FP32 and, between a QuantizeLinear and a
+DequantizeLinear, in INT8. TensorRT times kernels on the GPU that it builds for. TensorRT-RTX builds ahead of time
+without a GPU and finishes on the user's GPU at load. Only what TensorRT 10.12 to 11 and TensorRT-RTX share is used:
+precision flags and calibrators, which TensorRT 11 removed, are not.
 """
 
 import importlib
+import json
 from typing import Any
 
 from rrrbuild import machine
@@ -13,23 +16,34 @@ from rrrnet.errors import CheckFailedError
 
 BUILD_LOG = "build.log"
 TIMING_CACHE = "timing.cache"
+ENGINE_INFO = "engine.json"
 _MULTI_STREAM = "[MS]"  # marks the builder's remarks on streams
-# Turing is not in TensorRT-RTX's own default; the H100 (9.0) is in no release of it.
-_RTX_COMPUTE_CAPABILITIES = ("SM75", "SM80", "SM86", "SM89", "SM120")
+# Turing is not in TensorRT-RTX's own default, and with it an FP32 matrix product, which an INT8 network keeps in its
+# classifiers, is refused. The H100 (9.0) is in no release of TensorRT-RTX.
+_RTX_COMPUTE_CAPABILITIES = {
+    "fp16": ("SM75", "SM80", "SM86", "SM89", "SM120"),
+    "int8": ("SM80", "SM86", "SM89", "SM120"),
+}
+# 3, TensorRT's default, guesses whether a kernel of its library will do or one has to be compiled for the layer;
+# 5 compiles one and times it against the library's. Layers of equal shape (all members', most of ResNet152's) are
+# timed once.
+_OPTIMIZATION_LEVEL = 5
 
 
 def compile_engine(job: CompileJob) -> dict[str, Any]:
-    """Write the plan, the log of its build and TensorRT's timing cache (TensorRT-RTX times nothing ahead of time).
+    """Write the plan, the log of its build, facts about the engine, and TensorRT's timing cache.
 
-    The log and the cache are those of all parts in the folder.
+    TensorRT-RTX times nothing ahead of time and has no such cache. Log, facts and cache are those of all parts in the
+    folder.
 
     Returns:
         What the engine was built for, compute capabilities like "8.9"; where auxiliary streams were asked for, what
-        became of them.
+        became of them: how many are in the engine (None where no GPU could open it) and what the builder said.
 
     Raises:
         CheckFailedError: the network is refused; carries the runtime's own words.
     """
+    ahead_of_time = job.target.family == "tensorrt_rtx"
     trt = importlib.import_module(job.target.family)
     lines: list[str] = []
     logger = _make_logger(trt, lines)
@@ -41,13 +55,20 @@ def compile_engine(job: CompileJob) -> dict[str, Any]:
         raise CheckFailedError(f"{job.target.family} does not take the exported network: {reasons}")
 
     config = builder.create_builder_config()
-    config.add_optimization_profile(_profile(builder, network, job))
+    # TensorRT chooses kernels for one size a profile, TensorRT-RTX at load for each size it meets.
+    tuned_for = (job.batch.opt,) if ahead_of_time else job.batch.sizes()
+    for size in tuned_for:
+        config.add_optimization_profile(_profile(builder, network, job, size))
     if job.aux_streams is not None:
         config.max_aux_streams = job.aux_streams
-    built_for = _set_compute_capabilities(trt, config)
-    cache_file = job.folder / TIMING_CACHE
-    earlier = cache_file.read_bytes() if cache_file.is_file() else job.timing_cache
-    cache = _timing_cache(config, earlier) if job.target.family == "tensorrt" else None
+    cache, cache_file = None, job.folder / TIMING_CACHE
+    if ahead_of_time:
+        built_for = _set_compute_capabilities(trt, config, job.target.precision)
+    else:
+        gpu = machine.gpu()
+        built_for = [gpu.compute_capability] if gpu else []
+        config.builder_optimization_level = _OPTIMIZATION_LEVEL
+        cache = _timing_cache(config, cache_file.read_bytes() if cache_file.is_file() else job.timing_cache)
     plan = builder.build_serialized_network(network, config)
     with (job.folder / BUILD_LOG).open("a", encoding="utf-8") as log:
         log.write("\n".join(lines) + "\n")
@@ -57,20 +78,19 @@ def compile_engine(job: CompileJob) -> dict[str, Any]:
     job.path.write_bytes(plan)
     if cache is not None:
         cache_file.write_bytes(cache.serialize())
-    result: dict[str, Any] = {"built_for": built_for}
-    if job.aux_streams:
-        result["aux_streams"] = _aux_streams(trt, logger, plan, job.aux_streams, lines)
-    return result
-
-
-def _aux_streams(trt: Any, logger: Any, plan: Any, asked: int, lines: list[str]) -> dict[str, Any]:
-    """How many auxiliary streams were asked for and are in the engine, and what the builder said about them.
-
-    An engine can be asked on a machine with a GPU only; elsewhere `got` is None.
-    """
+    info = {
+        "builder_optimization_level": config.builder_optimization_level,
+        "profiles": [[job.batch.min, size, job.batch.max] for size in tuned_for],
+        **_read_back(trt, logger, plan, built_for),
+    }
+    path = job.folder / ENGINE_INFO
+    parts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    path.write_text(json.dumps(parts | {job.part: info}, indent=2) + "\n", encoding="utf-8")
+    if not job.aux_streams:
+        return {"built_for": built_for}
     said = list(dict.fromkeys(line for line in lines if _MULTI_STREAM in line))
-    engine = trt.Runtime(logger).deserialize_cuda_engine(plan) if machine.gpu() else None
-    return {"asked": asked, "got": None if engine is None else engine.num_aux_streams, "log": said}
+    streams = {"asked": job.aux_streams, "got": info.get("auxiliary_streams"), "log": said}
+    return {"built_for": built_for, "aux_streams": streams}
 
 
 def _make_logger(trt: Any, lines: list[str]) -> Any:
@@ -102,22 +122,37 @@ def _timing_cache(config: Any, earlier: bytes) -> Any:
     return cache
 
 
-def _profile(builder: Any, network: Any, job: CompileJob) -> Any:
-    """The one optimisation profile: from the smallest to the largest batch, tuned for `opt`."""
+def _profile(builder: Any, network: Any, job: CompileJob, tuned_for: int) -> Any:
+    """An optimisation profile that takes every batch size and has the fastest kernels for one."""
     tensor = network.get_input(0)
     _, *shape = tensor.shape
     profile = builder.create_optimization_profile()
-    sizes = (job.batch.min, job.batch.opt, job.batch.max)
+    sizes = (job.batch.min, tuned_for, job.batch.max)
     profile.set_shape(tensor.name, *((size, *shape) for size in sizes))
     return profile
 
 
-def _set_compute_capabilities(trt: Any, config: Any) -> list[str]:
-    """Tell TensorRT-RTX which GPUs to build for; TensorRT builds for the one that is present."""
-    if not hasattr(trt, "ComputeCapability"):
-        gpu = machine.gpu()
-        return [gpu.compute_capability] if gpu else []
-    config.num_compute_capabilities = len(_RTX_COMPUTE_CAPABILITIES)
-    for index, name in enumerate(_RTX_COMPUTE_CAPABILITIES):
+def _set_compute_capabilities(trt: Any, config: Any, precision: str) -> list[str]:
+    """Tell TensorRT-RTX which GPUs to build for."""
+    names = _RTX_COMPUTE_CAPABILITIES[precision]
+    config.num_compute_capabilities = len(names)
+    for index, name in enumerate(names):
         config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
-    return [f"{name[2:-1]}.{name[-1]}" for name in _RTX_COMPUTE_CAPABILITIES]
+    return [f"{name[2:-1]}.{name[-1]}" for name in names]
+
+
+def _read_back(trt: Any, logger: Any, plan: Any, built_for: list[str]) -> dict[str, int]:
+    """What only the finished engine tells; empty where this machine has no GPU that can open it."""
+    gpu = machine.gpu()
+    if gpu is None or gpu.compute_capability not in built_for:
+        return {}
+    runtime = trt.Runtime(logger)
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        return {}
+    return {
+        "layers": engine.num_layers,
+        # As many as the builder found worth it, at most as many as it was allowed; 0: members run one after another.
+        "auxiliary_streams": engine.num_aux_streams,
+        "device_memory_bytes": engine.device_memory_size_v2,
+    }

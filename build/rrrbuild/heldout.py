@@ -1,5 +1,6 @@
 """The images that an engine is verified on: the test split of the data that the checkpoint was trained on."""
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,43 +28,65 @@ class HeldOut:
     source: str
 
 
-def held_out_images(checkpoint: Checkpoint, data: Path | None, *, limit: int) -> HeldOut:
+def held_out_images(checkpoint: Checkpoint, data: Path | None, *, limit: int, without: Collection[str] = ()) -> HeldOut:
     """At most `limit` images, spread evenly over the split so that every class has its share.
 
     Args:
         checkpoint: remembers its data set and split.
         data: a data set to use instead; of one that the split does not know, all images are used.
         limit: the most images to take.
+        without: names of images that were used otherwise, e.g. to calibrate.
 
     Raises:
         UsageError: the remembered data set is gone and no other is given.
         ArtifactError: `data` has a class that the checkpoint does not know.
     """
+    data = data if data is not None else remembered_data(checkpoint)
     if data is None:
-        remembered = checkpoint.training.get("data")
-        if remembered is None:
-            generated = generated_images(checkpoint.preprocess, limit)
-            return HeldOut(generated, None, "generated patterns: the checkpoint never had data")
-        data = Path(remembered["path"])
-        if not data.is_dir():
-            raise UsageError(
-                f"checkpoint {checkpoint.name} remembers its images at {data}, which is no folder any more: "
-                "tell where they are with --data DIR"
-            )
+        generated = generated_images(checkpoint.preprocess, limit)
+        return HeldOut(generated, None, "generated patterns: the checkpoint never had data")
     everything = read_dataset(data)
     chosen, part = _test_part(checkpoint, everything)
     unknown = sorted(set(chosen.classes) - set(checkpoint.labels))
     if unknown:
         raise ArtifactError(f"{data} has classes that {checkpoint.path} does not know: {', '.join(unknown[:5])}")
-    kept = np.unique(np.linspace(0, len(chosen.files) - 1, min(limit, len(chosen.files))).round().astype(int))
-    chosen = replace(
-        chosen,
-        files=tuple(chosen.files[index] for index in kept),
-        labels=tuple(chosen.labels[index] for index in kept),
-    )
+    chosen = evenly(_taken(chosen, [i for i, file in enumerate(chosen.files) if file not in without]), limit)
     images, labels = load_arrays(chosen, checkpoint.preprocess)
     to_output = np.array([checkpoint.labels.index(name) for name in chosen.classes])
     return HeldOut(images, to_output[labels], f"{part} of {chosen.name}")
+
+
+def remembered_data(checkpoint: Checkpoint) -> Path | None:
+    """The folder of the data set that the checkpoint was trained on; None if it never had one.
+
+    Raises:
+        UsageError: the folder is gone.
+    """
+    remembered = checkpoint.training.get("data")
+    if remembered is None:
+        return None
+    data = Path(remembered["path"])
+    if not data.is_dir():
+        raise UsageError(
+            f"checkpoint {checkpoint.name} remembers its images at {data}, which is no folder any more: "
+            "tell where they are with --data DIR"
+        )
+    return data
+
+
+def evenly(images: ImageSet, limit: int) -> ImageSet:
+    """At most `limit` of the images, spread evenly; they are listed by class, so every class has its share."""
+    count = len(images.files)
+    return _taken(images, np.unique(np.linspace(0, count - 1, min(limit, count)).round().astype(int)))
+
+
+def _taken(images: ImageSet, indices: Iterable[int]) -> ImageSet:
+    indices = list(indices)
+    return replace(
+        images,
+        files=tuple(images.files[index] for index in indices),
+        labels=tuple(images.labels[index] for index in indices),
+    )
 
 
 def _test_part(checkpoint: Checkpoint, images: ImageSet) -> tuple[ImageSet, str]:

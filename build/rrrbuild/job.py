@@ -1,10 +1,14 @@
 """What a compiler is given; every `compile_FAMILY.compile_engine` takes one."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from rrrbuild.manifest import MODEL, BatchRange
 from rrrbuild.targets import Target
+
+# Is told each step of a build in words.
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,10 @@ import pynvml
 from rrrnet.errors import IncompatibleError
 
 # The CPU features that decide which precisions pay off; the manifest records those that are present.
-_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "bf16")
+_FEATURES = (
+    *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8"),
+    *("asimd", "asimddp", "bf16"),
+)
 
 
 @dataclass(frozen=True)

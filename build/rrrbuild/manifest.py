@@ -89,6 +89,7 @@ class Manifest:
         files: digest and size of each file; those of several plans lie in folders named by the plan.
         plan_by_batch: the plan for each measured batch size, and those up to it, where several plans are kept.
         features: name, dtype and shape of the tensor between stem and members where plan `split` is kept.
+        quantisation: how an INT8 engine was calibrated and, for each plan, quantised; None for other precisions.
     """
 
     path: Path
@@ -114,6 +115,7 @@ class Manifest:
     files: dict[str, dict[str, Any]]
     plan_by_batch: dict[str, str] = field(default_factory=dict)
     features: dict[str, Any] | None = None
+    quantisation: dict[str, Any] | None = None
 
     @property
     def kept_plans(self) -> tuple[str, ...]:

@@ -3,9 +3,12 @@
 Copied into Triton model repositories: imports numpy, the runtime and NVIDIA's CUDA bindings only.
 """
 
+import ctypes
 import importlib
+import logging
 import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -56,30 +59,44 @@ def load_split(folder: Path, manifest: Mapping[str, Any]) -> Callable[[npt.NDArr
 
 
 class _Part:
-    """One plan with an execution context: one input, one output, a free batch.
+    """One plan: one input, one output, a free batch; executed on one stream at a time.
+
+    TensorRT gets an execution context of its own for each batch size, whose shape and profile never change again, as a
+    CUDA graph of it requires; they share one block of scratch memory. TensorRT-RTX has one context, and captures graphs
+    by itself after it has compiled kernels for a size.
 
     Attributes:
         input_shape: of one row of the input.
         output_shape: of one row of the output.
         input_bytes: of one row of the input.
         output_bytes: of one row of the output.
+        captures_itself: it must not be captured from outside.
     """
 
     def __init__(self, path: Path, family: str) -> None:
-        trt = importlib.import_module(family)
-        # Everything the context depends on is kept: TensorRT's objects do not own one another.
-        self._logger = trt.Logger(trt.Logger.WARNING)
-        self._runtime = trt.Runtime(self._logger)
+        self._trt = importlib.import_module(family)
+        # Everything a context depends on is kept: TensorRT's objects do not own one another.
+        self._logger = self._trt.Logger(self._trt.Logger.WARNING)
+        self._runtime = self._trt.Runtime(self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
             raise RuntimeError(f"{family} refuses {path}: its log on standard error tells why")
-        self._context = self._engine.create_execution_context()
         self._input, self._output = (self._engine.get_tensor_name(index) for index in range(2))
-        if self._engine.get_tensor_mode(self._input) != trt.TensorIOMode.INPUT:
+        if self._engine.get_tensor_mode(self._input) != self._trt.TensorIOMode.INPUT:
             self._input, self._output = self._output, self._input
         (self.input_shape, self.input_bytes), (self.output_shape, self.output_bytes) = (
             self._row(name) for name in (self._input, self._output)
         )
+        self.captures_itself = family == "tensorrt_rtx"
+        self._contexts: dict[int, Any] = {}
+        if self.captures_itself:
+            settings = self._engine.create_runtime_config()
+            settings.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            self._context = self._engine.create_execution_context(settings)
+        else:
+            self._scratch_bytes = max(self._engine.device_memory_size_v2, 1)
+            self._scratch = _checked(cuda.cudaMalloc(self._scratch_bytes))
+            weakref.finalize(self, cuda.cudaFree, self._scratch)
 
     def _row(self, name: str) -> tuple[tuple[int, ...], int]:
         shape = tuple(self._engine.get_tensor_shape(name)[1:])
@@ -87,33 +104,94 @@ class _Part:
 
     def enqueue(self, stream: Any, rows: int, source: int, target: int) -> None:
         """Put one execution on a stream: `rows` of input at device address `source`, the output to `target`."""
-        if not self._context.set_input_shape(self._input, (rows, *self.input_shape)):
-            raise RuntimeError(f"the plan does not take {rows} inputs of shape {self.input_shape}")
-        self._context.set_tensor_address(self._input, source)
-        self._context.set_tensor_address(self._output, target)
-        if not self._context.execute_async_v3(int(stream)):
+        context = self._context_for(rows, stream)
+        context.set_tensor_address(self._input, source)
+        context.set_tensor_address(self._output, target)
+        if not context.execute_async_v3(int(stream)):
             raise RuntimeError("the plan could not be executed: its log on standard error tells why")
+
+    def _context_for(self, rows: int, stream: Any) -> Any:
+        if self.captures_itself:
+            self._set_shape(self._context, rows)
+            return self._context
+        if rows not in self._contexts:
+            context = self._engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+            if context is None:
+                raise RuntimeError(
+                    f"no execution context for {rows} inputs: TensorRT's log on standard error tells why"
+                )
+            context.set_device_memory(int(self._scratch), self._scratch_bytes)
+            if not context.set_optimization_profile_async(self._nearest_profile(rows), int(stream)):
+                raise RuntimeError(f"no optimisation profile for {rows} inputs could be chosen")
+            self._set_shape(context, rows)
+            self._contexts[rows] = context
+        return self._contexts[rows]
+
+    def _set_shape(self, context: Any, rows: int) -> None:
+        if not context.set_input_shape(self._input, (rows, *self.input_shape)):
+            raise RuntimeError(f"the plan does not take {rows} inputs of shape {self.input_shape}")
+
+    def _nearest_profile(self, rows: int) -> int:
+        """Of the profiles, which all take every size, the one tuned for the size nearest to `rows`."""
+        indices = range(self._engine.num_optimization_profiles)
+        tuned_for = [self._engine.get_tensor_profile_shape(self._input, index)[1][0] for index in indices]
+        return min(indices, key=lambda index: abs(tuned_for[index] - rows))
 
 
 class _Whole:
-    """One plan with device buffers for the largest batch."""
+    """One plan with buffers for the largest batch, in page-locked host memory and on the GPU.
+
+    A batch size that is met for the first time is run once and then captured as a CUDA graph, copies included.
+    """
 
     def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
         self._part = _Part(path, manifest["family"])
         self._dtype = np.dtype(manifest["outputs"][0]["dtype"])
         largest = manifest["batch"]["max"]
-        self._stream = _checked(cuda.cudaStreamCreate())
+        # Streams that wait for the default stream could not be captured while another thread uses that.
+        self._stream = _checked(cuda.cudaStreamCreateWithFlags(cuda.cudaStreamNonBlocking))
         self._source = _checked(cuda.cudaMalloc(largest * self._part.input_bytes))
         self._target = _checked(cuda.cudaMalloc(largest * self._part.output_bytes))
-        weakref.finalize(self, _release, [self._stream], [], [self._source, self._target])
+        self._sent = _page_locked(largest * self._part.input_bytes)
+        self._answered = _page_locked(largest * self._part.output_bytes)
+        self._graphs: dict[int, Any] = {}
+        weakref.finalize(
+            self,
+            _release,
+            [self._stream],
+            [],
+            [self._source, self._target],
+            [self._sent.ctypes.data, self._answered.ctypes.data],
+            self._graphs,
+        )
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
-        result = np.empty((len(images), *self._part.output_shape), self._dtype)
-        _to_device(self._source, images, self._stream)
-        self._part.enqueue(self._stream, len(images), int(self._source), int(self._target))
-        _to_host(result, self._target, self._stream)
+        rows = len(images)
+        self._sent[: images.nbytes] = np.ascontiguousarray(images).reshape(-1).view(np.uint8)
+        if rows not in self._graphs:
+            self._graphs[rows] = None if self._part.captures_itself else self._capture(rows)
+        if self._graphs[rows] is None:
+            self._enqueue(rows)
+        else:
+            _checked(cuda.cudaGraphLaunch(self._graphs[rows], self._stream))
         _checked(cuda.cudaStreamSynchronize(self._stream))
-        return result
+        answer = self._answered[: rows * self._part.output_bytes].copy()
+        return answer.view(self._dtype).reshape(rows, *self._part.output_shape)
+
+    def _enqueue(self, rows: int) -> None:
+        """Copy in, execute, copy out; none of it has run when this returns."""
+        _to_device(self._source, self._sent[: rows * self._part.input_bytes], self._stream)
+        self._part.enqueue(self._stream, rows, int(self._source), int(self._target))
+        _to_host(self._answered[: rows * self._part.output_bytes], self._target, self._stream)
+
+    def _capture(self, rows: int) -> Any:
+        # The first call with a shape sets up resources, which must not happen during capture.
+        self._enqueue(rows)
+        _checked(cuda.cudaStreamSynchronize(self._stream))
+        graph = _captured(self._stream, partial(self._enqueue, rows))
+        if graph is None:
+            logging.getLogger(__name__).warning("batches of %d run without a CUDA graph", rows)
+        return graph
 
 
 class _Split:
@@ -143,6 +221,8 @@ class _Split:
             [self._stream, *self._streams],
             [self._features_there, *self._starts, *self._stops],
             [self._images, self._features, self._answers],
+            [],
+            {},
         )
         self.member_seconds: list[float] | None = None
 
@@ -183,6 +263,26 @@ def _to_host(array: npt.NDArray[Any], source: Any, stream: Any) -> None:
     _checked(cuda.cudaMemcpyAsync(array.ctypes.data, source, array.nbytes, kind, stream))
 
 
+def _captured(stream: Any, enqueue: Callable[[], None]) -> Any:
+    """What `enqueue` puts on the stream, as an executable CUDA graph; None where it cannot be captured."""
+    # Of this thread only: another thread may go on to allocate memory meanwhile.
+    mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+    _checked(cuda.cudaStreamBeginCapture(stream, mode))
+    try:
+        enqueue()
+        complete = True
+    except RuntimeError:  # TensorRT has logged why
+        complete = False
+    status, graph = cuda.cudaStreamEndCapture(stream)
+    if not complete or status != cuda.cudaError_t.cudaSuccess:
+        cuda.cudaGetLastError()  # else the next call would report this failure as its own
+        return None
+    executable = _checked(cuda.cudaGraphInstantiate(graph, 0))
+    _checked(cuda.cudaGraphDestroy(graph))
+    _checked(cuda.cudaGraphUpload(executable, stream))
+    return executable
+
+
 def _checked(answer: tuple[Any, ...]) -> Any:
     """The value of a CUDA call, whose first item is its status."""
     status, *values = answer
@@ -191,9 +291,21 @@ def _checked(answer: tuple[Any, ...]) -> Any:
     return values[0] if values else None
 
 
-def _release(streams: list[Any], events: list[Any], buffers: list[Any]) -> None:
+def _page_locked(size_bytes: int) -> npt.NDArray[np.uint8]:
+    """Host memory that the GPU reads and writes without another copy by the driver."""
+    pointer = _checked(cuda.cudaMallocHost(size_bytes))
+    return np.ctypeslib.as_array((ctypes.c_ubyte * size_bytes).from_address(int(pointer)))
+
+
+def _release(
+    streams: list[Any], events: list[Any], buffers: list[Any], host: list[int], graphs: Mapping[int, Any]
+) -> None:
+    for graph in [graph for graph in graphs.values() if graph is not None]:
+        cuda.cudaGraphExecDestroy(graph)
     for buffer in buffers:
         cuda.cudaFree(buffer)
+    for pointer in host:
+        cuda.cudaFreeHost(pointer)
     for event in events:
         cuda.cudaEventDestroy(event)
     for stream in streams:

@@ -3,7 +3,7 @@
 To add a target: add a row; a new family also needs a `compile_FAMILY.py` (docs/engines.md).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rrrbuild import machine
 from rrrnet.errors import UsageError
@@ -91,13 +91,14 @@ class Target:
         return "runtime_tensorrt" if self.on_gpu else f"runtime_{self.family}"
 
 
-# Tensor cores take FP16 channels in multiples of 8.
+# Tensor cores take FP16 channels in multiples of 8, INT8 in multiples of 32.
 _GPU_PLANS = (
     Plan("sequential", align=8),
     Plan("merged", align=8, graph="merged"),
     Plan("streams", align=8),
     Plan("split", align=8),
 )
+_GPU_INT8_PLANS = tuple(replace(plan, align=32) for plan in _GPU_PLANS)
 _LACKS = {
     "openvino": {
         "streams": "OpenVINO's streams run several requests side by side, not the branches of one request; "
@@ -115,6 +116,10 @@ _FP32 = Tolerance(max_abs_error=1e-3, mean_abs_error=1e-4, min_label_agreement=0
 # ResNet152 with random weights had differed by up to 0.18 at full label agreement.
 _FP16 = Tolerance(max_abs_error=0.1, mean_abs_error=0.01, min_label_agreement=0.99)
 _BF16 = Tolerance(max_abs_error=0.5, mean_abs_error=0.05, min_label_agreement=0.98)
+# Fixed from measurement (docs/engines.md); what INT8 costs in accuracy is for --max-drop to judge.
+_INT8 = Tolerance(max_abs_error=0.5, mean_abs_error=0.05, min_label_agreement=0.95)
+# Without these, 8-bit products are summed in 16 bits, and overflow.
+_INT8_CPU = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp")
 
 TARGETS: dict[str, Target] = {
     target.name: target
@@ -139,6 +144,16 @@ TARGETS: dict[str, Target] = {
             needs_cpu=("avx512_bf16", "amx_bf16", "bf16"),
         ),
         Target(
+            "openvino-int8",
+            "openvino",
+            "int8",
+            ("model.xml", "model.bin"),
+            _INT8,
+            extra="openvino",
+            # The native backend may run what is left of float in BF16.
+            needs_cpu=_INT8_CPU,
+        ),
+        Target(
             "onnxruntime-fp32",
             "onnxruntime",
             "fp32",
@@ -146,6 +161,16 @@ TARGETS: dict[str, Target] = {
             _FP32,
             extra="onnxruntime",
             backend="onnxruntime",
+        ),
+        Target(
+            "onnxruntime-int8",
+            "onnxruntime",
+            "int8",
+            ("model.onnx",),
+            _INT8,
+            extra="onnxruntime",
+            backend="onnxruntime",
+            needs_cpu=_INT8_CPU,
         ),
         Target(
             "tensorrt-fp16",
@@ -158,6 +183,16 @@ TARGETS: dict[str, Target] = {
             plans=_GPU_PLANS,
         ),
         Target(
+            "tensorrt-int8",
+            "tensorrt",
+            "int8",
+            ("model.plan",),
+            _INT8,
+            extra="tensorrt",
+            backend="tensorrt",
+            plans=_GPU_INT8_PLANS,
+        ),
+        Target(
             "tensorrt-rtx-fp16",
             "tensorrt_rtx",
             "fp16",
@@ -165,6 +200,15 @@ TARGETS: dict[str, Target] = {
             _FP16,
             extra="tensorrt-rtx",
             plans=_GPU_PLANS,
+        ),
+        Target(
+            "tensorrt-rtx-int8",
+            "tensorrt_rtx",
+            "int8",
+            ("model.plan",),
+            _INT8,
+            extra="tensorrt-rtx",
+            plans=_GPU_INT8_PLANS,
         ),
     )
 }
@@ -185,6 +229,8 @@ def build_obstacle(target: Target) -> str | None:
     """Why `target` cannot be built here and what to do about it; None if it can."""
     if missing := machine.missing_package(target.family, target.extra):
         return missing
+    if target.precision == "int8" and (missing := machine.missing_package("onnxruntime", "onnxruntime")):
+        return f"INT8 is calibrated with ONNX Runtime: {missing}"
     if target.family == "tensorrt" and machine.gpu() is None:
         return "TensorRT times kernels on the GPU it builds for, and this machine has no NVIDIA GPU (or no driver)"
     return None

@@ -6,17 +6,16 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
+from rrrbuild import triton_tensorrt
 from rrrbuild.manifest import Manifest
 from rrrbuild.targets import Target
 
 CONFIG = "config.pbtxt"
 PYTHON_BACKEND = "python"
 TYPES = {"uint8": pb.TYPE_UINT8, "int8": pb.TYPE_INT8, "float16": pb.TYPE_FP16, "float32": pb.TYPE_FP32}
-# A request waits for companions only as long as the last batch runs: on a CPU waiting longer buys nothing, on a GPU
-# a little. More than this many in the queue would miss any reasonable deadline, so they are turned away at once.
-_QUEUE_DELAY_MICROSECONDS = {"cpu": 0, "gpu": 100}
-_MAX_QUEUE_SIZE = 128
-_QUEUE_TIMEOUT_MICROSECONDS = 10_000_000
+# A request waits for companions only as long as the last batch runs: with a delay, one that finds the server idle
+# would wait all of it in vain.
+_QUEUE_DELAY_MICROSECONDS = 0
 
 
 def model_config(name: str, manifest: Manifest, target: Target, *, backend: str, threads: int | None) -> Any:
@@ -45,17 +44,14 @@ def model_config(name: str, manifest: Manifest, target: Target, *, backend: str,
             )
         ],
         version_policy=pb.ModelVersionPolicy(latest=pb.ModelVersionPolicy.Latest(num_versions=1)),
-        dynamic_batching=pb.ModelDynamicBatching(
-            max_queue_delay_microseconds=_QUEUE_DELAY_MICROSECONDS["gpu" if target.on_gpu else "cpu"],
-            default_queue_policy=pb.ModelQueuePolicy(
-                timeout_action=pb.ModelQueuePolicy.REJECT,
-                default_timeout_microseconds=_QUEUE_TIMEOUT_MICROSECONDS,
-                allow_timeout_override=True,
-                max_queue_size=_MAX_QUEUE_SIZE,
-            ),
-        ),
+        # No default_queue_policy: with any timeout or size in it, Triton (2.51 at least) sends a batch only when it
+        # knows of an idle instance, and where that news is missed, at its next poll, half a second later. One request
+        # in a hundred was. The front bounds how long a request may take.
+        dynamic_batching=pb.ModelDynamicBatching(max_queue_delay_microseconds=_QUEUE_DELAY_MICROSECONDS),
         model_warmup=[_warm_up(size, images) for size in warm_up_sizes(manifest.batch.max)],
     )
+    if target.on_gpu:
+        triton_tensorrt.complete(config, manifest, native=native_gpu)
     for key, value in _parameters(target, backend, threads).items():
         config.parameters[key].string_value = value
     return config

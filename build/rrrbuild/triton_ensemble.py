@@ -76,10 +76,7 @@ def _write_step(
     copy_part(step, own, version)
     if backend == PYTHON_BACKEND:
         copy_modules(target, version)
-    config = model_config(name, step, target, backend=backend, threads=threads)
-    if step.plan != STEM:
-        config.dynamic_batching.max_queue_delay_microseconds = 0  # its requests have waited before the stem
-    write_config(config, folder / name / CONFIG)
+    write_config(model_config(name, step, target, backend=backend, threads=threads), folder / name / CONFIG)
 
 
 def _write_combine(name: str, answers: list[Tensor], manifest: Manifest, folder: Path) -> None:

@@ -168,7 +168,7 @@ def cost(architecture: Architecture, image_size: int) -> dict[str, dict[str, int
     """
     totals = {"stem": {"parameters": 0, "macs": 0}, "member": {"parameters": 0, "macs": 0}}
     for part, conv in convolutions(architecture):
-        side = 1 if conv.name == "fc" else _output_side(conv, image_size)
+        side = 1 if conv.name == "fc" else output_side(conv, image_size)
         totals[part]["parameters"] += conv.parameters
         totals[part]["macs"] += conv.in_channels * conv.out_channels * conv.kernel**2 * side**2
     totals["total"] = {
@@ -177,7 +177,7 @@ def cost(architecture: Architecture, image_size: int) -> dict[str, dict[str, int
     return totals
 
 
-def _output_side(conv: Conv, image_size: int) -> int:
+def output_side(conv: Conv, image_size: int) -> int:
     """Height of a convolution's output: every stride-2 step halves, rounding up."""
     halvings = {"conv1": 1, "layer1": 2, "layer2": 3, "layer3": 4, "layer4": 5}
     stage, *rest = conv.name.split(".")

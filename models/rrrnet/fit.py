@@ -22,6 +22,7 @@ from rrrnet.preprocess import MAX_SIZE, MIN_SIZE, Preprocess, Uint8Array
 from rrrnet.recipes import METHODS, Method, find_recipe
 from rrrnet.reduce import check_pretrained, load_pretrained
 from rrrnet.train import Int64Array, Plan, Report, Training, export_weights
+from rrrnet.warm_start import frozen_in, is_checkpoint, load_checkpoint
 from rrrnet.weights import check_source, read_pretrained
 
 SAVE_EVERY_SECONDS = 120
@@ -153,7 +154,11 @@ def fit(
     torch.manual_seed(options.seed)
     model = RRRNet(choose_architecture(options, len(images.classes)))
     origin, fresh = "none: random, conv1 edge filters", len(model.state_dict())
-    if options.weights != "none" and not options.resume:
+    warm = is_checkpoint(options.weights)
+    if warm and not options.resume:
+        origin, fresh = load_checkpoint(model, options.weights, images.classes)
+        say(f"starting from {origin.partition(',')[0]}, {fresh} tensors fresh")
+    elif options.weights != "none" and not options.resume:
         pretrained, origin = read_pretrained(options.weights)
         check_pretrained(pretrained, options.weights)
         fresh = len(load_pretrained(model, pretrained))
@@ -171,7 +176,9 @@ def fit(
         recipe=recipe,
         epochs=epochs,
         seed=options.seed,
-        frozen=frozen_parts(options.method, pretrained=options.weights != "none"),
+        frozen=frozen_in(options.weights)
+        if warm
+        else frozen_parts(options.method, pretrained=options.weights != "none"),
         preprocess=preprocess,
         device=device,
         mixed_precision=_mixed_precision(options.precision, device),

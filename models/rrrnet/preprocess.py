@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from rrrnet.errors import ArtifactError, ImageError
 
@@ -72,15 +72,15 @@ def image_format(data: bytes) -> str | None:
     return None
 
 
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode JPEG, PNG or WebP bytes to an upright RGB image.
+def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read the header of JPEG, PNG or WebP bytes; the pixels are not decoded yet.
 
     Args:
         data: the encoded image.
-        max_pixels: width x height allowed; checked from the header, before memory is spent.
+        max_pixels: width x height allowed; checked before memory is spent.
 
     Raises:
-        ImageError: with code `empty_image`, `unsupported_image`, `too_many_pixels`, `truncated_image` or `bad_image`.
+        ImageError: with code `empty_image`, `unsupported_image`, `too_many_pixels` or `bad_image`.
     """
     if not data:
         raise ImageError("empty_image", "the image has 0 bytes")
@@ -99,19 +99,35 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise ImageError("bad_image", f"the image is {width} x {height} pixels")
     if width * height > max_pixels:
         raise ImageError("too_many_pixels", f"the image is {width} x {height} pixels: at most {max_pixels} are allowed")
+    return opened
+
+
+def load_rgb(opened: Image.Image) -> Image.Image:
+    """Decode what `open_image` gave to an upright RGB image.
+
+    Raises:
+        ImageError: with code `truncated_image` or `bad_image`.
+    """
     try:
         opened.load()
         return _to_rgb(_upright(opened))
     except Exception as error:  # as above
         code = "truncated_image" if "truncated" in str(error).lower() else "bad_image"
-        message = f"the {kind} data are {'cut short' if code == 'truncated_image' else 'damaged'}"
+        message = f"the {opened.format} data are {'cut short' if code == 'truncated_image' else 'damaged'}"
         raise ImageError(code, message) from error
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Encoded bytes to an upright RGB image: `open_image`, then `load_rgb`, whose errors it raises."""
+    return load_rgb(open_image(data, max_pixels=max_pixels))
 
 
 def _upright(image: Image.Image) -> Image.Image:
     """The image turned as its EXIF orientation says. Damaged EXIF data are no reason to refuse good pixels."""
     try:
-        return ImageOps.exif_transpose(image)
+        # exif_transpose copies an image that needs no turning too: at 4 megapixels that costs as much as the decoding.
+        upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        return image if upright else ImageOps.exif_transpose(image)
     except Exception:  # the EXIF parser, too, raises many types on hostile bytes
         return image
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.sealed import sha256_of
+from rrrnet.warm_start import is_checkpoint
 
 HUB_REPOSITORY = "timm/resnet152.a1h_in1k"  # the tag the paper's code uses; other tags are other models
 HUB_FILE = "model.safetensors"
@@ -48,11 +49,11 @@ def check_source(weights: str) -> None:
         UsageError: no such file, or an ending that is not known.
     """
     path = Path(weights)
-    if weights in ("imagenet", "none"):
+    if weights in ("imagenet", "none") or is_checkpoint(weights):
         return
     if not path.is_file():
-        message = f"--weights {weights}: no such file; allowed are imagenet, none, or the path of a ResNet152"
-        raise UsageError(f"{message} (.safetensors, or .pth with tensors only)")
+        message = f"--weights {weights}: no such file; allowed are imagenet, none, the path of a ResNet152"
+        raise UsageError(f"{message} (.safetensors, or .pth with tensors only), or a checkpoint folder of rrr train")
     if path.suffix not in (".safetensors", *_PICKLED):
         raise UsageError(
             f"--weights {weights}: the ending {path.suffix!r} is not known; allowed are .safetensors, .pth"

@@ -104,7 +104,7 @@ class DataPlane:
         self.observe_stage("preprocess", model, timing.preprocess)
         start = time.perf_counter()
         try:
-            probabilities = iter(await self._infer(model, np.stack([item.array for item in good]), deadline))
+            probabilities = iter(await self._infer(model, [item.array for item in good], deadline))
         except TritonError as error:
             log.warning("inference with %s failed: %s", model.name, error)
             raise APIError(error.code, _CLIENT_MESSAGES[error.code]) from error
@@ -120,9 +120,9 @@ class DataPlane:
         return result
 
     async def _infer(
-        self, model: ServedModel, images: npt.NDArray[np.uint8], deadline: float
+        self, model: ServedModel, images: list[npt.NDArray[np.uint8]], deadline: float
     ) -> npt.NDArray[np.float32]:
-        """Probabilities (N, M, C) of images (N, S, S, 3), in as many calls as the model's largest batch asks for."""
+        """Probabilities (N, M, C) of N images (S, S, 3), in as many calls as the model's largest batch asks for."""
         step = model.max_batch_size
         if len(images) <= step:
             return await self._call(model, images, deadline)
@@ -130,7 +130,7 @@ class DataPlane:
         return np.concatenate(await asyncio.gather(*calls))
 
     async def _call(
-        self, model: ServedModel, images: npt.NDArray[np.uint8], deadline: float
+        self, model: ServedModel, images: list[npt.NDArray[np.uint8]], deadline: float
     ) -> npt.NDArray[np.float32]:
         start = time.perf_counter()
         result = await self.client.infer(model, images, timeout_seconds=deadline - start)

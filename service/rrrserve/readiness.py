@@ -36,7 +36,7 @@ class Readiness:
                 size = model.image_size
                 try:
                     await self._data_plane.client.infer(
-                        model, np.zeros((1, size, size, 3), np.uint8), timeout_seconds=_PROBE_TIMEOUT_SECONDS
+                        model, [np.zeros((size, size, 3), np.uint8)], timeout_seconds=_PROBE_TIMEOUT_SECONDS
                     )
                 except TritonError as error:
                     bad = error.code == "bad_model_output"

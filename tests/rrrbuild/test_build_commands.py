@@ -138,6 +138,21 @@ def test_repository_lists_its_models(tmp_path: Path, openvino_engine: Manifest, 
     assert "openvino-fp32" in capsys.readouterr().out
 
 
+def test_repository_is_written_for_another_triton_if_its_backends_are_given(
+    tmp_path: Path, checkpoint: Checkpoint, capsys: Capture
+) -> None:
+    engine, out = tmp_path / "engine", tmp_path / "repository"
+    build = ["build", str(checkpoint.path), "--target", "onnxruntime-fp32", "--plan", "sequential", "--batch", "1,1,1"]
+    assert run([*build, "--out", str(engine)]) == 0
+    assert run(["repository", str(engine), "--out", str(out), "--backends", "python, onnxruntime"]) == 0
+    assert read_repository(out).models[0].backend == "onnxruntime"
+    assert not (out / "duo" / "1" / "model.py").exists()
+
+    capsys.readouterr()
+    assert run(["repository", str(engine), "--out", str(out), "--backends", "tensorrt,pyton"]) == 2
+    assert "allowed are onnxruntime, openvino, python, tensorrt, with commas" in capsys.readouterr().err
+
+
 def test_repository_refuses_a_folder_that_is_no_engine(tmp_path: Path, capsys: Capture) -> None:
     assert run(["repository", str(tmp_path / "absent"), "--out", str(tmp_path / "repository")]) == 3
     assert "absent does not exist" in capsys.readouterr().err

@@ -64,12 +64,9 @@ def test_the_configuration_is_read_back_by_tritons_own_message(repository: Path)
     assert list(probabilities.dims) == [2, 3]
     (group,) = config.instance_group
     assert (group.count, group.kind) == (1, pb.ModelInstanceGroup.KIND_CPU)
-    policy = config.dynamic_batching.default_queue_policy
     assert config.HasField("dynamic_batching")
+    assert not config.dynamic_batching.HasField("default_queue_policy")  # it makes Triton poll, twice a second
     assert config.dynamic_batching.max_queue_delay_microseconds == 0
-    assert policy.timeout_action == pb.ModelQueuePolicy.REJECT
-    assert policy.allow_timeout_override
-    assert policy.max_queue_size == 128
     assert [(warm_up.batch_size, warm_up.count) for warm_up in config.model_warmup] == [(1, 1), (2, 1), (4, 1)]
     assert config.model_warmup[0].inputs["images"].random_data
     assert config.parameters["threads"].string_value == "2"
@@ -114,14 +111,6 @@ def test_native_backends_get_precision_and_threads_by_their_own_names(openvino_e
     }
     assert parameters("onnxruntime-fp32", "onnxruntime") == {"intra_op_thread_count": "3"}
     assert parameters("tensorrt-fp16", "tensorrt") == {}
-
-
-def test_a_native_tensorrt_model_runs_on_the_gpu_and_waits_a_little_for_companions(openvino_engine: Manifest) -> None:
-    config = model_config("m", openvino_engine, TARGETS["tensorrt-fp16"], backend="tensorrt", threads=None)
-
-    assert config.instance_group[0].kind == pb.ModelInstanceGroup.KIND_GPU
-    assert config.default_model_filename == "model.plan"
-    assert config.dynamic_batching.max_queue_delay_microseconds == 100
 
 
 def test_two_models_in_one_repository_keep_their_order_and_names(tmp_path: Path, openvino_engine: Manifest) -> None:

@@ -6,17 +6,23 @@ from rrrbuild.targets import TARGETS, build_obstacle, run_obstacle, target_named
 from rrrnet.errors import UsageError
 
 
-def test_the_table_has_the_five_targets() -> None:
+def test_the_table_has_the_nine_targets() -> None:
     assert list(TARGETS) == [
         "openvino-fp32",
         "openvino-bf16",
+        "openvino-int8",
         "onnxruntime-fp32",
+        "onnxruntime-int8",
         "tensorrt-fp16",
+        "tensorrt-int8",
         "tensorrt-rtx-fp16",
+        "tensorrt-rtx-int8",
     ]
     assert {target.name: target.files[0] for target in TARGETS.values() if target.on_gpu} == {
         "tensorrt-fp16": "model.plan",
+        "tensorrt-int8": "model.plan",
         "tensorrt-rtx-fp16": "model.plan",
+        "tensorrt-rtx-int8": "model.plan",
     }
 
 

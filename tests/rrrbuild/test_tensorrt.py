@@ -1,13 +1,18 @@
 """TensorRT-RTX builds real engines here, without a GPU; what runs on one is marked `gpu`."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
-from rrrbuild import machine
+from rrrbuild import machine, runtime_tensorrt
 from rrrbuild.build import build_engine
+from rrrbuild.compile_tensorrt import compile_engine
 from rrrbuild.engine import incompatibility, load_engine
+from rrrbuild.job import CompileJob
 from rrrbuild.manifest import BatchRange, Manifest, read_engine
 from rrrbuild.targets import TARGETS
 from rrrnet.checkpoint import Checkpoint
@@ -37,6 +42,75 @@ def test_a_plan_is_built_ahead_of_time_for_five_generations(plan: Manifest) -> N
 
 
 @needs_rtx
+def test_what_is_known_of_an_engine_lies_beside_it_under_the_seal(plan: Manifest) -> None:
+    info = json.loads((plan.path / "engine.json").read_text())["model"]
+
+    assert "engine.json" in plan.files
+    assert info["profiles"] == [[1, 2, 4]]  # TensorRT-RTX compiles for other sizes when it meets them
+    assert info["builder_optimization_level"] == 3
+    assert ("layers" in info) is (plan.verified is not False)  # read back where a GPU opens the engine
+
+
+@needs_rtx
+def test_an_int8_network_with_explicit_quantisation_is_built_as_it_stands(tmp_path: Path) -> None:
+    target = replace(RTX, name="tensorrt-rtx-int8", precision="int8")
+    sizes = {}
+    for quantised in (False, True):
+        folder = tmp_path / str(quantised)
+        folder.mkdir()
+        built = compile_engine(CompileJob(convolution(quantised=quantised), folder, target, BATCH))
+        assert built["built_for"] == ["8.0", "8.6", "8.9", "12.0"]
+        sizes[quantised] = (folder / "model.plan").stat().st_size
+    # 256 x 256 x 3 x 3 weights, for all generations once: one byte each instead of four.
+    assert sizes[False] - sizes[True] == pytest.approx(3 * 256 * 256 * 9, rel=0.2)
+
+
+def convolution(*, quantised: bool) -> bytes:
+    """uint8 images -> float32 -> one convolution, whose input and weights go through Q/DQ pairs if `quantised`."""
+    weight = np.random.default_rng(0).normal(size=(256, 256, 3, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["pixels"], ["x"], perm=[0, 3, 1, 2]),
+    ]
+    constants = [numpy_helper.from_array(weight, "weight")]
+    inputs = ["x", "weight"]
+    if quantised:
+        scale = np.abs(weight).max(axis=(1, 2, 3)) / 127
+        constants = [
+            numpy_helper.from_array(np.float32(2.0), "x.scale"),
+            numpy_helper.from_array(np.int8(0), "x.zero"),
+            numpy_helper.from_array(scale, "weight.scale"),
+            numpy_helper.from_array(np.zeros(256, np.int8), "weight.zero"),
+            numpy_helper.from_array(np.rint(weight / scale[:, None, None, None]).astype(np.int8), "weight"),
+        ]
+        nodes += [
+            helper.make_node("QuantizeLinear", ["x", "x.scale", "x.zero"], ["x.int8"]),
+            helper.make_node("DequantizeLinear", ["x.int8", "x.scale", "x.zero"], ["x.dq"]),
+            helper.make_node("DequantizeLinear", ["weight", "weight.scale", "weight.zero"], ["weight.dq"], axis=0),
+        ]
+        inputs = ["x.dq", "weight.dq"]
+    nodes.append(helper.make_node("Conv", inputs, ["y"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]))
+    graph = helper.make_graph(
+        nodes,
+        "convolution",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 8, 8, 256])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 256, 8, 8])],
+        constants,
+    )
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+    return bytes(model.SerializeToString())
+
+
+@pytest.mark.skipif(not NO_GPU, reason="there is a GPU")
+def test_the_runtime_says_which_cuda_call_fails_or_that_the_plan_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.plan").write_bytes(b"not a plan")
+    manifest = {"family": "tensorrt_rtx", "batch": {"max": 4}, "outputs": []}
+
+    with pytest.raises(RuntimeError, match=r"tensorrt_rtx refuses .*model\.plan: its log on standard error tells why"):
+        runtime_tensorrt.load(tmp_path, manifest, None)
+
+
+@needs_rtx
 @pytest.mark.skipif(not NO_GPU, reason="there is a GPU")
 def test_a_plan_that_cannot_run_here_says_that_it_is_not_verified_and_why(plan: Manifest) -> None:
     assert plan.verified is False
@@ -60,9 +134,6 @@ def test_a_flipped_byte_in_a_plan_is_found_before_the_runtime_sees_it(plan: Mani
 
 @needs_rtx
 def test_a_network_that_the_parser_refuses_is_reported_in_its_words(tmp_path: Path) -> None:
-    from rrrbuild.compile_tensorrt import compile_engine
-    from rrrbuild.job import CompileJob
-
     with pytest.raises(CheckFailedError, match=r"tensorrt_rtx does not take the exported network: .+"):
         compile_engine(CompileJob(b"not a model", tmp_path, RTX, BATCH))
 
@@ -101,6 +172,9 @@ def test_a_plan_gives_what_pytorch_gives(name: str, tmp_path: Path, checkpoint: 
     if manifest.verified is False:
         pytest.skip(manifest.unverified_reason)
 
-    found = load_engine(tmp_path / "engine")(images)
+    engine, reference = load_engine(tmp_path / "engine"), member_probabilities(checkpoint, images)
 
-    assert np.abs(found - member_probabilities(checkpoint, images)).max() <= 0.05
+    # Batches of 4 and 3. The first call of a size is captured, the next ones launch its graph on other images.
+    for _ in range(2):
+        assert np.abs(engine(images) - reference).max() <= 0.05
+        assert np.abs(engine(images[::-1]) - reference[::-1]).max() <= 0.05

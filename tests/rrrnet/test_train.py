@@ -223,3 +223,22 @@ def test_wrong_options_are_refused_before_any_work(
     with pytest.raises(error, match=message):
         run(replace(options(data, tmp_path / "net"), **change))
     assert not (tmp_path / "net").exists()
+
+
+def test_a_checkpoint_can_be_gone_on_with_at_another_size(data: Path, tmp_path: Path) -> None:
+    run(options(data, tmp_path / "small"))
+    larger = replace(options(data, tmp_path / "large"), size=48, weights=str(tmp_path / "small"), epochs=0)
+    run(larger)
+    small, large = read_checkpoint(tmp_path / "small"), read_checkpoint(tmp_path / "large")
+    assert (large.preprocess.size, large.training["frozen"]) == (48, [])
+    assert large.training["weights"]["origin"].startswith("checkpoint small, sha256 ")
+    assert large.training["weights"]["fresh_tensors"] == 0
+    assert_same_weights(small, large)
+
+
+def test_a_checkpoint_of_another_network_is_refused_with_both_shapes(data: Path, tmp_path: Path) -> None:
+    run(replace(options(data, tmp_path / "two"), epochs=0))
+    three = replace(options(data, tmp_path / "three"), members=3, weights=str(tmp_path / "two"))
+    with pytest.raises(UsageError, match=r"members there is 2, of this network 3"):
+        run(three)
+    assert not (tmp_path / "three").exists()

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
-from rrrbuild.build import DEFAULT_IMAGES, DEFAULT_MAX_DROP, ENGINES, build_engine
+from rrrbuild.build import DEFAULT_CALIBRATION_IMAGES, DEFAULT_IMAGES, DEFAULT_MAX_DROP, ENGINES, build_engine
 from rrrbuild.manifest import BatchRange, Manifest
 from rrrbuild.plans import check_plan
 from rrrbuild.targets import TARGETS, target_named
@@ -38,9 +38,13 @@ def build(
     ] = DEFAULT_MAX_DROP,
     out: Annotated[Path | None, typer.Option(help="The engine folder.", show_default=f"{ENGINES}/NAME/TARGET")] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Images to verify on.", show_default="those that the checkpoint remembers")
+        Path | None,
+        typer.Option(help="Images to calibrate and verify on.", show_default="those that the checkpoint remembers"),
     ] = None,
     images: Annotated[int, typer.Option(help="The most images to verify on.")] = DEFAULT_IMAGES,
+    calibration_images: Annotated[
+        int, typer.Option(help="The most images of the training split to calibrate INT8 on.")
+    ] = DEFAULT_CALIBRATION_IMAGES,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Export, compile, verify on real images and measure: one engine for each target."""
@@ -61,6 +65,7 @@ def build(
                 out=out,
                 data=data,
                 images=images,
+                calibration_images=calibration_images,
                 report=partial(_report, name, status),
             )
         manifests.append(manifest)
@@ -88,6 +93,7 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
         "verified": manifest.verified,
         "unverified_reason": manifest.unverified_reason,
         "latency_ms": manifest.latency_ms,
+        "quantisation": manifest.quantisation,
         "size_bytes": _size_bytes(manifest),
         "versions": manifest.versions,
         "device": manifest.device,

@@ -29,6 +29,13 @@ def repository(
     threads: Annotated[
         int | None, typer.Option(help="CPU threads for one inference.", show_default="the runtime decides")
     ] = None,
+    backends: Annotated[
+        str | None,
+        typer.Option(
+            help="Backends of the Triton that will serve it, like tensorrt,python.",
+            show_default="those of this machine's tritonserver",
+        ),
+    ] = None,
     split_as: Annotated[
         str | None,
         typer.Option(
@@ -40,13 +47,19 @@ def repository(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Write a Triton model repository from engines, for the tritonserver of this machine."""
+    """Write a Triton model repository from engines, for the tritonserver of this machine or another."""
     from rrrbuild.repository import write_repository
 
     if threads is not None and threads < 1:
         raise UsageError(f"--threads is {threads}: allowed is 1 or more")
     written = write_repository(
-        engines, out, backends=_backends(), names=name or (), threads=threads, split_as=split_as, report=_tell
+        engines,
+        out,
+        backends=_backends(backends),
+        names=name or (),
+        threads=threads,
+        split_as=split_as,
+        report=_tell,
     )
     if as_json:
         output.print_json({"path": str(written.path), "models": [model.to_json() for model in written.models]})
@@ -58,8 +71,10 @@ def repository(
     output.console.print(table)
 
 
-def _backends() -> frozenset[str]:
-    """Those of this machine's tritonserver; the Python backend, which every Triton has, where there is none."""
+def _backends(given: str | None) -> frozenset[str]:
+    """Those given, else those of this machine's tritonserver; the Python backend, if there is none."""
+    if given is not None:
+        return _checked(given)
     from rrrserve.triton_install import find_tritonserver
 
     try:
@@ -67,6 +82,18 @@ def _backends() -> frozenset[str]:
     except IncompatibleError as error:
         _tell(f"{error}. Writing for the Python backend.")
         return frozenset({"python"})
+
+
+def _checked(given: str) -> frozenset[str]:
+    """A list like "tensorrt,python"."""
+    from rrrbuild.targets import TARGETS
+    from rrrbuild.triton_config import PYTHON_BACKEND
+
+    known = {PYTHON_BACKEND, *(target.backend for target in TARGETS.values() if target.backend)}
+    names = frozenset(name.strip() for name in given.split(","))
+    if not names <= known:
+        raise UsageError(f"--backends is {given!r}: allowed are {', '.join(sorted(known))}, with commas between them")
+    return names
 
 
 def _tell(message: str) -> None:

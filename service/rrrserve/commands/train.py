@@ -30,7 +30,8 @@ def train(
     method: Annotated[str, typer.Option(help="ensemble, reduced, full or head: [D], [C], [B], [A].")] = "ensemble",
     members: Annotated[int, typer.Option(help="Branches of the ensemble.")] = 8,
     weights: Annotated[
-        str, typer.Option(help="imagenet, none, or the path of a ResNet152 (.safetensors, .pth).")
+        str,
+        typer.Option(help="imagenet, none, a ResNet152 (.safetensors, .pth), or a checkpoint of the same network."),
     ] = "imagenet",
     recipe: Annotated[str, typer.Option(help="paper (300 epochs) or quick (minutes on a CPU).")] = "quick",
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images; default: the recipe's.")] = None,

@@ -1,0 +1,99 @@
+"""Write the tables of docs/performance.md and README.md and draw the plots from the result files; nothing is measured.
+
+.venv/bin/python benchmarks/performance.py
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rrrbench import charts
+from rrrbench.environment import RESULTS, ROOT
+from rrrbench.service_tables import peers_bars, peers_table, service_bars, service_tables
+from rrrbench.summary import speed_summary
+from rrrbench.tables import bars, engine_tables
+
+PAGE = ROOT / "docs" / "performance.md"
+README = ROOT / "README.md"
+Document = Mapping[str, Any]
+
+
+def marks(name: str) -> tuple[str, str]:
+    """The lines between which the figures of a result file stand."""
+    return f"<!-- {name} figures: written by benchmarks/performance.py -->", f"<!-- end of {name} figures -->"
+
+
+def _peers_tables(document: Document) -> dict[str, str]:
+    return {"One at a time on the same two cores": peers_table(document)}
+
+
+# Result file -> its tables by title, its bars, its plots (file in docs/, what must be there to draw it, by what).
+PARTS: dict[str, tuple[Callable[[Document], dict[str, str]], Callable[[Document], str], list[Any]]] = {
+    "engine": (
+        engine_tables,
+        bars,
+        [
+            ("performance_ratios.png", ("ratios", "peak"), charts.draw_ratios),
+            ("performance_scaling.png", ("members", "batch"), charts.draw_scaling),
+        ],
+    ),
+    "service": (service_tables, service_bars, [("performance_load.png", ("concurrency",), charts.draw_load)]),
+    "peers": (_peers_tables, peers_bars, [("performance_peers.png", ("peers",), charts.draw_peers)]),
+}
+
+
+def figures(name: str, document: Document) -> str:
+    """What stands between the marks: how it was measured, the tables, the bars, the plots."""
+    tables, its_bars, plots = PARTS[name]
+    sections: dict[str, list[str]] = {}  # of each run: sections are mostly measured together
+    for section, made in document["environment"].items():
+        machine = made["machine"]
+        gpu = machine["gpu"]["name"] if machine["gpu"] else "no GPU"
+        load = ", ".join(str(value) for value in made["load_average_before"])
+        versions = ", ".join(f"{package} {version}" for package, version in made["versions"].items())
+        run = (
+            f"`{made['command']}`, {made['date']}, {machine['cpu']}, {machine['cores']} cores, {gpu}, "
+            f"load before {load}; {versions}"
+        )
+        sections.setdefault(run, []).append(section)
+    lines = [f"* {', '.join(names)}: {run}" for run, names in sections.items()]
+    blocks = [f"### {title}\n\n{table}" for title, table in tables(document).items()]
+    pictures = [f"![{path}]({path})" for path, needed, _ in plots if all(document.get(key) for key in needed)]
+    return "\n\n".join(["\n".join(lines), *blocks, f"### Bars\n\n{its_bars(document)}", *pictures])
+
+
+def write(page: str, name: str, text: str) -> str:
+    """The page with what stands between the marks `name` replaced."""
+    begin, end = marks(name)
+    before, rest = page.split(begin)
+    return f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"
+
+
+def main() -> None:
+    """Rewrite the pages and the plots from every result file that is there."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
+    parser.add_argument("--page", type=Path, default=PAGE, help="the page; plots go beside it")
+    parser.add_argument("--readme", type=Path, default=README, help="the README, which has the main figures")
+    options = parser.parse_args()
+    documents = {}
+    for name, (_, _, plots) in PARTS.items():
+        result = options.results / f"{name}.json"
+        if not result.is_file():
+            print(f"left as it is: {name}, for there is no {result}")
+            continue
+        document = documents[name] = json.loads(result.read_text())
+        options.page.write_text(write(options.page.read_text(), name, figures(name, document)))
+        for file, sections, draw in plots:
+            if all(document.get(section) for section in sections):
+                draw(document, options.page.parent / file)
+                print(f"drawn: {options.page.parent / file}")
+    if documents.keys() >= {"engine", "peers"}:
+        text = speed_summary(documents["engine"], documents["peers"])
+        options.readme.write_text(write(options.readme.read_text(), "speed", text))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""A network as ONNX: images (N, S, S, 3) uint8 -> logits and probabilities (N, M, C) float32."""
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from rrrgpu.network import Layer, Network
+
+
+class _Writer:
+    """Nodes and constants in execution order."""
+
+    def __init__(self, dtype: type[np.generic]) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self.dtype = dtype
+
+    def node(self, operator: str, *inputs: str, **attributes: object) -> str:
+        name = f"{operator.lower()}.{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, [*inputs], [name], name=name, **attributes))
+        return name
+
+    def constant(self, values: object) -> str:
+        name = f"constant.{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        return name
+
+    def conv(self, x: str, layer: Layer, *, relu: bool = False, add: str | None = None) -> str:
+        weight, bias, stride, groups = layer
+        kernel, constants = weight.shape[2], (self.constant(array.astype(self.dtype)) for array in (weight, bias))
+        padding = [kernel // 2] * 4
+        y = self.node(
+            "Conv", x, *constants, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=padding, group=groups
+        )
+        y = y if add is None else self.node("Add", y, add)
+        return self.node("Relu", y) if relu or add is not None else y
+
+    def stages(self, x: str, network: Network, layers: dict[str, Layer], first: int) -> str:
+        for stage in (first, first + 1):
+            for block in (f"layer{stage}.{index}" for index in range(network.blocks[stage - 1])):
+                y = self.conv(x, layers[f"{block}.conv1"], relu=True)
+                y = self.conv(y, layers[f"{block}.conv2"], relu=True)
+                down = layers.get(f"{block}.downsample")
+                x = self.conv(y, layers[f"{block}.conv3"], add=self.conv(x, down) if down else x)
+        return x
+
+    def tail(self, x: str, network: Network, layers: dict[str, Layer]) -> str:
+        x = self.node("GlobalAveragePool", self.stages(x, network, layers, 3))
+        return self.node("Flatten", self.conv(x, layers["fc"]), axis=1)
+
+
+def onnx_model(network: Network, *, merged: bool, half: bool, pixels: int) -> bytes:
+    """The network, members merged or one by one; normalisation and softmax are float32, the rest FP16 if `half`."""
+    graph = _Writer(np.float16 if half else np.float32)
+    x = graph.node("Cast", "images", to=TensorProto.FLOAT)
+    x = graph.node("Mul", x, graph.constant(network.scale))
+    x = graph.node("Add", x, graph.constant(network.shift))
+    x = graph.node("Cast", x, to=TensorProto.FLOAT16 if half else TensorProto.FLOAT)
+    x = graph.conv(graph.node("Transpose", x, perm=[0, 3, 1, 2]), network.stem["conv1"], relu=True)
+    x = graph.node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    x = graph.stages(x, network, network.stem, 1)
+    chains = [network.merged] if merged else network.tails
+    logits = [graph.tail(x, network, layers) for layers in chains]
+    together = logits[0] if len(logits) == 1 else graph.node("Concat", *logits, axis=1)
+    together = graph.node("Cast", together, to=TensorProto.FLOAT)
+    shape = [network.members, network.classes]
+    graph.nodes.append(helper.make_node("Reshape", [together, graph.constant(np.array([-1, *shape]))], ["logits"]))
+    graph.nodes.append(helper.make_node("Softmax", ["logits"], ["probabilities"], axis=2))
+    inputs = [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", pixels, pixels, 3])]
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *shape]) for name in ("logits", "probabilities")
+    ]
+    body = helper.make_graph(graph.nodes, "network", inputs, outputs, graph.constants)
+    model = helper.make_model(body, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+    return bytes(model.SerializeToString())

@@ -1,0 +1,59 @@
+"""The images that INT8 ranges are taken from: of the training split, so that no image is verified on that was used."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from rrrbuild.heldout import evenly, remembered_data
+from rrrnet.checkpoint import SPLIT, Checkpoint
+from rrrnet.dataset import load_arrays, read_dataset, read_split, select, split_dataset
+from rrrnet.errors import UsageError
+from rrrnet.preprocess import Uint8Array
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Images to calibrate on.
+
+    Attributes:
+        images: shape (N, S, S, 3), uint8 RGB.
+        files: their N names in the data set.
+        source: where they come from, for people.
+        sha256: over names and pixels.
+    """
+
+    images: Uint8Array
+    files: tuple[str, ...]
+    source: str
+    sha256: str
+
+
+def calibration_images(checkpoint: Checkpoint, data: Path | None, *, limit: int) -> Calibration:
+    """At most `limit` images of the training split, spread evenly over it.
+
+    Args:
+        checkpoint: remembers its data set and split.
+        data: a data set to use instead; one that the split does not know is split in two halves by the same rule.
+        limit: the most images to take.
+
+    Raises:
+        UsageError: the checkpoint never had data, or it is gone, and no other is given.
+        ArtifactError: `data` is not a data set.
+    """
+    data = data if data is not None else remembered_data(checkpoint)
+    if data is None:
+        raise UsageError(
+            f"checkpoint {checkpoint.name} never had data, and INT8 is calibrated on real images: give a data set "
+            "with --data DIR (rrr data glyphs DIR makes one), or take a target of another precision"
+        )
+    everything = read_dataset(data)
+    parts = read_split(checkpoint.path / SPLIT) if SPLIT in checkpoint.files else {}
+    part = "training split"
+    if not parts.keys() & set(everything.files):
+        parts = dict(zip(everything.files, split_dataset(everything, seed=0), strict=True))
+        part = "a seeded half"
+    chosen = evenly(select(everything, parts, "train"), limit)
+    images, _ = load_arrays(chosen, checkpoint.preprocess)
+    digest = hashlib.sha256("\0".join(chosen.files).encode())
+    digest.update(images.tobytes())
+    return Calibration(images, chosen.files, f"{part} of {chosen.name}", digest.hexdigest())

@@ -1,0 +1,125 @@
+"""Every benchmark command runs through, on tiny networks, and its page and plots come out of its file."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import performance
+from rrrbench import peak
+from rrrbench.names import BASELINE, ENSEMBLE, SINGLE
+from rrrbench.servers import running
+from rrrnet.errors import CheckFailedError
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints and engines that the commands share."""
+    return tmp_path_factory.mktemp("benchmarks")
+
+
+def run(script: str, cache: Path, *words: str) -> tuple[str, dict[str, Any]]:
+    """What a command printed and wrote."""
+    out = cache / "results" / f"{Path(script).parent.name if script.endswith('run.py') else Path(script).stem}.json"
+    command = [sys.executable, str(ROOT / "benchmarks" / script), "--quick", "--cache", str(cache), "--out", str(out)]
+    done = subprocess.run([*command, *words], cwd=cache, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    document: dict[str, Any] = json.loads(out.read_text())
+    return done.stdout, document
+
+
+def test_the_engine_benchmark_measures_every_section(cache: Path) -> None:
+    printed, document = run("engine.py", cache, "--target", "openvino-fp32")
+    (case,) = (case for case in document["ratios"] if case["batch"] == 8)
+    assert {name: len(times) for name, times in case["times_ms"].items()}.keys() == {BASELINE, ENSEMBLE, SINGLE}
+    assert min(len(times) for times in case["times_ms"].values()) >= 5
+    assert {"matmul-openvino", "matmul-torch", BASELINE, ENSEMBLE} == set(document["peak"][0]["times_ms"])
+    assert {"torch-eager", "torch-eager-channels-last", "openvino-fp32"} == set(document["eager"][0]["times_ms"])
+    assert set(document["layers"][0]["rows"]) == {"1", "8"}
+    assert document["environment"]["peak"]["command"].startswith(".venv/bin/python benchmarks/engine.py --quick")
+    assert "ResNet152 / 8 members, openvino-fp32, 32 px, batch 1 | at least 6 |" in printed
+
+
+def test_the_service_benchmark_measures_start_latency_and_load(cache: Path) -> None:
+    printed, document = run("service.py", cache)
+    (start,), (latency,), (load,) = document["start"], document["latency"], document["concurrency"]
+    assert 0 < start["start_seconds"][0] < 60
+    assert 50 < start["memory_mb"][0] < 5000
+    assert latency["rows"][ENSEMBLE]["http"]["p50_ms"] > latency["rows"][ENSEMBLE]["engine"]["p50_ms"]
+    assert list(load["http"]) == ["1", "2"]
+    assert load["http"]["2"]["requests"] > 4
+    assert "HTTP p50 - engine p50 (ms), openvino-fp32 | at most 4 |" in printed
+
+
+def test_the_peers_benchmark_drives_every_contender(cache: Path) -> None:
+    _, document = run("peers/run.py", cache)
+    rows = document["peers"][0]["rows"]
+    assert list(rows) == [
+        "rrr serve, openvino-fp32",
+        "rrr serve, onnxruntime-fp32",
+        f"BentoML + PyTorch eager, {BASELINE}",
+        f"BentoML + PyTorch eager, {ENSEMBLE}",
+        "LitServe + ONNX Runtime",
+        "FastAPI + ONNX Runtime",
+        "Triton alone, openvino-fp32",
+        "Triton alone, onnxruntime-fp32",
+    ]
+    for row in rows.values():
+        assert len(row["concurrency-2"]["rounds"]) == 2
+        assert row["concurrency-2"]["requests"] > 1
+        assert 0 < row["concurrency-1"]["p50_ms"] <= row["concurrency-1"]["p99_ms"]
+
+
+def test_page_and_plots_are_written_from_the_files(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = cache / "page" / "performance.md"
+    page.parent.mkdir()
+    page.write_text("\n".join(mark for name in performance.PARTS for mark in performance.marks(name)))
+    monkeypatch.setattr(sys, "argv", ["performance.py", "--results", str(cache / "results"), "--page", str(page)])
+    performance.main()
+    for name in performance.PARTS:
+        document = json.loads((cache / "results" / f"{name}.json").read_text())
+        begin, end = performance.marks(name)
+        written = page.read_text().split(begin)[1].split(end)[0].strip()
+        assert written == performance.figures(name, document)
+    pictures = re.findall(r"\]\((\S+\.png)\)", page.read_text())
+    assert len(pictures) == 4
+    for picture in pictures:
+        assert (page.parent / picture).read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("name", list(performance.PARTS))
+def test_the_published_figures_are_those_of_the_result_file(name: str) -> None:
+    begin, end = performance.marks(name)
+    written = performance.PAGE.read_text().split(begin)[1].split(end)[0].strip()
+    document = json.loads((RESULTS / f"{name}.json").read_text())
+    assert written == performance.figures(name, document)
+
+
+def test_the_published_plots_are_small() -> None:
+    sizes = {path.name: path.stat().st_size for path in performance.PAGE.parent.glob("performance_*.png")}
+    assert len(sizes) == 4
+    assert max(sizes.values()) < 150_000
+
+
+@pytest.mark.parametrize("precision", peak.PRECISIONS)
+def test_both_libraries_multiply_matrices_of_the_size_that_is_counted(precision: str) -> None:
+    assert peak.gflop(rows=1000, depth=1000) == pytest.approx(2.0)
+    by_torch = peak.products(precision, rows=48, depth=32)["matmul-torch"]()
+    (by_openvino,) = peak.products(precision, rows=48, depth=32)["matmul-openvino"]().values()  # type: ignore[attr-defined]
+    assert tuple(by_torch.shape) == by_openvino.shape == (48, 32)  # type: ignore[attr-defined]
+
+
+def test_a_server_that_does_not_start_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "raise SystemExit('no such model')"]
+    with (
+        pytest.raises(CheckFailedError, match="no such model"),
+        running(command, url="", ready=lambda: False, log=tmp_path / "server.log"),
+    ):
+        pytest.fail("it is not ready")
