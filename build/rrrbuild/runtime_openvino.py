@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,12 @@ import openvino as ov
 
 # What the CPU computes in where the IR says FP32. An INT8 IR says where it is INT8; the hint is for the rest.
 _PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+_ONE = {"min": 1, "opt": 1, "max": 1}
+
+
+# An image of this size or more fills one core, and its activations fit that core's cache better than two would. Smaller
+# ones go together: weights read anew for each cost more than the arithmetic (measured at 64, 128 and 224 pixels).
+_LARGE_IMAGE_PIXELS = 192
 
 
 def load(
@@ -18,32 +25,35 @@ def load(
 ) -> Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]:
     """Compile an IR for this CPU.
 
+    One image is computed by all cores together. Several are shared out among streams of their own cores, which meet at
+    the end of the batch and not of each layer.
+
     Args:
         folder: has `model.xml` and `model.bin`, checked already.
-        manifest: gives `precision`, the `batch` sizes, and the dtype of `outputs`.
-        threads: CPU threads for one inference; None leaves the choice to OpenVINO.
+        manifest: gives `precision`, the `batch` sizes, and the shape of `outputs`.
+        threads: CPU threads for one inference; None: one for each core.
 
     Returns:
         images (N, S, S, 3) uint8 -> probabilities (N, M, C) float32, for one caller at a time.
     """
     core = ov.Core()
-    forms = _Forms(core, core.read_model(folder / "model.xml"), manifest, threads, side_by_side=True)
-    dtype = np.dtype(manifest["outputs"][0]["dtype"])
+    network = core.read_model(folder / "model.xml")
+    batch, shape = manifest["batch"], manifest["outputs"][0]["shape"][1:]
+    streams = min(len(os.sched_getaffinity(0)) if threads is None else threads, batch["opt"])
+    shared = _Streams(core, network, manifest, threads, streams) if streams > 1 else None
+    forms = _Forms(core, network, manifest if shared is None else {**manifest, "batch": _ONE}, threads)
 
     def run(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        requests = forms.requests(len(images))
-        for request, share in zip(requests, np.array_split(images, len(requests)), strict=True):
-            # Given to infer() instead, tensors cost 0.2 ms more: 5 % of an ensemble's time at 128 pixels.
-            request.set_input_tensor(ov.Tensor(share, shared_memory=True))
-        if len(requests) == 1:
-            requests[0].infer(share_outputs=True)  # in this thread, which spares waking another
-        else:
-            for request in requests:
-                request.start_async()
-            for request in requests:
-                request.wait()
-        # Copies: a request reuses its own memory.
-        return np.concatenate([request.get_output_tensor().data for request in requests], dtype=dtype)
+        if shared is None:
+            return _infer(forms.request(len(images)), images).copy()  # a request reuses its own memory
+        output = np.empty((len(images), *shape), np.float32)
+        # What is left over for at most half of the streams is done sooner by all cores together.
+        rest = len(images) % streams if 2 * (len(images) % streams) <= streams else 0
+        together = len(images) - rest
+        shared(images[:together], output)
+        for index in range(together, len(images)):
+            output[index] = _infer(forms.request(1), images[index : index + 1])
+        return output
 
     return run
 
@@ -80,7 +90,7 @@ def load_parts(
         # wrong when several members look at the same time.
         if features.shape[0] != len(images):
             features = ov.Tensor(features_type, ov.Shape([len(images), *features.shape[1:]]))
-        (request,) = stem_forms.requests(len(images))
+        request = stem_forms.request(len(images))
         request.set_input_tensor(ov.Tensor(images, shared_memory=True))
         request.set_output_tensor(features)
         request.infer(share_outputs=True)
@@ -88,7 +98,7 @@ def load_parts(
 
     def caller(forms: _Forms) -> Callable[[ov.Tensor], npt.NDArray[np.float32]]:
         def run(features: ov.Tensor) -> npt.NDArray[np.float32]:
-            (request,) = forms.requests(features.shape[0])
+            request = forms.request(features.shape[0])
             request.set_input_tensor(features)
             request.infer(share_outputs=True)
             return np.array(request.get_output_tensor().data, dtype=np.float32)
@@ -99,51 +109,78 @@ def load_parts(
 
 
 class _Forms:
-    """A network compiled in two forms: of fixed batch 1 on all cores, and of free batch for all other sizes.
+    """A network compiled in two forms: of fixed batch 1, and of free batch for all other sizes.
 
     A free batch costs an ensemble 8 to 10 % at batch 1 (dispatch of a hundred small operators), and 0 to 5 % at batch
     8, where a fixed form for each size would hold the weights once per size.
     """
 
-    def __init__(
-        self,
-        core: ov.Core,
-        network: ov.Model,
-        manifest: Mapping[str, Any],
-        threads: int | None,
-        *,
-        side_by_side: bool = False,
-    ) -> None:
-        """Compile.
-
-        Args:
-            core: OpenVINO's.
-            network: its batch free.
-            manifest: gives `precision` and the `batch` sizes.
-            threads: CPU threads; None: one for each core.
-            side_by_side: cut a batch into shares of their own cores, up to one share a core. Cores then meet at the
-                end of the batch, not of each layer, and a share's activations fit their caches better.
-        """
-        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _PRECISION_HINTS[manifest["precision"]]}
-        cores = len(os.sched_getaffinity(0)) if threads is None else threads
-        batch, (_, *shape) = manifest["batch"], network.input().partial_shape
-        self._any: list[Any] = []
-        self._single: list[Any] = []
-        if threads is not None:
-            # Without pinning: networks that run side by side would all be pinned to the first cores.
-            options |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
+    def __init__(self, core: ov.Core, network: ov.Model, manifest: Mapping[str, Any], threads: int | None) -> None:
+        options = {**_options(manifest, threads), "PERFORMANCE_HINT": "LATENCY"}
+        batch = manifest["batch"]
+        self._any: Any = None
+        self._single: Any = None
         if batch["max"] > 1:
-            streams = min(cores, batch["opt"]) if side_by_side else 1
-            free = core.compile_model(network, "CPU", {**options, "NUM_STREAMS": streams})
-            self._any = [free.create_infer_request() for _ in range(streams)]
+            self._any = core.compile_model(network, "CPU", options).create_infer_request()
         if batch["min"] == 1:
-            network.reshape([1, *shape])
-            fixed = core.compile_model(network, "CPU", {**options, "PERFORMANCE_HINT": "LATENCY"})
-            self._single = [fixed.create_infer_request()]
+            _fix_batch(network)
+            self._single = core.compile_model(network, "CPU", options).create_infer_request()
 
-    def requests(self, size: int) -> list[Any]:
-        """The infer requests that share a batch of that size."""
-        return self._single if size == 1 else self._any[:size]
+    def request(self, size: int) -> Any:
+        """The infer request for a batch of that size."""
+        return self._single if size == 1 else self._any
+
+
+class _Streams:
+    """A network whose batches are cut into shares that run side by side, each stream on its own cores."""
+
+    def __init__(
+        self, core: ov.Core, network: ov.Model, manifest: Mapping[str, Any], threads: int | None, streams: int
+    ) -> None:
+        self._streams = streams
+        self._one_by_one = network.input().partial_shape[1].get_length() >= _LARGE_IMAGE_PIXELS
+        if self._one_by_one:
+            _fix_batch(network)
+        options = {**_options(manifest, threads), "NUM_STREAMS": streams}
+        self._queue = ov.AsyncInferQueue(core.compile_model(network, "CPU", options), streams)
+        self._queue.set_callback(_keep)
+
+    def __call__(self, images: npt.NDArray[np.uint8], output: npt.NDArray[np.float32]) -> None:
+        """Write the probabilities of images (N, S, S, 3) into the first N rows of `output` (N or more, M, C)."""
+        count = len(images)
+        parts = count if self._one_by_one else min(count, self._streams)
+        bounds = [count * part // max(parts, 1) for part in range(parts + 1)]
+        for start, stop in pairwise(bounds):
+            request = self._queue[self._queue.get_idle_request_id()]
+            request.set_input_tensor(ov.Tensor(images[start:stop], shared_memory=True))
+            self._queue.start_async(userdata=output[start:stop])
+        self._queue.wait_all()
+
+
+def _keep(request: ov.InferRequest, place: npt.NDArray[np.float32]) -> None:
+    place[:] = request.get_output_tensor().data
+
+
+def _infer(request: Any, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """The result, in the request's own memory."""
+    # Given to infer() instead, tensors cost 0.2 ms more: 5 % of an ensemble's time at 128 pixels.
+    request.set_input_tensor(ov.Tensor(images, shared_memory=True))
+    request.infer(share_outputs=True)
+    result: npt.NDArray[np.float32] = request.get_output_tensor().data
+    return result
+
+
+def _options(manifest: Mapping[str, Any], threads: int | None) -> dict[str, Any]:
+    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _PRECISION_HINTS[manifest["precision"]]}
+    if threads is not None:
+        # Without pinning: networks that run side by side would all be pinned to the first cores.
+        options |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
+    return options
+
+
+def _fix_batch(network: ov.Model) -> None:
+    _, *shape = network.input().partial_shape
+    network.reshape([1, *shape])
 
 
 def _part(core: ov.Core, path: Path, manifest: Mapping[str, Any], *, is_stem: bool) -> ov.Model:
