@@ -57,5 +57,6 @@ def test_the_commands_for_ones_own_images_run_as_written(
 def test_the_help_page_lists_the_commands_in_the_order_of_the_way() -> None:
     names = list(get_command(make_app()).commands)  # type: ignore[attr-defined]  # a group has commands
     assert set(names) == {
-        "data", "train", "evaluate", "describe", "targets", "build", "repository", "serve", "predict", "doctor",
+        "data", "train", "evaluate", "describe", "targets", "build", "repository", "tune", "serve", "predict",
+        "doctor",
     }  # fmt: skip

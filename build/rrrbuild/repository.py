@@ -25,7 +25,14 @@ from rrrbuild.repository_document import (
 from rrrbuild.targets import Target, target_named
 from rrrbuild.triton_config import CONFIG, PYTHON_BACKEND, model_config, write_config
 from rrrbuild.triton_ensemble import step_names, write_ensemble
-from rrrbuild.triton_folder import VERSION, copy_engine, copy_modules, copy_part, files_of_plan
+from rrrbuild.triton_folder import (
+    VERSION,
+    copy_engine,
+    copy_modules,
+    copy_part,
+    files_of_plan,
+    keep_bytecode_out,
+)
 from rrrnet import sealed
 from rrrnet.architecture import cost
 from rrrnet.errors import IncompatibleError, UsageError
@@ -79,10 +86,7 @@ def write_repository(
             for name, manifest in zip(chosen, manifests, strict=True)
         )
         write_document(folder, models)
-        for code in folder.glob("*/*/model.py"):
-            # Triton's embedded Python ignores PYTHONDONTWRITEBYTECODE. A file where its folder would be keeps it from
-            # leaving bytecode that no digest covers; not sealed itself, since tools drop it when copying.
-            code.with_name("__pycache__").touch()
+        keep_bytecode_out(folder)
     return read_repository(out)
 
 

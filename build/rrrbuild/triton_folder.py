@@ -52,3 +52,13 @@ def copy_modules(target: Target, version: Path) -> None:
 def copy_module(name: str, path: Path) -> None:
     """A module of this package as a file that needs nothing else of it."""
     path.write_bytes(importlib.resources.files("rrrbuild").joinpath(f"{name}.py").read_bytes())
+
+
+def keep_bytecode_out(folder: Path) -> None:
+    """Keep Python from writing beside the models of a sealed repository; call it after sealing.
+
+    Triton's embedded Python ignores PYTHONDONTWRITEBYTECODE. A file where its folder would be keeps it from leaving
+    bytecode that no digest covers; not sealed itself, since tools drop it when copying.
+    """
+    for code in folder.glob("*/*/model.py"):
+        code.with_name("__pycache__").touch()

@@ -20,6 +20,7 @@ _COMMANDS = (
     "targets",
     "build",
     "repository",
+    "tune",
     "serve",
     "predict",
     "doctor",

@@ -1,0 +1,197 @@
+"""`rrr tune`: measure how many instances, threads and batches serve a model best here, and write it down."""
+
+import asyncio
+import math
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Column, Table
+
+from rrrnet import __version__, sealed
+from rrrnet.errors import CheckFailedError, UsageError
+from rrrserve import output
+from rrrserve.settings import DEFAULT_REPOSITORY, available_cores
+
+if TYPE_CHECKING:
+    from rrrbuild.repository_document import Repository, ServedModel
+    from rrrserve.tuning import Candidate, Figures
+
+_MAX_CONCURRENCY = 1024
+_START_SECONDS = 5  # a service, roughly, for the estimate
+
+
+def register(app: typer.Typer) -> None:
+    """Add `rrr tune`."""
+    app.command()(tune)
+
+
+def tune(
+    repository: Annotated[Path, typer.Argument(help="A repository made by rrr repository.")] = DEFAULT_REPOSITORY,
+    p99_ms: Annotated[
+        float | None,
+        typer.Option(
+            "--p99-ms", min=0.001, help="Limit to the 99th percentile; the most answers a second within it win."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The model to tune.", show_default="the first")
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="What requests send.", show_default="a JPEG of the model's size")
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=0.05, max=3600, help="For each candidate and concurrency in each round.")
+    ] = 1.0,
+    concurrency: Annotated[str, typer.Option(metavar="N,N,...", help="Requests under way.")] = "1,4,16",
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Turns of each candidate.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Choose instances, threads and batching of a served model by measurement, and write them into its repository."""
+    _until_interrupted()
+    from rrrbuild.repository_document import DOCUMENT, read_repository
+    from rrrnet.preprocess import image_to_array
+    from rrrserve.tuner import Plan, apply, measure, photo_like
+    from rrrserve.tuning import choose
+
+    levels = _levels(concurrency)
+    if not all(math.isfinite(value) for value in (seconds, p99_ms or 1.0)):
+        raise UsageError("--seconds and --p99-ms must be finite numbers")
+    read = read_repository(repository)
+    seal = sealed.sha256_of(read.path / DOCUMENT)
+    tuned = _model_named(read, model)
+    sealed.check_target(read.path, document=DOCUMENT)
+    tried = _candidates(read, tuned)
+    body = image.read_bytes() if image is not None else photo_like(tuned.image_size)
+    image_to_array(body, tuned.preprocess)
+    plan = Plan(levels, rounds, seconds, body)
+    estimate_seconds = rounds * len(tried) * (_START_SECONDS + 1.25 * seconds * len(levels))
+    output.messages.print(f"{len(tried)} candidates, {rounds} rounds: about {estimate_seconds:.0f} s")
+    with output.progress_bar() as bar:
+        task = bar.add_task("measuring", total=rounds * len(tried), completed=-1, text="")
+        try:
+            figures, failed = asyncio.run(
+                _unless_interrupted(
+                    measure(read, tuned, tried, plan, lambda text: bar.update(task, advance=1, text=text))
+                )
+            )
+        except asyncio.CancelledError:
+            output.messages.print(f"stopped; {escape(str(repository))} is as it was")
+            raise typer.Exit from None
+        bar.update(task, completed=rounds * len(tried), text="")
+    _until_interrupted()
+    try:
+        chosen = choose(figures, p99_ms)
+    except CheckFailedError:
+        _show(None, tuned, tried[0], figures, failed, as_json=as_json)
+        raise
+    document = {
+        "model": tuned.name,
+        "p99_limit_ms": p99_ms,
+        "chosen": chosen.to_json(),
+        "before": vars(tried[0]),
+        "seconds": seconds,
+        "rounds": rounds,
+        "image": {"path": str(image) if image else "generated JPEG", "size_bytes": len(body)},
+        **_surroundings(),
+        "figures": [row.to_json() for row in figures],
+        "failed": [{**vars(candidate), "reason": reason} for candidate, reason in failed.items()],
+    }
+    apply(read, tuned, chosen.candidate, seal, document)
+    _show(chosen, tuned, tried[0], figures, failed, as_json=as_json, document=document)
+
+
+def _until_interrupted() -> None:
+    """Like `rrr serve`, end with exit code 0 on SIGTERM and Ctrl-C, outside of the event loop."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+
+
+async def _unless_interrupted(work: Any) -> Any:
+    """Cancel `work` on SIGTERM and Ctrl-C; it ends its children."""
+    task = asyncio.ensure_future(work)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    return await task
+
+
+def _levels(text: str) -> tuple[int, ...]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isascii() and word.isdigit() and 1 <= int(word) <= _MAX_CONCURRENCY for word in words):
+        raise UsageError(
+            f"--concurrency is {text!r}: expected whole numbers from 1 to {_MAX_CONCURRENCY}, with commas between them"
+        )
+    return tuple(sorted({int(word) for word in words}))
+
+
+def _model_named(repository: "Repository", name: str | None) -> "ServedModel":
+    for model in repository.models:
+        if name in (None, model.name):
+            return _no_ensemble(model)
+    known = ", ".join(model.name for model in repository.models)
+    raise UsageError(f"--model is {name!r}: {repository.path} holds {known}")
+
+
+def _no_ensemble(model: "ServedModel") -> "ServedModel":
+    if model.steps:
+        raise UsageError(
+            f"{model.name} is a Triton ensemble of {len(model.steps)} models, which rrr tune leaves as they are: "
+            "name another --model, or write it as one process with rrr repository --split-as process"
+        )
+    return model
+
+
+def _candidates(repository: "Repository", model: "ServedModel") -> "tuple[Candidate, ...]":
+    """What to try for a model of this repository; its present settings come first."""
+    from rrrbuild.targets import target_named
+    from rrrbuild.triton_config import CONFIG, read_config
+    from rrrserve.triton_install import check_libpython, find_tritonserver
+    from rrrserve.tuning import candidates, present_settings
+
+    install = find_tritonserver()
+    if model.backend == "python":
+        check_libpython(install)
+    cores, on_gpu = available_cores(), target_named(model.target).on_gpu
+    present = present_settings(
+        read_config(repository.path / model.name / CONFIG), model.backend, cores=cores, on_gpu=on_gpu
+    )
+    return candidates(present, cores=cores, on_gpu=on_gpu, batches=model.max_batch_size > 1)
+
+
+def _surroundings() -> dict[str, Any]:
+    from rrrbuild.machine import describe
+    from rrrserve.diagnosis import versions
+
+    return {
+        "machine": {**describe(), "cores": available_cores()},
+        "versions": {"rrr": __version__, **versions()},
+    }
+
+
+def _show(
+    chosen: "Figures | None",
+    model: "ServedModel",
+    present: "Candidate",
+    figures: "list[Figures]",
+    failed: "dict[Candidate, str]",
+    *,
+    as_json: bool,
+    document: dict[str, Any] | None = None,
+) -> None:
+    if as_json:
+        output.print_json(document or {"model": model.name, "chosen": None, "figures": [f.to_json() for f in figures]})
+        return
+    numbers = ("at once", "p50 (ms)", "p99 (ms)", "answers/s")
+    table = Table("", Column("candidate", no_wrap=True), *numbers, title=escape(model.name))
+    for row in figures:
+        mark = "chosen" if row is chosen else "now" if row.candidate == present else ""
+        cells = (f"{row.p50_ms:.2f}", f"{row.p99_ms:.2f}", f"{row.throughput:.1f}")
+        table.add_row(mark, str(row.candidate), str(row.concurrency), *cells)
+    output.console.print(table)
+    for candidate, reason in failed.items():
+        output.messages.print(escape(f"left out: {candidate}: {reason}"), soft_wrap=True)
+    if chosen is not None:
+        output.console.print(f"written: {chosen.candidate}")
