@@ -51,7 +51,6 @@ def tune(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Choose instances, threads and batching of a served model by measurement, and write them into its repository."""
-    _until_interrupted()
     from rrrbuild.repository_document import DOCUMENT, read_repository
     from rrrnet.preprocess import image_to_array
     from rrrserve.tuner import Plan, apply, measure, photo_like
@@ -68,6 +67,7 @@ def tune(
     body = image.read_bytes() if image is not None else photo_like(tuned.image_size)
     image_to_array(body, tuned.preprocess)
     plan = Plan(levels, rounds, seconds, body)
+    _until_interrupted()
     estimate_seconds = rounds * len(tried) * (_START_SECONDS + 1.25 * seconds * len(levels))
     output.messages.print(f"{len(tried)} candidates, {rounds} rounds: about {estimate_seconds:.0f} s")
     with output.progress_bar() as bar:
