@@ -80,7 +80,7 @@ def tune(
             )
         except asyncio.CancelledError:
             output.messages.print(f"stopped; {escape(str(repository))} is as it was")
-            raise typer.Exit from None
+            raise typer.Exit(130) from None
         bar.update(task, completed=rounds * len(tried), text="")
     _until_interrupted()
     try:
@@ -105,9 +105,9 @@ def tune(
 
 
 def _until_interrupted() -> None:
-    """Like `rrr serve`, end with exit code 0 on SIGTERM and Ctrl-C, outside of the event loop."""
+    """End with exit code 130 on SIGTERM and Ctrl-C, outside of the event loop: nothing was tuned."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
+        signal.signal(number, lambda *_: sys.exit(130))
 
 
 async def _unless_interrupted(work: Any) -> Any:
