@@ -125,7 +125,8 @@ def build_engine(
         candidates.keep(folder, kept)
         document["quantisation"] = None if quantiser is None else quantiser.record()
         again = AUTO if document["plan_by_batch"] else document["plan"]
-        document["command"] = _command(checkpoint_path, target, again, batch, out)
+        options = [] if quantiser is None else ["--calibration-images", str(calibration_images)]
+        document["command"] = _command(checkpoint_path, target, again, batch, out, options)
         if SPLIT in checkpoint.files:
             shutil.copyfile(checkpoint.path / SPLIT, folder / SPLIT)
         write_manifest(
@@ -208,8 +209,8 @@ def _versions(target: Target) -> dict[str, str]:
     }
 
 
-def _command(checkpoint_path: Path, target: Target, plan: str, batch: BatchRange, out: Path) -> str:
+def _command(checkpoint_path: Path, target: Target, plan: str, batch: BatchRange, out: Path, options: list[str]) -> str:
     """The command line that builds it again."""
     sizes = f"{batch.min},{batch.opt},{batch.max}"
     words = ["rrr", "build", str(checkpoint_path), "--target", target.name, "--plan", plan, "--batch", sizes]
-    return shlex.join([*words, "--out", str(out)])
+    return shlex.join([*words, *options, "--out", str(out)])

@@ -116,8 +116,9 @@ _FP32 = Tolerance(max_abs_error=1e-3, mean_abs_error=1e-4, min_label_agreement=0
 # ResNet152 with random weights had differed by up to 0.18 at full label agreement.
 _FP16 = Tolerance(max_abs_error=0.1, mean_abs_error=0.01, min_label_agreement=0.99)
 _BF16 = Tolerance(max_abs_error=0.5, mean_abs_error=0.05, min_label_agreement=0.98)
-# Fixed from measurement (docs/engines.md); what INT8 costs in accuracy is for --max-drop to judge.
-_INT8 = Tolerance(max_abs_error=0.5, mean_abs_error=0.05, min_label_agreement=0.95)
+# Fixed after measuring 0.13, 0.007 and 0.975 at worst, over three networks, dialects and ways to calibrate; what INT8
+# costs in accuracy is for --max-drop to judge.
+_INT8 = Tolerance(max_abs_error=0.3, mean_abs_error=0.03, min_label_agreement=0.95)
 # Without these, 8-bit products are summed in 16 bits, and overflow.
 _INT8_CPU = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp")
 

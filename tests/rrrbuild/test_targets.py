@@ -60,6 +60,20 @@ def test_bf16_names_the_cpu_features_that_it_needs(monkeypatch: pytest.MonkeyPat
     assert run_obstacle(TARGETS["openvino-bf16"]) is None
 
 
+def test_int8_names_the_cpu_features_without_which_its_sums_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cpu_features", lambda: frozenset({"avx2", "avx512f"}))
+    for name in ("openvino-int8", "onnxruntime-int8"):
+        assert "none of avx512_vnni, avx_vnni, amx_int8, asimddp" in str(run_obstacle(TARGETS[name]))
+    monkeypatch.setattr(machine, "cpu_features", lambda: frozenset({"avx_vnni"}))
+    assert run_obstacle(TARGETS["openvino-int8"]) is None
+
+
+def test_int8_cannot_be_built_without_onnx_runtime_which_calibrates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "missing_package", lambda module, extra: "x" if module == "onnxruntime" else None)
+    assert build_obstacle(TARGETS["tensorrt-rtx-int8"]) == "INT8 is calibrated with ONNX Runtime: x"
+    assert build_obstacle(TARGETS["tensorrt-rtx-fp16"]) is None
+
+
 @pytest.mark.parametrize(
     "text", ["", "8", "1,8", "1,8,x", "1,8,32,64", "1,-8,32", "1,8,4", "2,8,32", "1,8,257", "0,1,2"]
 )

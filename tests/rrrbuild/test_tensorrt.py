@@ -61,7 +61,7 @@ def test_an_int8_network_with_explicit_quantisation_is_built_as_it_stands(tmp_pa
         built = compile_engine(CompileJob(convolution(quantised=quantised), folder, target, BATCH))
         assert built["built_for"] == ["8.0", "8.6", "8.9", "12.0"]
         sizes[quantised] = (folder / "model.plan").stat().st_size
-    # 256 x 256 x 3 x 3 weights, for all generations once: one byte each instead of four.
+    # 256 x 256 x 3 x 3 weights, for all four generations once: one byte each instead of four.
     assert sizes[False] - sizes[True] == pytest.approx(3 * 256 * 256 * 9, rel=0.2)
 
 
