@@ -181,7 +181,8 @@ def test_the_bias_makes_up_for_what_rounded_weights_change_on_average(single: Ch
     def mean_outputs(network: onnx.ModelProto) -> npt.NDArray[np.float32]:
         del network.graph.output[:]
         network.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-        return open_session(network)(IMAGES)[0].mean(axis=(0, 2, 3))
+        mean: npt.NDArray[np.float32] = open_session(network)(IMAGES)[0].mean(axis=(0, 2, 3))
+        return mean
 
     uncorrected = write_qdq(model, sites, chosen, {key: np.zeros_like(value) for key, value in means.items()})
     corrected = write_qdq(model, sites, chosen, means)

@@ -10,6 +10,7 @@ import pytest
 from rrrbuild import machine
 from rrrbuild.build import build_engine
 from rrrbuild.calibration import calibration_images
+from rrrbuild.engine import Float32Array
 from rrrbuild.export import export_onnx
 from rrrbuild.heldout import HeldOut, held_out_images
 from rrrbuild.manifest import BatchRange, read_engine
@@ -19,6 +20,7 @@ from rrrnet.architecture import Architecture
 from rrrnet.checkpoint import SPLIT, Arrays, Checkpoint
 from rrrnet.dataset import read_split
 from rrrnet.errors import CheckFailedError, UsageError
+from rrrnet.inference import member_probabilities
 from rrrserve.cli import run
 
 BATCH = BatchRange(1, 2, 4)
@@ -200,10 +202,10 @@ def test_a_drop_of_accuracy_is_told_with_both_accuracies(checkpoint: Checkpoint)
     assert wrong.quantise(exported, "sequential")
 
 
-def reference(checkpoint: Checkpoint, held_out: HeldOut) -> np.ndarray:
-    from rrrnet.inference import member_probabilities
-
-    return member_probabilities(checkpoint, held_out.images).mean(axis=1)
+def reference(checkpoint: Checkpoint, held_out: HeldOut) -> Float32Array:
+    """What PyTorch's ensemble says, (N, C)."""
+    probabilities: Float32Array = member_probabilities(checkpoint, held_out.images).mean(axis=1)
+    return probabilities
 
 
 @needs_rtx
