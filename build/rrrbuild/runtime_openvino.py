@@ -44,6 +44,7 @@ def load(
     forms = _Forms(core, network, manifest if shared is None else {**manifest, "batch": _ONE}, threads)
 
     def run(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        images = _writeable(images)
         if shared is None:
             return _infer(forms.request(len(images)), images).copy()  # a request reuses its own memory
         output = np.empty((len(images), *shape), np.float32)
@@ -86,6 +87,7 @@ def load_parts(
 
     def stem(images: npt.NDArray[np.uint8]) -> ov.Tensor:
         nonlocal features
+        images = _writeable(images)
         # Of ours, with a shape of its own: a request's own output tensor works its shape out at each look, which goes
         # wrong when several members look at the same time.
         if features.shape[0] != len(images):
@@ -159,6 +161,11 @@ class _Streams:
 
 def _keep(request: ov.InferRequest, place: npt.NDArray[np.float32]) -> None:
     place[:] = request.get_output_tensor().data
+
+
+def _writeable(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The images, copied if they may not be written to: OpenVINO shares no such memory, though it only reads it."""
+    return images if images.flags.writeable else images.copy()
 
 
 def _infer(request: Any, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
