@@ -13,6 +13,7 @@ import performance
 from rrrbench import peak
 from rrrbench.names import BASELINE, ENSEMBLE, SINGLE
 from rrrbench.servers import running
+from rrrbench.summary import speed_summary
 from rrrnet.errors import CheckFailedError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,8 +82,12 @@ def test_page_and_plots_are_written_from_the_files(cache: Path, monkeypatch: pyt
     page = cache / "page" / "performance.md"
     page.parent.mkdir()
     page.write_text("\n".join(mark for name in performance.PARTS for mark in performance.marks(name)))
-    monkeypatch.setattr(sys, "argv", ["performance.py", "--results", str(cache / "results"), "--page", str(page)])
+    readme = page.with_name("README.md")
+    readme.write_text("\n".join(performance.marks("speed")))
+    words = ["--results", str(cache / "results"), "--page", str(page), "--readme", str(readme)]
+    monkeypatch.setattr(sys, "argv", ["performance.py", *words])
     performance.main()
+    assert "| PyTorch eager; `openvino-fp32` |" in readme.read_text()
     for name in performance.PARTS:
         document = json.loads((cache / "results" / f"{name}.json").read_text())
         begin, end = performance.marks(name)
@@ -100,6 +105,13 @@ def test_the_published_figures_are_those_of_the_result_file(name: str) -> None:
     written = performance.PAGE.read_text().split(begin)[1].split(end)[0].strip()
     document = json.loads((RESULTS / f"{name}.json").read_text())
     assert written == performance.figures(name, document)
+
+
+def test_the_readmes_figures_of_speed_are_those_of_the_result_files() -> None:
+    begin, end = performance.marks("speed")
+    written = performance.README.read_text().split(begin)[1].split(end)[0].strip()
+    engine, peers = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("engine", "peers"))
+    assert written == speed_summary(engine, peers)
 
 
 def test_the_published_plots_are_small() -> None:
