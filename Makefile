@@ -21,7 +21,7 @@ INSTALLED := .venv/installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NAMES := sed -u -n -E 's/^ *Collecting ([^ ]+).*/    \1/p; s/^Installing collected packages.*/    unpacking .../p'
 
-.PHONY: help setup demo test lint format wheel bento image clean
+.PHONY: help setup prometheus demo test lint format wheel bento image clean
 
 help: ## List these targets.
 	@sed -n -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -53,11 +53,14 @@ $(INSTALLED): pyproject.toml constraints.txt | .venv/bin/pip
 	$(PIP) check
 	touch $@
 
+prometheus: setup ## Get prometheus and promtool where they are missing: Debian's package, unpacked into .venv without root.
+	@$(BIN)/python -m rrrserve.prometheus_install
+
 demo: setup ## Train, build, serve and measure an ensemble beside a ResNet152: at most 8 minutes on 2 cores.
 	@$(BIN)/rrr doctor
 	$(BIN)/python benchmarks/demo.py
 
-test: setup lint ## Lint, then run all tests, the end-to-end ones included.
+test: setup prometheus lint ## Lint, then run all tests, the end-to-end ones included.
 	@$(BIN)/python -m pytest
 
 lint: setup ## Check style, format and types.
