@@ -136,7 +136,7 @@ class SharedState:
                 self._words[self._start(slot) + _ANSWERED + index] = _NEVER
 
     def beat(self) -> None:
-        """This process's event loop turns."""
+        """Tell that the event loop of this process turns."""
         self._words[self._own + _HEARTBEAT] = time.monotonic_ns()
 
     def since_beat(self, slot: int) -> float:
