@@ -19,18 +19,21 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from rrrbuild.repository_document import read_repository
 from rrrnet import __version__
 from rrrserve import metrics
+from rrrserve.admission import Admission, BodyMemory, default_in_flight
 from rrrserve.catalogue import backends_of, default_model
 from rrrserve.data_plane import DataPlane
 from rrrserve.decoding import DecodePool
 from rrrserve.readiness import Readiness
 from rrrserve.routes import Backend, Routes
 from rrrserve.settings import Settings
+from rrrserve.shared_state import SharedState
 from rrrserve.triton_client import TritonClient, TritonError
 from rrrserve.triton_server import TritonServer
 
 log = logging.getLogger("rrrserve")
 
-ROUTES = Routes()
+STATE = SharedState()
+ROUTES = Routes(STATE)
 APPLICATION = ROUTES.application()
 
 
@@ -71,11 +74,22 @@ class Service:
             self._tasks.append(asyncio.create_task(self._watch(self._triton)))
             url, metrics_url = self._triton.url, self._triton.metrics_url
         self._client = TritonClient(url)
-        self._pool = DecodePool(settings.decode_threads, max_pixels=settings.max_pixels)
+        self._pool = DecodePool(
+            settings.decode_threads, max_pixels=settings.max_pixels, memory_bytes=settings.decode_memory_bytes
+        )
         self._http = httpx.AsyncClient(timeout=5.0, trust_env=False)
         data_plane = DataPlane(self._repository, self._default, self._client, self._pool)
         self._tasks.append(asyncio.create_task(self._publish_build_info()))
-        ROUTES.backend = Backend(settings, data_plane, Readiness(data_plane), metrics_url, self._http)
+        largest = max(model.max_batch_size for model in self._repository.models)
+        ROUTES.backend = Backend(
+            settings,
+            data_plane,
+            Readiness(data_plane),
+            metrics_url,
+            self._http,
+            Admission(STATE, settings.max_in_flight or default_in_flight(largest)),
+            BodyMemory(settings.body_memory_bytes),
+        )
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:

@@ -56,7 +56,7 @@ class DataPlane:
         self.models = {model.name: model for model in repository.models}
         self.default = default
         self.client = client
-        self._pool = pool
+        self.pool = pool
         # When each model last gave a good answer (monotonic clock): evidence that readiness need not ask for again.
         self.answered: dict[str, float] = {}
         # Metric children are looked up once: `labels()` costs more than the observation.
@@ -94,7 +94,7 @@ class DataPlane:
         Raises:
             APIError: the batch as a whole got no answer.
         """
-        decoded = await self._pool.decode(images, model.preprocess)
+        decoded = await self.pool.decode(images, model.preprocess)
         good = [item for item in decoded if isinstance(item, Decoded)]
         timing.decode = sum(item.decode_seconds for item in good)
         timing.preprocess = sum(item.preprocess_seconds for item in good)

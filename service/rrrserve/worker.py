@@ -5,10 +5,16 @@ limits of the HTTP server are ours to set.
 """
 
 import argparse
+import asyncio
+import functools
 import logging
+import os
 import socket
+from typing import cast
 
 import uvicorn
+
+_FRAMING_BYTES = 2**20  # chunk headers and trailers around the largest body
 
 
 def main() -> None:
@@ -23,6 +29,9 @@ def main() -> None:
     from bentoml._internal.context import server_context
 
     from rrrserve.app import RRRService
+    from rrrserve.connections import Connections, Limits
+    from rrrserve.http_protocol import GuardedProtocol
+    from rrrserve.settings import Settings
 
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S%z"
@@ -33,11 +42,21 @@ def main() -> None:
     server_context.bento_version = "not available"
     BentoMLContainer.development_mode.set(False)
 
+    settings = Settings.from_environment(os.environ)
+    limits = Limits(
+        body_bytes=settings.max_body_bytes + _FRAMING_BYTES,
+        header_seconds=settings.header_timeout_ms / 1000,
+        keep_alive_seconds=settings.keep_alive_ms / 1000,
+        connections=settings.max_connections,
+    )
+    protocol = functools.partial(GuardedProtocol, connections=Connections(limits))
     config = uvicorn.Config(
         RRRService.to_asgi(),
+        http=cast(type[asyncio.Protocol], protocol),
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nobody asks for the client's address
         lifespan="on",
         ws="none",
         timeout_graceful_shutdown=arguments.grace_seconds,
