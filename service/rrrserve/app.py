@@ -18,22 +18,27 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rrrbuild.repository_document import read_repository
 from rrrnet import __version__
+from rrrnet.errors import CheckFailedError
 from rrrserve import metrics
 from rrrserve.admission import Admission, BodyMemory, default_in_flight
 from rrrserve.catalogue import backends_of, default_model
 from rrrserve.data_plane import DataPlane
 from rrrserve.decoding import DecodePool
 from rrrserve.readiness import Readiness
+from rrrserve.restarts import DEFAULT_RESTARTS
 from rrrserve.routes import Backend, Routes
 from rrrserve.settings import Settings
-from rrrserve.shared_state import SharedState
-from rrrserve.triton_client import TritonClient, TritonError
+from rrrserve.shared_state import PATH_VARIABLE, SharedState
+from rrrserve.triton_client import TritonError
+from rrrserve.triton_keeper import TritonKeeper, watch_for_ever
+from rrrserve.triton_link import TritonLink
 from rrrserve.triton_server import TritonServer
 
 log = logging.getLogger("rrrserve")
 
-STATE = SharedState()
-ROUTES = Routes(STATE)
+_START_TIMEOUT_SECONDS = 120.0
+
+ROUTES = Routes()
 APPLICATION = ROUTES.application()
 
 
@@ -68,26 +73,30 @@ class Service:
         """Connect to Triton, after starting one if no address is set. Returns before the models are loaded."""
         settings = self._settings
         url, metrics_url = settings.triton_url, settings.triton_metrics_url
+        models = self._repository.models
+        state = SharedState.from_environment(os.environ, [model.name for model in models])
         if url is None:
             self._triton = TritonServer(settings.repository, backends_of(self._repository))
-            await self._triton.start()
-            self._tasks.append(asyncio.create_task(self._watch(self._triton)))
+            self._tasks.append(asyncio.create_task(self._keep(self._triton, state)))
             url, metrics_url = self._triton.url, self._triton.metrics_url
-        self._client = TritonClient(url)
+        elif PATH_VARIABLE not in os.environ:  # no supervisor watches it
+            self._tasks.append(asyncio.create_task(watch_for_ever(url, models, state)))
+        self._client = TritonLink(url, state)
         self._pool = DecodePool(
             settings.decode_threads, max_pixels=settings.max_pixels, memory_bytes=settings.decode_memory_bytes
         )
         self._http = httpx.AsyncClient(timeout=5.0, trust_env=False)
-        data_plane = DataPlane(self._repository, self._default, self._client, self._pool)
+        data_plane = DataPlane(self._repository, self._default, self._client, self._pool, state)
+        metrics.SUPERVISION.state = state
         self._tasks.append(asyncio.create_task(self._publish_build_info()))
-        largest = max(model.max_batch_size for model in self._repository.models)
+        largest = max(model.max_batch_size for model in models)
         ROUTES.backend = Backend(
             settings,
             data_plane,
             Readiness(data_plane),
             metrics_url,
             self._http,
-            Admission(STATE, settings.max_in_flight or default_in_flight(largest)),
+            Admission(state, settings.max_in_flight or default_in_flight(largest)),
             BodyMemory(settings.body_memory_bytes),
         )
 
@@ -104,11 +113,20 @@ class Service:
         if self._triton is not None:
             await self._triton.stop()
 
-    async def _watch(self, triton: TritonServer) -> None:
-        """End this worker when its Triton ends: `bentoml serve` then starts both again."""
-        code = await triton.wait()
-        log.critical("%s", triton.failure(code))
-        os.kill(os.getpid(), signal.SIGTERM)
+    async def _keep(self, triton: TritonServer, state: SharedState) -> None:
+        """Keep Triton running; when that is given up, end this worker: `bentoml serve` then starts both again."""
+        keeper = TritonKeeper(
+            triton,
+            self._repository.models,
+            state,
+            most_restarts=DEFAULT_RESTARTS,
+            start_timeout_seconds=_START_TIMEOUT_SECONDS,
+        )
+        try:
+            await keeper.run()
+        except CheckFailedError as error:
+            log.critical("%s", error)
+            os.kill(os.getpid(), signal.SIGTERM)
 
     async def _publish_build_info(self) -> None:
         """Set the info metric once Triton can tell its version."""

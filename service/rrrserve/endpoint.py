@@ -15,7 +15,6 @@ from starlette.types import Receive, Scope, Send
 from rrrserve import metrics
 from rrrserve.errors import APIError
 from rrrserve.requests import Headers, headers_of, request_id
-from rrrserve.shared_state import SharedState
 
 log = logging.getLogger("rrrserve")
 
@@ -71,14 +70,12 @@ class Endpoint:
     Args:
         template: the route's path with its parameters unfilled; the metric label.
         handler: gives the reply or raises `APIError`.
-        state: tells whether the service is about to stop; connections are closed after their answer then.
         in_flight: whether the gauge of running predictions counts it.
     """
 
-    def __init__(self, template: str, handler: Handler, state: SharedState, *, in_flight: bool = False) -> None:
+    def __init__(self, template: str, handler: Handler, *, in_flight: bool = False) -> None:
         self.template = template
         self._handler = handler
-        self._state = state
         self._in_flight = in_flight
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,8 +87,6 @@ class Endpoint:
             reply = await self._reply(exchange)
             if reply is not None:
                 headers = _raw_headers(reply, exchange.request_id)
-                if self._state.draining and "Connection" not in reply.headers:
-                    headers.append((b"connection", b"close"))
                 await send({"type": "http.response.start", "status": reply.status, "headers": headers})
                 await send({"type": "http.response.body", "body": reply.body})
         finally:
@@ -113,7 +108,7 @@ class Endpoint:
         except asyncio.CancelledError:
             if exchange.scope.get(CLIENT_GONE):
                 return None
-            error = APIError("not_ready", "the service is stopping")
+            error = APIError("shutting_down", "the service is stopping: ask another instance")
         except APIError as refusal:
             error = refusal
         except Exception:  # a fault of ours must still be answered in the one shape, and be found in the log

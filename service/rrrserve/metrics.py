@@ -8,6 +8,7 @@ import os
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
+    REGISTRY,
     CollectorRegistry,
     Counter,
     Gauge,
@@ -16,6 +17,8 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.multiprocess import MultiProcessCollector
+
+from rrrserve.supervision_metrics import SupervisionCollector
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a time stamp for every series: nothing that rate() needs
 
@@ -82,6 +85,8 @@ BUILD_INFO = Gauge(
     ["version", "triton", "bentoml"],
     multiprocess_mode="livemax",
 )
+SUPERVISION = SupervisionCollector()
+REGISTRY.register(SUPERVISION)
 
 
 def outcome_of(status: int) -> str:
@@ -100,5 +105,6 @@ def exposition() -> bytes:
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        registry.register(SUPERVISION)
         return generate_latest(registry)
     return generate_latest()

@@ -1,7 +1,6 @@
 """The HTTP routes and what each answers, from a `Backend` that is there once the service has started."""
 
 import asyncio
-import functools
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,7 @@ from rrrserve.openapi import document
 from rrrserve.readiness import Readiness
 from rrrserve.requests import options_of, read_body, timeout_ms
 from rrrserve.settings import Settings
-from rrrserve.shared_state import SharedState
+from rrrserve.shared_state import Phase
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,8 @@ class Backend:
 class Routes:
     """The handlers. The application exists before the service starts, so the backend is set later."""
 
-    def __init__(self, state: SharedState) -> None:
+    def __init__(self) -> None:
         self.backend: Backend | None = None
-        self._state = state
 
     def _backend(self) -> Backend:
         if self.backend is None:
@@ -64,17 +62,16 @@ class Routes:
             "/metrics/triton": self.triton_metrics,
             "/docs.json": self.docs,
         }
-        endpoint = functools.partial(Endpoint, state=self._state)
         routes = []
         for path, handler in predictions.items():
             template = path.replace(":path", "")
             # PUT as well as POST: it is what `curl -T cat.jpg` sends.
-            routes.append(Route(path, endpoint(template, handler, in_flight=True), methods=["POST", "PUT"]))
-            routes.append(Route(path, endpoint(template, _only("POST, PUT"))))
+            routes.append(Route(path, Endpoint(template, handler, in_flight=True), methods=["POST", "PUT"]))
+            routes.append(Route(path, Endpoint(template, _only("POST, PUT"))))
         for path, handler in pages.items():
-            routes.append(Route(path, endpoint(path, handler), methods=["GET"]))
-            routes.append(Route(path, endpoint(path, _only("GET, HEAD"))))
-        return Router(routes, redirect_slashes=False, default=endpoint(metrics.UNMATCHED, _not_found))
+            routes.append(Route(path, Endpoint(path, handler), methods=["GET"]))
+            routes.append(Route(path, Endpoint(path, _only("GET, HEAD"))))
+        return Router(routes, redirect_slashes=False, default=Endpoint(metrics.UNMATCHED, _not_found))
 
     async def predict(self, exchange: Exchange) -> Reply:
         """One image, one answer."""
@@ -87,6 +84,8 @@ class Routes:
     async def _predict(self, exchange: Exchange, *, batch: bool) -> Reply:
         backend = self._backend()
         settings = backend.settings
+        if backend.data_plane.state.phase is Phase.REFUSING:
+            raise APIError("shutting_down", "the service is stopping: ask another instance")
         model = self._model(exchange, backend.data_plane)
         options = options_of(_query(exchange), num_classes=len(model.labels))
         milliseconds = timeout_ms(

@@ -1,7 +1,7 @@
 """One HTTP worker process of `rrr serve`: the BentoML service under uvicorn, on a socket the supervisor bound.
 
-It does what BentoML's own worker does for `bentoml serve`, with two differences: logs go to standard error, and the
-limits of the HTTP server are ours to set.
+It does what BentoML's own worker does for `bentoml serve`, with three differences: logs go to standard error, the
+limits of the HTTP server are ours to set, and it stops in an order that cuts nobody off.
 """
 
 import argparse
@@ -14,7 +14,39 @@ from typing import cast
 
 import uvicorn
 
+from rrrserve.app import ROUTES, RRRService
+from rrrserve.connections import Connections, Limits
+from rrrserve.http_protocol import GuardedProtocol
+from rrrserve.settings import Settings
+
 _FRAMING_BYTES = 2**20  # chunk headers and trailers around the largest body
+# What clients had sent before the port closed is read and answered within this time.
+_LINGER_SECONDS = 0.2
+_CLOSE = (b"connection", b"close")
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, with a heartbeat, and with a stop that lets requests in that are on their way."""
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called by uvicorn ten times a second; whether to stop."""
+        ended = await super().on_tick(counter)
+        backend = ROUTES.backend
+        if backend is not None:
+            state = backend.data_plane.state
+            state.beat()
+            if state.draining and _CLOSE not in self.server_state.default_headers:
+                # Clients that keep their connection would meet the closing of the port in the middle of a request.
+                self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
+        return ended
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the port, answer what has been sent already, and only then close what is idle."""
+        for server in self.servers:
+            server.close()
+        self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
+        await asyncio.sleep(_LINGER_SECONDS)
+        await super().shutdown(sockets)
 
 
 def main() -> None:
@@ -27,11 +59,6 @@ def main() -> None:
 
     from bentoml._internal.container import BentoMLContainer
     from bentoml._internal.context import server_context
-
-    from rrrserve.app import RRRService
-    from rrrserve.connections import Connections, Limits
-    from rrrserve.http_protocol import GuardedProtocol
-    from rrrserve.settings import Settings
 
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S%z"
@@ -61,7 +88,7 @@ def main() -> None:
         ws="none",
         timeout_graceful_shutdown=arguments.grace_seconds,
     )
-    uvicorn.Server(config).run(sockets=[socket.socket(fileno=arguments.fd)])
+    Server(config).run(sockets=[socket.socket(fileno=arguments.fd)])
 
 
 if __name__ == "__main__":
