@@ -22,6 +22,9 @@ Image.MAX_IMAGE_PIXELS = None
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 4096 * 4096
+# A progressive JPEG has some ten scans. Each costs a pass over the whole picture, and takes a few bytes of the file.
+MAX_JPEG_SCANS = 100
+_START_OF_SCAN = b"\xff\xda"
 MIN_SIZE, MAX_SIZE = 32, 1024
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -90,6 +93,8 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
             "unsupported_image",
             f"the bytes are not one of {', '.join(FORMATS)} (judged by their first bytes)",
         )
+    if kind == "JPEG" and data.count(_START_OF_SCAN) > MAX_JPEG_SCANS:
+        raise ImageError("bad_image", f"the JPEG has more than {MAX_JPEG_SCANS} scans")
     try:
         opened = Image.open(BytesIO(data), formats=(kind,))
     except Exception as error:  # Pillow's plugins raise many types on hostile bytes; all mean the same to a client

@@ -6,13 +6,20 @@ limits of the HTTP server are ours to set, and it stops in an order that cuts no
 
 import argparse
 import asyncio
+import functools
 import logging
+import os
 import socket
+from typing import cast
 
 import uvicorn
 
 from rrrserve.app import ROUTES, RRRService
+from rrrserve.connections import Connections, Limits
+from rrrserve.http_protocol import GuardedProtocol
+from rrrserve.settings import Settings
 
+_FRAMING_BYTES = 2**20  # chunk headers and trailers around the largest body
 # What clients had sent before the port closed is read and answered within this time.
 _LINGER_SECONDS = 0.2
 _CLOSE = (b"connection", b"close")
@@ -62,11 +69,21 @@ def main() -> None:
     server_context.bento_version = "not available"
     BentoMLContainer.development_mode.set(False)
 
+    settings = Settings.from_environment(os.environ)
+    limits = Limits(
+        body_bytes=settings.max_body_bytes + _FRAMING_BYTES,
+        header_seconds=settings.header_timeout_ms / 1000,
+        keep_alive_seconds=settings.keep_alive_ms / 1000,
+        connections=settings.max_connections,
+    )
+    protocol = functools.partial(GuardedProtocol, connections=Connections(limits))
     config = uvicorn.Config(
         RRRService.to_asgi(),
+        http=cast(type[asyncio.Protocol], protocol),
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nobody asks for the client's address
         lifespan="on",
         ws="none",
         timeout_graceful_shutdown=arguments.grace_seconds,
