@@ -67,10 +67,22 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class Repository:
-    """A Triton model repository; the first model is the default one."""
+    """A Triton model repository; the first model is the default one.
+
+    Attributes:
+        path: its folder.
+        models: what it serves.
+        digest: the seal over all its files: two repositories with the same one are the same.
+    """
 
     path: Path
     models: tuple[ServedModel, ...]
+    digest: str
+
+    @property
+    def short_digest(self) -> str:
+        """What answers and metrics call it by."""
+        return self.digest[:12]
 
 
 def write_document(folder: Path, models: tuple[ServedModel, ...]) -> None:
@@ -86,11 +98,28 @@ def read_repository(path: Path) -> Repository:
         ArtifactError: not a repository, damaged, or of a format this version does not know.
     """
     document = sealed.read_sealed(path, DOCUMENT, remedy=REMEDY)
-    version = document.get("format_version")
-    if version != FORMAT_VERSION:
-        raise ArtifactError(f"{path / DOCUMENT} has format version {version}, not {FORMAT_VERSION}: {REMEDY}")
-    models = tuple(ServedModel.from_json(model) for model in document["models"])
+    repository = _understood(path, document)
     strangers = sealed.unlisted(path, DOCUMENT, document)
     if strangers:  # Triton loads every model and version it finds
         raise ArtifactError(f"{path} holds {', '.join(strangers[:3])}, which its seal does not list: {REMEDY}")
-    return Repository(path.absolute(), models)
+    return repository
+
+
+def read_models(path: Path) -> Repository:
+    """What the repository at `path` serves; its files must have been checked.
+
+    Raises:
+        ArtifactError: `repository.json` is missing, damaged, or of a format this version does not know.
+    """
+    return _understood(path, sealed.read_document(path, DOCUMENT, remedy=REMEDY))
+
+
+def _understood(path: Path, document: dict[str, Any]) -> Repository:
+    version = document.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ArtifactError(f"{path / DOCUMENT} has format version {version}, not {FORMAT_VERSION}: {REMEDY}")
+    with sealed.describing(path / DOCUMENT, remedy=REMEDY):
+        models = tuple(ServedModel.from_json(model) for model in document["models"])
+    if not models:
+        raise ArtifactError(f"{path / DOCUMENT} lists no model: {REMEDY}")
+    return Repository(path.absolute(), models, document["seal"])
