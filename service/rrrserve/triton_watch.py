@@ -102,16 +102,17 @@ class TritonWatch:
 
     async def _look_for_silence(self) -> None:
         """Open the circuit breaker when Triton itself does not answer, and close it when it does again."""
-        answered = time.monotonic()
+        silent = 0.0
         while True:
             await asyncio.sleep(_LIVE_SECONDS)
             if await self._lives():
-                answered = time.monotonic()
+                silent = 0.0
                 if not self._state.triton_up:
                     log.warning("Triton answers again")
                     self._state.triton_up = True
                 continue
-            silent = time.monotonic() - answered
+            # Counted in questions, not by the clock: this process may have stood still itself, with its machine.
+            silent += _LIVE_SECONDS + _LIVE_TIMEOUT_SECONDS
             if silent >= FROZEN_SECONDS:
                 raise _FailedError(f"it has not answered for {silent:.0f} s")
             if silent >= BREAKER_SECONDS and self._state.triton_up:
@@ -139,21 +140,17 @@ class TritonWatch:
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def _ask(self, model: ServedModel) -> None:
-        """Ask one model from time to time, and at once when clients wait for it in vain.
-
-        Answers to clients show as well that it lives, but not that it is right.
-        """
-        pause, asked = _PROBE_SECONDS, time.monotonic()
+        """Ask one model from time to time; answers to clients show as well that it lives, but not that it is right."""
+        pause, failures = _PROBE_SECONDS, 0
         while True:
-            await asyncio.sleep(_LIVE_SECONDS)
-            silent = self._state.since_answer(model.name)
+            await asyncio.sleep(pause)
             start = time.monotonic()
-            if start - asked < pause and not (silent >= BREAKER_SECONDS and self._state.total()):
-                continue
-            asked = start
             if await self._probe(model):
-                pause = max(_PROBE_SECONDS, (time.monotonic() - start) / _PROBE_SHARE)
-            elif self._state.since_answer(model.name) >= STUCK_SECONDS and self._state.triton_up:
+                pause, failures = max(_PROBE_SECONDS, (time.monotonic() - start) / _PROBE_SHARE), 0
+                continue
+            pause, failures = _LOOK_SECONDS, failures + 1
+            stuck = failures > 1 and self._state.since_answer(model.name) >= STUCK_SECONDS
+            if stuck and self._state.triton_up:
                 raise _FailedError(f"the model {model.name} has not answered for {STUCK_SECONDS:.0f} s")
 
     async def _probe(self, model: ServedModel) -> bool:
@@ -162,16 +159,16 @@ class TritonWatch:
         Raises:
             _FailedError: it answers wrongly, again and again.
         """
+        timeout = STUCK_SECONDS if self.well_since is None else STUCK_SECONDS / 2
         for wrong in range(1, _MOST_WRONG + 1):
             try:
-                found = (
-                    await self._client.infer(model, [self._probes[model.name]], timeout_seconds=STUCK_SECONDS)
-                ).probabilities[0]
+                answer = await self._client.infer(model, [self._probes[model.name]], timeout_seconds=timeout)
             except TritonError as error:
                 if error.code != "bad_model_output":
                     return False
                 fault = str(error)
             else:
+                found = answer.probabilities[0]
                 difference = float(np.abs(found - self._golden.setdefault(model.name, found)).max())
                 if difference <= GOLDEN_TOLERANCE:
                     self._state.note_answer(model.name)
