@@ -78,7 +78,7 @@ class Service:
 
     def memory_mb(self) -> float:
         """Memory of all its processes that is theirs alone, in 10^6 bytes."""
-        return sum(process.memory_full_info().uss for process in self.children()) / 1e6
+        return float(sum(process.memory_full_info().uss for process in self.children())) / 1e6
 
     def golden(self, query: str, bodies: Sequence[bytes]) -> list[dict[str, float]]:
         """The answers to each image while nothing is wrong."""

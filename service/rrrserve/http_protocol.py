@@ -18,6 +18,8 @@ from rrrserve.connections import Connections
 from rrrserve.endpoint import CLIENT_GONE, raw_error
 from rrrserve.errors import APIError
 
+_BODY_FIELDS = (b"content-length", b"transfer-encoding")
+
 
 class _Phase(enum.Enum):
     """What the bytes that come next belong to."""
@@ -201,6 +203,9 @@ class GuardedProtocol(HttpToolsProtocol):
             self._stop(APIError("method_not_allowed", "this is no proxy", headers={"Allow": "GET, HEAD, POST, PUT"}))
         if self.parser.get_http_version() not in ("1.1", "1.0"):
             self._stop(APIError("bad_http", "the version must be HTTP/1.1"))
+        if self.parser.should_upgrade() and any(field in _BODY_FIELDS for field, _ in self.headers):
+            # httptools would take the body for bytes of the other protocol.
+            self._stop(APIError("bad_http", "an offer to upgrade must come without a body"))
         if len(self.pipeline) >= self._limits.pipelined:
             self._stop(APIError("bad_http", f"more than {self._limits.pipelined} requests wait for an answer"))
         self._guard.release(self)

@@ -18,8 +18,8 @@ log = logging.getLogger("rrrserve")
 
 _STDERR = 2
 _LOOK_SECONDS = 1.0
-# A worker is busy for milliseconds at a time; its event loop has not turned for this long: it is stuck.
-STUCK_SECONDS = 10.0
+# A worker is busy for milliseconds at a time; one whose event loop has not turned for this long is stuck.
+STUCK_SECONDS = 5.0
 _START_SECONDS = 60.0
 _EXIT_SECONDS = 5.0  # beyond the grace for requests under way
 
