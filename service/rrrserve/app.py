@@ -96,7 +96,7 @@ class Service:
             Readiness(data_plane),
             metrics_url,
             self._http,
-            Admission(state, settings.max_in_flight or default_in_flight(largest)),
+            Admission(state, settings.max_in_flight or default_in_flight(largest), batch_images=largest),
             BodyMemory(settings.body_memory_bytes),
         )
 

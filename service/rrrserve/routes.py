@@ -93,7 +93,7 @@ class Routes:
         )
         timing = Timing(exchange.started)
         deadline = exchange.started + milliseconds / 1000
-        backend.admission.check()  # before the body is read: there may be many of them
+        backend.admission.check(deadline - time.perf_counter())  # before the body is read: there may be many of them
         code = "request_timeout"
         held = 0
         try:
@@ -111,7 +111,7 @@ class Routes:
                 field, most = ("images", settings.max_batch_images) if batch else ("image", 1)
                 images = await backend.data_plane.pool.unpack(body, exchange.headers, field=field, most=most)
                 del body
-                with backend.admission.admitted(len(images)):
+                with backend.admission.admitted(len(images), deadline - time.perf_counter()):
                     results = await backend.data_plane.predict(model, images, options, deadline=deadline, timing=timing)
         except TimeoutError as error:
             raise APIError(code, f"the deadline of {milliseconds} ms passed") from error
