@@ -8,6 +8,7 @@ unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 # The interpreter that .venv is made from, and more options for the image builder (docs/containers.md).
 PYTHON ?= python3.11 python3
 IMAGE_OPTIONS ?=
+CHAOS ?=
 
 EXTRAS := train,openvino,onnxruntime,tensorrt-rtx,triton,peers,dev
 TORCH := $(shell grep '^torch==' constraints.txt)
@@ -21,7 +22,7 @@ INSTALLED := .venv/installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NAMES := sed -u -n -E 's/^ *Collecting ([^ ]+).*/    \1/p; s/^Installing collected packages.*/    unpacking .../p'
 
-.PHONY: help setup demo test lint format wheel bento image clean
+.PHONY: help setup demo test chaos lint format wheel bento image clean
 
 help: ## List these targets.
 	@sed -n -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -59,6 +60,9 @@ demo: setup ## Train, build, serve and measure an ensemble beside a ResNet152: a
 
 test: setup lint ## Lint, then run all tests, the end-to-end ones included.
 	@$(BIN)/python -m pytest
+
+chaos: setup ## Kill, freeze and stop the service under load and judge every answer: 15 minutes (CHAOS='--seed 1 --stops 5').
+	@$(BIN)/python benchmarks/chaos.py $(CHAOS)
 
 lint: setup ## Check style, format and types.
 	@$(BIN)/ruff check
