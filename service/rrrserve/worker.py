@@ -13,9 +13,8 @@ import uvicorn
 
 from rrrserve import worker_metrics
 
-
-# How long the thread that answers a scrape may keep the event loop waiting. With Python's own 5 ms a scrape shows in the
-# 99th percentile of the latencies that it reports.
+# How long the thread that answers a scrape may keep the event loop waiting. Python's own 5 ms would show in the 99th
+# percentile of the latencies that are scraped.
 _SWITCH_INTERVAL_SECONDS = 0.001
 
 
