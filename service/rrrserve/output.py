@@ -28,7 +28,7 @@ def progress_bar(*, refresh_per_second: float = 10) -> Progress:
     """A progress bar on standard error with a count, elapsed and remaining time and free text (`fields[text]`).
 
     Args:
-        refresh_per_second: how often it is drawn, which takes this process about 2 ms each time.
+        refresh_per_second: how often it is drawn, which takes the interpreter 1 ms each time.
     """
     return Progress(
         TextColumn("{task.description}"),

@@ -9,6 +9,7 @@ It prints its port, and ends with its parent. Its answers are about as long as a
 
 import asyncio
 import sys
+from typing import cast
 
 import uvloop
 
@@ -22,8 +23,7 @@ class _Answers(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the event loop."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  TCP has no other
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
         self._head = b""
         self._missing_bytes = 0
 

@@ -116,6 +116,11 @@ def round_to_json(turn: Turn) -> dict[str, Any]:
     }
 
 
+def told(errors: dict[str, int]) -> str:
+    """Errors in words; empty if there are none."""
+    return ", ".join(f"{count} x {kind}" for kind, count in errors.items())
+
+
 def _short(value: float) -> float:
     """Six digits: more is noise."""
     return float(f"{value:.6g}")

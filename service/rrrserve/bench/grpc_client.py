@@ -1,15 +1,14 @@
 """Triton over gRPC: what a model takes is asked of Triton itself, requests are serialised once, before the run."""
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as pb
 
+from rrrbuild.manifest import OUTPUT
 from rrrnet.errors import CheckFailedError, UsageError
 from rrrserve.bench.client import RequestFailedError
 
@@ -32,7 +31,7 @@ class TritonModel:
         version: the newest that Triton serves.
         input_name: of its one input, of type UINT8.
         dims: that input's shape without the batch.
-        max_batch_size: 0 where the model has no batch dimension.
+        in_batches: whether a batch dimension comes before those.
         outputs: names.
         members: first dimension of an output `probabilities` (members, classes), else None.
     """
@@ -41,7 +40,7 @@ class TritonModel:
     version: str
     input_name: str
     dims: tuple[int, ...]
-    max_batch_size: int
+    in_batches: bool
     outputs: tuple[str, ...]
     members: int | None
 
@@ -84,63 +83,36 @@ class TritonClient:
         await self._channel.close()
 
 
-def models_of(address: str, names: Sequence[str]) -> list[TritonModel]:
-    """Ask a Triton server about models.
+def model_of(address: str, name: str) -> TritonModel:
+    """Ask a Triton server about a model; its metadata, since `rrr serve` locks its Triton's configurations.
 
     Args:
         address: HOST:PORT of its gRPC.
-        names: of the models.
+        name: of the model.
 
     Raises:
         CheckFailedError: nobody answers there.
-        UsageError: no name, no such model, or it does not take one uint8 tensor of a fixed shape.
+        UsageError: no such model, or it does not take one uint8 tensor of a fixed shape.
     """
-    with grpc.insecure_channel(address, options=_OPTIONS) as channel:
-        index = _call(channel, address, "RepositoryIndex", pb.RepositoryIndexRequest(ready=True))
-        ready = [model.name for model in pb.RepositoryIndexResponse.FromString(index).models]
-        listed = f"Triton at {address} has {', '.join(ready) or 'no model'} ready"
-        if not names:
-            raise UsageError(f"--triton needs --model: {listed}")
-        for name in names:
-            if name not in ready:
-                raise UsageError(f"--model is {name!r}: {listed}")
-        return [_model(channel, address, name) for name in names]
-
-
-def _model(channel: Any, address: str, name: str) -> TritonModel:
-    answer = _call(channel, address, "ModelConfig", pb.ModelConfigRequest(name=name))
-    config = pb.ModelConfigResponse.FromString(answer).config
-    metadata = pb.ModelMetadataResponse.FromString(
-        _call(channel, address, "ModelMetadata", pb.ModelMetadataRequest(name=name))
-    )
+    request = pb.ModelMetadataRequest(name=name).SerializeToString()
+    metadata = pb.ModelMetadataResponse.FromString(_call(address, "ModelMetadata", request, name))
     described = ", ".join(f"{tensor.name} {tensor.datatype} {list(tensor.shape)}" for tensor in metadata.inputs)
-    dims = tuple(config.input[0].dims) if config.input else ()
+    shape = tuple(metadata.inputs[0].shape) if metadata.inputs else ()
+    in_batches = shape[:1] == (-1,)
+    dims = shape[1:] if in_batches else shape
     if [tensor.datatype for tensor in metadata.inputs] != ["UINT8"] or not all(size > 0 for size in dims):
         raise UsageError(f"the model {name} takes {described}: rrr bench sends one UINT8 tensor of a fixed shape")
     outputs = {tensor.name: tuple(tensor.shape) for tensor in metadata.outputs}
-    probabilities = outputs.get("probabilities", ())
+    probabilities = outputs.get(OUTPUT, ())
     return TritonModel(
         name,
         metadata.versions[-1],
         metadata.inputs[0].name,
         dims,
-        config.max_batch_size,
+        in_batches,
         tuple(outputs),
-        int(probabilities[-2]) if len(probabilities) >= 2 and probabilities[-2] > 0 else None,
+        int(probabilities[-2]) if len(probabilities) > 1 and probabilities[-2] > 0 else None,
     )
-
-
-def _call(channel: Any, address: str, method: str, request: Any) -> bytes:
-    try:
-        answer: bytes = channel.unary_unary(f"/{SERVICE}/{method}")(
-            request.SerializeToString(), timeout=_ASK_TIMEOUT_SECONDS
-        )
-    except grpc.RpcError as error:
-        raise CheckFailedError(
-            f"no answer from Triton at {address} ({error.code().name}: {error.details()}): start it, or name the "
-            "HOST:PORT of its gRPC by --triton"
-        ) from error
-    return answer
 
 
 def request_message(model: TritonModel, tensor: bytes, batch: int) -> bytes:
@@ -152,13 +124,11 @@ def request_message(model: TritonModel, tensor: bytes, batch: int) -> bytes:
         batch: N.
 
     Raises:
-        UsageError: the model does not take so many at a time.
+        UsageError: the model does not take several at a time.
     """
-    if batch > max(1, model.max_batch_size):
-        raise UsageError(f"--batch is {batch}: the model {model.name} takes at most {max(1, model.max_batch_size)}")
-    shape = (batch, *model.dims) if model.max_batch_size else model.dims
-    if len(tensor) != math.prod(shape):
-        raise ValueError(f"{len(tensor)} bytes for a tensor of shape {shape}")
+    if batch > 1 and not model.in_batches:
+        raise UsageError(f"--batch is {batch}: the model {model.name} takes one at a time")
+    shape = (batch, *model.dims) if model.in_batches else model.dims
     request = pb.ModelInferRequest(
         model_name=model.name,
         model_version=model.version,
@@ -168,3 +138,27 @@ def request_message(model: TritonModel, tensor: bytes, batch: int) -> bytes:
     )
     message: bytes = request.SerializeToString()
     return message
+
+
+def try_once(address: str, message: bytes, name: str) -> None:
+    """Have one request answered before any load.
+
+    Raises:
+        CheckFailedError: nobody answers there.
+        UsageError: Triton refuses the request; holds its words.
+    """
+    _call(address, "ModelInfer", message, name)
+
+
+def _call(address: str, method: str, request: bytes, name: str) -> bytes:
+    with grpc.insecure_channel(address, options=_OPTIONS) as channel:
+        try:
+            answer: bytes = channel.unary_unary(f"/{SERVICE}/{method}")(request, timeout=_ASK_TIMEOUT_SECONDS)
+        except grpc.RpcError as error:
+            if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT):
+                raise UsageError(f"--model is {name!r}: Triton at {address} says: {error.details()}") from error
+            raise CheckFailedError(
+                f"no answer from Triton at {address} ({error.code().name}: {error.details()}): start it, or name the "
+                "HOST:PORT of its gRPC by --triton"
+            ) from error
+    return answer

@@ -9,7 +9,9 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from rrrnet.errors import CheckFailedError
 from rrrserve import children
+from rrrserve.bench.figures import told
 from rrrserve.bench.loops import Recorder, closed_loop
 from rrrserve.bench.subjects import Subject
 
@@ -22,7 +24,11 @@ _PATIENCE_SECONDS = 2.0
 
 
 async def client_limit(subject: Subject) -> float:
-    """Requests a second of the subject's own size that this client gets answered by a server that does nothing."""
+    """Requests a second of the subject's own size that this client gets answered by a server that does nothing.
+
+    Raises:
+        CheckFailedError: that server cannot be started or reached.
+    """
     async with _answerer(subject.level) as address:
         client = subject.connect_to_answerer(address)
         recorder = Recorder()
@@ -31,6 +37,8 @@ async def client_limit(subject: Subject) -> float:
             await closed_loop(client, _CONCURRENCY, recorder, requests=None, seconds=_SECONDS)
         finally:
             await client.close()
+    if not recorder.latencies_seconds:
+        raise CheckFailedError(f"the client's own limit cannot be measured: {told(recorder.errors)} on loopback")
     return len(recorder.latencies_seconds) / recorder.wall_seconds
 
 
@@ -40,17 +48,21 @@ async def _answerer(level: str) -> AsyncIterator[str]:
     if level not in _ANSWERERS:
         yield ""
         return
-    process = await children.spawn(
-        [sys.executable, "-m", "rrrserve.bench.answerer", _ANSWERERS[level]],
-        environment=os.environ,
-        output=asyncio.subprocess.PIPE,
-    )
-    try:
-        assert process.stdout is not None  # noqa: S101  PIPE
-        line = await process.stdout.readline()
-        if not line:
-            said = await process.stderr.read() if process.stderr else b""
-            raise RuntimeError(f"the answerer did not start: {said.decode(errors='replace')}")
-        yield f"127.0.0.1:{int(line)}"
-    finally:
-        await children.terminate(process, patience_seconds=_PATIENCE_SECONDS)
+    reader, writer = os.pipe()
+    with os.fdopen(reader) as said:
+        try:
+            process = await children.spawn(
+                [sys.executable, "-m", "rrrserve.bench.answerer", _ANSWERERS[level]],
+                environment=dict(os.environ),
+                output=writer,
+            )
+        finally:
+            os.close(writer)
+        try:
+            line = await asyncio.to_thread(said.readline)
+            if not line.strip().isdigit():
+                words = f"{line}{said.read()}".strip()
+                raise CheckFailedError(f"the client's own limit cannot be measured: its answerer said {words!r}")
+            yield f"127.0.0.1:{int(line)}"
+        finally:
+            await children.terminate(process, patience_seconds=_PATIENCE_SECONDS)

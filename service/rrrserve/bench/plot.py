@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from rrrserve.bench.figures import merged
 
@@ -26,7 +27,7 @@ def draw(document: dict[str, Any], kind: str) -> bytes:
     runs = [run for run in document["runs"] if run["ok"]]
     modes = [(mode, key) for mode, key in (("closed", "concurrency"), ("open", "rate_per_second"))]
     modes = [(mode, key) for mode, key in modes if any(run["mode"] == mode for run in runs)]
-    figure = Figure(figsize=(5.2 * (len(modes) + 1), 4.2), layout="constrained")
+    figure = Figure(figsize=(5.2 * (len(modes) + 1), 4.8), layout="constrained")
     axes = figure.subplots(1, len(modes) + 1, squeeze=False)[0]
     subjects = list(dict.fromkeys(_subject(run) for run in runs))
     colors = {subject: _COLORS[index % len(_COLORS)] for index, subject in enumerate(subjects)}
@@ -60,9 +61,7 @@ def _draw_load(axis: Any, runs: list[dict[str, Any]], key: str, colors: dict[str
         arrivals = ", ".join(sorted({run["arrivals"] for run in runs}))
         axis.set(xlabel=f"requests due a second ({arrivals})", title="Latency from the intended time, open loop")
     axis.set_xticks(loads, [f"{load:g}" for load in loads])
-    axis.minorticks_off() if key != "concurrency" else axis.tick_params(axis="x", which="minor", bottom=False)
-    _milliseconds(axis)
-    axis.legend(frameon=False, fontsize=7)
+    _finish(axis)
 
 
 def _draw_tails(axis: Any, runs: list[dict[str, Any]], colors: dict[str, str]) -> None:
@@ -74,8 +73,8 @@ def _draw_tails(axis: Any, runs: list[dict[str, Any]], colors: dict[str, str]) -
         style = styles[seen.setdefault(subject, 0) % len(styles)]
         seen[subject] += 1
         histogram = merged([turn["histogram"] for turn in run["rounds"]])
-        # Beyond one in `ok` there is nothing but the longest.
-        exponents = np.linspace(0.0, np.log10(max(2, run["ok"])), 100)
+        # Halfway between one in `ok` and none the longest comes.
+        exponents = np.linspace(0.0, np.log10(2 * run["ok"]), 100)
         percents = [100 * (1 - 10**-exponent) for exponent in exponents.tolist()]
         values = histogram.get_percentile_to_value_dict(percents)
         load = f"{run['concurrency']} at once" if run["mode"] == "closed" else f"{run['rate_per_second']:g}/s"
@@ -90,16 +89,18 @@ def _draw_tails(axis: Any, runs: list[dict[str, Any]], colors: dict[str, str]) -
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xticks([100 / (100 - percent) for percent in _NINES], [f"{percent:g} %" for percent in _NINES])
-    axis.tick_params(axis="x", which="minor", bottom=False)
     axis.set(xlabel="share of the requests that were faster", title="Tails")
-    axis.set_xlim(1, max(100, *(run["ok"] for run in runs), 100))
-    _milliseconds(axis)
-    axis.legend(frameon=False, fontsize=7)
+    axis.set_xlim(1, max([100, *(2 * run["ok"] for run in runs)]))
+    _finish(axis)
 
 
-def _milliseconds(axis: Any) -> None:
+def _finish(axis: Any) -> None:
+    """Milliseconds upwards in plain numbers, the legend below."""
+    axis.xaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter("{x:g}")
     axis.tick_params(axis="y", which="minor", labelsize=6)
     axis.set_ylabel("latency (ms)")
     axis.grid(alpha=0.3, which="both")
+    if axis.lines:
+        axis.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)

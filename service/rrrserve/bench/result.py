@@ -17,7 +17,7 @@ FORMAT = 1
 KIND = "rrr-bench"
 # The share of what the client can send from which on its own work is a part of the latencies.
 BOTTLENECK_SHARE = 0.5
-# The share of a median latency that late sends may reach before the result warns.
+# The share of a run's p99 that late sends may reach before the result warns.
 _LATE_SHARE = 0.1
 
 
@@ -33,6 +33,7 @@ class Found:
         limits: requests a second that the client can send, by level.
         interrupted: ended before its time.
         started: when.
+        environment: where.
     """
 
     subjects: Sequence[Subject]
@@ -42,6 +43,7 @@ class Found:
     limits: dict[str, float] = field(default_factory=dict)
     interrupted: bool = False
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    environment: dict[str, Any] = field(default_factory=surroundings)
 
     def document(self) -> dict[str, Any]:
         """The result as far as it goes."""
@@ -60,7 +62,7 @@ class Found:
             "command": shlex.join(["rrr", *sys.argv[1:]]),
             "started": self.started.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "interrupted": self.interrupted,
-            "environment": surroundings(),
+            "environment": self.environment,
             "plan": {**asdict(self.plan), "loads": [str(load) for load in self.plan.loads]},
             "client": self._client(runs),
             "runs": runs,
@@ -91,7 +93,7 @@ class Found:
             )
         for run in runs:
             where = f"{run['model']} ({run['level']}), {run.get('rate_per_second') or 0:g}/s"
-            if run["ok"] and run.get("late_p99_ms", 0.0) > _LATE_SHARE * run["p50_ms"]:
+            if run["ok"] and run.get("late_p99_ms", 0.0) > _LATE_SHARE * run["p99_ms"]:
                 yield f"{where}: 1 % of the requests were sent {run['late_p99_ms']:g} ms late or more"
             if run.get("not_sent"):
                 yield (
@@ -106,5 +108,6 @@ def _search_to_json(search: Search) -> dict[str, Any]:
         "p99_ms_limit": search.p99_ms_limit,
         "rate_per_second": None if best is None else best.rate_per_second,
         "p99_ms": None if best is None else best.p99_ms,
+        "reason": search.reason,
         "tried": [asdict(trial) for trial in search.trials],
     }

@@ -13,7 +13,7 @@ import numpy as np
 import uvloop
 
 from rrrserve.bench.client import Client
-from rrrserve.bench.figures import Turn, figures, finished
+from rrrserve.bench.figures import Turn, figures, finished, told
 from rrrserve.bench.limit import client_limit
 from rrrserve.bench.loops import Recorder, arrival_times, closed_loop, open_loop
 from rrrserve.bench.plan import Load, Plan
@@ -21,11 +21,13 @@ from rrrserve.bench.result import BOTTLENECK_SHARE, Found
 from rrrserve.bench.search import Search, Trial
 from rrrserve.bench.subjects import Subject
 
-_PROBE_CONCURRENCY = 8
-_FEWEST_REQUESTS = 200  # of a trial: its p99 is then not the worst request alone
-_MOST_TRIAL_SECONDS = 30.0
+_PROBES = (1, 8)  # requests under way: what one takes alone, and about how many a second can be had
+_FEWEST_REQUESTS = 100  # of a trial, else its p99 is the worst request alone;
+_MOST_TRIAL_SECONDS = 15.0  # unless that took longer than this
+_TRIAL_SECONDS = 2.0
 
 Report = Callable[[str, int, int], None]  # what begins now, turns done, turns in all
+Enough = Callable[[dict[str, Any]], bool]
 
 
 def run(
@@ -33,7 +35,7 @@ def run(
     plan: Plan,
     *,
     report: Report | None = None,
-    enough: Callable[[dict[str, Any]], bool] | None = None,
+    enough: Enough | None = None,
 ) -> dict[str, Any]:
     """Measure, and say what was found. Ctrl-C and SIGTERM end it at once; what was measured so far is kept.
 
@@ -48,7 +50,7 @@ def run(
     Returns:
         The result document (docs/bench.md).
     """
-    bench = _Bench(subjects, plan, report or (lambda *_: None), enough or (lambda _: False))
+    bench = _Bench(subjects, plan, report or (lambda *_: None), enough)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(bench.measure())
     return bench.found.document()
@@ -57,9 +59,7 @@ def run(
 class _Bench:
     """A run under way."""
 
-    def __init__(
-        self, subjects: Sequence[Subject], plan: Plan, report: Report, enough: Callable[[dict[str, Any]], bool]
-    ) -> None:
+    def __init__(self, subjects: Sequence[Subject], plan: Plan, report: Report, enough: Enough | None) -> None:
         self.subjects, self.plan, self.report, self.enough = subjects, plan, report, enough
         self.found = Found(subjects, plan)
         self.start = time.perf_counter()
@@ -93,7 +93,7 @@ class _Bench:
                     order = range(len(clients)) if number % 2 == 0 else reversed(range(len(clients)))
                     for index in order:
                         await self._planned_turn(index, clients[index], load, number)
-                if self.plan.loads and self.enough(self.found.document()):
+                if self.enough is not None and self.enough(self.found.document()):
                     break
             if self.plan.p99_ms is not None:
                 for index, client in enumerate(clients):
@@ -131,8 +131,7 @@ class _Bench:
             with _without_collector():
                 await self._drive(client, load, np.random.default_rng(seed), recorder, seconds, requests)
         finally:
-            if recorder.latencies_seconds or recorder.errors:
-                kept.append(finished(recorder, started))
+            kept.append(finished(recorder, started))
 
     async def _drive(
         self,
@@ -153,18 +152,19 @@ class _Bench:
         """The highest rate that keeps the limit, beginning with half of what a closed loop gets."""
         subject = self.subjects[index]
         search = self.found.searches[index] = Search(limit_ms)
-        self.report(f"{subject}, what it can do", self.done, self._total())
-        probe = Recorder()
-        await closed_loop(client, _PROBE_CONCURRENCY, probe, requests=None, seconds=self.plan.seconds or 1.0)
-        if not probe.latencies_seconds:
-            kinds = ", ".join(f"{count} x {kind}" for kind, count in probe.errors.items())
-            self.report(f"{subject}: no answer ({kinds})", self.done, self._total())
+        alone, together = [await self._probe(subject, client, concurrency) for concurrency in _PROBES]
+        if not alone.ok or not together.ok:
+            search.reason = f"it was not answered ({told({**alone.errors, **together.errors})})"
+            return
+        p50_ms = figures([alone])["p50_ms"]
+        if p50_ms > limit_ms:
+            search.reason = f"one request at a time takes {p50_ms:g} ms (p50)"
             return
 
         async def attempt(rate_per_second: float) -> Trial:
             load = Load(rate_per_second=rate_per_second, arrivals=self.plan.arrivals)
             self.report(f"{subject}, p99 within {limit_ms:g} ms at {load}?", self.done, self._total())
-            seconds = max(self.plan.seconds or 0.0, min(_FEWEST_REQUESTS / rate_per_second, _MOST_TRIAL_SECONDS))
+            seconds = max(self._turn_seconds, min(_FEWEST_REQUESTS / rate_per_second, _MOST_TRIAL_SECONDS))
             turns: list[Turn] = []
             await self._turn(client, load, [self.plan.seed, len(search.trials)], turns, seconds, None)
             found = figures(turns)
@@ -172,8 +172,19 @@ class _Bench:
             good = not errors and found["p99_ms"] is not None and found["p99_ms"] <= limit_ms
             return Trial(rate_per_second, found["p99_ms"], errors, found["ok"] + errors, good)
 
-        can_do = len(probe.latencies_seconds) / probe.wall_seconds
-        await search.run(attempt, first=can_do / 2, highest=BOTTLENECK_SHARE * self.found.limits[subject.level])
+        first, highest = together.ok / together.wall_seconds / 2, BOTTLENECK_SHARE * self.found.limits[subject.level]
+        await search.run(attempt, first=first, highest=highest)
+
+    async def _probe(self, subject: Subject, client: Client, concurrency: int) -> Turn:
+        load = Load(concurrency=concurrency)
+        self.report(f"{subject}, {load}, to begin with", self.done, self._total())
+        turns: list[Turn] = []
+        await self._turn(client, load, [self.plan.seed], turns, self._turn_seconds, None)
+        return turns[0]
+
+    @property
+    def _turn_seconds(self) -> float:
+        return self.plan.seconds or _TRIAL_SECONDS
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 _STEP = 1.5
 _CLOSE_ENOUGH = 1.05  # of the bracket's ends
 _MOST_TRIALS = 16
+_LOWEST_SHARE = 0.05  # of the first rate; below it the search gives up
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,12 @@ class Search:
     Attributes:
         p99_ms_limit: what is to be kept.
         trials: in order.
+        reason: why there is no such rate, or why the search ended before it had it within 5 %; else empty.
     """
 
     p99_ms_limit: float
     trials: list[Trial] = field(default_factory=list)
+    reason: str = "the search was cut short"
 
     @property
     def best(self) -> Trial | None:
@@ -55,17 +58,26 @@ class Search:
             highest: never more than this; what the client can do.
         """
         good, bad, rate = 0.0, float("inf"), min(first, highest)
-        while len(self.trials) < _MOST_TRIALS:
+        for _ in range(_MOST_TRIALS):
             self.trials.append(await attempt(float(f"{rate:.4g}")))
             if self.trials[-1].ok:
                 good = rate
             else:
                 bad = rate
-            if good >= highest or (good and bad / good <= _CLOSE_ENOUGH):
+            if good >= highest:
+                self.reason = f"the client cannot send more than {highest:.4g} a second without a part in the latencies"
+                return
+            if good and bad / good <= _CLOSE_ENOUGH:
+                self.reason = ""
                 return
             if bad == float("inf"):
                 rate = min(good * _STEP, highest)
-            elif not good:
-                rate = bad / _STEP**2
-            else:
+            elif good:
                 rate = (good * bad) ** 0.5
+            elif bad <= _LOWEST_SHARE * first:
+                last = self.trials[-1]
+                self.reason = f"even {last.rate_per_second:g}/s had p99 {last.p99_ms} ms and {last.errors} errors"
+                return
+            else:
+                rate = bad / _STEP**2
+        self.reason = f"the search ended after {_MOST_TRIALS} rates"

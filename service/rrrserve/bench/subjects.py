@@ -146,14 +146,15 @@ def triton_subjects(address: str, models: Sequence[str], bodies: Sequence[bytes]
         options: how.
 
     Raises:
-        UsageError: no such model, or one that cannot be asked about images.
+        UsageError: no name, no such model, or one that cannot be asked about so many images.
         CheckFailedError: nobody answers there.
     """
-    from rrrserve.bench.grpc_client import TritonClient, TritonModel, models_of, request_message
+    from rrrserve.bench.grpc_client import TritonClient, TritonModel, model_of, request_message, try_once
 
     def subject(model: TritonModel) -> Subject:
         arrays = images.batches(bodies, model.dims, options.batch)
         messages = [request_message(model, array.tobytes(), options.batch) for array in arrays]
+        try_once(address, messages[0], model.name)
 
         def connect_to(place: str) -> Client:
             return TritonClient(place, messages, timeout_seconds=options.timeout_seconds)
@@ -169,7 +170,9 @@ def triton_subjects(address: str, models: Sequence[str], bodies: Sequence[bytes]
             connect_to,
         )
 
-    return [subject(model) for model in models_of(address, list(dict.fromkeys(models)))]
+    if not models:
+        raise UsageError("--triton needs --model: the names of the models to ask")
+    return [subject(model_of(address, name)) for name in dict.fromkeys(models)]
 
 
 def engine_subjects(paths: Sequence[Path], bodies: Sequence[bytes], options: Options) -> list[Subject]:

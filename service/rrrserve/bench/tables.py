@@ -7,6 +7,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Column, Table
 
+from rrrserve.bench.figures import told
+
 _COLUMNS = (
     *("model", "level", "target", "members", "where", "batch", "mode", "concurrency", "rate_per_second", "arrivals"),
     *("ok", "errors", "wall_seconds", "throughput", "mean_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "p999_ms"),
@@ -62,11 +64,6 @@ def rates_table(document: dict[str, Any]) -> Table:
             ", ".join(tried),
         )
     return table
-
-
-def told(errors: dict[str, int]) -> str:
-    """Errors in words; empty if there are none."""
-    return ", ".join(f"{count} x {kind}" for kind, count in errors.items())
 
 
 def _titles() -> tuple[str, ...]:

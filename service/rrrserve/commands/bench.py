@@ -114,7 +114,7 @@ def bench(
     bodies = _bodies(image or [], images, sizes, formats, seed)
     subjects = _subjects(url, triton, engine or [], model or [], bodies, options)
     _say_how_long(plan, len(subjects))
-    # Each drawing takes the interpreter away from the load for 2 ms: one a second leaves p99 alone.
+    # Each drawing takes the interpreter away from the load for 1 ms: one a second leaves p99 alone.
     with output.progress_bar(refresh_per_second=1) as bar:
         task = bar.add_task("measuring", total=None, text="")
         document = runner.run(
@@ -157,7 +157,7 @@ def _headers(lines: list[str]) -> dict[str, str]:
         name, separator, value = line.partition(":")
         if not separator or not name.strip() or not line.isascii() or not line.isprintable():
             raise UsageError(f"--header is {line!r}: expected 'NAME: VALUE' in ASCII")
-        headers[name.strip()] = value.strip()
+        headers[name.strip().title()] = value.strip()
     return headers
 
 
@@ -254,7 +254,7 @@ def _show(document: dict[str, Any], *, as_json: bool) -> None:
 
 def _check(document: dict[str, Any]) -> None:
     """Raise CheckFailedError where a load was not answered at all, or no rate keeps the limit."""
-    from rrrserve.bench.tables import told
+    from rrrserve.bench.figures import told
 
     for run in document["runs"]:
         if not run["ok"]:
@@ -263,8 +263,7 @@ def _check(document: dict[str, Any]) -> None:
             )
     for found in document.get("highest_rate", []):
         if found["rate_per_second"] is None:
-            tried = ", ".join(f"{trial['rate_per_second']:g}/s" for trial in found["tried"])
             raise CheckFailedError(
-                f"{found['model']} at {found['where']} keeps p99 within {found['p99_ms_limit']:g} ms at no rate that "
-                f"was tried ({tried or 'it answered no request'})"
+                f"{found['model']} at {found['where']} keeps p99 within {found['p99_ms_limit']:g} ms at no rate: "
+                f"{found['reason']}"
             )
