@@ -75,7 +75,7 @@ class Service:
         self._http = httpx.AsyncClient(timeout=5.0, trust_env=False)
         data_plane = DataPlane(self._repository, self._default, self._client, self._pool)
         self._tasks.append(asyncio.create_task(self._publish_build_info()))
-        ROUTES.backend = Backend(settings, data_plane, Readiness(data_plane), metrics_url, self._http)
+        ROUTES.backend = Backend(settings, self._repository, data_plane, Readiness(data_plane), metrics_url, self._http)
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
