@@ -24,7 +24,7 @@ KINDS = {
     "manifest.json": "an engine (written by rrr build)",
     "repository.json": "a Triton repository (written by rrr repository)",
 }
-# What is said about a sealed folder later (`seal_alone`): it may come, change or be damaged, and the folder stays valid.
+# What is said about a sealed folder later (`seal_alone`); it may come, change or be damaged, and the folder stays good.
 APART = "claims.json"
 _BLANK = "0" * 64
 _SEAL = re.compile(rb'\A\{\n  "seal": "([0-9a-f]{64})"')

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rrrbuild.repository_document import read_repository
 from rrrnet import __version__
-from rrrserve import metrics
+from rrrserve import environment, metrics
 from rrrserve.catalogue import backends_of, default_model
 from rrrserve.data_plane import DataPlane
 from rrrserve.decoding import DecodePool
@@ -75,6 +75,8 @@ class Service:
         self._http = httpx.AsyncClient(timeout=5.0, trust_env=False)
         data_plane = DataPlane(self._repository, self._default, self._client, self._pool)
         self._tasks.append(asyncio.create_task(self._publish_build_info()))
+        # The claims of GET /v1/models are compared with it; looking takes 0.2 s, which no request shall wait for.
+        self._tasks.append(asyncio.create_task(self._look_around()))
         ROUTES.backend = Backend(settings, self._repository, data_plane, Readiness(data_plane), metrics_url, self._http)
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
@@ -95,6 +97,9 @@ class Service:
         code = await triton.wait()
         log.critical("%s", triton.failure(code))
         os.kill(os.getpid(), signal.SIGTERM)
+
+    async def _look_around(self) -> None:
+        await asyncio.to_thread(environment.describe)
 
     async def _publish_build_info(self) -> None:
         """Set the info metric once Triton can tell its version."""

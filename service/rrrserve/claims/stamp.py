@@ -58,7 +58,7 @@ def write_stamps(document: Mapping[str, Any], repository_path: Path) -> list[Pat
     }
     written = []
     for model in models:
-        entries = {item.name: _entry(item, run, artifacts) for item in run.verdicts if model.name in item.models}
+        entries = {item.name: entry_of(item, run, artifacts) for item in run.verdicts if model.name in item.models}
         for folder in [repository.path / model.name, *_engine_folder(model)]:
             _merge(folder / STAMP, model.name, entries)
             written.append(folder / STAMP)
@@ -92,7 +92,8 @@ def read_stamp(path: Path) -> Stamp:
         raise ArtifactError(f"{STAMP} cannot be read: {error.strerror}") from error
 
 
-def _entry(verdict: Verdict, run: Verdicts, artifacts: Mapping[str, Artifact]) -> Entry:
+def entry_of(verdict: Verdict, run: Verdicts, artifacts: Mapping[str, Artifact]) -> Entry:
+    """A verdict with what a stamp keeps of its run, and those of `artifacts` that it names."""
     return Entry(
         verdict=verdict,
         verified_at=run.started,

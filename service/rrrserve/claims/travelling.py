@@ -1,7 +1,7 @@
 """The claims that an artifact carries, judged by the machine, the versions and the files of here and now."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Claim:
         unit: "x", "ms", "1/s", "bytes", "points" or "".
         verified_at: when the measurement began, ISO 8601.
         stale_reasons: why the verdict may no longer hold; empty when nothing has changed.
+        entry: all that the stamp holds of it.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Claim:
     unit: str = ""
     verified_at: str | None = None
     stale_reasons: tuple[str, ...] = ()
+    entry: Entry | None = field(default=None, repr=False)
 
     @property
     def stale(self) -> bool:
@@ -49,7 +51,8 @@ class Claim:
 
     def to_json(self) -> dict[str, Any]:
         """As GET /v1/models shows it."""
-        return {**asdict(self), "stale": self.stale}
+        shown = {key: value for key, value in vars(self).items() if key != "entry"}
+        return {**shown, "stale": self.stale}
 
     def line(self) -> str:
         """One line for people."""
@@ -114,6 +117,7 @@ def judged(entry: Entry, changed: Sequence[str]) -> Claim:
         unit=_clean(verdict.unit),
         verified_at=entry.verified_at.isoformat().replace("+00:00", "Z"),
         stale_reasons=tuple(_clean(reason) for reason in reasons),
+        entry=entry,
     )
 
 
