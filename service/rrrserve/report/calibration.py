@@ -27,9 +27,9 @@ def calibration(probabilities: Floats, labels: Labels, names: Sequence[str]) -> 
         names: C class names.
 
     Returns:
-        `bins` (bounds, images, mean confidence and accuracy of each; the last two None without images), `coverage` (accuracy
-        of the surest shares, by the mean's confidence and, with several members, by their disagreement), `worst`
-        (classes of the lowest accuracy).
+        `bins` (bounds, images, mean confidence and accuracy of each; the last two None without images), `coverage`
+        (accuracy of the surest `shares`, by the mean's confidence and, with several members, by their agreement),
+        `worst` (classes of the lowest accuracy).
     """
     mean = probabilities.mean(axis=1, dtype=np.float64)  # (N, C)
     confidence, found = mean.max(axis=1), mean.argmax(axis=1)

@@ -163,8 +163,8 @@ def _check(found: Sources, root: Path) -> None:
             raise ArtifactError("; ".join(found.damaged))
         raise ArtifactError(
             f"nothing is known about {found.name!r}: there is no {root}/models/{found.name}, no engine in "
-            f"{root}/engines/{found.name}, and no model of that name in {root}/repository; give a path, or --checkpoint, "
-            "--engine or --repository"
+            f"{root}/engines/{found.name}, and no model of that name in {root}/repository; give a path, or "
+            "--checkpoint, --engine or --repository"
         )
     shapes = {str(path): architecture for path, architecture in _shapes(found)}
     first, *others = shapes
