@@ -68,7 +68,8 @@ def reliability(confidence: Floats, correct: npt.NDArray[np.bool_]) -> list[dict
 def mutual_information(probabilities: Floats) -> npt.NDArray[np.float64]:
     """Between label and member, in nats: entropy of the mean less mean entropy. Shape (N, M, C) to (N,)."""
     mean = probabilities.mean(axis=1, dtype=np.float64)
-    return _entropy(mean) - _entropy(probabilities.astype(np.float64)).mean(axis=1)
+    expected: npt.NDArray[np.float64] = _entropy(probabilities.astype(np.float64)).mean(axis=1)
+    return _entropy(mean) - expected
 
 
 def _entropy(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -84,7 +85,7 @@ def _coverage(doubt: Floats, correct: npt.NDArray[np.bool_]) -> list[float]:
 
 def worst_classes(found: Labels, labels: Labels, names: Sequence[str]) -> list[dict[str, Any]]:
     """The classes with the lowest accuracy below 1, and what each is taken for most often."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for index in np.unique(labels):
         answers = found[labels == index]
         wrong = answers[answers != index]

@@ -127,7 +127,8 @@ def reliability(bins: Sequence[Mapping[str, Any]], ece: float) -> Figure:
         left, width = x(row["low"]) + 1, x(row["high"]) - x(row["low"]) - 2
         tip = f"{row['images']} images: confidence {row['confidence']:.3f}, accuracy {row['accuracy']:.3f}"
         accuracy, confidence = y(row["accuracy"]), y(row["confidence"])
-        chart.bar(left, accuracy, width, y(0) - accuracy, "f0 soft", tip)
+        lower = max(accuracy, confidence)  # places grow downwards
+        chart.bar(left, lower, width, y(0) - lower, "f0 soft", tip)
         chart.bar(left, min(accuracy, confidence), width, abs(accuracy - confidence), "gap", tip)
         chart.line((left, accuracy), (left + width, accuracy), "s0 thick")
         tall = 50 * row["images"] / largest
@@ -140,7 +141,7 @@ def reliability(bins: Sequence[Mapping[str, Any]], ece: float) -> Figure:
         chart.markup(),
         "On the dashed line, a confidence of 80 % is right 80 % of the time. "
         f"Mean gap (ECE, 15 bins): {100 * ece:.1f} points.",
-        (("f0 soft", "accuracy"), ("gap", "gap to the confidence"), ("f2 soft", "images")),
+        (("f0", "accuracy (thick line)"), ("gap", "gap between it and the confidence"), ("f2 soft", "images")),
     )
 
 

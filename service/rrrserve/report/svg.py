@@ -17,6 +17,7 @@ Anchor = Literal["start", "middle", "end"]
 WIDTH, HEIGHT = 440, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 12, 44
 _MAX_LETTERS = 28
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def short(text: str, letters: int = _MAX_LETTERS) -> str:
@@ -26,6 +27,10 @@ def short(text: str, letters: int = _MAX_LETTERS) -> str:
 
 def number(value: float) -> str:
     """A tick's number: no more digits than it needs."""
+    if 0 < value < 0.001:
+        power = math.log10(value)
+        if math.isclose(power, round(power)):
+            return f"10{str(round(power)).translate(_RAISED)}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
@@ -136,8 +141,8 @@ class Scale:
 def linear_ticks(low: float, high: float) -> list[float]:
     """Round values from low to high, at most seven."""
     span = high - low or 1.0
-    step = 10.0 ** math.floor(math.log10(span / 4))
-    step *= next(factor for factor in (1, 2, 2.5, 5, 10) if span / (step * factor) <= 6)
+    step: float = 10.0 ** math.floor(math.log10(span / 4))
+    step *= next(factor for factor in (1.0, 2.0, 2.5, 5.0, 10.0) if span / (step * factor) <= 6)
     first = math.ceil(low / step - 1e-9)
     return [round(index * step, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
