@@ -54,7 +54,7 @@ def tune(
     from rrrbuild.repository_document import DOCUMENT, read_repository
     from rrrnet.preprocess import image_to_array
     from rrrserve.bench.images import photo_like
-    from rrrserve.diagnosis import surroundings
+    from rrrserve.environment import describe
     from rrrserve.tuner import Plan, apply, measure
     from rrrserve.tuning import choose
 
@@ -98,7 +98,7 @@ def tune(
         "seconds": seconds,
         "rounds": rounds,
         "image": {"path": str(image) if image else "generated JPEG", "size_bytes": len(body)},
-        **surroundings(),
+        **describe(),
         "figures": [row.to_json() for row in figures],
         "failed": [{**vars(candidate), "reason": reason} for candidate, reason in failed.items()],
     }
