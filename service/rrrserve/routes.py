@@ -19,6 +19,7 @@ from rrrserve.openapi import document
 from rrrserve.readiness import Readiness
 from rrrserve.requests import images_of, options_of, read_body, timeout_ms
 from rrrserve.settings import Settings
+from rrrserve.shared_state import Phase
 
 PREDICTION_ROUTES = (
     "/v1/predict",
@@ -96,6 +97,8 @@ class Routes:
     async def _predict(self, exchange: Exchange, *, batch: bool) -> Reply:
         backend = self._backend()
         settings = backend.settings
+        if backend.data_plane.state.phase is Phase.REFUSING:
+            raise APIError("shutting_down", "the service is stopping: ask another instance")
         model = self._model(exchange, backend.data_plane)
         options = options_of(_query(exchange), num_classes=len(model.labels))
         milliseconds = timeout_ms(

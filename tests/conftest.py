@@ -51,8 +51,10 @@ class Served:
 
 
 def start(folder: Path, *arguments: str, ready: bool = True) -> Served:
-    """Start `rrr serve` with its own log and, by default, wait until it says that it is ready."""
+    """Start `rrr serve` with its own log and, by default, wait until it says that it is ready; it does not drain."""
     log = folder / "serve.log"
+    if "--drain" not in arguments:
+        arguments = (*arguments, "--drain", "0")
     with log.open("wb") as file:
         process = subprocess.Popen(
             [str(RRR), "serve", *arguments], stdout=file, stderr=file, env={**os.environ, "COLUMNS": "200"}
