@@ -104,7 +104,7 @@ class Chaos:
                 tally, found = asyncio.run(self.under_load(service, 16, self._stopped))
                 left = service.left_behind(children)
             name = f"stop {index}"
-            answered = max((e.ended for e in tally.endings if e.kind == RIGHT), default=0.0) - found.pop("signalled")
+            answered = max((e.sent for e in tally.endings if e.kind == RIGHT), default=0.0) - found.pop("signalled")
             case = {**found, "drain_seconds": drain, "answered_for_seconds": answered, "left_behind": left}
             lost = [ending.detail for ending in tally.endings if ending.kind == LOST]
             self.check(f"{name}: lost {lost}", not lost)
@@ -121,10 +121,11 @@ class Chaos:
 
     async def _stopped(self, service: Service, _clients: Clients) -> dict[str, Any]:
         await asyncio.sleep(self.random.uniform(0.5, 1.5))
-        signalled = time.monotonic()
-        service.process.send_signal(signal.SIGTERM)
         unready = None
         async with httpx.AsyncClient(base_url=service.url, timeout=5, trust_env=False) as client:
+            await client.get("/readyz")
+            signalled = time.monotonic()
+            service.process.send_signal(signal.SIGTERM)
             while unready is None:
                 try:
                     if (await client.get("/readyz")).status_code == 503:

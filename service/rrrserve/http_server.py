@@ -7,7 +7,8 @@ import uvicorn
 
 from rrrserve.app import ROUTES
 
-# What clients had sent before the port closed is read and answered within this time.
+# What clients had sent before the port closed is accepted, and then read and answered, within these times.
+_ACCEPT_SECONDS = 0.05
 _LINGER_SECONDS = 0.2
 _CLOSE = (b"connection", b"close")
 
@@ -29,6 +30,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the port, answer what has been sent already, and only then close what is idle."""
+        await asyncio.sleep(_ACCEPT_SECONDS)
         for server in self.servers:
             server.close()
         self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
