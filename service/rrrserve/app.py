@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from rrrbuild.repository_document import read_repository
 from rrrnet import __version__
 from rrrnet.errors import CheckFailedError
-from rrrserve import metrics
+from rrrserve import environment, metrics, worker_metrics
 from rrrserve.catalogue import backends_of, default_model
 from rrrserve.data_plane import DataPlane
 from rrrserve.decoding import DecodePool
@@ -85,8 +85,11 @@ class Service:
         self._http = httpx.AsyncClient(timeout=5.0, trust_env=False)
         data_plane = DataPlane(self._repository, self._default, self._client, self._pool, state)
         metrics.SUPERVISION.state = state
-        self._tasks.append(asyncio.create_task(self._publish_build_info()))
-        ROUTES.backend = Backend(settings, data_plane, Readiness(data_plane), metrics_url, self._http)
+        # Looking around takes 0.2 s, which no request shall wait for: claims of GET /v1/models are compared with it.
+        self._tasks += [asyncio.create_task(work) for work in (self._publish_build_info(), self._look_around())]
+        if (folder := worker_metrics.folder_in_use()) is not None:
+            worker_metrics.forget_gauges_of_the_dead(folder)
+        ROUTES.open(Backend(settings, self._repository, data_plane, Readiness(data_plane), metrics_url, self._http))
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
@@ -115,6 +118,9 @@ class Service:
         except CheckFailedError as error:
             log.critical("%s", error)
             os.kill(os.getpid(), signal.SIGTERM)
+
+    async def _look_around(self) -> None:
+        await asyncio.to_thread(environment.describe)
 
     async def _publish_build_info(self) -> None:
         """Set the info metric once Triton can tell its version."""
