@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from rrrbuild.repository_document import read_repository
 from rrrnet import __version__
 from rrrnet.errors import CheckFailedError
-from rrrserve import metrics
+from rrrserve import environment, metrics, worker_metrics
 from rrrserve.admission import Admission, BodyMemory, default_in_flight
 from rrrserve.catalogue import backends_of, default_model
 from rrrserve.data_plane import DataPlane
@@ -88,16 +88,23 @@ class Service:
         self._http = httpx.AsyncClient(timeout=5.0, trust_env=False)
         data_plane = DataPlane(self._repository, self._default, self._client, self._pool, state)
         metrics.SUPERVISION.state = state
-        self._tasks.append(asyncio.create_task(self._publish_build_info()))
+        # Looking around takes 0.2 s, which no request shall wait for: claims of GET /v1/models are compared with it.
+        self._tasks += [asyncio.create_task(work) for work in (self._publish_build_info(), self._look_around())]
+        if (folder := worker_metrics.folder_in_use()) is not None:
+            worker_metrics.forget_gauges_of_the_dead(folder)
         largest = max(model.max_batch_size for model in models)
-        ROUTES.backend = Backend(
-            settings,
-            data_plane,
-            Readiness(data_plane),
-            metrics_url,
-            self._http,
-            Admission(state, settings.max_in_flight or default_in_flight(largest), batch_images=largest),
-            BodyMemory(settings.body_memory_bytes),
+        most = settings.max_in_flight or default_in_flight(largest)
+        ROUTES.open(
+            Backend(
+                settings,
+                self._repository,
+                data_plane,
+                Readiness(data_plane),
+                metrics_url,
+                self._http,
+                Admission(state, most, batch_images=largest),
+                BodyMemory(settings.body_memory_bytes),
+            )
         )
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
@@ -127,6 +134,9 @@ class Service:
         except CheckFailedError as error:
             log.critical("%s", error)
             os.kill(os.getpid(), signal.SIGTERM)
+
+    async def _look_around(self) -> None:
+        await asyncio.to_thread(environment.describe)
 
     async def _publish_build_info(self) -> None:
         """Set the info metric once Triton can tell its version."""

@@ -20,6 +20,7 @@ _WORD_BYTES = 8
 _PHASE, _TRITON_UP, _GENERATION, _RESTARTS = range(4)
 _HEAD_WORDS = 4 + len(RESTARTED_PARTS)
 _IN_FLIGHT, _HEARTBEAT, _ANSWERED = range(3)
+_WORDS_OF_A_MODEL = 2  # when it last answered, when it last failed to
 _NEVER = 0
 
 
@@ -37,12 +38,13 @@ class SharedState:
     Attributes:
         slot: this process's own.
         slots: how many there are.
+        models: place of each model, by name.
     """
 
     def __init__(self, words: memoryview, models: Sequence[str], slot: int) -> None:
         self._words = words
-        self._models = {name: index for index, name in enumerate(models)}
-        self._stride = _ANSWERED + len(models)
+        self.models = {name: index for index, name in enumerate(models)}
+        self._stride = _ANSWERED + _WORDS_OF_A_MODEL * len(models)
         self.slot = slot
         self.slots = (len(words) - _HEAD_WORDS) // self._stride
         self._own = self._start(slot)
@@ -122,18 +124,34 @@ class SharedState:
 
     def note_answer(self, model: str) -> None:
         """A model has just given a good answer to this process."""
-        self._words[self._own + _ANSWERED + self._models[model]] = time.monotonic_ns()
+        self._words[self._own + self._answered(model)] = time.monotonic_ns()
+
+    def note_failure(self, model: str) -> None:
+        """A model has just failed to answer this process, or answered wrongly."""
+        self._words[self._own + self._failed(model)] = time.monotonic_ns()
 
     def since_answer(self, model: str) -> float:
         """Seconds since a model last gave a good answer to any process; infinite if it never has."""
-        index = _ANSWERED + self._models[model]
-        return _seconds_since(max(self._words[self._start(slot) + index] for slot in range(self.slots)))
+        return _seconds_since(self._latest(self._answered(model)))
+
+    def answers(self, model: str) -> bool:
+        """Whether a model answered when any process last asked it, and can be asked."""
+        return self.triton_up and self._latest(self._answered(model)) > self._latest(self._failed(model))
 
     def forget_answers(self) -> None:
         """Answers of a Triton that has ended are no evidence about the next."""
         for slot in range(self.slots):
-            for index in self._models.values():
-                self._words[self._start(slot) + _ANSWERED + index] = _NEVER
+            for model in self.models:
+                self._words[self._start(slot) + self._answered(model)] = _NEVER
+
+    def _latest(self, index: int) -> int:
+        return max(self._words[self._start(slot) + index] for slot in range(self.slots))
+
+    def _answered(self, model: str) -> int:
+        return _ANSWERED + _WORDS_OF_A_MODEL * self.models[model]
+
+    def _failed(self, model: str) -> int:
+        return self._answered(model) + 1
 
     def beat(self) -> None:
         """Tell that the event loop of this process turns."""
@@ -154,7 +172,7 @@ class SharedState:
 
 def size_bytes(models: int, slots: int) -> int:
     """Size of a page."""
-    return _WORD_BYTES * (_HEAD_WORDS + slots * (_ANSWERED + models))
+    return _WORD_BYTES * (_HEAD_WORDS + slots * (_ANSWERED + _WORDS_OF_A_MODEL * models))
 
 
 def _seconds_since(moment_ns: int) -> float:
