@@ -8,6 +8,11 @@ unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 # The interpreter that .venv is made from, and more options for the image builder (docs/containers.md).
 PYTHON ?= python3.11 python3
 IMAGE_OPTIONS ?=
+# What `make observe` watches, from where, and more of its options, such as --baseline NAME (docs/observability.md).
+URL ?= http://127.0.0.1:3000
+PROMETHEUS_PORT ?= 9090
+OBSERVE_OPTIONS ?=
+CHAOS ?=
 
 EXTRAS := train,openvino,onnxruntime,tensorrt-rtx,triton,peers,dev
 TORCH := $(shell grep '^torch==' constraints.txt)
@@ -21,7 +26,7 @@ INSTALLED := .venv/installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NAMES := sed -u -n -E 's/^ *Collecting ([^ ]+).*/    \1/p; s/^Installing collected packages.*/    unpacking .../p'
 
-.PHONY: help setup prometheus demo test lint format wheel bento image clean
+.PHONY: help setup prometheus demo observe test chaos lint browser format wheel bento image clean
 
 help: ## List these targets.
 	@sed -n -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -60,13 +65,22 @@ demo: setup ## Train, build, serve and measure an ensemble beside a ResNet152: a
 	@$(BIN)/rrr doctor
 	$(BIN)/python benchmarks/demo.py
 
+observe: prometheus ## Run a real Prometheus against the service at URL, until Ctrl-C: make observe URL=http://127.0.0.1:3000
+	@exec $(BIN)/python deploy/prometheus/observe.py --url '$(URL)' --port '$(PROMETHEUS_PORT)' $(OBSERVE_OPTIONS)
+
 test: setup prometheus lint ## Lint, then run all tests, the end-to-end ones included.
 	@$(BIN)/python -m pytest
+
+chaos: setup ## Kill, freeze and stop the service under load and judge every answer: 15 minutes (CHAOS='--seed 1 --stops 5').
+	@$(BIN)/python benchmarks/chaos.py $(CHAOS)
 
 lint: setup ## Check style, format and types.
 	@$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+browser: setup ## Look at rrr report's page in a real Chromium: apt install chromium.
+	@$(BIN)/python -m pytest tests/browser/browser_report.py
 
 format: setup ## Put the sources in their format and mend what ruff can.
 	@$(BIN)/ruff check --fix

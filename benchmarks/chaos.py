@@ -48,7 +48,7 @@ class Chaos:
     def __init__(self, options: argparse.Namespace, result: ResultFile) -> None:
         self.options = options
         self.result = result
-        self.random = random.Random(options.seed)  # noqa: S311  repeatable, not secret
+        self.random = random.Random(options.seed + options.first)  # noqa: S311  repeatable, not secret
         networks = Networks(options.cache, tiny=options.quick, largest_batch=8 if options.quick else 32)
         self.bodies = networks.jpegs(options.pixels)[:8]
         pairs = [(ENSEMBLE, options.target)]
@@ -85,6 +85,9 @@ class Chaos:
             self.misses.append(what)
             print(f"MISSED: {what}", flush=True)
 
+    def _runs(self, count: int) -> range:
+        return range(self.options.first, self.options.first + count)
+
     def judged(self, name: str, tally: Tally) -> dict[str, Any]:
         """What holds for every trial: no wrong answer, no hang."""
         counts = tally.counts()
@@ -94,14 +97,14 @@ class Chaos:
 
     def stop(self) -> None:
         """SIGTERM under load, again and again, with two lengths of the drain."""
-        for index in range(self.options.stops):
+        for index in self._runs(self.options.stops):
             drain = (1.0, 3.0)[index % 2]
             with self.service("--drain", str(drain)) as service:
                 children = service.children()
                 tally, found = asyncio.run(self.under_load(service, 16, self._stopped))
                 left = service.left_behind(children)
             name = f"stop {index}"
-            answered = max((e.ended for e in tally.endings if e.kind == RIGHT), default=0.0) - found.pop("signalled")
+            answered = max((e.sent for e in tally.endings if e.kind == RIGHT), default=0.0) - found.pop("signalled")
             case = {**found, "drain_seconds": drain, "answered_for_seconds": answered, "left_behind": left}
             lost = [ending.detail for ending in tally.endings if ending.kind == LOST]
             self.check(f"{name}: lost {lost}", not lost)
@@ -118,10 +121,11 @@ class Chaos:
 
     async def _stopped(self, service: Service, _clients: Clients) -> dict[str, Any]:
         await asyncio.sleep(self.random.uniform(0.5, 1.5))
-        signalled = time.monotonic()
-        service.process.send_signal(signal.SIGTERM)
         unready = None
         async with httpx.AsyncClient(base_url=service.url, timeout=5, trust_env=False) as client:
+            await client.get("/readyz")
+            signalled = time.monotonic()
+            service.process.send_signal(signal.SIGTERM)
             while unready is None:
                 try:
                     if (await client.get("/readyz")).status_code == 503:
@@ -153,7 +157,7 @@ class Chaos:
         rounds = self.options.kills if section == "kill" else self.options.freezes
         with self.service("--restarts", "1000", "--workers", str(self.options.workers)) as service:
             baseline = service.shared_memory()
-            for index in range(rounds):
+            for index in self._runs(rounds):
                 for kind, bound in bounds.items():
                     name = f"{section} {kind} {index}"
                     harm = partial(self._harmed, kind=kind, number=number, bound=bound)
@@ -196,7 +200,7 @@ class Chaos:
 
     def parent(self) -> None:
         """Kill the parent under load; then start a new one at the same port at once."""
-        for index in range(self.options.parents):
+        for index in self._runs(self.options.parents):
             with self.service() as service:
                 tally, gone = asyncio.run(self.under_load(service, 8, self._orphaned))
                 binds = port_is_free(service.port)
@@ -251,8 +255,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--target", default="onnxruntime-fp32", help="exact, so that every answer can be judged")
-    parser.add_argument("--pixels", type=int, default=128)
+    parser.add_argument("--pixels", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="number of the first run: a long series can be divided")
     parser.add_argument("--stops", type=int, default=20)
     parser.add_argument("--kills", type=int, default=5, help="of each kind")
     parser.add_argument("--freezes", type=int, default=2, help="of each kind")

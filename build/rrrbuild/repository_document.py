@@ -1,5 +1,6 @@
 """`repository.json`: what a Triton model repository serves, sealed over every file in it. Needs no compiler."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ class ServedModel:
         macs: multiply-accumulates for one image.
         outputs: names of the output tensors.
         steps: the Triton models behind it where it is a Triton ensemble; clients have no use for them.
+        engine: the engine folder it was made from, by its absolute path then; None where that is not known.
+        engine_sha256: of that folder's manifest, which holds the digests of the engine's files.
     """
 
     name: str
@@ -48,6 +51,8 @@ class ServedModel:
     macs: int
     outputs: tuple[str, ...]
     steps: tuple[str, ...] = ()
+    engine: str | None = None
+    engine_sha256: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict that `from_json` reads back."""
@@ -67,22 +72,29 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class Repository:
-    """A Triton model repository; the first model is the default one.
+    """A Triton model repository.
 
     Attributes:
         path: its folder.
-        models: what it serves.
+        models: the first is the default one.
+        files: SHA-256 of each sealed file, by its path within the repository.
         digest: the seal over all its files: two repositories with the same one are the same.
     """
 
     path: Path
     models: tuple[ServedModel, ...]
+    files: Mapping[str, str]
     digest: str
 
     @property
     def short_digest(self) -> str:
         """What answers and metrics call it by."""
         return self.digest[:12]
+
+    def files_of(self, model: ServedModel) -> dict[str, str]:
+        """SHA-256 of the files that a model runs on, those of its steps included."""
+        folders = {model.name, *model.steps}
+        return {path: sha256 for path, sha256 in self.files.items() if path.partition("/")[0] in folders}
 
 
 def write_document(folder: Path, models: tuple[ServedModel, ...]) -> None:
@@ -122,4 +134,5 @@ def _understood(path: Path, document: dict[str, Any]) -> Repository:
         models = tuple(ServedModel.from_json(model) for model in document["models"])
     if not models:
         raise ArtifactError(f"{path / DOCUMENT} lists no model: {REMEDY}")
-    return Repository(path.absolute(), models, document["seal"])
+    files = {name: entry["sha256"] for name, entry in document["files"].items()}
+    return Repository(path.absolute(), models, files, document["seal"])

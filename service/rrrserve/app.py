@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -20,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from rrrbuild.repository_document import Repository, read_repository
 from rrrnet import __version__
 from rrrnet.errors import CheckFailedError
-from rrrserve import metrics
+from rrrserve import environment, metrics, worker_metrics
 from rrrserve.admission import Admission, BodyMemory, default_in_flight
 from rrrserve.catalogue import backends_of, default_model
 from rrrserve.data_plane import DataPlane
@@ -90,7 +91,10 @@ class Service:
         else:
             self._state = SharedState.in_process([model.name for model in self._repository.models])
             self._open(self._unsupervised(self._repository), self._state)
-        self._tasks.append(asyncio.create_task(self._publish_build_info()))
+        # Looking around takes 0.2 s, which no request shall wait for: claims of GET /v1/models are compared with it.
+        self._tasks += [asyncio.create_task(work) for work in (self._publish_build_info(), self._look_around())]
+        if (folder := worker_metrics.folder_in_use()) is not None:
+            worker_metrics.forget_gauges_of_the_dead(folder)
 
     def _unsupervised(self, repository: Repository) -> Version:
         """The one version of a worker without a supervisor, which sees to Triton itself."""
@@ -102,7 +106,7 @@ class Service:
         else:
             self._tasks.append(asyncio.create_task(watch_for_ever(url, repository.models, self._state)))
         default = default_model(repository, self._settings.default_model)
-        return Version(FIRST_VERSION, repository, default, url, metrics_url)
+        return Version(FIRST_VERSION, repository, repository.path, default, url, metrics_url)
 
     def _answer_from(self, number: int) -> None:
         """Let new requests be answered from a version that the supervisor has written."""
@@ -120,14 +124,18 @@ class Service:
         largest = max(model.max_batch_size for model in version.repository.models)
         metrics.SUPERVISION.state = state
         metrics.SUPERVISION.repository = version.repository.short_digest
-        ROUTES.backend = Backend(
-            self._settings,
-            data_plane,
-            Readiness(data_plane),
-            version.triton_metrics_url or self._settings.triton_metrics_url,
-            self._http,
-            Admission(state, self._settings.max_in_flight or default_in_flight(largest)),
-            self._body_memory,
+        most = self._settings.max_in_flight or default_in_flight(largest)
+        ROUTES.open(
+            Backend(
+                self._settings,
+                replace(version.repository, path=version.source),
+                data_plane,
+                Readiness(data_plane),
+                version.triton_metrics_url or self._settings.triton_metrics_url,
+                self._http,
+                Admission(state, most, batch_images=largest),
+                self._body_memory,
+            )
         )
 
     async def _follow(self) -> None:
@@ -170,6 +178,9 @@ class Service:
         except CheckFailedError as error:
             log.critical("%s", error)
             os.kill(os.getpid(), signal.SIGTERM)
+
+    async def _look_around(self) -> None:
+        await asyncio.to_thread(environment.describe)
 
     async def _publish_build_info(self) -> None:
         """Set the info metric once Triton can tell its version."""

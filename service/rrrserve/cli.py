@@ -24,6 +24,8 @@ _COMMANDS = (
     "serve",
     "reload",
     "predict",
+    "bench",
+    "report",
     "doctor",
 )
 

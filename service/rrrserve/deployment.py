@@ -53,7 +53,7 @@ class Deployment:
             raise
         url = self.triton.url if self.triton else options.triton_url or ""
         metrics_url = self.triton.metrics_url if self.triton else None
-        self.version = Version(number, copy, default, url, metrics_url)
+        self.version = Version(number, copy, source.path, default, url, metrics_url)
         write_version(service, self.version)
 
     async def keep(self, state: SharedState) -> None:

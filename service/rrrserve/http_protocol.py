@@ -93,7 +93,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._running is not None:
             cycle, task = self._running
             cycle.disconnected = True
-            if not cycle.response_complete:
+            if not cycle.response_started:
                 cast(dict[str, Any], cycle.scope)[CLIENT_GONE] = True
                 task.cancel()
 

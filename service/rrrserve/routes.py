@@ -9,9 +9,10 @@ from urllib.parse import parse_qsl
 import httpx
 from starlette.routing import Route, Router
 
-from rrrbuild.repository_document import ServedModel
+from rrrbuild.repository_document import Repository, ServedModel
 from rrrserve import metrics
 from rrrserve.admission import Admission, BodyMemory
+from rrrserve.claims.travelling import served_claims
 from rrrserve.data_plane import DataPlane, Timing
 from rrrserve.endpoint import Endpoint, Exchange, Handler, Reply, to_json
 from rrrserve.errors import APIError
@@ -21,12 +22,20 @@ from rrrserve.requests import options_of, read_body, timeout_ms
 from rrrserve.settings import Settings
 from rrrserve.shared_state import Phase
 
+PREDICTION_ROUTES = (
+    "/v1/predict",
+    "/v1/predict_batch",
+    "/v1/models/{name}/predict",
+    "/v1/models/{name}/predict_batch",
+)
+
 
 @dataclass(frozen=True)
 class Backend:
     """What the routes answer from, once the service has started."""
 
     settings: Settings
+    repository: Repository
     data_plane: DataPlane
     readiness: Readiness
     triton_metrics_url: str | None
@@ -41,6 +50,19 @@ class Routes:
     def __init__(self) -> None:
         self.backend: Backend | None = None
 
+    def open(self, backend: Backend) -> None:
+        """Answer from this backend from now on."""
+        plane = backend.data_plane
+        metrics.create_series(
+            plane.models.values(),
+            [
+                (route, name)
+                for route in PREDICTION_ROUTES
+                for name in (plane.models if "{name}" in route else (plane.default.name,))
+            ],
+        )
+        self.backend = backend
+
     def _backend(self) -> Backend:
         if self.backend is None:
             raise APIError("not_ready", "the service is starting")
@@ -48,12 +70,6 @@ class Routes:
 
     def application(self) -> Router:
         """The ASGI application. What matches no route, or a route but not its methods, is answered here too."""
-        predictions: dict[str, Handler] = {
-            "/v1/predict": self.predict,
-            "/v1/predict_batch": self.predict_batch,
-            "/v1/models/{name:path}/predict": self.predict,
-            "/v1/models/{name:path}/predict_batch": self.predict_batch,
-        }
         pages: dict[str, Handler] = {
             "/v1/models": self.models,
             "/livez": self.livez,
@@ -63,10 +79,11 @@ class Routes:
             "/docs.json": self.docs,
         }
         routes = []
-        for path, handler in predictions.items():
-            template = path.replace(":path", "")
+        for template in PREDICTION_ROUTES:
+            predict = self.predict_batch if template.endswith("_batch") else self.predict
+            path = template.replace("{name}", "{name:path}")  # any name at all: what is none of ours is unknown_model
             # PUT as well as POST: it is what `curl -T cat.jpg` sends.
-            routes.append(Route(path, Endpoint(template, handler, in_flight=True), methods=["POST", "PUT"]))
+            routes.append(Route(path, Endpoint(template, predict, in_flight=True), methods=["POST", "PUT"]))
             routes.append(Route(path, Endpoint(template, _only("POST, PUT"))))
         for path, handler in pages.items():
             routes.append(Route(path, Endpoint(path, handler), methods=["GET"]))
@@ -97,7 +114,7 @@ class Routes:
         )
         timing = Timing(exchange.started)
         deadline = exchange.started + milliseconds / 1000
-        backend.admission.check()  # before the body is read: there may be many of them
+        backend.admission.check(deadline - time.perf_counter())  # before the body is read: there may be many of them
         code = "request_timeout"
         held = 0
         try:
@@ -115,7 +132,7 @@ class Routes:
                 field, most = ("images", settings.max_batch_images) if batch else ("image", 1)
                 images = await backend.data_plane.pool.unpack(body, exchange.headers, field=field, most=most)
                 del body
-                with backend.admission.admitted(len(images)):
+                with backend.admission.admitted(len(images), deadline - time.perf_counter()):
                     results = await backend.data_plane.predict(model, images, options, deadline=deadline, timing=timing)
         except TimeoutError as error:
             raise APIError(code, f"the deadline of {milliseconds} ms passed") from error
@@ -167,8 +184,9 @@ class Routes:
         return model
 
     async def models(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
-        """The repository's models."""
-        data_plane = self._backend().data_plane
+        """The repository's models, each with the claims that are stamped on it now."""
+        backend = self._backend()
+        data_plane = backend.data_plane
         listed = [
             {
                 "name": model.name,
@@ -182,6 +200,7 @@ class Routes:
                 "max_batch_size": model.max_batch_size,
                 "parameters": model.parameters,
                 "macs": model.macs,
+                "claims": [claim.to_json() for claim in served_claims(backend.repository, model)],
             }
             for model in data_plane.models.values()
         ]
@@ -204,7 +223,8 @@ class Routes:
 
     async def metrics(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """Our metrics in Prometheus text format."""
-        return Reply(metrics.exposition(), content_type=metrics.CONTENT_TYPE)
+        # In a thread: it takes some 20 ms, which the predictions under way would wait for otherwise.
+        return Reply(await asyncio.to_thread(metrics.exposition), content_type=metrics.CONTENT_TYPE)
 
     async def triton_metrics(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """Triton's own metrics: its port is on loopback, so they are handed through here."""

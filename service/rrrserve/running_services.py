@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from rrrnet.files import write_atomically
 from rrrserve.scratch import owned_folders
-from rrrserve.version import write_atomically
 
 _SERVICE = "service.json"
 _RELOAD = "reload.json"
@@ -62,7 +62,7 @@ def announce(folder: Path, url: str, repository: Path) -> None:
     """Tell that this process serves, and is ready."""
     pid = os.getpid()
     service = RunningService(pid, psutil.Process(pid).create_time(), url, str(repository), str(folder))
-    write_atomically(folder / _SERVICE, json.dumps(asdict(service)))
+    write_atomically(folder / _SERVICE, json.dumps(asdict(service)).encode())
 
 
 def running_services() -> list[RunningService]:
@@ -80,7 +80,7 @@ def running_services() -> list[RunningService]:
 
 def write_reload(folder: Path, reload: Reload) -> None:
     """Tell how the last reload stands."""
-    write_atomically(folder / _RELOAD, json.dumps(asdict(reload)))
+    write_atomically(folder / _RELOAD, json.dumps(asdict(reload)).encode())
 
 
 def last_reload(folder: Path) -> Reload:

@@ -27,8 +27,9 @@ _PHASE, _VERSION, _RESTARTS = range(3)
 _RELOADS = _RESTARTS + len(RESTARTED_PARTS)
 _HEAD_WORDS = _RELOADS + len(RELOAD_OUTCOMES)
 _IN_FLIGHT, _HEARTBEAT, _VERSION_IN_USE, _SLOT_WORDS = range(4)
-# A version's page: a head, then for each process the moment of each model's last good answer.
+# A version's page: a head, then for each process when each model last answered, and when it last failed to.
 _TRITON_UP, _GENERATION, _VERSION_HEAD_WORDS = range(3)
+_WORDS_OF_A_MODEL = 2
 _NEVER = 0
 
 
@@ -46,6 +47,7 @@ class SharedState:
     Attributes:
         slot: this process's own.
         slots: how many there are.
+        models: place of each model, by name.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class SharedState:
     ) -> None:
         self._words = words
         self._version_words = version_words
-        self._models = {name: index for index, name in enumerate(models)}
+        self.models = {name: index for index, name in enumerate(models)}
         self._path = path
         self.slot = slot
         self.slots = (len(words) - _HEAD_WORDS) // _SLOT_WORDS
@@ -185,17 +187,33 @@ class SharedState:
         """A model has just given a good answer to this process."""
         self._version_words[self._answered(self.slot, model)] = time.monotonic_ns()
 
+    def note_failure(self, model: str) -> None:
+        """A model has just failed to answer this process, or answered wrongly."""
+        self._version_words[self._failed(self.slot, model)] = time.monotonic_ns()
+
     def since_answer(self, model: str) -> float:
         """Seconds since a model last gave a good answer to any process; infinite if it never has."""
-        return _seconds_since(max(self._version_words[self._answered(slot, model)] for slot in range(self.slots)))
+        return _seconds_since(self._last_answer(model))
+
+    def answers(self, model: str) -> bool:
+        """Whether a model answered when any process last asked it, and can be asked."""
+        last_failure = max(self._version_words[self._failed(slot, model)] for slot in range(self.slots))
+        return self.triton_up and self._last_answer(model) > last_failure
 
     def forget_answers(self) -> None:
         """Answers of a Triton that has ended are no evidence about the next."""
-        for index in range(_VERSION_HEAD_WORDS, len(self._version_words)):
-            self._version_words[index] = _NEVER
+        for slot in range(self.slots):
+            for model in self.models:
+                self._version_words[self._answered(slot, model)] = _NEVER
+
+    def _last_answer(self, model: str) -> int:
+        return max(self._version_words[self._answered(slot, model)] for slot in range(self.slots))
 
     def _answered(self, slot: int, model: str) -> int:
-        return _VERSION_HEAD_WORDS + slot * len(self._models) + self._models[model]
+        return _VERSION_HEAD_WORDS + _WORDS_OF_A_MODEL * (slot * len(self.models) + self.models[model])
+
+    def _failed(self, slot: int, model: str) -> int:
+        return self._answered(slot, model) + 1
 
     def beat(self) -> None:
         """Tell that the event loop of this process turns."""
@@ -221,7 +239,7 @@ def size_bytes(slots: int) -> int:
 
 def version_size_bytes(models: int, slots: int) -> int:
     """Size of a version's page."""
-    return _WORD_BYTES * (_VERSION_HEAD_WORDS + slots * models)
+    return _WORD_BYTES * (_VERSION_HEAD_WORDS + slots * _WORDS_OF_A_MODEL * models)
 
 
 def _version_path(path: Path, number: int) -> Path:

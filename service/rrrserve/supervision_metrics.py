@@ -43,3 +43,11 @@ class SupervisionCollector(Collector):
         yield GaugeMetricFamily(
             "rrr_triton_up", "1 while requests are sent to Triton, 0 while they are refused.", int(self.state.triton_up)
         )
+        ready = GaugeMetricFamily(
+            "rrr_model_ready",
+            "Whether the model answered when it was last asked, by a request or by the service itself: 1 or 0.",
+            labels=["model"],
+        )
+        for name in self.state.models:
+            ready.add_metric([name], self.state.answers(name))
+        yield ready

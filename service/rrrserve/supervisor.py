@@ -18,7 +18,7 @@ from rrrbuild.repository_document import Repository
 from rrrnet.errors import CheckFailedError
 from rrrserve import scratch
 from rrrserve.deployments import Deployments
-from rrrserve.listener import url_of
+from rrrserve.listener import admit_no_more, url_of
 from rrrserve.running_services import announce
 from rrrserve.serve_options import ServeOptions
 from rrrserve.settings import Settings
@@ -31,8 +31,10 @@ log = logging.getLogger("rrrserve")
 _STDIN = 0
 _POLL_SECONDS = 0.1
 _PROBE_TIMEOUT_SECONDS = 10.0
-# Before the port closes new requests are refused for so long: clients turn elsewhere, and nobody is cut off.
-_REFUSE_SECONDS = 0.5
+# Before the port closes new requests are refused for so long, so that clients turn elsewhere; then no connection is let
+# in for so long, so that those that have begun are accepted and answered.
+_REFUSE_SECONDS = 0.3
+_EMPTY_QUEUE_SECONDS = 0.2
 
 
 class Supervisor:
@@ -179,13 +181,18 @@ class Supervisor:
     async def _drain(self, keepers: list[asyncio.Task[None]]) -> None:
         """Answer for a while although not ready, then refuse for a moment; children that die are still replaced."""
         log.warning("stopping: not ready any more, requests are taken for %g s", self._options.drain_seconds)
-        for phase, seconds in (
-            (Phase.DRAINING, self._options.drain_seconds),
-            (Phase.REFUSING, _REFUSE_SECONDS),
-        ):
-            self._state.phase = phase
-            second_signal = asyncio.create_task(self._at_once.wait())
+        second_signal = asyncio.create_task(self._at_once.wait())
+
+        async def wait(seconds: float) -> None:
             await asyncio.wait({second_signal, *keepers}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+
+        try:
+            await wait(self._options.drain_seconds)
+            self._state.phase = Phase.REFUSING
+            await wait(_REFUSE_SECONDS)
+            admit_no_more(self._listener)
+            await wait(_EMPTY_QUEUE_SECONDS)
+        finally:
             second_signal.cancel()
 
     async def _end(self) -> None:

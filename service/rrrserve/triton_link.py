@@ -25,13 +25,18 @@ class TritonLink:
     async def infer(
         self, model: ServedModel, images: Sequence[npt.NDArray[np.uint8]], *, timeout_seconds: float
     ) -> Inference:
-        """See `TritonClient.infer`. A good answer is noted in the shared state.
+        """See `TritonClient.infer`. Whether it answered is noted in the shared state.
 
         Raises:
             TritonError: as there, and at once while Triton is down.
         """
         client = await self._connected()
-        result = await client.infer(model, images, timeout_seconds=timeout_seconds)
+        try:
+            result = await client.infer(model, images, timeout_seconds=timeout_seconds)
+        except TritonError as error:
+            if error.code != "deadline_exceeded":  # that may be the client's own, and too short
+                self._state.note_failure(model.name)
+            raise
         self._state.note_answer(model.name)
         return result
 

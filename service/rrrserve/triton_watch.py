@@ -149,6 +149,7 @@ class TritonWatch:
             if await self._probe(model):
                 pause, failures = max(_PROBE_SECONDS, (time.monotonic() - start) / _PROBE_SHARE), 0
                 continue
+            self._state.note_failure(model.name)
             pause, failures = _LOOK_SECONDS, failures + 1
             stuck = failures > 1 and self._state.since_answer(model.name) >= STUCK_SECONDS
             if stuck and self._state.triton_up:

@@ -8,14 +8,12 @@ whatever has been put in the place of the user's folder since.
 """
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from rrrbuild.repository_document import DOCUMENT, REMEDY, Repository, ServedModel, read_models, read_repository
 from rrrbuild.triton_folder import keep_bytecode_out
-from rrrnet import sealed
 from rrrnet.errors import FULL_DISK, ArtifactError, NoSpaceError
 from rrrserve.catalogue import default_model
 
@@ -29,7 +27,8 @@ class Version:
 
     Attributes:
         number: counted from 1; each reload makes a new one.
-        repository: what is served.
+        repository: what is served: the private copy.
+        source: the folder it was copied from, where claims may be stamped on it later.
         default: the model that /v1/predict asks.
         triton_url: HOST:PORT of its Triton's gRPC.
         triton_metrics_url: URL of that Triton's metrics, if it is known.
@@ -37,6 +36,7 @@ class Version:
 
     number: int
     repository: Repository
+    source: Path
     default: ServedModel
     triton_url: str
     triton_metrics_url: str | None
@@ -50,6 +50,7 @@ def version_folder(service: Path, number: int) -> Path:
 def write_version(service: Path, version: Version) -> None:
     """Write what `read_version` reads; the copy of the repository is there already."""
     document = {
+        "source": str(version.source),
         "default": version.default.name,
         "triton_url": version.triton_url,
         "triton_metrics_url": version.triton_metrics_url,
@@ -63,7 +64,14 @@ def read_version(service: Path, number: int) -> Version:
     document = json.loads((folder / _DOCUMENT).read_text(encoding="utf-8"))
     repository = read_models(folder / _REPOSITORY)
     default = default_model(repository, document["default"])
-    return Version(number, repository, default, document["triton_url"], document["triton_metrics_url"])
+    return Version(
+        number,
+        repository,
+        Path(document["source"]),
+        default,
+        document["triton_url"],
+        document["triton_metrics_url"],
+    )
 
 
 def copy_repository(source: Repository, folder: Path, *, with_engines: bool) -> Repository:
@@ -79,10 +87,9 @@ def copy_repository(source: Repository, folder: Path, *, with_engines: bool) -> 
         NoSpaceError: there is no room for the copy.
     """
     target = folder / _REPOSITORY
-    document = sealed.read_document(source.path, DOCUMENT, remedy=REMEDY)
     try:
         target.mkdir(parents=True)
-        for name in (DOCUMENT, *(document["files"] if with_engines else ())):
+        for name in (DOCUMENT, *(source.files if with_engines else ())):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source.path / name, target / name)
         keep_bytecode_out(target)
@@ -106,10 +113,3 @@ def copy_repository(source: Repository, folder: Path, *, with_engines: bool) -> 
 def remove_version(service: Path, number: int) -> None:
     """Remove a version that is served no more."""
     shutil.rmtree(version_folder(service, number), ignore_errors=True)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small file that others read at any time."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

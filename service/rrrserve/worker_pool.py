@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from prometheus_client.multiprocess import mark_process_dead
-
 from rrrserve import children
 from rrrserve.restarts import Restarts
 from rrrserve.shared_state import SLOT_VARIABLE, SharedState
+from rrrserve.worker_metrics import forget_gauges
 
 log = logging.getLogger("rrrserve")
 
@@ -71,7 +70,7 @@ class WorkerPool:
             started = time.monotonic()
             process = self._running[slot] = await self._spawn(slot)
             reason = await self._until_ended(slot, process)
-            self._forget(slot, process)
+            self._forget(slot)
             pause, which = self._restarts.next_pause(reason, well_seconds=time.monotonic() - started)
             when = f"in {pause:.0f} s" if pause else "now"
             log.error("HTTP worker %d is started again %s (try %s): %s", slot, when, which, reason)
@@ -101,12 +100,12 @@ class WorkerPool:
             else:
                 return f"it ended with exit code {code}; its messages are above"
 
-    def _forget(self, slot: int, process: asyncio.subprocess.Process) -> None:
+    def _forget(self, slot: int) -> None:
         """What a dead worker had under way is under way no more; what it had counted still counts."""
         del self._running[slot]
         self._state.clear(slot)
         if self._command.metrics_folder is not None:
-            mark_process_dead(process.pid, str(self._command.metrics_folder))  # type: ignore[no-untyped-call]
+            forget_gauges(self._command.metrics_folder, slot)
 
     async def stop(self) -> None:
         """Let the workers finish what they have, then end them."""
