@@ -1,5 +1,6 @@
 """A tiny repository (two random networks, 32 px, 3 classes) and one running service, shared by the session."""
 
+import asyncio
 import io
 import os
 import re
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -25,10 +27,13 @@ from rrrnet import sealed
 from rrrnet.architecture import REDUCED_BLOCKS, Architecture
 from rrrnet.checkpoint import DOCUMENT, Checkpoint, read_checkpoint, write_checkpoint
 from rrrnet.preprocess import Preprocess
+from rrrserve.load import closed_loop
 
 LABELS = ("red", "green", "blue")
 RRR = Path(sys.executable).parent / "rrr"
 MAX_BATCH = 4
+OBSERVE = Path(__file__).parents[2] / "deploy" / "prometheus" / "observe.py"
+LOAD_SECONDS = 5.0
 
 
 @dataclass
@@ -166,3 +171,82 @@ def png(picture: Callable[[int], npt.NDArray[np.uint8]]) -> Callable[[int], byte
         return buffer.getvalue()
 
     return make
+
+
+@dataclass
+class Observed:
+    """A running Prometheus and the time in which it watched the service under load.
+
+    Attributes:
+        url: Prometheus's own.
+        service: the service that it scrapes every second.
+        started: when the load began, in seconds since 1970, and
+        ended: when all of it had been scraped and the rules evaluated.
+        answers: good answers to the load, by model.
+    """
+
+    url: str
+    service: Served
+    started: float
+    ended: float
+    answers: dict[str, int]
+
+    def get(self, path: str, **parameters: str) -> Any:
+        """The data of one call of Prometheus's HTTP API."""
+        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=30, trust_env=False)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["data"]
+
+    def query(self, expression: str) -> dict[tuple[tuple[str, str], ...], float]:
+        """The series of a PromQL expression when the load had been scraped: sorted labels -> value."""
+        found = self.get("query", query=expression, time=str(self.ended))["result"]
+        return {tuple(sorted(series["metric"].items())): float(series["value"][1]) for series in found}
+
+
+def start_observing(folder: Path, url: str, *arguments: str) -> tuple[subprocess.Popen[bytes], Path, str]:
+    """Start what `make observe` runs, on a free port; the process, its log and Prometheus's URL."""
+    log = folder / "observe.log"
+    with log.open("wb") as file:
+        command = [sys.executable, str(OBSERVE), "--url", url, "--port", "0", *arguments]
+        process = subprocess.Popen(command, stdout=file, stderr=file)
+    while (found := re.search(r"Prometheus: (\S+)", log.read_text())) is None:
+        if process.poll() is not None:
+            pytest.fail(f"observe.py ended with {process.returncode}:\n{log.read_text()}")
+        time.sleep(0.05)
+    return process, log, found[1]
+
+
+async def load_both_models(service: Served, bodies: list[bytes]) -> dict[str, int]:
+    """Both models under load at the same time, with requests that are refused among them."""
+    routes = {"tiny": "/v1/predict", "single": "/v1/models/single/predict"}
+    loads = {
+        model: closed_loop(f"{service.url}{route}", bodies, 2, seconds=LOAD_SECONDS) for model, route in routes.items()
+    }
+
+    async def refused() -> None:
+        end = time.monotonic() + LOAD_SECONDS
+        async with httpx.AsyncClient(base_url=service.url, trust_env=False) as client:
+            while time.monotonic() < end:
+                assert (await client.post("/v1/models/nobody/predict", content=bodies[0])).status_code == 404
+                assert (await client.post("/v1/predict", content=b"no image")).status_code == 415
+                await asyncio.sleep(0.1)
+
+    *results, _ = await asyncio.gather(*loads.values(), refused())
+    assert all(not result.errors for result in results)
+    return {model: len(result.latencies_seconds) for model, result in zip(loads, results, strict=True)}
+
+
+@pytest.fixture(scope="session")
+def observed(
+    service: Served, png: Callable[[int], bytes], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Observed]:
+    """A real Prometheus that scraped the service every second while both models were under load (some 10 s)."""
+    folder = tmp_path_factory.mktemp("observed")
+    process, log, url = start_observing(folder, service.url, "--interval", "1s", "--baseline", "single")
+    time.sleep(1.5)  # a scrape before the load, so that every count of it is an increase
+    started = time.time()
+    answers = asyncio.run(load_both_models(service, [png(seed) for seed in range(8)]))
+    time.sleep(3.5)  # the last scrape, then rules that build on rules
+    yield Observed(url, service, started, time.time(), answers)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0, log.read_text()
