@@ -197,13 +197,13 @@ class Observed:
         assert answer.status_code == 200, answer.text
         return answer.json()["data"]
 
-    def query(self, expression: str) -> dict[tuple[tuple[str, str], ...], float]:
-        """The series of a PromQL expression when the load had been scraped: sorted labels -> value."""
-        found = self.get("query", query=expression, time=str(self.ended))["result"]
+    def query(self, expression: str, at: float | None = None) -> dict[tuple[tuple[str, str], ...], float]:
+        """The series of a PromQL expression at a time, by default at the end: sorted labels -> value."""
+        found = self.get("query", query=expression, time=str(at or self.ended))["result"]
         return {tuple(sorted(series["metric"].items())): float(series["value"][1]) for series in found}
 
 
-def start_observing(folder: Path, url: str, *arguments: str) -> tuple[subprocess.Popen[bytes], Path, str]:
+def watch(folder: Path, url: str, *arguments: str) -> tuple[subprocess.Popen[bytes], Path, str]:
     """Start what `make observe` runs, on a free port; the process, its log and Prometheus's URL."""
     log = folder / "observe.log"
     with log.open("wb") as file:
@@ -214,6 +214,13 @@ def start_observing(folder: Path, url: str, *arguments: str) -> tuple[subprocess
             pytest.fail(f"observe.py ended with {process.returncode}:\n{log.read_text()}")
         time.sleep(0.05)
     return process, log, found[1]
+
+
+def counted_answers(service: Served) -> float:
+    """Single images that the service has answered."""
+    text = httpx.get(f"{service.url}/metrics", trust_env=False).text
+    pattern = r'^rrr_request_duration_seconds_count\{.*outcome="ok",route=".*/predict"\} (\S+)$'
+    return sum(float(value) for value in re.findall(pattern, text, re.MULTILINE))
 
 
 async def load_both_models(service: Served, bodies: list[bytes]) -> dict[str, int]:
@@ -231,9 +238,32 @@ async def load_both_models(service: Served, bodies: list[bytes]) -> dict[str, in
                 assert (await client.post("/v1/predict", content=b"no image")).status_code == 415
                 await asyncio.sleep(0.1)
 
-    *results, _ = await asyncio.gather(*loads.values(), refused())
+    refusing = asyncio.create_task(refused())
+    results = await asyncio.gather(*loads.values())
+    await refusing
     assert all(not result.errors for result in results)
     return {model: len(result.latencies_seconds) for model, result in zip(loads, results, strict=True)}
+
+
+def observe_load(observed: Observed, bodies: list[bytes]) -> Observed:
+    """Load the service between two scrapes that hold all that was answered before and after."""
+    answers = 'sum(rrr_request_duration_seconds_count{outcome="ok",route=~".*/predict"})'
+
+    def wait_until_scraped(count: float) -> float:
+        for _ in range(100):
+            now = time.time()
+            if list(observed.query(answers, now).values()) == [count]:
+                return now
+            time.sleep(0.1)
+        pytest.fail(f"Prometheus does not get at {count}: {observed.query(answers, now)}")
+
+    count = counted_answers(observed.service)
+    observed.started = wait_until_scraped(count)
+    observed.answers = asyncio.run(load_both_models(observed.service, bodies))
+    wait_until_scraped(count + sum(observed.answers.values()))
+    time.sleep(2.5)  # rules build on rules, which see one another's values of a second ago
+    observed.ended = time.time()
+    return observed
 
 
 @pytest.fixture(scope="session")
@@ -242,11 +272,25 @@ def observed(
 ) -> Iterator[Observed]:
     """A real Prometheus that scraped the service every second while both models were under load (some 10 s)."""
     folder = tmp_path_factory.mktemp("observed")
-    process, log, url = start_observing(folder, service.url, "--interval", "1s", "--baseline", "single")
-    time.sleep(1.5)  # a scrape before the load, so that every count of it is an increase
-    started = time.time()
-    answers = asyncio.run(load_both_models(service, [png(seed) for seed in range(8)]))
-    time.sleep(3.5)  # the last scrape, then rules that build on rules
-    yield Observed(url, service, started, time.time(), answers)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0, log.read_text()
+    process, log, url = watch(folder, service.url, "--interval", "1s", "--baseline", "single")
+    try:
+        yield observe_load(Observed(url, service, 0, 0, {}), [png(seed) for seed in range(8)])
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0, log.read_text()
+
+
+@pytest.fixture
+def start_observing() -> Iterator[Callable[..., tuple[subprocess.Popen[bytes], Path, str]]]:
+    """Start what `make observe` runs; what still runs when the test ends is ended."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def starter(folder: Path, url: str) -> tuple[subprocess.Popen[bytes], Path, str]:
+        process, log, address = watch(folder, url)
+        started.append(process)
+        return process, log, address
+
+    yield starter
+    for process in started:
+        process.terminate()
+        process.wait()
