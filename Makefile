@@ -25,7 +25,7 @@ INSTALLED := .venv/installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NAMES := sed -u -n -E 's/^ *Collecting ([^ ]+).*/    \1/p; s/^Installing collected packages.*/    unpacking .../p'
 
-.PHONY: help setup prometheus demo observe test lint format wheel bento image clean
+.PHONY: help setup prometheus demo observe test lint browser format wheel bento image clean
 
 help: ## List these targets.
 	@sed -n -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -74,6 +74,9 @@ lint: setup ## Check style, format and types.
 	@$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+browser: setup ## Look at rrr report's page in a real Chromium: apt install chromium.
+	@$(BIN)/python -m pytest tests/browser/browser_report.py
 
 format: setup ## Put the sources in their format and mend what ruff can.
 	@$(BIN)/ruff check --fix

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rrrbuild.repository_document import read_repository
 from rrrnet import __version__
-from rrrserve import metrics, worker_metrics
+from rrrserve import environment, metrics, worker_metrics
 from rrrserve.catalogue import backends_of, default_model
 from rrrserve.data_plane import DataPlane
 from rrrserve.decoding import DecodePool
@@ -75,10 +75,12 @@ class Service:
         self._http = httpx.AsyncClient(timeout=5.0, trust_env=False)
         data_plane = DataPlane(self._repository, self._default, self._client, self._pool)
         readiness = Readiness(data_plane)
-        self._tasks += [asyncio.create_task(self._publish_build_info()), asyncio.create_task(readiness.watch())]
+        # Looking around takes 0.2 s, which no request shall wait for: claims of GET /v1/models are compared with it.
+        work = (self._publish_build_info(), readiness.watch(), self._look_around())
+        self._tasks += [asyncio.create_task(each) for each in work]
         if (folder := worker_metrics.folder_in_use()) is not None:
             worker_metrics.forget_gauges_of_the_dead(folder)
-        ROUTES.open(Backend(settings, data_plane, readiness, metrics_url, self._http))
+        ROUTES.open(Backend(settings, self._repository, data_plane, readiness, metrics_url, self._http))
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
@@ -98,6 +100,9 @@ class Service:
         code = await triton.wait()
         log.critical("%s", triton.failure(code))
         os.kill(os.getpid(), signal.SIGTERM)
+
+    async def _look_around(self) -> None:
+        await asyncio.to_thread(environment.describe)
 
     async def _publish_build_info(self) -> None:
         """Set the info metric once Triton can tell its version."""

@@ -23,6 +23,8 @@ _COMMANDS = (
     "tune",
     "serve",
     "predict",
+    "bench",
+    "report",
     "doctor",
 )
 

@@ -9,8 +9,9 @@ from urllib.parse import parse_qsl
 import httpx
 from starlette.routing import Route, Router
 
-from rrrbuild.repository_document import ServedModel
+from rrrbuild.repository_document import Repository, ServedModel
 from rrrserve import metrics
+from rrrserve.claims.travelling import served_claims
 from rrrserve.data_plane import DataPlane, Timing
 from rrrserve.endpoint import Endpoint, Exchange, Handler, Reply, to_json
 from rrrserve.errors import APIError
@@ -32,6 +33,7 @@ class Backend:
     """What the routes answer from, once the service has started."""
 
     settings: Settings
+    repository: Repository
     data_plane: DataPlane
     readiness: Readiness
     triton_metrics_url: str | None
@@ -157,8 +159,9 @@ class Routes:
         return model
 
     async def models(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
-        """The repository's models."""
-        data_plane = self._backend().data_plane
+        """The repository's models, each with the claims that are stamped on it now."""
+        backend = self._backend()
+        data_plane = backend.data_plane
         listed = [
             {
                 "name": model.name,
@@ -172,6 +175,7 @@ class Routes:
                 "max_batch_size": model.max_batch_size,
                 "parameters": model.parameters,
                 "macs": model.macs,
+                "claims": [claim.to_json() for claim in served_claims(backend.repository, model)],
             }
             for model in data_plane.models.values()
         ]

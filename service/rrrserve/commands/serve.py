@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Column, Table
 
 from rrrserve.output import messages
@@ -72,6 +73,7 @@ def _serve(
 ) -> None:
     from rrrbuild.repository_document import Repository, read_repository
     from rrrserve.catalogue import default_model
+    from rrrserve.claims.travelling import served_claims
     from rrrserve.settings import Settings, check_address
     from rrrserve.supervisor import ServeOptions, Supervisor
 
@@ -100,6 +102,9 @@ def _serve(
             size = f"{model.image_size} x {model.image_size}"
             table.add_row(model.name, model.target, model.backend, str(model.members), size, route)
         messages.print(table)
+        for model in repository.models:
+            for claim in served_claims(repository, model):
+                messages.print(f"{model.name}: {escape(claim.line())}", highlight=False, soft_wrap=True)
         messages.print(triton)
         messages.print(f"ready: {url}    try: curl -T IMAGE {url}/v1/predict    stop: Ctrl-C", soft_wrap=True)
 
