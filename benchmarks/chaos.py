@@ -255,7 +255,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--target", default="onnxruntime-fp32", help="exact, so that every answer can be judged")
-    parser.add_argument("--pixels", type=int, default=128)
+    parser.add_argument("--pixels", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first run: a long series can be divided")
     parser.add_argument("--stops", type=int, default=20)
