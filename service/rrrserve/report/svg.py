@@ -160,7 +160,7 @@ def room(values: Sequence[float], start: float, end: float, *, log: bool = False
 class Chart(Drawing):
     """A drawing with a plot area and axes."""
 
-    left, right, top, bottom = _LEFT, WIDTH - _RIGHT, _TOP, HEIGHT - _BOTTOM
+    right, top = float(WIDTH - _RIGHT), float(_TOP)
 
     def __init__(self, description: str, *, height: float = HEIGHT, left: float = _LEFT) -> None:
         """Start it with an empty plot area, `left` from the edge."""
