@@ -16,7 +16,9 @@ from rrrserve.answer import answer
 from rrrserve.decoding import Decoded, DecodePool
 from rrrserve.errors import APIError
 from rrrserve.requests import Options
-from rrrserve.triton_client import TritonClient, TritonError
+from rrrserve.shared_state import SharedState
+from rrrserve.triton_client import TritonError
+from rrrserve.triton_link import TritonLink
 
 log = logging.getLogger("rrrserve")
 
@@ -50,15 +52,16 @@ class Timing:
 
 
 class DataPlane:
-    """Predicts with the models of one repository through one Triton connection."""
+    """Predicts with the models of one repository through one connection to Triton."""
 
-    def __init__(self, repository: Repository, default: ServedModel, client: TritonClient, pool: DecodePool) -> None:
+    def __init__(
+        self, repository: Repository, default: ServedModel, client: TritonLink, pool: DecodePool, state: SharedState
+    ) -> None:
         self.models = {model.name: model for model in repository.models}
         self.default = default
         self.client = client
+        self.state = state
         self._pool = pool
-        # When each model last gave a good answer (monotonic clock): evidence that readiness need not ask for again.
-        self.answered: dict[str, float] = {}
         # Metric children are looked up once: `labels()` costs more than the observation.
         self._stages = {
             (stage, name): metrics.STAGE_DURATION.labels(stage, name)
@@ -106,7 +109,8 @@ class DataPlane:
         try:
             probabilities = iter(await self._infer(model, [item.array for item in good], deadline))
         except TritonError as error:
-            log.warning("inference with %s failed: %s", model.name, error)
+            if self.state.triton_up:  # else the supervisor has told, and every request would tell again
+                log.warning("inference with %s failed: %s", model.name, error)
             raise APIError(error.code, _CLIENT_MESSAGES[error.code]) from error
         timing.inference = time.perf_counter() - start
         self.observe_stage("inference", model, timing.inference)
@@ -135,7 +139,6 @@ class DataPlane:
         start = time.perf_counter()
         result = await self.client.infer(model, images, timeout_seconds=deadline - start)
         self._inference[model.name].observe(time.perf_counter() - start)
-        self.answered[model.name] = time.monotonic()
         if result.member_seconds is not None:
             for member, seconds in zip(self._members[model.name], result.member_seconds, strict=True):
                 member.observe(seconds)

@@ -40,6 +40,7 @@ ERRORS: dict[str, ErrorKind] = {
     "internal_error": ErrorKind(500, "a fault of ours; the request id finds it in the log"),
     "bad_model_output": ErrorKind(500, "the model answered with a wrong shape, NaN, or no probabilities"),
     "not_ready": ErrorKind(503, "the models have not answered a real inference yet"),
+    "shutting_down": ErrorKind(503, "the service is stopping and takes no more requests: ask another instance"),
     "backend_unavailable": ErrorKind(503, "the inference server cannot be reached or failed"),
     "deadline_exceeded": ErrorKind(504, "no answer before the deadline"),
 }

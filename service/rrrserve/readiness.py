@@ -1,12 +1,14 @@
-"""Ready means: every model of the repository has answered a real inference within the last second."""
+"""Ready means: every model of the repository has answered a real inference within the last second.
+
+Whoever asked counts: a client, the supervisor, or a probe at another worker.
+"""
 
 import asyncio
 import time
 
-import numpy as np
-
 from rrrserve.data_plane import DataPlane
 from rrrserve.triton_client import TritonError
+from rrrserve.triton_watch import probe_image
 
 FRESH_SECONDS = 1.0
 _PROBE_TIMEOUT_SECONDS = 5.0
@@ -26,6 +28,11 @@ class Readiness:
 
     async def check(self) -> str | None:
         """None when ready; else what is wrong, with the name of the model."""
+        state = self._data_plane.state
+        if state.draining:
+            return "the service is stopping"
+        if not state.triton_up:
+            return "Triton does not answer"
         if not self._stale():
             return None
         async with self._lock:
@@ -33,21 +40,18 @@ class Readiness:
                 return self._failure
             for name in self._stale():
                 model = self._data_plane.models[name]
-                size = model.image_size
                 try:
                     await self._data_plane.client.infer(
-                        model, [np.zeros((size, size, 3), np.uint8)], timeout_seconds=_PROBE_TIMEOUT_SECONDS
+                        model, [probe_image(model)], timeout_seconds=_PROBE_TIMEOUT_SECONDS
                     )
                 except TritonError as error:
                     bad = error.code == "bad_model_output"
                     self._failure = f"the model {name} {'gives unusable answers' if bad else 'does not answer'}"
                     self._failed_at = time.monotonic()
                     return self._failure
-                self._data_plane.answered[name] = time.monotonic()
         return None
 
     def _stale(self) -> list[str]:
         """Models without an answer in the last second."""
-        oldest = time.monotonic() - FRESH_SECONDS
-        answered = self._data_plane.answered
-        return [name for name in self._data_plane.models if answered.get(name, float("-inf")) < oldest]
+        plane = self._data_plane
+        return [name for name in plane.models if plane.state.since_answer(name) > FRESH_SECONDS]

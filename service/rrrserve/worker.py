@@ -1,14 +1,21 @@
 """One HTTP worker process of `rrr serve`: the BentoML service under uvicorn, on a socket the supervisor bound.
 
-It does what BentoML's own worker does for `bentoml serve`, with two differences: logs go to standard error, and the
-limits of the HTTP server are ours to set.
+It does what BentoML's own worker does for `bentoml serve`, with three differences: logs go to standard error, the
+limits of the HTTP server are ours to set, and it stops in an order that cuts nobody off.
 """
 
 import argparse
 import logging
 import socket
+import sys
 
 import uvicorn
+
+from rrrserve import worker_metrics
+
+# How long the thread that answers a scrape may keep the event loop waiting. Python's own 5 ms would show in the 99th
+# percentile of the latencies that are scraped.
+_SWITCH_INTERVAL_SECONDS = 0.001
 
 
 def main() -> None:
@@ -19,10 +26,15 @@ def main() -> None:
     parser.add_argument("--grace-seconds", type=int, required=True, help="longest wait for requests in flight")
     arguments = parser.parse_args()
 
+    sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
+    if (folder := worker_metrics.folder_in_use()) is not None:
+        worker_metrics.adopt(folder, arguments.index)
+
     from bentoml._internal.container import BentoMLContainer
     from bentoml._internal.context import server_context
 
     from rrrserve.app import RRRService
+    from rrrserve.http_server import Server
 
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S%z"
@@ -42,7 +54,7 @@ def main() -> None:
         ws="none",
         timeout_graceful_shutdown=arguments.grace_seconds,
     )
-    uvicorn.Server(config).run(sockets=[socket.socket(fileno=arguments.fd)])
+    Server(config).run(sockets=[socket.socket(fileno=arguments.fd)])
 
 
 if __name__ == "__main__":

@@ -340,7 +340,7 @@ def _with(path: Path, change: Callable[[dict[str, Any]], object]) -> str:
         (
             lambda root, tmp: ["hostile", "--out", tmp / "no" / "x.html"],
             2,
-            "cannot be written: give a file in a folder",
+            "no: make it first",
         ),
         (lambda root, tmp: ["hostile", "--json", "--bench", tmp / "x"], 2, "there is no file"),
         (lambda root, tmp: ["hostile", "--json", "--bench", root / "verdicts.json"], 3, "is not a bench result"),

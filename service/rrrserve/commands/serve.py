@@ -1,6 +1,7 @@
 """`rrr serve`: a repository behind HTTP, with its own Triton unless one is given."""
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from rrrserve.output import messages
+from rrrserve.restarts import DEFAULT_RESTARTS
 
 
 def register(app: typer.Typer) -> None:
@@ -42,6 +44,21 @@ def register(app: typer.Typer) -> None:
         grace: Annotated[
             int, typer.Option(min=0, metavar="SECONDS", help="how long requests in flight may take when stopping")
         ] = 30,
+        drain: Annotated[
+            float,
+            typer.Option(
+                min=0,
+                max=600,
+                metavar="SECONDS",
+                help="how long requests are still taken when stopping, while /readyz is 503 already",
+            ),
+        ] = 1.0,
+        restarts: Annotated[
+            int,
+            typer.Option(
+                min=0, max=1000, metavar="N", help="how often in two minutes a part that dies is started again"
+            ),
+        ] = DEFAULT_RESTARTS,
     ) -> None:
         """Serve a repository over HTTP (BentoML in front of Triton); SIGTERM or Ctrl-C stops it cleanly."""
         # Until the supervisor's own handlers are there: nothing runs yet that must be ended.
@@ -58,6 +75,8 @@ def register(app: typer.Typer) -> None:
                 workers=workers,
                 start_timeout=start_timeout,
                 grace=grace,
+                drain=drain,
+                restarts=restarts,
             )
 
 
@@ -70,6 +89,8 @@ def _serve(
     workers: int,
     start_timeout: int,
     grace: int,
+    drain: float,
+    restarts: int,
 ) -> None:
     from rrrbuild.repository_document import Repository, read_repository
     from rrrserve.catalogue import default_model
@@ -82,7 +103,10 @@ def _serve(
         check_address(triton_url, "--triton-url")
     repository: Repository = read_repository(path)
     chosen = default_model(repository, default)
-    options = ServeOptions(triton_url, chosen.name, workers, start_timeout, grace)
+    options = ServeOptions(triton_url, chosen.name, workers, start_timeout, grace, drain, restarts)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S%z"
+    )
     own = "" if triton_url else "Triton and "
     messages.print(f"starting {own}{workers} HTTP worker{'s' * (workers > 1)} for {path}")
 

@@ -53,8 +53,9 @@ def tune(
     """Choose instances, threads and batching of a served model by measurement, and write them into its repository."""
     from rrrbuild.repository_document import DOCUMENT, read_repository
     from rrrnet.preprocess import image_to_array
+    from rrrserve.bench.images import photo_like
     from rrrserve.environment import describe
-    from rrrserve.tuner import Plan, apply, measure, photo_like
+    from rrrserve.tuner import Plan, apply, measure
     from rrrserve.tuning import choose
 
     levels = _levels(concurrency)
