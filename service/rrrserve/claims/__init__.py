@@ -1,0 +1,1 @@
+"""Claims: sentences with a number that the running system accepts, rejects or cannot decide."""
