@@ -25,7 +25,7 @@ from rrrserve.load import Result, closed_loop
 
 # When looks happen, as a share of the time allowed, and each look's share of alpha.
 LOOKS = ((1 / 16, 0.05), (1 / 8, 0.10), (1 / 4, 0.15), (1 / 2, 0.20), (1.0, 0.50))
-_TURN_SECONDS = 0.25
+_TURN_SECONDS = 0.15
 # Requests of each turn for each connection. Several connections do not end together; that idle end must be short.
 _MIN_REQUESTS, _MIN_REQUESTS_OF_SEVERAL = 4, 12
 _WARM_UP_REQUESTS = 5

@@ -22,7 +22,7 @@ def counts_text(verdicts: Sequence[dict[str, Any]]) -> str:
 
 def table(document: dict[str, Any]) -> Table:
     """A table for a terminal."""
-    found = Table(*_HEADER, title=f"{document['claims']['path']}: {counts_text(document['verdicts'])}")
+    found = Table(*_HEADER, title=counts_text(document["verdicts"]))
     for verdict in document["verdicts"]:
         measured, interval = _numbers(verdict)
         color = _COLORS[verdict["verdict"]]

@@ -93,13 +93,15 @@ class _Builder:
         if id(node) in self._seen:  # ten aliases of aliases make a document of gigabytes
             raise self._document.error(place, "an alias (*name) is not read here: write the value out")
         self._seen.add(id(node))
+        if node.tag not in yaml.SafeLoader.yaml_constructors:  # !!python/object, say
+            raise self._document.error(place, f"the tag {node.tag} is not allowed here")
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, place)
         if isinstance(node, yaml.SequenceNode):
             return [self.build(item, (*place, index)) for index, item in enumerate(node.value)]
         try:
             return self._loader.construct_object(node)
-        except (yaml.YAMLError, ValueError) as error:  # an unknown tag such as !!python/object, or 2026-13-45
+        except (yaml.YAMLError, ValueError) as error:  # the date 2026-13-45, say
             raise self._document.error(place, f"{node.value!r} cannot be read as {node.tag}") from error
 
     def _mapping(self, node: yaml.MappingNode, place: Place) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from rrrserve.claims.reasons import UndecidableError
 
 _TIMEOUT_SECONDS = 30.0
 _POINTS = 60
-_MIN_STEP_SECONDS = 1.0
+_MIN_STEP_SECONDS = 0.25
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
 

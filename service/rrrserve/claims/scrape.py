@@ -82,13 +82,15 @@ async def watch(scraper: Scraper, seconds: float, report: Callable[[float], None
     Raises:
         UndecidableError: an answer is not in Prometheus's format.
     """
-    pause = max(seconds / _BLOCKS, _MIN_BLOCK_SECONDS)
+    blocks = max(1, min(_BLOCKS, int(seconds / _MIN_BLOCK_SECONDS)))
     start = time.monotonic()
     spans: list[Span] = []
     last = await scraper.read()
-    while (passed := time.monotonic() - start) < seconds and not (last.down and not last.values):
-        report(passed)
-        await asyncio.sleep(min(pause, seconds - passed))
+    for index in range(1, blocks + 1):
+        if last.down and not last.values:
+            break
+        report(time.monotonic() - start)
+        await asyncio.sleep(max(0.0, start + index * seconds / blocks - time.monotonic()))
         now = await scraper.read()
         spans.append(Span(last, now, now.time_seconds - last.time_seconds))
         last = now

@@ -40,7 +40,7 @@ def verify(
     drive: Annotated[
         bool, typer.Option("--drive", help="Send the load too, until every claim is decided or the time is up.")
     ] = False,
-    seconds: Annotated[float, typer.Option(min=1, max=86400, help="How long to scrape or drive, at most.")] = 60.0,
+    seconds: Annotated[float, typer.Option(min=0.1, max=86400, help="How long to scrape or drive, at most.")] = 60.0,
     concurrency: Annotated[
         int, typer.Option(min=1, max=1024, help="Requests under way, of the load or of the bench's runs.")
     ] = 1,
