@@ -8,6 +8,10 @@ unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 # The interpreter that .venv is made from, and more options for the image builder (docs/containers.md).
 PYTHON ?= python3.11 python3
 IMAGE_OPTIONS ?=
+# What `make observe` watches, from where, and more of its options, such as --baseline NAME (docs/observability.md).
+URL ?= http://127.0.0.1:3000
+PROMETHEUS_PORT ?= 9090
+OBSERVE_OPTIONS ?=
 
 EXTRAS := train,openvino,onnxruntime,tensorrt-rtx,triton,peers,dev
 TORCH := $(shell grep '^torch==' constraints.txt)
@@ -21,7 +25,7 @@ INSTALLED := .venv/installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NAMES := sed -u -n -E 's/^ *Collecting ([^ ]+).*/    \1/p; s/^Installing collected packages.*/    unpacking .../p'
 
-.PHONY: help setup demo test lint format wheel bento image clean
+.PHONY: help setup prometheus demo observe test lint format wheel bento image clean
 
 help: ## List these targets.
 	@sed -n -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -53,11 +57,17 @@ $(INSTALLED): pyproject.toml constraints.txt | .venv/bin/pip
 	$(PIP) check
 	touch $@
 
+prometheus: setup ## Get prometheus and promtool where they are missing: Debian's package, unpacked into .venv without root.
+	@$(BIN)/python -m rrrserve.prometheus_install
+
 demo: setup ## Train, build, serve and measure an ensemble beside a ResNet152: at most 8 minutes on 2 cores.
 	@$(BIN)/rrr doctor
 	$(BIN)/python benchmarks/demo.py
 
-test: setup lint ## Lint, then run all tests, the end-to-end ones included.
+observe: prometheus ## Run a real Prometheus against the service at URL, until Ctrl-C: make observe URL=http://127.0.0.1:3000
+	@exec $(BIN)/python deploy/prometheus/observe.py --url '$(URL)' --port '$(PROMETHEUS_PORT)' $(OBSERVE_OPTIONS)
+
+test: setup prometheus lint ## Lint, then run all tests, the end-to-end ones included.
 	@$(BIN)/python -m pytest
 
 lint: setup ## Check style, format and types.

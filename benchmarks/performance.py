@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rrrbench import charts
-from rrrbench.environment import RESULTS, ROOT
+from rrrbench.environment import AND, RESULTS, ROOT
 from rrrbench.service_tables import peers_bars, peers_table, service_bars, service_tables
 from rrrbench.summary import speed_summary
 from rrrbench.tables import bars, engine_tables
@@ -53,8 +53,9 @@ def figures(name: str, document: Document) -> str:
         gpu = machine["gpu"]["name"] if machine["gpu"] else "no GPU"
         load = ", ".join(str(value) for value in made["load_average_before"])
         versions = ", ".join(f"{package} {version}" for package, version in made["versions"].items())
+        commands = AND.join(f"`{command}`" for command in made["command"].split(AND))
         run = (
-            f"`{made['command']}`, {made['date']}, {machine['cpu']}, {machine['cores']} cores, {gpu}, "
+            f"{commands}, {made['date']}, {machine['cpu']}, {machine['cores']} cores, {gpu}, "
             f"load before {load}; {versions}"
         )
         sections.setdefault(run, []).append(section)

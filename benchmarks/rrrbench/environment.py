@@ -12,9 +12,11 @@ from typing import Any
 import psutil
 
 from rrrbuild import machine
+from rrrbuild.targets import TARGETS
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
+AND = " and "
 _PACKAGES = ("bentoml", "fastapi", "litserve", "numpy", "onnxruntime", "openvino", "torch", "nvidia-pytriton")
 
 
@@ -79,11 +81,19 @@ class ResultFile:
         """Put one case into the section, in place of one of the same key, and write the file."""
         case = {**key, **measured}
         kept = [old for old in self.document.get(section, []) if not _matches(old, key)]
-        environments = self.document.get("environment", {}) | {section: self._here}
-        self.document |= {"environment": environments, section: [*kept, case]}
+        cases = sorted([*kept, {**case, "command": self._here["command"]}], key=_rank)
+        # A long run may be divided: the section tells every command that measured one of its cases.
+        commands = dict.fromkeys(each["command"] for each in cases if "command" in each)
+        environments = self.document.get("environment", {}) | {section: {**self._here, "command": AND.join(commands)}}
+        self.document |= {"environment": environments, section: cases}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(rounded(self.document), indent=1) + "\n")
         return case
+
+
+def _rank(case: dict[str, Any]) -> int:
+    """Place of a case among those of its section: that of its target."""
+    return list(TARGETS).index(case["target"]) if case.get("target") in TARGETS else 0
 
 
 def _matches(case: dict[str, Any], key: dict[str, Any]) -> bool:

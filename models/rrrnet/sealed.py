@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rrrnet.errors import FULL_DISK, ArtifactError, UsageError, reporting_full_disk
+from rrrnet.files import write_atomically
 
 # What each sealed document makes of its folder, for messages to someone who gave the wrong one.
 KINDS = {
@@ -48,17 +49,7 @@ def seal(folder: Path, name: str, document: dict[str, Any]) -> None:
     body = {key: value for key, value in document.items() if key not in ("seal", "files")}
     text = json.dumps({"seal": _BLANK, **body, "files": files}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     digest = hashlib.sha256(text.encode()).hexdigest()
-    target = folder / name
-    temporary = target.with_name(f".{name}.{secrets.token_hex(4)}")
-    with reporting_full_disk(target):
-        try:
-            with temporary.open("wb") as file:
-                file.write(text.replace(_BLANK, digest, 1).encode())
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+    write_atomically(folder / name, text.replace(_BLANK, digest, 1).encode())
 
 
 def read_sealed(folder: Path, name: str, *, remedy: str) -> dict[str, Any]:

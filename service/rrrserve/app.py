@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rrrbuild.repository_document import read_repository
 from rrrnet import __version__
-from rrrserve import metrics
+from rrrserve import metrics, worker_metrics
 from rrrserve.catalogue import backends_of, default_model
 from rrrserve.data_plane import DataPlane
 from rrrserve.decoding import DecodePool
@@ -74,8 +74,11 @@ class Service:
         self._pool = DecodePool(settings.decode_threads, max_pixels=settings.max_pixels)
         self._http = httpx.AsyncClient(timeout=5.0, trust_env=False)
         data_plane = DataPlane(self._repository, self._default, self._client, self._pool)
-        self._tasks.append(asyncio.create_task(self._publish_build_info()))
-        ROUTES.backend = Backend(settings, data_plane, Readiness(data_plane), metrics_url, self._http)
+        readiness = Readiness(data_plane)
+        self._tasks += [asyncio.create_task(self._publish_build_info()), asyncio.create_task(readiness.watch())]
+        if (folder := worker_metrics.folder_in_use()) is not None:
+            worker_metrics.forget_gauges_of_the_dead(folder)
+        ROUTES.open(Backend(settings, data_plane, readiness, metrics_url, self._http))
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:

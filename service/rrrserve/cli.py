@@ -23,6 +23,7 @@ _COMMANDS = (
     "tune",
     "serve",
     "predict",
+    "bench",
     "verify",
     "doctor",
 )

@@ -16,7 +16,7 @@ from rrrserve.answer import answer
 from rrrserve.decoding import Decoded, DecodePool
 from rrrserve.errors import APIError
 from rrrserve.requests import Options
-from rrrserve.triton_client import TritonClient, TritonError
+from rrrserve.triton_client import Inference, TritonClient, TritonError
 
 log = logging.getLogger("rrrserve")
 
@@ -59,6 +59,7 @@ class DataPlane:
         self._pool = pool
         # When each model last gave a good answer (monotonic clock): evidence that readiness need not ask for again.
         self.answered: dict[str, float] = {}
+        self._ready = {name: metrics.MODEL_READY.labels(name) for name in self.models}
         # Metric children are looked up once: `labels()` costs more than the observation.
         self._stages = {
             (stage, name): metrics.STAGE_DURATION.labels(stage, name)
@@ -74,6 +75,33 @@ class DataPlane:
             if MEMBER_SECONDS in model.outputs
         }
         self._disagreement = {name: metrics.DISAGREEMENT.labels(name) for name in self.models}
+
+    async def ask(
+        self, model: ServedModel, images: Sequence[npt.NDArray[np.uint8]], *, timeout_seconds: float
+    ) -> Inference:
+        """Call Triton once, and keep whether the model answered.
+
+        Args:
+            model: which model.
+            images: each (S, S, 3), at most the model's largest batch.
+            timeout_seconds: how long to wait.
+
+        Raises:
+            TritonError: no answer, or an unusable one.
+        """
+        try:
+            result = await self.client.infer(model, images, timeout_seconds=timeout_seconds)
+        except TritonError as error:
+            if error.code != "deadline_exceeded":  # that may be the client's own, and too short
+                self.unready(model)
+            raise
+        self._ready[model.name].set(1)
+        self.answered[model.name] = time.monotonic()
+        return result
+
+    def unready(self, model: ServedModel) -> None:
+        """Keep that the model did not answer."""
+        self._ready[model.name].set(0)
 
     def observe_stage(self, stage: str, model: ServedModel, seconds: float) -> None:
         """Count one stage of one request."""
@@ -133,9 +161,8 @@ class DataPlane:
         self, model: ServedModel, images: list[npt.NDArray[np.uint8]], deadline: float
     ) -> npt.NDArray[np.float32]:
         start = time.perf_counter()
-        result = await self.client.infer(model, images, timeout_seconds=deadline - start)
+        result = await self.ask(model, images, timeout_seconds=deadline - start)
         self._inference[model.name].observe(time.perf_counter() - start)
-        self.answered[model.name] = time.monotonic()
         if result.member_seconds is not None:
             for member, seconds in zip(self._members[model.name], result.member_seconds, strict=True):
                 member.observe(seconds)

@@ -72,6 +72,7 @@ class Endpoint:
         self.template = template
         self._handler = handler
         self._in_flight = in_flight
+        metrics.REQUEST_DURATION.labels(template, "", "client_error")  # what a path or method of no use here adds to
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; nothing that a client sends gets past as an exception."""
@@ -80,14 +81,15 @@ class Endpoint:
             metrics.IN_FLIGHT.inc()
         try:
             reply = await self._reply(exchange)
-            if reply is not None:
-                await _send(send, reply, exchange.request_id)
         finally:
             if self._in_flight:
                 metrics.IN_FLIGHT.dec()
+        # Counted before it is sent: who has an answer finds it in the next scrape, whichever worker that one asks.
         outcome = "client_error" if reply is None else metrics.outcome_of(reply.status)
         elapsed = time.perf_counter() - exchange.started
         metrics.REQUEST_DURATION.labels(self.template, exchange.model, outcome).observe(elapsed)
+        if reply is not None:
+            await _send(send, reply, exchange.request_id)
 
     async def _reply(self, exchange: Exchange) -> Reply | None:
         """The handler's reply or the error's; None when the client has gone."""

@@ -1,21 +1,27 @@
 """Every Prometheus metric of the service. Label sets are closed: nothing that a client sends becomes a label.
 
 With more than one HTTP worker the supervisor sets PROMETHEUS_MULTIPROC_DIR to a fresh folder before this module is
-imported (prometheus_client decides at import time); a scrape of any worker then gives the sum over all of them.
+imported (prometheus_client decides at import time); a scrape of any worker then gives the sum over all of them
+(`rrrserve.worker_metrics`).
+
+Series that can be told beforehand are made before the first request: a counter that springs up at 1 has no increase
+that Prometheus could see, and a path that nobody asked for yet must not add a histogram when somebody does.
 """
 
-import os
+from collections.abc import Iterable
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
-    CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.multiprocess import MultiProcessCollector
+
+from rrrbuild.repository_document import ServedModel
+from rrrserve import worker_metrics
+from rrrserve.errors import ERRORS
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a time stamp for every series: nothing that rate() needs
 
@@ -38,7 +44,7 @@ BUCKETS = latency_buckets(factor=1.249)
 
 REQUEST_DURATION = Histogram(
     "rrr_request_duration_seconds",
-    "Time from the first byte of a request to the last byte of its answer, by route, model and outcome.",
+    "Time from a request's arrival until its answer is handed to the connection, by route, model and outcome.",
     ["route", "model", "outcome"],
     buckets=BUCKETS,
 )
@@ -76,6 +82,18 @@ IN_FLIGHT = Gauge(
     "Prediction requests that are being answered now.",
     multiprocess_mode="livesum",
 )
+MODEL_READY = Gauge(
+    "rrr_model_ready",
+    "Whether the model answered when it was last asked, by a request or by the service itself: 1 or 0.",
+    ["model"],
+    multiprocess_mode="mostrecent",
+)
+MODEL_INFO = Gauge(
+    "rrr_model_info",
+    "Always 1; the labels tell which engine the model of that name is.",
+    ["model", "version", "target", "members"],
+    multiprocess_mode="livemax",
+)
 BUILD_INFO = Gauge(
     "rrr_build_info",
     "Always 1; the labels hold the versions of this service, its Triton and its BentoML.",
@@ -95,10 +113,23 @@ def outcome_of(status: int) -> str:
     return "client_error" if status < 500 else "server_error"
 
 
+def create_series(models: Iterable[ServedModel], answers: Iterable[tuple[str, str]]) -> None:
+    """Make the series of every error code and model, and of good answers.
+
+    Args:
+        models: those of the repository.
+        answers: pairs of a prediction route and the name of a model that it reaches.
+    """
+    for code in ERRORS:
+        REJECTED.labels(code)
+    for model in models:
+        MODEL_READY.labels(model.name)
+        MODEL_INFO.labels(model.name, model.version, model.target, str(model.members)).set(1)
+    for route, name in answers:
+        REQUEST_DURATION.labels(route, name, "ok")
+
+
 def exposition() -> bytes:
     """All metrics in Prometheus text format, summed over the workers where there are several."""
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
-    return generate_latest()
+    folder = worker_metrics.folder_in_use()
+    return generate_latest() if folder is None else worker_metrics.exposition(folder)

@@ -19,6 +19,13 @@ from rrrserve.readiness import Readiness
 from rrrserve.requests import images_of, options_of, read_body, timeout_ms
 from rrrserve.settings import Settings
 
+PREDICTION_ROUTES = (
+    "/v1/predict",
+    "/v1/predict_batch",
+    "/v1/models/{name}/predict",
+    "/v1/models/{name}/predict_batch",
+)
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -37,6 +44,19 @@ class Routes:
     def __init__(self) -> None:
         self.backend: Backend | None = None
 
+    def open(self, backend: Backend) -> None:
+        """Answer from this backend from now on."""
+        plane = backend.data_plane
+        metrics.create_series(
+            plane.models.values(),
+            [
+                (route, name)
+                for route in PREDICTION_ROUTES
+                for name in (plane.models if "{name}" in route else (plane.default.name,))
+            ],
+        )
+        self.backend = backend
+
     def _backend(self) -> Backend:
         if self.backend is None:
             raise APIError("not_ready", "the service is starting")
@@ -44,12 +64,6 @@ class Routes:
 
     def application(self) -> Router:
         """The ASGI application. What matches no route, or a route but not its methods, is answered here too."""
-        predictions: dict[str, Handler] = {
-            "/v1/predict": self.predict,
-            "/v1/predict_batch": self.predict_batch,
-            "/v1/models/{name}/predict": self.predict,
-            "/v1/models/{name}/predict_batch": self.predict_batch,
-        }
         pages: dict[str, Handler] = {
             "/v1/models": self.models,
             "/livez": self.livez,
@@ -59,9 +73,10 @@ class Routes:
             "/docs.json": self.docs,
         }
         routes = []
-        for path, handler in predictions.items():
+        for path in PREDICTION_ROUTES:
+            predict = self.predict_batch if path.endswith("_batch") else self.predict
             # PUT as well as POST: it is what `curl -T cat.jpg` sends.
-            routes.append(Route(path, Endpoint(path, handler, in_flight=True), methods=["POST", "PUT"]))
+            routes.append(Route(path, Endpoint(path, predict, in_flight=True), methods=["POST", "PUT"]))
             routes.append(Route(path, Endpoint(path, _only("POST, PUT"))))
         for path, handler in pages.items():
             routes.append(Route(path, Endpoint(path, handler), methods=["GET"]))
@@ -175,7 +190,8 @@ class Routes:
 
     async def metrics(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """Our metrics in Prometheus text format."""
-        return Reply(metrics.exposition(), content_type=metrics.CONTENT_TYPE)
+        # In a thread: it takes some 20 ms, which the predictions under way would wait for otherwise.
+        return Reply(await asyncio.to_thread(metrics.exposition), content_type=metrics.CONTENT_TYPE)
 
     async def triton_metrics(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """Triton's own metrics: its port is on loopback, so they are handed through here."""

@@ -5,7 +5,6 @@ of them alike, and only one holds memory at a time.
 """
 
 import asyncio
-import io
 import os
 import shutil
 import sys
@@ -16,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
-from PIL import Image
 
 from rrrbuild.repository_document import DOCUMENT, Repository, ServedModel, read_repository, write_document
 from rrrbuild.triton_config import CONFIG, read_config, write_config
@@ -54,16 +51,6 @@ class Plan:
     rounds: int
     seconds: float
     image: bytes
-
-
-def photo_like(size: int) -> bytes:
-    """A JPEG of soft colours with some noise, (size, size), the same every time: costs what a photo costs to decode."""
-    random = np.random.default_rng(0)
-    soft = Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8)).resize((size, size), Image.Resampling.BICUBIC)
-    noisy = (np.asarray(soft) + random.normal(0, 6, (size, size, 3))).clip(0, 255).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(noisy).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
 
 
 async def measure(

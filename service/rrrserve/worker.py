@@ -7,8 +7,15 @@ limits of the HTTP server are ours to set.
 import argparse
 import logging
 import socket
+import sys
 
 import uvicorn
+
+from rrrserve import worker_metrics
+
+# How long the thread that answers a scrape may keep the event loop waiting. Python's own 5 ms would show in the 99th
+# percentile of the latencies that are scraped.
+_SWITCH_INTERVAL_SECONDS = 0.001
 
 
 def main() -> None:
@@ -18,6 +25,10 @@ def main() -> None:
     parser.add_argument("--index", type=int, default=1, help="number of this worker, from 1")
     parser.add_argument("--grace-seconds", type=int, required=True, help="longest wait for requests in flight")
     arguments = parser.parse_args()
+
+    sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
+    if (folder := worker_metrics.folder_in_use()) is not None:
+        worker_metrics.adopt(folder, arguments.index)
 
     from bentoml._internal.container import BentoMLContainer
     from bentoml._internal.context import server_context

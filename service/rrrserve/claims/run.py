@@ -11,7 +11,6 @@ from typing import Any
 import httpx
 
 from rrrnet.errors import UsageError
-from rrrserve import environment
 from rrrserve.claims.artifacts import Artifacts
 from rrrserve.claims.bench_file import BenchEvidence
 from rrrserve.claims.claims_file import Claims
@@ -23,6 +22,7 @@ from rrrserve.claims.reasons import UndecidableError
 from rrrserve.claims.scrape import Scraper, check_url, watch
 from rrrserve.claims.spans import SpanEvidence, Turn
 from rrrserve.claims.verdicts import UNDECIDED, Verdict, undecided
+from rrrserve.diagnosis import surroundings
 
 FORMAT, KIND = 1, "rrr-verdicts"
 _SETTLE_SECONDS, _POLL_SECONDS = 90.0, 0.5  # Prometheus scrapes once a minute unless it is told otherwise
@@ -133,7 +133,7 @@ async def verify(claims: Claims, source: Source, report: Callable[[float, str], 
         "confidence": claims.confidence,
         "started": started,
         "source": source.to_json(),
-        "environment": environment.describe(),
+        "environment": surroundings(),
         "verdicts": [found[claim.name].to_json() for claim in claims.claims],
     }
 
@@ -236,6 +236,6 @@ def _turns(claim: Timed, concurrency: int) -> list[Turn]:
 
 
 def _picture(size: int) -> bytes:
-    from rrrserve.tuner import photo_like
+    from rrrserve.bench.images import photo_like
 
     return photo_like(size)

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from rrrnet import __version__, sealed
+from rrrnet import sealed
 from rrrnet.errors import CheckFailedError, UsageError
 from rrrserve import output
 from rrrserve.settings import DEFAULT_REPOSITORY, available_cores
@@ -53,7 +53,9 @@ def tune(
     """Choose instances, threads and batching of a served model by measurement, and write them into its repository."""
     from rrrbuild.repository_document import DOCUMENT, read_repository
     from rrrnet.preprocess import image_to_array
-    from rrrserve.tuner import Plan, apply, measure, photo_like
+    from rrrserve.bench.images import photo_like
+    from rrrserve.diagnosis import surroundings
+    from rrrserve.tuner import Plan, apply, measure
     from rrrserve.tuning import choose
 
     levels = _levels(concurrency)
@@ -96,7 +98,7 @@ def tune(
         "seconds": seconds,
         "rounds": rounds,
         "image": {"path": str(image) if image else "generated JPEG", "size_bytes": len(body)},
-        **_surroundings(),
+        **surroundings(),
         "figures": [row.to_json() for row in figures],
         "failed": [{**vars(candidate), "reason": reason} for candidate, reason in failed.items()],
     }
@@ -159,16 +161,6 @@ def _candidates(repository: "Repository", model: "ServedModel") -> "tuple[Candid
         read_config(repository.path / model.name / CONFIG), model.backend, cores=cores, on_gpu=on_gpu
     )
     return candidates(present, cores=cores, on_gpu=on_gpu, batches=model.max_batch_size > 1)
-
-
-def _surroundings() -> dict[str, Any]:
-    from rrrbuild.machine import describe
-    from rrrserve.diagnosis import versions
-
-    return {
-        "machine": {**describe(), "cores": available_cores()},
-        "versions": {"rrr": __version__, **versions()},
-    }
 
 
 def _show(

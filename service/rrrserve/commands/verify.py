@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rrrnet.errors import ArtifactError, CheckFailedError, UsageError, reporting_full_disk
+from rrrnet.errors import ArtifactError, CheckFailedError, UsageError
+from rrrnet.files import check_writable, write_atomically
 from rrrserve import output
 from rrrserve.settings import DEFAULT_REPOSITORY
 
@@ -71,6 +72,9 @@ def verify(
 
     if not math.isfinite(seconds):
         raise UsageError("--seconds must be a finite number")
+    for option, path in (("--out", out), ("--junit", junit), ("--markdown", markdown)):
+        if path is not None:
+            check_writable(path, option=option)
     read = read_claims(claims)
     source = Source(
         scrape=tuple(scrape or ()),
@@ -90,8 +94,7 @@ def verify(
     texts = ((out, _json(document)), (junit, formats.junit(document)), (markdown, formats.markdown(document)))
     for path, text in texts:
         if path is not None:
-            with reporting_full_disk(path):
-                path.write_text(text, encoding="utf-8")
+            write_atomically(path, text.encode())
     if as_json:
         output.print_json(document)
     else:

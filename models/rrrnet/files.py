@@ -1,0 +1,43 @@
+"""Files that are there whole or not at all."""
+
+import os
+import secrets
+from pathlib import Path
+
+from rrrnet.errors import UsageError, reporting_full_disk
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file; whatever interrupts it, `path` holds its old content or all of the new one.
+
+    Raises:
+        NoSpaceError: the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with reporting_full_disk(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path, *, option: str) -> None:
+    """Make sure, before long work, that a file can be written at `path`.
+
+    Args:
+        path: the file, which may exist.
+        option: the flag that named it, for the message.
+
+    Raises:
+        UsageError: it is a folder, or its folder does not exist or cannot be written.
+    """
+    if path.is_dir():
+        raise UsageError(f"{option} is {path}, which is a folder: name a file")
+    if not path.parent.is_dir():
+        raise UsageError(f"{option} is {path}, but there is no folder {path.parent}: make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"{option} is {path}, but {path.parent} cannot be written: permission denied")
