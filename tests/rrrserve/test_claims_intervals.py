@@ -10,7 +10,7 @@ import pytest
 
 from rrrserve.claims import intervals
 from rrrserve.claims.blocks import Blocks
-from rrrserve.claims.drive import LOOKS
+from rrrserve.claims.drive import FIRST_LOOK_ROUNDS, LAST_LOOK_SHARE, look_share
 from rrrserve.claims.intervals import Interval
 from rrrserve.claims.proportions import changed, difference, proportion
 from rrrserve.claims.reasons import UndecidableError
@@ -72,6 +72,17 @@ MACHINES = {
 }
 
 
+def first(blocks: Blocks, size: int) -> Blocks:
+    """The first blocks."""
+    return Blocks(
+        blocks.seconds[:size],
+        blocks.counts[:size],
+        blocks.totals_seconds[:size],
+        blocks.bounds_seconds,
+        blocks.buckets[:size],
+    )
+
+
 def coverage(judge: Callable[[int], Interval], truth: float) -> float:
     """Share of the runs whose interval holds the truth."""
     found = [judge(seed) for seed in range(RUNS)]
@@ -119,26 +130,22 @@ def test_coarse_buckets_only_make_it_wider() -> None:
     assert covered >= 0.95
 
 
-def test_looking_five_times_does_not_make_false_verdicts_likely() -> None:
+def test_looking_again_and_again_does_not_make_false_verdicts_likely() -> None:
     """A drive stops at the first look whose interval excludes a bound; here the bound is the truth itself."""
-    machine, rounds = MACHINES["dependent and drifting"], 96
-    assert math.isclose(sum(share for _, share in LOOKS), 1.0)
+    machine, sizes = MACHINES["dependent and drifting"], (10, 20, 40, 80)
+    assert sizes[0] == FIRST_LOOK_ROUNDS
+    shares = [look_share(1), look_share(2), look_share(3), LAST_LOOK_SHARE]
+    assert sum(look_share(number) for number in range(1, 10000)) + LAST_LOOK_SHARE == pytest.approx(1.0, abs=1e-4)
     false = naive = 0
     for seed in range(RUNS):
-        above, below = machine.run(seed, rounds, (8, 40), FINE)
-        scheduled_miss = naive_miss = False
-        for time_share, alpha_share in LOOKS:
-            first = np.arange(rounds) < max(intervals.MIN_BLOCKS, round(time_share * rounds))
-            pair = above.take(first), below.take(first)
-            for alpha, scheduled in ((ALPHA * alpha_share, True), (ALPHA, False)):
-                interval = intervals.mean_ratio(*pair, alpha)
-                missed = not interval.low <= RATIO <= interval.high
-                scheduled_miss |= missed and scheduled
-                naive_miss |= missed and not scheduled
-        false += scheduled_miss
-        naive += naive_miss
+        above, below = machine.run(seed, sizes[-1], (8, 40), FINE)
+        pairs = [(first(above, size), first(below, size)) for size in sizes]
+        scheduled = [intervals.mean_ratio(*pair, ALPHA * share) for pair, share in zip(pairs, shares, strict=True)]
+        every = [intervals.mean_ratio(*pair, ALPHA) for pair in pairs]
+        false += any(not found.low <= RATIO <= found.high for found in scheduled)
+        naive += any(not found.low <= RATIO <= found.high for found in every)
     assert false / RUNS <= 0.05
-    assert naive / RUNS > 1.5 * false / RUNS
+    assert naive > 1.5 * false
 
 
 def test_traffic_that_comes_when_the_machine_is_slow_does_not_pass_for_a_slow_model() -> None:
@@ -181,7 +188,7 @@ def test_a_rate_is_requests_over_seconds() -> None:
 @pytest.mark.parametrize(
     ("turns", "requests", "share", "reason", "message"),
     [
-        (7, 100, 0.5, "too_few_blocks", "7 blocks of time with answers: an interval needs 8"),
+        (7, 100, 0.5, "too_few_blocks", "7 blocks of time with answers of it: an interval needs 8"),
         (9, 3, 0.5, "too_few_samples", "27 requests: an interval needs at least 30"),
         (10, 50, 0.99, "too_few_samples", "500 requests: p99 needs 1000, 10 of them beyond it"),
     ],

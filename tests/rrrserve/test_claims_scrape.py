@@ -219,6 +219,7 @@ def test_a_dead_target_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 TRITON = """\
+# TYPE nv_inference_request_success counter
 nv_inference_request_success{model="quick",version="1"} 100
 nv_inference_count{model="quick",version="1"} ROWS
 nv_inference_exec_count{model="quick",version="1"} 100
@@ -241,7 +242,8 @@ def test_tritons_counters_are_refused_where_they_do_not_mean_an_engines_time(
 
     def grown(scrape: int, ours: str) -> str:
         fake.triton = "".join(
-            f"{line.rsplit(' ', 1)[0]} {scrape * int(line.rsplit(' ', 1)[1])}\n" for line in text.splitlines()
+            line + "\n" if line[0] == "#" else f"{line.rsplit(' ', 1)[0]} {scrape * int(line.rsplit(' ', 1)[1])}\n"
+            for line in text.splitlines()
         )
         return ours
 

@@ -33,16 +33,6 @@ class Blocks:
     bounds_seconds: Array
     buckets: Array
 
-    def take(self, chosen: npt.NDArray[np.bool_]) -> "Blocks":
-        """Only some of the blocks."""
-        return Blocks(
-            self.seconds[chosen],
-            self.counts[chosen],
-            self.totals_seconds[chosen],
-            self.bounds_seconds,
-            self.buckets[chosen],
-        )
-
 
 class Span(NamedTuple):
     """The readings at the ends of a stretch of time, and its length."""

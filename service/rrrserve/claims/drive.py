@@ -1,8 +1,9 @@
 """Our own load: the models in short turns and random order, until every claim is decided or the time is up.
 
 Looking again and again until an interval happens to exclude the bound would make false verdicts likely. The looks are
-therefore fixed in advance, and each has a share of alpha, such that the shares add up to 1 (Bonferroni): all intervals
-of a run cover the truth together with the confidence that the claims file asks for.
+therefore fixed in advance: after 10, 20, 40, ... rounds and when the time is up. Half of alpha belongs to the last; of
+the other half the k-th look gets a share of 6 / (pi k)^2, which add up to 1 (Bonferroni, with Euler's sum). So all
+intervals of a run together cover the truth with the confidence that the claims file asks for, however long it lasts.
 """
 
 import math
@@ -23,8 +24,8 @@ from rrrserve.claims.scrape import Scraper
 from rrrserve.claims.spans import Turn
 from rrrserve.load import Result, closed_loop
 
-# When looks happen, as a share of the time allowed, and each look's share of alpha.
-LOOKS = ((1 / 16, 0.05), (1 / 8, 0.10), (1 / 4, 0.15), (1 / 2, 0.20), (1.0, 0.50))
+FIRST_LOOK_ROUNDS = 10
+LAST_LOOK_SHARE = 0.5
 _TURN_SECONDS = 0.15
 # Requests of each turn for each connection. Several connections do not end together; that idle end must be short.
 _MIN_REQUESTS, _MIN_REQUESTS_OF_SEVERAL = 4, 12
@@ -127,7 +128,7 @@ async def drive(
     subjects: Mapping[str, Subject],
     turns: Sequence[Turn],
     seconds: float,
-    look: Callable[[Driven, float], Awaitable[Sequence[Turn]]],
+    look: Callable[[Driven, float, bool], Awaitable[Sequence[Turn]]],
     report: Callable[[float], None],
 ) -> None:
     """Send load in rounds of one turn each, in random order, and scrape between any two turns.
@@ -137,7 +138,8 @@ async def drive(
         subjects: where each turn's model answers.
         turns: model and requests under way.
         seconds: for all, without the warm-up.
-        look: judges what there is with a share of alpha, and gives the turns that undecided claims still need.
+        look: judges what there is with a share of alpha; is told whether it is the last look; gives the turns that
+            undecided claims still need.
         report: told the seconds that have passed.
     """
     driven = Driven()
@@ -146,25 +148,29 @@ async def drive(
     left = [turn for turn in turns if turn not in driven.failed]
     last = await scraper.read()
     start, driven.started = time.monotonic(), time.time()
-    for share, alpha_share in LOOKS:
-        while left and not last.down and (passed := time.monotonic() - start) < share * seconds:
-            report(passed)
-            order.shuffle(left)
-            for turn in left:
-                result = await _one_turn(subjects[turn[0]], turn[1], sizes[turn])
-                now = await scraper.read()
-                driven.add(turn, result, Span(last, now, result.wall_seconds))
-                last = now
-            left = [turn for turn in left if turn not in driven.failed]
-        final = share == 1.0
-        if not left or last.down or final:
-            # What was not spent on earlier looks is not handed on: the schedule is fixed.
-            await look(driven, alpha_share if final else LOOKS[-1][1])
-            return
-        needed = await look(driven, alpha_share)
-        left = [turn for turn in left if turn in needed]
-        if not left:
-            return
+    looks = rounds = 0
+    while left and not last.down and (passed := time.monotonic() - start) < seconds:
+        report(passed)
+        order.shuffle(left)
+        for turn in left:
+            result = await _one_turn(subjects[turn[0]], turn[1], sizes[turn])
+            now = await scraper.read()
+            driven.add(turn, result, Span(last, now, result.wall_seconds))
+            last = now
+        rounds += 1
+        if rounds == FIRST_LOOK_ROUNDS * 2**looks:
+            looks += 1
+            needed = await look(driven, look_share(looks), False)
+            left = [turn for turn in left if turn in needed]
+            if not left:
+                return
+        left = [turn for turn in left if turn not in driven.failed]
+    await look(driven, LAST_LOOK_SHARE, True)
+
+
+def look_share(number: int) -> float:
+    """Share of alpha of a look before the last, counted from 1."""
+    return (1 - LAST_LOOK_SHARE) * 6 / (math.pi * number) ** 2
 
 
 async def _warm_up(subject: Subject, turn: Turn, driven: Driven) -> int:

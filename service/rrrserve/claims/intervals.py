@@ -26,6 +26,7 @@ from rrrserve.claims.reasons import UndecidableError
 MIN_BLOCKS = 8
 MIN_SAMPLES = 30
 MIN_BEYOND = 10  # requests on either side of a percentile
+_MIN_IN_BLOCK = 4  # requests of each model; blocks with fewer are merged with the next
 _BATCHES = 10
 _MAX_AUTOCORRELATION = 0.9
 
@@ -109,7 +110,8 @@ def quantile_ratio(above: Blocks, below: Blocks, share: float, alpha: float) -> 
 
 def rate(blocks: Blocks, alpha: float) -> Interval:
     """Requests a second."""
-    _check_size(blocks)
+    _check_samples(blocks)
+    _merged([blocks])
     contributions = np.stack([blocks.counts, blocks.seconds], axis=1)
     part = _Part(contributions, lambda sums: np.log(sums[:, 0] / sums[:, 1]))
     return _exponential(*_log_interval([part], alpha))
@@ -120,27 +122,47 @@ def _exponential(center: float, half: float) -> Interval:
 
 
 def _answered(blocks: Blocks) -> Blocks:
-    """The blocks in which requests ended."""
-    blocks = blocks.take(blocks.counts > 0)
-    _check_size(blocks)
+    """Blocks in each of which requests ended."""
+    _check_samples(blocks)
+    (blocks,) = _merged([blocks])
     return blocks
 
 
 def _paired(above: Blocks, below: Blocks) -> tuple[Blocks, Blocks, Array]:
-    """The blocks in which both answered, and their Mantel-Haenszel weights."""
-    both = (above.counts > 0) & (below.counts > 0)
-    above, below = above.take(both), below.take(both)
-    _check_size(above)
-    _check_size(below)
+    """Blocks in each of which both answered, and their Mantel-Haenszel weights."""
+    _check_samples(above)
+    _check_samples(below)
+    above, below = _merged([above, below])
     return above, below, above.counts * below.counts / (above.counts + below.counts)
 
 
-def _check_size(blocks: Blocks) -> None:
-    if len(blocks.counts) < MIN_BLOCKS:
+def _merged(side_by_side: list[Blocks]) -> list[Blocks]:
+    """Merge neighbours until every model has a few requests in every block; what is left joins the last block."""
+    starts = [0]
+    gathered = np.zeros(len(side_by_side))
+    for index, counts in enumerate(zip(*(blocks.counts for blocks in side_by_side), strict=True)):
+        gathered += counts
+        if (gathered >= _MIN_IN_BLOCK).all():
+            starts.append(index + 1)
+            gathered[:] = 0
+    starts = starts[:-1]
+    if len(starts) < MIN_BLOCKS:
         raise UndecidableError(
             "too_few_blocks",
-            f"{len(blocks.counts)} blocks of time with answers: an interval needs {MIN_BLOCKS}; measure longer",
+            f"{len(starts)} blocks of time with answers of {'both' if len(side_by_side) > 1 else 'it'}: "
+            f"an interval needs {MIN_BLOCKS}; measure longer",
         )
+    return [
+        Blocks(
+            *(np.add.reduceat(values, starts) for values in (blocks.seconds, blocks.counts, blocks.totals_seconds)),
+            blocks.bounds_seconds,
+            np.add.reduceat(blocks.buckets, starts, axis=0),
+        )
+        for blocks in side_by_side
+    ]
+
+
+def _check_samples(blocks: Blocks) -> None:
     if blocks.counts.sum() < MIN_SAMPLES:
         raise UndecidableError(
             "too_few_samples", f"{blocks.counts.sum():g} requests: an interval needs at least {MIN_SAMPLES}"

@@ -54,22 +54,7 @@ class Prometheus:
         window = {"start": f"{start:.3f}", "end": f"{end:.3f}", "step": f"{step:.3f}"}
         found = await self._ask("query_range", {"query": series_selector(models), **window})
         health = await self._ask("query_range", {"query": "up", **window})
-        values: dict[float, dict[Series, float]] = {}
-        down: dict[float, dict[str, str]] = {}
-        for item in found["result"]:
-            series = _series(item["metric"])
-            for moment, value in item["values"]:
-                values.setdefault(float(moment), {})[series] = float(value)
-        for item in health["result"]:
-            instance = item["metric"].get(INSTANCE, "")
-            for moment, value in item["values"]:
-                if float(value) == 1:
-                    values.setdefault(float(moment), {})[_series(item["metric"])] = 1.0
-                else:
-                    text = f"Prometheus could not scrape it (up is {value} for job {item['metric'].get('job')!r})"
-                    down.setdefault(float(moment), {})[instance] = text
-        moments = sorted({*values, *down})
-        readings = [Reading(moment, values.get(moment, {}), down.get(moment, {})) for moment in moments]
+        readings = _readings(found["result"], health["result"])
         if not readings:
             raise UndecidableError(
                 "metric_missing",
@@ -111,6 +96,32 @@ class Prometheus:
             )
         data: dict[str, Any] = document["data"]
         return data
+
+
+def _readings(counters: Sequence[dict[str, Any]], health: Sequence[dict[str, Any]]) -> list[Reading]:
+    """Range vectors of our counters and of `up`, turned into a reading for each step.
+
+    A scrape that failed is bridged where a later one succeeded: counters go on, and if the service was restarted in
+    between they fell. Only instances that have our counters matter, unless none has.
+    """
+    values: dict[float, dict[Series, float]] = {}
+    down: dict[float, dict[str, str]] = {}
+    ours = {item["metric"].get(INSTANCE, "") for item in counters}
+    for item in [*counters, *health]:
+        series, instance = _series(item["metric"]), item["metric"].get(INSTANCE, "")
+        for moment, value in item["values"]:
+            if series[0] != "up" or float(value) == 1:
+                values.setdefault(float(moment), {})[series] = float(value)
+            elif instance in ours or not ours:
+                job = item["metric"].get("job")
+                down.setdefault(float(moment), {})[instance] = f"Prometheus could not scrape its job {job!r} (up is 0)"
+    moments = sorted({*values, *down})
+    last = moments[-1] if moments else 0.0
+    return [
+        Reading(moment, values.get(moment, {}), down.get(moment, {}))
+        for moment in moments
+        if moment not in down or moment == last
+    ]
 
 
 def _series(metric: dict[str, str]) -> Series:

@@ -68,7 +68,7 @@ def parse(text: str, instance: str) -> dict[Series, float]:
     """
     try:
         return {
-            (sample.name, tuple(sorted({**sample.labels, INSTANCE: instance}.items()))): float(sample.value)
+            (_plain(sample.name), tuple(sorted({**sample.labels, INSTANCE: instance}.items()))): float(sample.value)
             for metric in text_string_to_metric_families(text)
             for sample in metric.samples
             if sample.name.startswith(PREFIXES)
@@ -114,6 +114,11 @@ def increase(before: Reading, after: Reading, series: Series) -> float:
             "or leave such blocks out with --allow-resets",
         )
     return now - then
+
+
+def _plain(name: str) -> str:
+    """A sample's name as Triton writes it: the parser gives counters OpenMetrics's ending, which they lack there."""
+    return name.removesuffix("_total") if name.startswith("nv_") else name
 
 
 def _shown(series: Series) -> str:

@@ -14,7 +14,7 @@ from rrrnet.errors import UsageError
 from rrrserve.claims.artifacts import Artifacts
 from rrrserve.claims.bench_file import BenchEvidence
 from rrrserve.claims.claims_file import Claims
-from rrrserve.claims.drive import LOOKS, Driven, drive, find_subjects
+from rrrserve.claims.drive import Driven, drive, find_subjects
 from rrrserve.claims.evaluate import Evidence, evaluate
 from rrrserve.claims.kinds import AnyClaim, Throughput, Timed
 from rrrserve.claims.prometheus import Prometheus, duration_seconds
@@ -187,7 +187,7 @@ async def _driven(
     open_claims = {claim.name: claim for claim in claims if claim.name not in found}
     turns = sorted({turn for claim in open_claims.values() for turn in _turns(claim, source.concurrency)})
 
-    async def look(driven: Driven, alpha_share: float) -> list[Turn]:
+    async def look(driven: Driven, alpha_share: float, last: bool) -> list[Turn]:
         evidence = SpanEvidence(
             turns=driven.turns,
             failed=driven.failed,
@@ -198,7 +198,7 @@ async def _driven(
             saturated=True,
         )
         if prometheus is not None:
-            evidence = await _asked(prometheus, models, driven.started, evidence, last=alpha_share == LOOKS[-1][1])
+            evidence = await _asked(prometheus, models, driven.started, evidence, last=last)
         for name, claim in list(open_claims.items()):
             found[name] = evaluate(claim, evidence, alpha * alpha_share)
             if found[name].verdict != UNDECIDED:
