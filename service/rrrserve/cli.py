@@ -24,6 +24,7 @@ _COMMANDS = (
     "serve",
     "predict",
     "bench",
+    "verify",
     "report",
     "doctor",
 )
