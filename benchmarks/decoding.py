@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw
 from rrrbench.environment import RESULTS, ResultFile
 from rrrbench.names import ENSEMBLE
 from rrrbench.networks import CACHE, Networks
-from rrrbench.turns import median_interval, take_turns
+from rrrbench.turns import median_interval, ratio, take_turns
 from rrrnet.glyph_options import GlyphOptions
 from rrrnet.glyphs import render_glyph
 from rrrnet.preprocess import Preprocess, Uint8Array, image_to_array, to_array
@@ -139,10 +139,11 @@ def tables(document: Mapping[str, Any]) -> str:
     titles = " | ".join(f"at least {name}" for name in names)
     lines = [f"| photo | network | full | {titles} | JPEG's own change |", "|---" * (4 + len(names)) + "|"]
     for case in document.get("photos", []):
-        medians = {name: median_interval(times_ms).value for name, times_ms in case["times_ms"].items()}
-        cells = [case["source"], f"{case['pixels']}", f"{medians['full']:.1f} ms"]
+        full = case["times_ms"]["full"]
+        cells = [case["source"], f"{case['pixels']}", f"{median_interval(full).value:.1f} ms"]
         for name in names:
-            text = f"{medians[name]:.1f} ms at 1/{case['scale'][name]}: {_change(case['difference'][name])}"
+            faster = ratio(full, case["times_ms"][name]).text(2, "x")
+            text = f"1/{case['scale'][name]}: {faster}, {_change(case['difference'][name])}"
             cells.append(text if case["scale"][name] > 1 else "")
         lines.append("| " + " | ".join([*cells, _change(case["jpeg_difference"])]) + " |")
     lines += ["", f"| letters | network | full | {titles} | never compressed |", "|---" * (4 + len(names)) + "|"]
