@@ -47,18 +47,9 @@ def main() -> None:
     server_context.bento_version = "not available"
     BentoMLContainer.development_mode.set(False)
 
-    settings = Settings.from_environment(os.environ)
-    limits = Limits(
-        body_bytes=settings.max_body_bytes + _FRAMING_BYTES,
-        header_seconds=settings.header_timeout_ms / 1000,
-        keep_alive_seconds=settings.keep_alive_ms / 1000,
-        connections=settings.max_connections,
-    )
-    protocol = functools.partial(GuardedProtocol, connections=Connections(limits))
     config = uvicorn.Config(
         RRRService.to_asgi(),
         http=protocol(Settings.from_environment(os.environ)),
-        http=cast(type[asyncio.Protocol], protocol),
         log_config=None,
         access_log=False,
         server_header=False,
