@@ -6,6 +6,7 @@ Normalisation with mean and std happens inside the
 network, so that it cannot skew between training and serving. numpy and Pillow only.
 """
 
+import struct
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from typing import Any
@@ -23,6 +24,9 @@ Image.MAX_IMAGE_PIXELS = None
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 4096 * 4096
+# A progressive JPEG has some ten scans. Each costs a pass over the whole picture, and takes a few bytes of the file.
+MAX_JPEG_SCANS = 100
+_START_OF_SCAN = b"\xff\xda"
 MIN_SIZE, MAX_SIZE = 32, 1024
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -111,16 +115,23 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
             "unsupported_image",
             f"the bytes are not one of {', '.join(FORMATS)} (judged by their first bytes)",
         )
+    if kind == "PNG" and len(data) >= 24:  # told at once, however damaged the rest of the header is
+        _check_pixels(*struct.unpack_from(">II", data, 16), max_pixels)
+    if kind == "JPEG" and data.count(_START_OF_SCAN) > MAX_JPEG_SCANS:
+        raise ImageError("bad_image", f"the JPEG has more than {MAX_JPEG_SCANS} scans")
     try:
         opened = Image.open(BytesIO(data), formats=(kind,))
     except Exception as error:  # Pillow's plugins raise many types on hostile bytes; all mean the same to a client
         raise ImageError("bad_image", f"the {kind} header cannot be read") from error
-    width, height = opened.size
+    _check_pixels(*opened.size, max_pixels)
+    return opened
+
+
+def _check_pixels(width: int, height: int, most: int) -> None:
     if width * height == 0:
         raise ImageError("bad_image", f"the image is {width} x {height} pixels")
-    if width * height > max_pixels:
-        raise ImageError("too_many_pixels", f"the image is {width} x {height} pixels: at most {max_pixels} are allowed")
-    return opened
+    if width * height > most:
+        raise ImageError("too_many_pixels", f"the image is {width} x {height} pixels: at most {most} are allowed")
 
 
 def load_rgb(opened: Image.Image, preprocess: Preprocess | None = None) -> Image.Image:
