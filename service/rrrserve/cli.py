@@ -25,6 +25,7 @@ _COMMANDS = (
     "reload",
     "predict",
     "bench",
+    "verify",
     "report",
     "doctor",
 )
