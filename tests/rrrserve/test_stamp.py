@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from rrrbuild.manifest import MANIFEST
 from rrrbuild.repository import write_repository
-from rrrbuild.repository_document import DOCUMENT, Repository, read_repository
+from rrrbuild.repository_document import DOCUMENT, read_repository
 from rrrnet import sealed
 from rrrnet.errors import UsageError
 from rrrserve import environment
