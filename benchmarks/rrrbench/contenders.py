@@ -50,6 +50,7 @@ def rrr_serve(path: Path, logs: Path) -> Iterator[Server]:
     """Our service, as a user starts it."""
     url = f"http://127.0.0.1:{free_port()}"
     command = [str(BIN / "rrr"), "serve", str(path), "--port", url.rpartition(":")[2]]
+    command += ["--drain", "0", "--restarts", "0"]  # what dies must not be measured as if nothing had been
     with running(command, url=url, ready=answers(f"{url}/readyz"), log=logs / "rrr-serve.log") as server:
         yield server
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rrrbuild.manifest import Manifest, read_engine
+from rrrbuild.manifest import MANIFEST, Manifest, read_engine
 from rrrbuild.plan_runner import SPLIT
 from rrrbuild.repository_document import (
     DOCUMENT,
@@ -134,6 +134,7 @@ def _write_model(
     if (ensemble or backend != PYTHON_BACKEND) and len(manifest.kept_plans) > 1:
         what = "an ensemble runs" if ensemble else f"the backend {backend} runs"
         report(f"{name}: {what} one plan for every batch size, so only {manifest.plan} is used")
+    engine, engine_sha256 = str(manifest.path), sealed.sha256_of(manifest.path / MANIFEST)
     steps: tuple[str, ...] = ()
     if ensemble:
         if PYTHON_BACKEND not in backends:
@@ -156,6 +157,8 @@ def _write_model(
         macs=totals["macs"],
         outputs=tuple(output["name"] for output in manifest.outputs),
         steps=steps,
+        engine=engine,
+        engine_sha256=engine_sha256,
     )
 
 

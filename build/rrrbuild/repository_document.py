@@ -1,5 +1,6 @@
 """`repository.json`: what a Triton model repository serves, sealed over every file in it. Needs no compiler."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ class ServedModel:
         macs: multiply-accumulates for one image.
         outputs: names of the output tensors.
         steps: the Triton models behind it where it is a Triton ensemble; clients have no use for them.
+        engine: the engine folder it was made from, by its absolute path then; None where that is not known.
+        engine_sha256: of that folder's manifest, which holds the digests of the engine's files.
     """
 
     name: str
@@ -48,6 +51,8 @@ class ServedModel:
     macs: int
     outputs: tuple[str, ...]
     steps: tuple[str, ...] = ()
+    engine: str | None = None
+    engine_sha256: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict that `from_json` reads back."""
@@ -55,22 +60,35 @@ class ServedModel:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "ServedModel":
-        """Read what `to_json` wrote."""
+        """Read what `to_json` wrote; keys of a later version are let pass."""
+        known = {key: value for key, value in values.items() if key in cls.__dataclass_fields__}
         changed = {
             "labels": tuple(values["labels"]),
             "preprocess": Preprocess.from_json(values["preprocess"]),
             "outputs": tuple(values["outputs"]),
             "steps": tuple(values.get("steps", ())),
         }
-        return cls(**{**values, **changed})
+        return cls(**{**known, **changed})
 
 
 @dataclass(frozen=True)
 class Repository:
-    """A Triton model repository; the first model is the default one."""
+    """A Triton model repository.
+
+    Attributes:
+        path: its folder.
+        models: the first is the default one.
+        files: SHA-256 of each sealed file, by its path within the repository.
+    """
 
     path: Path
     models: tuple[ServedModel, ...]
+    files: Mapping[str, str]
+
+    def files_of(self, model: ServedModel) -> dict[str, str]:
+        """SHA-256 of the files that a model runs on, those of its steps included."""
+        folders = {model.name, *model.steps}
+        return {path: sha256 for path, sha256 in self.files.items() if path.partition("/")[0] in folders}
 
 
 def write_document(folder: Path, models: tuple[ServedModel, ...]) -> None:
@@ -93,4 +111,5 @@ def read_repository(path: Path) -> Repository:
     strangers = sealed.unlisted(path, DOCUMENT, document)
     if strangers:  # Triton loads every model and version it finds
         raise ArtifactError(f"{path} holds {', '.join(strangers[:3])}, which its seal does not list: {REMEDY}")
-    return Repository(path.absolute(), models)
+    files = {name: entry["sha256"] for name, entry in document["files"].items()}
+    return Repository(path.absolute(), models, files)

@@ -72,7 +72,10 @@ def rules(models: list[dict[str, Any]], baseline: str | None) -> str:
     own = _BASELINE.findall(text)[0]
     if baseline is None and models and not any(re.fullmatch(own, name) for name in names):
         baseline = max(models, key=lambda model: int(model["macs"]))["name"]
-    return text if baseline is None else _BASELINE.sub(re.escape(baseline), text, count=1)
+    if baseline is None:
+        return text
+    pattern = re.escape(baseline).replace("\\-", "-").replace("\\", "\\\\")  # a PromQL string, which knows no \-
+    return _BASELINE.sub(lambda _: pattern, text, count=1)
 
 
 def write_configuration(folder: Path, url: str, *, interval: str, rules_text: str) -> Path:

@@ -25,6 +25,8 @@ KINDS = {
     "manifest.json": "an engine (written by rrr build)",
     "repository.json": "a Triton repository (written by rrr repository)",
 }
+# What is said about a sealed folder later (`seal_alone`); it may come, change or be damaged, and the folder stays good.
+APART = "claims.json"
 _BLANK = "0" * 64
 _SEAL = re.compile(rb'\A\{\n  "seal": "([0-9a-f]{64})"')
 
@@ -44,12 +46,18 @@ def seal(folder: Path, name: str, document: dict[str, Any]) -> None:
     files = {
         path.relative_to(folder).as_posix(): {"sha256": sha256_of(path), "size_bytes": path.stat().st_size}
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path != folder / name
+        if path.is_file() and path != folder / name and path.name != APART
     }
-    body = {key: value for key, value in document.items() if key not in ("seal", "files")}
-    text = json.dumps({"seal": _BLANK, **body, "files": files}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    body = {key: value for key, value in document.items() if key != "files"}
+    seal_alone(folder / name, {**body, "files": files})
+
+
+def seal_alone(target: Path, document: dict[str, Any]) -> None:
+    """Write `document` to `target`, in one step, with a seal over its own bytes and none over other files."""
+    body = {key: value for key, value in document.items() if key != "seal"}
+    text = json.dumps({"seal": _BLANK, **body}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     digest = hashlib.sha256(text.encode()).hexdigest()
-    write_atomically(folder / name, text.replace(_BLANK, digest, 1).encode())
+    write_atomically(target, text.replace(_BLANK, digest, 1).encode())
 
 
 def read_sealed(folder: Path, name: str, *, remedy: str) -> dict[str, Any]:
@@ -72,6 +80,18 @@ def read_sealed(folder: Path, name: str, *, remedy: str) -> dict[str, Any]:
             if (folder / other).is_file():
                 raise ArtifactError(f"{folder} is {kind}: expected {KINDS.get(name, name)}")
         raise ArtifactError(f"{path} is missing, so {folder} is not a complete artifact; {remedy}")
+    document = read_alone(path, remedy=remedy)
+    for relative, entry in document["files"].items():
+        check_file(folder / relative, entry, remedy=remedy)
+    return document
+
+
+def read_alone(path: Path, *, remedy: str) -> dict[str, Any]:
+    """Read what `seal_alone` wrote and check its own seal.
+
+    Raises:
+        ArtifactError: a byte has changed.
+    """
     raw = path.read_bytes()
     match = _SEAL.match(raw)
     expected = match.group(1).decode() if match else "(none)"
@@ -79,8 +99,6 @@ def read_sealed(folder: Path, name: str, *, remedy: str) -> dict[str, Any]:
     if found != expected:
         raise ArtifactError(f"{path} was changed after it was written: sealed as {expected}, now {found}; {remedy}")
     document: dict[str, Any] = json.loads(raw)
-    for relative, entry in document["files"].items():
-        check_file(folder / relative, entry, remedy=remedy)
     return document
 
 
@@ -106,13 +124,16 @@ def unlisted(folder: Path, name: str, document: dict[str, Any]) -> list[str]:
     """What lies below `folder` though its sealed document `name` does not list it, as relative paths.
 
     An empty file `__pycache__` is let pass: it keeps Python from making the folder of that name (rrrbuild.repository).
+    So are files named `APART`.
     """
     files = {folder / relative for relative in document["files"]} | {folder / name}
     known = files | {parent for file in files for parent in file.parents}
     strangers = [
         path
         for path in sorted(folder.rglob("*"))
-        if path not in known and not (path.name == "__pycache__" and path.is_file() and path.stat().st_size == 0)
+        if path not in known
+        and not (path.name == "__pycache__" and path.is_file() and path.stat().st_size == 0)
+        and not (path.name == APART and path.is_file())
     ]
     return [path.relative_to(folder).as_posix() for path in strangers]
 

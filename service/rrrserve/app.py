@@ -18,17 +18,25 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rrrbuild.repository_document import read_repository
 from rrrnet import __version__
-from rrrserve import metrics, worker_metrics
+from rrrnet.errors import CheckFailedError
+from rrrserve import environment, metrics, worker_metrics
+from rrrserve.admission import Admission, BodyMemory, default_in_flight
 from rrrserve.catalogue import backends_of, default_model
 from rrrserve.data_plane import DataPlane
 from rrrserve.decoding import DecodePool
 from rrrserve.readiness import Readiness
+from rrrserve.restarts import DEFAULT_RESTARTS
 from rrrserve.routes import Backend, Routes
 from rrrserve.settings import Settings
-from rrrserve.triton_client import TritonClient, TritonError
+from rrrserve.shared_state import PATH_VARIABLE, SharedState
+from rrrserve.triton_client import TritonError
+from rrrserve.triton_keeper import TritonKeeper, watch_for_ever
+from rrrserve.triton_link import TritonLink
 from rrrserve.triton_server import TritonServer
 
 log = logging.getLogger("rrrserve")
+
+_START_TIMEOUT_SECONDS = 120.0
 
 ROUTES = Routes()
 APPLICATION = ROUTES.application()
@@ -65,20 +73,39 @@ class Service:
         """Connect to Triton, after starting one if no address is set. Returns before the models are loaded."""
         settings = self._settings
         url, metrics_url = settings.triton_url, settings.triton_metrics_url
+        models = self._repository.models
+        state = SharedState.from_environment(os.environ, [model.name for model in models])
         if url is None:
             self._triton = TritonServer(settings.repository, backends_of(self._repository))
-            await self._triton.start()
-            self._tasks.append(asyncio.create_task(self._watch(self._triton)))
+            self._tasks.append(asyncio.create_task(self._keep(self._triton, state)))
             url, metrics_url = self._triton.url, self._triton.metrics_url
-        self._client = TritonClient(url)
-        self._pool = DecodePool(settings.decode_threads, max_pixels=settings.max_pixels)
+        elif PATH_VARIABLE not in os.environ:  # no supervisor watches it
+            self._tasks.append(asyncio.create_task(watch_for_ever(url, models, state)))
+        self._client = TritonLink(url, state)
+        self._pool = DecodePool(
+            settings.decode_threads, max_pixels=settings.max_pixels, memory_bytes=settings.decode_memory_bytes
+        )
         self._http = httpx.AsyncClient(timeout=5.0, trust_env=False)
-        data_plane = DataPlane(self._repository, self._default, self._client, self._pool)
-        readiness = Readiness(data_plane)
-        self._tasks += [asyncio.create_task(self._publish_build_info()), asyncio.create_task(readiness.watch())]
+        data_plane = DataPlane(self._repository, self._default, self._client, self._pool, state)
+        metrics.SUPERVISION.state = state
+        # Looking around takes 0.2 s, which no request shall wait for: claims of GET /v1/models are compared with it.
+        self._tasks += [asyncio.create_task(work) for work in (self._publish_build_info(), self._look_around())]
         if (folder := worker_metrics.folder_in_use()) is not None:
             worker_metrics.forget_gauges_of_the_dead(folder)
-        ROUTES.open(Backend(settings, data_plane, readiness, metrics_url, self._http))
+        largest = max(model.max_batch_size for model in models)
+        most = settings.max_in_flight or default_in_flight(largest)
+        ROUTES.open(
+            Backend(
+                settings,
+                self._repository,
+                data_plane,
+                Readiness(data_plane),
+                metrics_url,
+                self._http,
+                Admission(state, most, batch_images=largest),
+                BodyMemory(settings.body_memory_bytes),
+            )
+        )
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
@@ -93,11 +120,23 @@ class Service:
         if self._triton is not None:
             await self._triton.stop()
 
-    async def _watch(self, triton: TritonServer) -> None:
-        """End this worker when its Triton ends: `bentoml serve` then starts both again."""
-        code = await triton.wait()
-        log.critical("%s", triton.failure(code))
-        os.kill(os.getpid(), signal.SIGTERM)
+    async def _keep(self, triton: TritonServer, state: SharedState) -> None:
+        """Keep Triton running; when that is given up, end this worker: `bentoml serve` then starts both again."""
+        keeper = TritonKeeper(
+            triton,
+            self._repository.models,
+            state,
+            most_restarts=DEFAULT_RESTARTS,
+            start_timeout_seconds=_START_TIMEOUT_SECONDS,
+        )
+        try:
+            await keeper.run()
+        except CheckFailedError as error:
+            log.critical("%s", error)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    async def _look_around(self) -> None:
+        await asyncio.to_thread(environment.describe)
 
     async def _publish_build_info(self) -> None:
         """Set the info metric once Triton can tell its version."""

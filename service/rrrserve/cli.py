@@ -25,6 +25,7 @@ _COMMANDS = (
     "predict",
     "bench",
     "verify",
+    "report",
     "doctor",
 )
 

@@ -16,7 +16,9 @@ from rrrserve.answer import answer
 from rrrserve.decoding import Decoded, DecodePool
 from rrrserve.errors import APIError
 from rrrserve.requests import Options
-from rrrserve.triton_client import Inference, TritonClient, TritonError
+from rrrserve.shared_state import SharedState
+from rrrserve.triton_client import TritonError
+from rrrserve.triton_link import TritonLink
 
 log = logging.getLogger("rrrserve")
 
@@ -50,16 +52,16 @@ class Timing:
 
 
 class DataPlane:
-    """Predicts with the models of one repository through one Triton connection."""
+    """Predicts with the models of one repository through one connection to Triton."""
 
-    def __init__(self, repository: Repository, default: ServedModel, client: TritonClient, pool: DecodePool) -> None:
+    def __init__(
+        self, repository: Repository, default: ServedModel, client: TritonLink, pool: DecodePool, state: SharedState
+    ) -> None:
         self.models = {model.name: model for model in repository.models}
         self.default = default
         self.client = client
-        self._pool = pool
-        # When each model last gave a good answer (monotonic clock): evidence that readiness need not ask for again.
-        self.answered: dict[str, float] = {}
-        self._ready = {name: metrics.MODEL_READY.labels(name) for name in self.models}
+        self.state = state
+        self.pool = pool
         # Metric children are looked up once: `labels()` costs more than the observation.
         self._stages = {
             (stage, name): metrics.STAGE_DURATION.labels(stage, name)
@@ -75,33 +77,6 @@ class DataPlane:
             if MEMBER_SECONDS in model.outputs
         }
         self._disagreement = {name: metrics.DISAGREEMENT.labels(name) for name in self.models}
-
-    async def ask(
-        self, model: ServedModel, images: Sequence[npt.NDArray[np.uint8]], *, timeout_seconds: float
-    ) -> Inference:
-        """Call Triton once, and keep whether the model answered.
-
-        Args:
-            model: which model.
-            images: each (S, S, 3), at most the model's largest batch.
-            timeout_seconds: how long to wait.
-
-        Raises:
-            TritonError: no answer, or an unusable one.
-        """
-        try:
-            result = await self.client.infer(model, images, timeout_seconds=timeout_seconds)
-        except TritonError as error:
-            if error.code != "deadline_exceeded":  # that may be the client's own, and too short
-                self.unready(model)
-            raise
-        self._ready[model.name].set(1)
-        self.answered[model.name] = time.monotonic()
-        return result
-
-    def unready(self, model: ServedModel) -> None:
-        """Keep that the model did not answer."""
-        self._ready[model.name].set(0)
 
     def observe_stage(self, stage: str, model: ServedModel, seconds: float) -> None:
         """Count one stage of one request."""
@@ -122,7 +97,7 @@ class DataPlane:
         Raises:
             APIError: the batch as a whole got no answer.
         """
-        decoded = await self._pool.decode(images, model.preprocess)
+        decoded = await self.pool.decode(images, model.preprocess)
         good = [item for item in decoded if isinstance(item, Decoded)]
         timing.decode = sum(item.decode_seconds for item in good)
         timing.preprocess = sum(item.preprocess_seconds for item in good)
@@ -134,7 +109,8 @@ class DataPlane:
         try:
             probabilities = iter(await self._infer(model, [item.array for item in good], deadline))
         except TritonError as error:
-            log.warning("inference with %s failed: %s", model.name, error)
+            if self.state.triton_up:  # else the supervisor has told, and every request would tell again
+                log.warning("inference with %s failed: %s", model.name, error)
             raise APIError(error.code, _CLIENT_MESSAGES[error.code]) from error
         timing.inference = time.perf_counter() - start
         self.observe_stage("inference", model, timing.inference)
@@ -161,7 +137,7 @@ class DataPlane:
         self, model: ServedModel, images: list[npt.NDArray[np.uint8]], deadline: float
     ) -> npt.NDArray[np.float32]:
         start = time.perf_counter()
-        result = await self.ask(model, images, timeout_seconds=deadline - start)
+        result = await self.client.infer(model, images, timeout_seconds=deadline - start)
         self._inference[model.name].observe(time.perf_counter() - start)
         if result.member_seconds is not None:
             for member, seconds in zip(self._members[model.name], result.member_seconds, strict=True):

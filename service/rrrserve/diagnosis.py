@@ -7,13 +7,12 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import psutil
 
 from rrrbuild import machine
 from rrrbuild.targets import TARGETS, run_obstacle
-from rrrnet import __version__
 from rrrnet.errors import IncompatibleError, UsageError
 from rrrserve.listener import listen
 from rrrserve.scratch import SHARED_MEMORY
@@ -68,14 +67,6 @@ def diagnose(artifacts: Path) -> list[Check]:
 def versions() -> dict[str, str | None]:
     """Version of each key package, None where it is missing; nothing is imported to find out."""
     return {name: machine.package_version(name) for name in SERVING_PACKAGES + RUNTIME_PACKAGES + TRAINING_PACKAGES}
-
-
-def surroundings() -> dict[str, Any]:
-    """What a result file says about where it was made: `machine` and `versions`, JSON-ready."""
-    return {
-        "machine": {**machine.describe(), "cores": available_cores()},
-        "versions": {"rrr": __version__, **versions()},
-    }
 
 
 def check_serving_packages() -> Check:

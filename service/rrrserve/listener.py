@@ -1,12 +1,23 @@
 """Bind the address that the service is reached at, before anything is started."""
 
+import contextlib
+import ctypes
 import errno
 import ipaddress
 import socket
+import struct
 
 from rrrnet.errors import UsageError
 
 BACKLOG = 2048
+_SO_ATTACH_FILTER = 26
+# Classic BPF over a TCP header: (operation, jump if true, jump if false, operand) of each instruction.
+_DROP_SYN = (
+    (0x30, 0, 0, 13),  # load the byte of flags
+    (0x45, 0, 1, 0x02),  # is SYN set?
+    (0x06, 0, 0, 0),  # yes: drop the packet
+    (0x06, 0, 0, 0xFFFFFFFF),  # no: let it pass
+)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -35,6 +46,21 @@ def listen(host: str, port: int) -> socket.socket:
             errno.EACCES: "is not allowed for this user: choose another --port",
         }.get(error.errno or 0, f"cannot be listened at ({error.strerror})")
         raise UsageError(f"{address} port {port} {reason}") from error
+
+
+def admit_no_more(listener: socket.socket) -> None:
+    """Let no further connection begin, while those that have begun can still be accepted, by any process.
+
+    A socket that is closed with connections in its queue resets them, and with them requests that were sent already.
+    With the first packet of each new connection dropped the queue runs empty; once the socket is closed, the client's
+    kernel sends that packet again, and the connection is refused.
+    """
+    program = b"".join(struct.pack("HBBI", *instruction) for instruction in _DROP_SYN)
+    buffer = ctypes.create_string_buffer(program, len(program))
+    with contextlib.suppress(OSError):  # a kernel without filters: the queue is then only almost certainly empty
+        listener.setsockopt(
+            socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_DROP_SYN), ctypes.addressof(buffer))
+        )
 
 
 def url_of(listener: socket.socket) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
+    REGISTRY,
     Counter,
     Gauge,
     Histogram,
@@ -22,6 +23,7 @@ from prometheus_client import (
 from rrrbuild.repository_document import ServedModel
 from rrrserve import worker_metrics
 from rrrserve.errors import ERRORS
+from rrrserve.supervision_metrics import SupervisionCollector
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a time stamp for every series: nothing that rate() needs
 
@@ -82,12 +84,6 @@ IN_FLIGHT = Gauge(
     "Prediction requests that are being answered now.",
     multiprocess_mode="livesum",
 )
-MODEL_READY = Gauge(
-    "rrr_model_ready",
-    "Whether the model answered when it was last asked, by a request or by the service itself: 1 or 0.",
-    ["model"],
-    multiprocess_mode="mostrecent",
-)
 MODEL_INFO = Gauge(
     "rrr_model_info",
     "Always 1; the labels tell which engine the model of that name is.",
@@ -100,6 +96,8 @@ BUILD_INFO = Gauge(
     ["version", "triton", "bentoml"],
     multiprocess_mode="livemax",
 )
+SUPERVISION = SupervisionCollector()
+REGISTRY.register(SUPERVISION)
 
 
 def outcome_of(status: int) -> str:
@@ -123,7 +121,6 @@ def create_series(models: Iterable[ServedModel], answers: Iterable[tuple[str, st
     for code in ERRORS:
         REJECTED.labels(code)
     for model in models:
-        MODEL_READY.labels(model.name)
         MODEL_INFO.labels(model.name, model.version, model.target, str(model.members)).set(1)
     for route, name in answers:
         REQUEST_DURATION.labels(route, name, "ok")
@@ -132,4 +129,4 @@ def create_series(models: Iterable[ServedModel], answers: Iterable[tuple[str, st
 def exposition() -> bytes:
     """All metrics in Prometheus text format, summed over the workers where there are several."""
     folder = worker_metrics.folder_in_use()
-    return generate_latest() if folder is None else worker_metrics.exposition(folder)
+    return generate_latest() if folder is None else worker_metrics.exposition(folder, SUPERVISION)

@@ -45,6 +45,41 @@ _ENVELOPE: dict[str, Any] = {
     },
     "timing_ms": {"type": "object", "additionalProperties": {"type": "number"}},
 }
+_CLAIM = {
+    "type": "object",
+    "description": "a sentence about the model that rrr verify judged, as stamped on the model",
+    "properties": {
+        "name": {"type": "string"},
+        "sentence": {"type": "string"},
+        "verdict": {"type": "string", "enum": ["pass", "fail", "undecided", "unreadable"]},
+        "estimate": {"type": "number", "nullable": True},
+        "interval": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2, "nullable": True},
+        "unit": {"type": "string"},
+        "verified_at": {"type": "string", "format": "date-time", "nullable": True},
+        "stale": {"type": "boolean", "description": "whether hardware, versions or files differ since"},
+        "stale_reasons": {"type": "array", "items": {"type": "string"}},
+    },
+}
+_MODEL_TEXTS = ("name", "version", "target", "backend")
+_MODEL_NUMBERS = ("members", "num_classes", "image_size", "max_batch_size", "parameters", "macs")
+_MODELS = {
+    "type": "object",
+    "properties": {
+        "default": {"type": "string", "description": "the model that /v1/predict asks"},
+        "models": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    **{key: {"type": "string"} for key in _MODEL_TEXTS},
+                    **{key: {"type": "integer"} for key in _MODEL_NUMBERS},
+                    "labels": {"type": "array", "items": {"type": "string"}},
+                    "claims": {"type": "array", "items": {"$ref": "#/components/schemas/Claim"}},
+                },
+            },
+        },
+    },
+}
 _ERROR = {
     "type": "object",
     "properties": {
@@ -84,7 +119,7 @@ _QUERY = [
 ]
 _NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
 _PAGES = {
-    "/v1/models": ("The models and their labels", "application/json"),
+    "/v1/models": ("The models, their labels and their claims", "application/json"),
     "/livez": ("200 while the process answers", "application/json"),
     "/readyz": ("200 when every model has answered a real inference within the last second", "application/json"),
     "/metrics": ("Prometheus metrics of the service", "text/plain"),
@@ -102,7 +137,10 @@ def document(settings: Settings) -> dict[str, Any]:
             # `curl -T` sends PUT; it means the same.
             paths[f"{base}/predict{'_batch' if batch else ''}"] = {"post": operation, "put": operation}
     for path, (summary, content_type) in _PAGES.items():
-        content = {content_type: {"schema": {"type": "object" if "json" in content_type else "string"}}}
+        schema: dict[str, Any] = {"type": "object" if "json" in content_type else "string"}
+        if path == "/v1/models":
+            schema = {"$ref": "#/components/schemas/Models"}
+        content = {content_type: {"schema": schema}}
         paths[path] = {"get": {"summary": summary, "responses": {"200": {"description": summary, "content": content}}}}
     return {
         "openapi": "3.0.3",
@@ -128,6 +166,8 @@ def document(settings: Settings) -> dict[str, Any]:
                         },
                     },
                 },
+                "Claim": _CLAIM,
+                "Models": _MODELS,
                 "Error": _ERROR,
             }
         },

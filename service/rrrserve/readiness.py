@@ -1,16 +1,16 @@
-"""Ready means: every model of the repository has answered a real inference within the last second."""
+"""Ready means: every model of the repository has answered a real inference within the last second.
+
+Whoever asked counts: a client, the supervisor, or a probe at another worker.
+"""
 
 import asyncio
 import time
 
-import numpy as np
-
 from rrrserve.data_plane import DataPlane
 from rrrserve.triton_client import TritonError
+from rrrserve.triton_watch import probe_image
 
 FRESH_SECONDS = 1.0
-# For models that nobody asks. A probe costs as much as a request: more of them would show in other models' times.
-WATCH_SECONDS = 10.0
 _PROBE_TIMEOUT_SECONDS = 5.0
 
 
@@ -26,42 +26,32 @@ class Readiness:
         self._failed_at = float("-inf")
         self._failure: str | None = None
 
-    async def watch(self) -> None:
-        """Ask, for ever, models that nobody has asked for a while: `rrr_model_ready` then tells the present."""
-        while True:
-            await asyncio.sleep(WATCH_SECONDS)
-            for name in self._stale(WATCH_SECONDS):
-                await self._probe(name)
-
     async def check(self) -> str | None:
         """None when ready; else what is wrong, with the name of the model."""
-        if not self._stale(FRESH_SECONDS):
+        state = self._data_plane.state
+        if state.draining:
+            return "the service is stopping"
+        if not state.triton_up:
+            return "Triton does not answer"
+        if not self._stale():
             return None
         async with self._lock:
             if time.monotonic() - self._failed_at <= FRESH_SECONDS:
                 return self._failure
-            for name in self._stale(FRESH_SECONDS):
-                failure = await self._probe(name)
-                if failure is not None:
-                    self._failure = failure
+            for name in self._stale():
+                model = self._data_plane.models[name]
+                try:
+                    await self._data_plane.client.infer(
+                        model, [probe_image(model)], timeout_seconds=_PROBE_TIMEOUT_SECONDS
+                    )
+                except TritonError as error:
+                    bad = error.code == "bad_model_output"
+                    self._failure = f"the model {name} {'gives unusable answers' if bad else 'does not answer'}"
                     self._failed_at = time.monotonic()
-                    return failure
+                    return self._failure
         return None
 
-    async def _probe(self, name: str) -> str | None:
-        """Ask a model about a black image; None when it answers."""
-        model = self._data_plane.models[name]
-        image = np.zeros((model.image_size, model.image_size, 3), np.uint8)
-        try:
-            await self._data_plane.ask(model, [image], timeout_seconds=_PROBE_TIMEOUT_SECONDS)
-        except TritonError as error:
-            self._data_plane.unready(model)
-            bad = error.code == "bad_model_output"
-            return f"the model {name} {'gives unusable answers' if bad else 'does not answer'}"
-        return None
-
-    def _stale(self, seconds: float) -> list[str]:
-        """Models without an answer in the last `seconds`."""
-        oldest = time.monotonic() - seconds
-        answered = self._data_plane.answered
-        return [name for name in self._data_plane.models if answered.get(name, float("-inf")) < oldest]
+    def _stale(self) -> list[str]:
+        """Models without an answer in the last second."""
+        plane = self._data_plane
+        return [name for name in plane.models if plane.state.since_answer(name) > FRESH_SECONDS]

@@ -9,15 +9,18 @@ from urllib.parse import parse_qsl
 import httpx
 from starlette.routing import Route, Router
 
-from rrrbuild.repository_document import ServedModel
+from rrrbuild.repository_document import Repository, ServedModel
 from rrrserve import metrics
+from rrrserve.admission import Admission, BodyMemory
+from rrrserve.claims.travelling import served_claims
 from rrrserve.data_plane import DataPlane, Timing
 from rrrserve.endpoint import Endpoint, Exchange, Handler, Reply, to_json
 from rrrserve.errors import APIError
 from rrrserve.openapi import document
 from rrrserve.readiness import Readiness
-from rrrserve.requests import images_of, options_of, read_body, timeout_ms
+from rrrserve.requests import options_of, read_body, timeout_ms
 from rrrserve.settings import Settings
+from rrrserve.shared_state import Phase
 
 PREDICTION_ROUTES = (
     "/v1/predict",
@@ -32,10 +35,13 @@ class Backend:
     """What the routes answer from, once the service has started."""
 
     settings: Settings
+    repository: Repository
     data_plane: DataPlane
     readiness: Readiness
     triton_metrics_url: str | None
     http: httpx.AsyncClient
+    admission: Admission
+    body_memory: BodyMemory
 
 
 class Routes:
@@ -73,11 +79,12 @@ class Routes:
             "/docs.json": self.docs,
         }
         routes = []
-        for path in PREDICTION_ROUTES:
-            predict = self.predict_batch if path.endswith("_batch") else self.predict
+        for template in PREDICTION_ROUTES:
+            predict = self.predict_batch if template.endswith("_batch") else self.predict
+            path = template.replace("{name}", "{name:path}")  # any name at all: what is none of ours is unknown_model
             # PUT as well as POST: it is what `curl -T cat.jpg` sends.
-            routes.append(Route(path, Endpoint(path, predict, in_flight=True), methods=["POST", "PUT"]))
-            routes.append(Route(path, Endpoint(path, _only("POST, PUT"))))
+            routes.append(Route(path, Endpoint(template, predict, in_flight=True), methods=["POST", "PUT"]))
+            routes.append(Route(path, Endpoint(template, _only("POST, PUT"))))
         for path, handler in pages.items():
             routes.append(Route(path, Endpoint(path, handler), methods=["GET"]))
             routes.append(Route(path, Endpoint(path, _only("GET, HEAD"))))
@@ -94,6 +101,8 @@ class Routes:
     async def _predict(self, exchange: Exchange, *, batch: bool) -> Reply:
         backend = self._backend()
         settings = backend.settings
+        if backend.data_plane.state.phase is Phase.REFUSING:
+            raise APIError("shutting_down", "the service is stopping: ask another instance")
         model = self._model(exchange, backend.data_plane)
         options = options_of(_query(exchange), num_classes=len(model.labels))
         milliseconds = timeout_ms(
@@ -101,18 +110,30 @@ class Routes:
         )
         timing = Timing(exchange.started)
         deadline = exchange.started + milliseconds / 1000
+        backend.admission.check(deadline - time.perf_counter())  # before the body is read: there may be many of them
         code = "request_timeout"
+        held = 0
         try:
             async with asyncio.timeout(deadline - time.perf_counter()):
-                body = await read_body(exchange.receive, exchange.headers, max_bytes=settings.max_body_bytes)
+                body = await read_body(
+                    exchange.receive,
+                    exchange.headers,
+                    max_bytes=settings.max_body_bytes,
+                    memory=backend.body_memory,
+                )
+                held = len(body)
                 code = "deadline_exceeded"
                 timing.read = time.perf_counter() - exchange.started
                 backend.data_plane.observe_stage("read", model, timing.read)
                 field, most = ("images", settings.max_batch_images) if batch else ("image", 1)
-                images = images_of(body, exchange.headers, field=field, most=most)
-                results = await backend.data_plane.predict(model, images, options, deadline=deadline, timing=timing)
+                images = await backend.data_plane.pool.unpack(body, exchange.headers, field=field, most=most)
+                del body
+                with backend.admission.admitted(len(images), deadline - time.perf_counter()):
+                    results = await backend.data_plane.predict(model, images, options, deadline=deadline, timing=timing)
         except TimeoutError as error:
             raise APIError(code, f"the deadline of {milliseconds} ms passed") from error
+        finally:
+            backend.body_memory.give_back(held)
         return self._encode(exchange, model, results, timing, batch=batch)
 
     def _encode(
@@ -157,8 +178,9 @@ class Routes:
         return model
 
     async def models(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
-        """The repository's models."""
-        data_plane = self._backend().data_plane
+        """The repository's models, each with the claims that are stamped on it now."""
+        backend = self._backend()
+        data_plane = backend.data_plane
         listed = [
             {
                 "name": model.name,
@@ -172,6 +194,7 @@ class Routes:
                 "max_batch_size": model.max_batch_size,
                 "parameters": model.parameters,
                 "macs": model.macs,
+                "claims": [claim.to_json() for claim in served_claims(backend.repository, model)],
             }
             for model in data_plane.models.values()
         ]

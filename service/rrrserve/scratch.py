@@ -1,13 +1,19 @@
 """Private temporary folders whose names tell their owner, so that what a killed process left can be removed."""
 
+import contextlib
 import os
 import re
 import shutil
 import tempfile
 from pathlib import Path
 
+import psutil
+
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  the kernel's own place for POSIX shared memory
 _PREFIX = "rrr-serve"
+# Triton's Python backend makes one such folder each time it starts, wherever TMPDIR points, and a killed one leaves it.
+_PYTHON_ENVIRONMENTS = Path("/tmp")  # noqa: S108  hard-coded in Triton
+_MADE_WITHIN_SECONDS = 60.0  # of Triton's start
 _NAME = re.compile(rf"{_PREFIX}-(\d+)-")
 
 
@@ -34,3 +40,19 @@ def sweep() -> None:
                     shutil.rmtree(path, ignore_errors=True)
                 else:
                     path.unlink(missing_ok=True)
+    sweep_python_environments()
+
+
+def sweep_python_environments() -> None:
+    """Remove the empty folders of this user's tritonservers that no longer run."""
+    starts = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.name() == "tritonserver":
+                starts.append(process.create_time())
+    for folder in _PYTHON_ENVIRONMENTS.glob("python_env_??????"):
+        with contextlib.suppress(OSError):  # not empty, another user's, or just gone
+            found = folder.lstat()
+            in_use = any(start - 1 <= found.st_mtime <= start + _MADE_WITHIN_SECONDS for start in starts)
+            if found.st_uid == os.getuid() and not in_use:
+                folder.rmdir()

@@ -25,12 +25,14 @@ SUM_TOLERANCE = 0.05
 
 _SERVICE = "/inference.GRPCInferenceService"
 _RAW_INPUT_TAG = bytes([pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | 2])  # 2: length and bytes follow
+_BAD_OUTPUT = "the engine's output"  # begins what triton_model.py tells about an output that it does not pass on
 _CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     ("grpc.enable_http_proxy", 0),  # a proxy variable in the environment must not see images
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),  # gRPC's own limit is two minutes: too long after a restart
+    ("grpc.max_reconnect_backoff_ms", 300),  # gRPC's own limit is two minutes: too long after a restart
+    ("grpc.use_local_subchannel_pool", 1),  # else a new connection inherits the pause of an older one
 ]
 
 
@@ -105,8 +107,12 @@ async def _call(method: grpc.aio.UnaryUnaryMultiCallable, request: bytes, timeou
     try:
         answer: bytes = await method(request, timeout=timeout_seconds)
     except grpc.aio.AioRpcError as error:
-        late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        code = "deadline_exceeded" if late else "backend_unavailable"
+        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            code = "deadline_exceeded"
+        elif _BAD_OUTPUT in (error.details() or ""):
+            code = "bad_model_output"
+        else:
+            code = "backend_unavailable"
         raise TritonError(code, f"{error.code()}: {error.details()}") from error
     return answer
 

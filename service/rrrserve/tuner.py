@@ -145,6 +145,7 @@ async def _serving(repository: Path, log: Path) -> AsyncIterator[str]:
     with listen("127.0.0.1", 0) as probe:
         url = url_of(probe)
     command = [sys.executable, "-c", "from rrrserve.cli import main; main()", "serve", str(repository)]
+    command += ["--drain", "0", "--restarts", "0"]  # a candidate that dies has failed
     command += ["--port", url.rpartition(":")[2], "--grace", str(_GRACE_SECONDS), "--start-timeout"]
     environment = {name: value for name, value in os.environ.items() if name not in _OTHERS}
     with log.open("wb") as file:

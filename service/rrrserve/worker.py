@@ -1,11 +1,12 @@
 """One HTTP worker process of `rrr serve`: the BentoML service under uvicorn, on a socket the supervisor bound.
 
-It does what BentoML's own worker does for `bentoml serve`, with two differences: logs go to standard error, and the
-limits of the HTTP server are ours to set.
+It does what BentoML's own worker does for `bentoml serve`, with three differences: logs go to standard error, the
+limits of the HTTP server are ours to set, and it stops in an order that cuts nobody off.
 """
 
 import argparse
 import logging
+import os
 import socket
 import sys
 
@@ -34,6 +35,8 @@ def main() -> None:
     from bentoml._internal.context import server_context
 
     from rrrserve.app import RRRService
+    from rrrserve.http_server import Server, protocol
+    from rrrserve.settings import Settings
 
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S%z"
@@ -46,14 +49,16 @@ def main() -> None:
 
     config = uvicorn.Config(
         RRRService.to_asgi(),
+        http=protocol(Settings.from_environment(os.environ)),
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nobody asks for the client's address
         lifespan="on",
         ws="none",
         timeout_graceful_shutdown=arguments.grace_seconds,
     )
-    uvicorn.Server(config).run(sockets=[socket.socket(fileno=arguments.fd)])
+    Server(config).run(sockets=[socket.socket(fileno=arguments.fd)])
 
 
 if __name__ == "__main__":

@@ -58,9 +58,11 @@ def forget_gauges_of_the_dead(folder: Path) -> None:
             forget_gauges(folder, int(identity))
 
 
-def exposition(folder: Path) -> bytes:
-    """All workers' metrics in Prometheus text format: counters and histograms summed, `process_*` by worker."""
+def exposition(folder: Path, *others: Collector) -> bytes:
+    """All workers' metrics in text format, and `others`: counters and histograms summed, `process_*` by worker."""
     registry = CollectorRegistry()
+    for collector in others:
+        registry.register(collector)
     registry.register(_Sums(folder))
     registry.register(_Processes(folder))
     return generate_latest(registry)

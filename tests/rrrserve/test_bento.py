@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-import yaml  # type: ignore[import-untyped]  # BentoML brings it, without stubs
+import yaml
 
 ROOT = Path(__file__).parents[2]
 BENTOML = Path(sys.executable).parent / "bentoml"

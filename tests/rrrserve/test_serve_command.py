@@ -1,6 +1,5 @@
 """`rrr serve` as a process: it starts or says why not, and leaves nothing behind."""
 
-import concurrent.futures
 import re
 import shutil
 import signal
@@ -101,23 +100,6 @@ def test_killing_it_takes_the_children_along(start_service: Start, repository: P
     assert port_is_free(served.url)
 
 
-def test_a_dead_stub_makes_it_unready_and_a_dead_triton_ends_it_with_exit_1(
-    start_service: Start, repository: Path
-) -> None:
-    served = start_service(str(repository), "--port", "0")
-    children = served.children()
-    next(process for process in children if "triton_python_backend_stub" in process.cmdline()[0]).kill()
-    time.sleep(1.1)  # an answer of the last second still counts
-    ready = httpx.get(f"{served.url}/readyz", timeout=30, trust_env=False)
-    assert ready.status_code == 503, "Triton itself stays green when a stub is dead"
-    assert "does not answer" in ready.json()["error"]["message"]
-    assert httpx.get(f"{served.url}/livez", trust_env=False).status_code == 200
-    next(process for process in children if process.name() == "tritonserver").kill()
-    assert served.process.wait(60) == 1
-    assert "Triton ended with exit code -9" in served.log.read_text()
-    assert wait_until_gone(children) == []
-
-
 def test_tritons_admin_interface_is_locked(start_service: Start, repository: Path) -> None:
     served = start_service(str(repository), "--port", "0")
     found = re.search(r"Triton at (127\.0\.0\.1:\d+)", served.log.read_text())
@@ -146,22 +128,6 @@ def test_tritons_admin_interface_is_locked(start_service: Start, repository: Pat
     assert listening == {"127.0.0.1"}
 
 
-def test_two_workers_answer_and_count_together(
-    start_service: Start, repository: Path, png: Callable[[int], bytes]
-) -> None:
-    served = start_service(str(repository), "--port", "0", "--workers", "2")
-
-    def ask(seed: int) -> int:
-        return httpx.post(f"{served.url}/v1/predict", content=png(seed), timeout=30, trust_env=False).status_code
-
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        assert set(pool.map(ask, range(30))) == {200}
-    for _ in range(4):  # whichever worker answers
-        text = httpx.get(f"{served.url}/metrics", trust_env=False).text
-        assert 'rrr_request_duration_seconds_count{model="tiny",outcome="ok",route="/v1/predict"} 30.0' in text
-    assert served.stop() == 0
-
-
 def test_an_external_triton_that_is_not_there_leaves_it_unready(
     start_service: Start, repository: Path, png: Callable[[int], bytes]
 ) -> None:
@@ -178,7 +144,7 @@ def test_an_external_triton_that_is_not_there_leaves_it_unready(
                 time.sleep(0.1)
         assert client.get("/livez").status_code == 200
         assert (ready.status_code, ready.json()["error"]["code"]) == (503, "not_ready")
-        assert "the model tiny does not answer" in ready.json()["error"]["message"]
+        assert "Triton does not answer" in ready.json()["error"]["message"]
         assert int(ready.headers["retry-after"]) >= 1
         answer = client.post("/v1/predict", content=png(0))
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "backend_unavailable")

@@ -11,7 +11,7 @@ from rrrserve.bench.figures import Turn, figures, round_to_json
 from rrrserve.bench.plan import Load, Plan
 from rrrserve.bench.search import Search
 from rrrserve.bench.subjects import Subject
-from rrrserve.diagnosis import surroundings
+from rrrserve.environment import describe
 
 FORMAT = 1
 KIND = "rrr-bench"
@@ -43,7 +43,7 @@ class Found:
     limits: dict[str, float] = field(default_factory=dict)
     interrupted: bool = False
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
-    environment: dict[str, Any] = field(default_factory=surroundings)
+    environment: dict[str, Any] = field(default_factory=describe)
 
     def document(self) -> dict[str, Any]:
         """The result as far as it goes."""

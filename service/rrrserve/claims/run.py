@@ -22,7 +22,7 @@ from rrrserve.claims.reasons import UndecidableError
 from rrrserve.claims.scrape import Scraper, check_url, watch
 from rrrserve.claims.spans import SpanEvidence, Turn
 from rrrserve.claims.verdicts import UNDECIDED, Verdict, undecided
-from rrrserve.diagnosis import surroundings
+from rrrserve.environment import describe
 
 FORMAT, KIND = 1, "rrr-verdicts"
 _SETTLE_SECONDS, _POLL_SECONDS = 90.0, 0.5  # Prometheus scrapes once a minute unless it is told otherwise
@@ -133,7 +133,7 @@ async def verify(claims: Claims, source: Source, report: Callable[[float, str], 
         "confidence": claims.confidence,
         "started": started,
         "source": source.to_json(),
-        "environment": surroundings(),
+        "environment": describe(),
         "verdicts": [found[claim.name].to_json() for claim in claims.claims],
     }
 

@@ -1,6 +1,7 @@
 """`rrr serve`: a repository behind HTTP, with its own Triton unless one is given."""
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Column, Table
 
 from rrrserve.output import messages
+from rrrserve.restarts import DEFAULT_RESTARTS
 
 
 def register(app: typer.Typer) -> None:
@@ -35,14 +38,40 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         workers: Annotated[int, typer.Option(min=1, max=64, help="HTTP worker processes")] = 1,
+        max_in_flight: Annotated[
+            int | None,
+            typer.Option(
+                min=1,
+                metavar="IMAGES",
+                envvar="RRR_MAX_IN_FLIGHT",
+                help="images being worked on at the same time (else twice the largest batch, at least 64)",
+            ),
+        ] = None,
         start_timeout: Annotated[
             int, typer.Option(min=1, metavar="SECONDS", help="how long loading the models may take")
         ] = 120,
         grace: Annotated[
             int, typer.Option(min=0, metavar="SECONDS", help="how long requests in flight may take when stopping")
         ] = 30,
+        drain: Annotated[
+            float,
+            typer.Option(
+                min=0,
+                max=600,
+                metavar="SECONDS",
+                help="how long requests are still taken when stopping, while /readyz is 503 already",
+            ),
+        ] = 1.0,
+        restarts: Annotated[
+            int,
+            typer.Option(
+                min=0, max=1000, metavar="N", help="how often in two minutes a part that dies is started again"
+            ),
+        ] = DEFAULT_RESTARTS,
     ) -> None:
         """Serve a repository over HTTP (BentoML in front of Triton); SIGTERM or Ctrl-C stops it cleanly."""
+        if max_in_flight is not None:
+            os.environ["RRR_MAX_IN_FLIGHT"] = str(max_in_flight)  # the workers read it there
         # Until the supervisor's own handlers are there: nothing runs yet that must be ended.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: sys.exit(0))
@@ -57,6 +86,8 @@ def register(app: typer.Typer) -> None:
                 workers=workers,
                 start_timeout=start_timeout,
                 grace=grace,
+                drain=drain,
+                restarts=restarts,
             )
 
 
@@ -69,9 +100,12 @@ def _serve(
     workers: int,
     start_timeout: int,
     grace: int,
+    drain: float,
+    restarts: int,
 ) -> None:
     from rrrbuild.repository_document import Repository, read_repository
     from rrrserve.catalogue import default_model
+    from rrrserve.claims.travelling import served_claims
     from rrrserve.settings import Settings, check_address
     from rrrserve.supervisor import ServeOptions, Supervisor
 
@@ -80,7 +114,10 @@ def _serve(
         check_address(triton_url, "--triton-url")
     repository: Repository = read_repository(path)
     chosen = default_model(repository, default)
-    options = ServeOptions(triton_url, chosen.name, workers, start_timeout, grace)
+    options = ServeOptions(triton_url, chosen.name, workers, start_timeout, grace, drain, restarts)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S%z"
+    )
     own = "" if triton_url else "Triton and "
     messages.print(f"starting {own}{workers} HTTP worker{'s' * (workers > 1)} for {path}")
 
@@ -100,6 +137,9 @@ def _serve(
             size = f"{model.image_size} x {model.image_size}"
             table.add_row(model.name, model.target, model.backend, str(model.members), size, route)
         messages.print(table)
+        for model in repository.models:
+            for claim in served_claims(repository, model):
+                messages.print(f"{model.name}: {escape(claim.line())}", highlight=False, soft_wrap=True)
         messages.print(triton)
         messages.print(f"ready: {url}    try: curl -T IMAGE {url}/v1/predict    stop: Ctrl-C", soft_wrap=True)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from rrrnet.errors import ArtifactError, CheckFailedError, UsageError
 from rrrnet.files import check_writable, write_atomically
@@ -60,15 +61,20 @@ def verify(
     allow_undecided: Annotated[
         bool, typer.Option("--allow-undecided", help="Exit with 0 if no claim failed, though some are undecided.")
     ] = False,
+    stamp: Annotated[
+        bool, typer.Option("--stamp", help="Write the verdicts beside the models of --repository and their engines.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON to a file too.")] = None,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML.")] = None,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write Markdown.")] = None,
 ) -> None:
     """Accept or reject claims with numbers, or say that the evidence does not decide them."""
+    from rrrbuild.repository_document import read_repository
     from rrrserve.claims import formats
     from rrrserve.claims.claims_file import read_claims
     from rrrserve.claims.run import Source
+    from rrrserve.claims.stamp import write_stamps
 
     if not math.isfinite(seconds):
         raise UsageError("--seconds must be a finite number")
@@ -90,11 +96,16 @@ def verify(
         engines=engines,
     )
     source.check(read.claims)
+    if stamp:
+        read_repository(repository)  # a wrong path shows now, not after minutes of load
     document = _judged(read, source)
     texts = ((out, _json(document)), (junit, formats.junit(document)), (markdown, formats.markdown(document)))
     for path, text in texts:
         if path is not None:
             write_atomically(path, text.encode())
+    if stamp:
+        for path in write_stamps(document, repository):
+            output.messages.print(f"stamped: {escape(str(path))}", highlight=False, soft_wrap=True)
     if as_json:
         output.print_json(document)
     else:

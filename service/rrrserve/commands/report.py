@@ -1,0 +1,122 @@
+"""`rrr report`: all that is known about a model on one page."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from rrrnet.errors import UsageError
+from rrrnet.files import check_writable, write_atomically
+from rrrserve import output
+
+if TYPE_CHECKING:
+    from rrrserve.report.calibration import Floats, Labels
+    from rrrserve.report.sources import Sources
+
+
+def register(app: typer.Typer) -> None:
+    """Add `rrr report`."""
+    app.command()(report)
+
+
+def report(
+    model: Annotated[
+        str, typer.Argument(metavar="NAME|PATH", help="A model's name, checkpoint, engine or repository.")
+    ],
+    out: Annotated[Path | None, typer.Option(metavar="FILE.html", help="The page.", show_default="none")] = None,
+    markdown: Annotated[Path | None, typer.Option(metavar="FILE.md", help="The same without drawings.")] = None,
+    repository: Annotated[
+        Path | None, typer.Option(metavar="REPO", help="What serves it.", show_default="the one beside its artifacts")
+    ] = None,
+    checkpoint: Annotated[Path | None, typer.Option(metavar="DIR", show_default="found by the name")] = None,
+    engine: Annotated[
+        list[Path] | None, typer.Option(metavar="DIR", help="May be repeated.", show_default="found by the name")
+    ] = None,
+    bench: Annotated[list[Path] | None, typer.Option(metavar="FILE.json", help="Of rrr bench --out.")] = None,
+    verdicts: Annotated[list[Path] | None, typer.Option(metavar="FILE.json", help="Of rrr verify --json.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(metavar="FILE.npz", help="Of rrr evaluate --predictions, for the calibration.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Predict its test split now, instead of --predictions.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Write a page about a model: network, accuracy, calibration, engines, latency, claims, environment."""
+    from rrrserve.report import collect
+    from rrrserve.report.claims import claims_section
+    from rrrserve.report.inputs import read_bench, read_verdicts
+    from rrrserve.report.sources import find_sources
+    from rrrserve.report.write import to_html, to_markdown
+
+    if out is None and markdown is None and not as_json:
+        raise UsageError("nowhere to write: give --out FILE.html, --markdown FILE.md or --json")
+    if predictions is not None and data is not None:
+        raise UsageError("give --predictions or --data, not both")
+    for file, option in ((out, "--out"), (markdown, "--markdown")):
+        if file is not None:
+            check_writable(file, option=option)
+    benches = {collect.shown(path.absolute()): read_bench(path) for path in bench or ()}
+    runs = {collect.shown(path.absolute()): read_verdicts(path) for path in verdicts or ()}
+    sources = find_sources(model, repository=repository, checkpoint=checkpoint, engines=engine or ())
+    found, origin = _predictions(sources, predictions, data)
+    document: dict[str, Any] = {
+        "format": 1,
+        "kind": "rrr-report",
+        "name": sources.name,
+        "model": collect.model_section(sources),
+        "training": collect.training_section(sources.checkpoint),
+        "accuracy": collect.accuracy_section(sources.checkpoint, found, origin),
+        "calibration": collect.calibration_section(sources, found),
+        "calibration_source": origin,
+        "engines": [collect.engine_section(item, sources) for item in sources.engines],
+        "served": None
+        if sources.repository is None or sources.served is None
+        else {
+            "path": collect.shown(sources.repository.path),
+            "name": sources.served.name,
+            "target": sources.served.target,
+            "backend": sources.served.backend,
+        },
+        "bench": collect.bench_section(benches, sources.names),
+        "claims": claims_section(sources, runs),
+        "environment": collect.environment_section(),
+    }
+    document["missing"] = collect.missing_section(document, sources.damaged)
+    for file, write in ((out, to_html), (markdown, to_markdown)):
+        if file is not None:
+            write_atomically(file, write(document).encode())
+            output.messages.print(f"written: {escape(str(file))}", highlight=False, soft_wrap=True)
+    if as_json:
+        output.print_json(document)
+
+
+def _predictions(
+    sources: "Sources", file: Path | None, data: Path | None
+) -> "tuple[tuple[Floats, Labels] | None, str]":
+    """Probabilities (N, M, C) and labels (N,), and where they come from; None without --predictions and --data."""
+    from rrrserve.evaluation import open_subject, predict
+    from rrrserve.report.inputs import read_predictions
+
+    shape = (sources.checkpoint or sources.engines[0]).architecture
+    if file is not None:
+        return read_predictions(file, members=shape.members, classes=shape.num_classes), f"predictions in {file.name}"
+    if data is None:
+        return None, ""
+    subject = open_subject(_predictor(sources))
+    found = predict(subject, data, "test")
+    return (found.probabilities, found.labels), f"{subject.target}, test split of {found.root.name}"
+
+
+def _predictor(sources: "Sources") -> Path:
+    """The engine that is fastest here, else the checkpoint."""
+    from rrrserve.report.collect import engine_section
+
+    rows = [(engine_section(item, sources), item.path) for item in sources.engines]
+    usable = [(row["fastest"][0]["median"], path) for row, path in rows if row["runs_here"] and row["fastest"]]
+    if usable:
+        return min(usable)[1]
+    if sources.checkpoint is not None:
+        return sources.checkpoint.path
+    raise UsageError("no engine of this model runs here and there is no checkpoint: give --predictions FILE.npz")

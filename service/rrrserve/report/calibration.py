@@ -1,0 +1,103 @@
+"""Whether probabilities can be believed, from predictions: reliability by bin, accuracy by coverage, the worst classes.
+
+Letters: N images, M members, C classes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rrrnet.metrics import ECE_BINS
+
+Floats = npt.NDArray[np.floating[Any]]
+Labels = npt.NDArray[np.integer[Any]]
+_SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+_WORST = 5
+_FLOOR = 1e-12
+
+
+def calibration(probabilities: Floats, labels: Labels, names: Sequence[str]) -> dict[str, Any]:
+    """Everything that the report shows of predictions.
+
+    Args:
+        probabilities: shape (N, M, C).
+        labels: shape (N,), indices of `names`.
+        names: C class names.
+
+    Returns:
+        `bins` (bounds, images, mean confidence and accuracy of each; the last two None without images), `coverage`
+        (accuracy of the surest `shares`, by the mean's confidence and, with several members, by their agreement),
+        `worst` (classes of the lowest accuracy).
+    """
+    mean = probabilities.mean(axis=1, dtype=np.float64)  # (N, C)
+    confidence, found = mean.max(axis=1), mean.argmax(axis=1)
+    correct = found == labels
+    coverage = {"confidence": _coverage(-confidence, correct)}
+    if probabilities.shape[1] > 1:
+        coverage["members' agreement"] = _coverage(mutual_information(probabilities), correct)
+    return {
+        "images": len(labels),
+        "bins": reliability(confidence, correct),
+        "coverage": coverage,
+        "shares": list(_SHARES),
+        "worst": worst_classes(found, labels, names),
+    }
+
+
+def reliability(confidence: Floats, correct: npt.NDArray[np.bool_]) -> list[dict[str, Any]]:
+    """Confidence and accuracy in the 15 equal-width bins of the calibration error (arXiv 1706.04599)."""
+    index = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
+    rows = []
+    for bin_ in range(ECE_BINS):
+        inside = index == bin_
+        count = int(inside.sum())
+        rows.append(
+            {
+                "low": bin_ / ECE_BINS,
+                "high": (bin_ + 1) / ECE_BINS,
+                "images": count,
+                "confidence": float(confidence[inside].mean()) if count else None,
+                "accuracy": float(correct[inside].mean()) if count else None,
+            }
+        )
+    return rows
+
+
+def mutual_information(probabilities: Floats) -> npt.NDArray[np.float64]:
+    """Between label and member, in nats: entropy of the mean less mean entropy. Shape (N, M, C) to (N,)."""
+    mean = probabilities.mean(axis=1, dtype=np.float64)
+    expected: npt.NDArray[np.float64] = _entropy(probabilities.astype(np.float64)).mean(axis=1)
+    return _entropy(mean) - expected
+
+
+def _entropy(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    result: npt.NDArray[np.float64] = -(probabilities * np.log(np.maximum(probabilities, _FLOOR))).sum(axis=-1)
+    return result
+
+
+def _coverage(doubt: Floats, correct: npt.NDArray[np.bool_]) -> list[float]:
+    """Accuracy on the images of least doubt, for each share."""
+    ranked = correct[np.argsort(doubt, kind="stable")]
+    return [float(ranked[: max(1, round(share * len(ranked)))].mean()) for share in _SHARES]
+
+
+def worst_classes(found: Labels, labels: Labels, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The classes with the lowest accuracy below 1, and what each is taken for most often."""
+    rows: list[dict[str, Any]] = []
+    for index in np.unique(labels):
+        answers = found[labels == index]
+        wrong = answers[answers != index]
+        if len(wrong):
+            mistaken = int(np.bincount(wrong).argmax())
+            rows.append(
+                {
+                    "label": names[int(index)],
+                    "images": len(answers),
+                    "accuracy": float((answers == index).mean()),
+                    "taken_for": names[mistaken],
+                    "times": int((wrong == mistaken).sum()),
+                }
+            )
+    return sorted(rows, key=lambda row: float(row["accuracy"]))[:_WORST]

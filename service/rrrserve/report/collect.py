@@ -1,0 +1,220 @@
+"""What a report says, as one JSON-ready document. What is missing is listed with the command that makes it."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rrrbuild.engine import incompatibility
+from rrrbuild.manifest import Manifest
+from rrrbuild.targets import TARGETS
+from rrrnet import sealed
+from rrrnet.checkpoint import DOCUMENT, Checkpoint
+from rrrnet.metrics import score
+from rrrserve.commands.describe import summarise
+from rrrserve.environment import describe
+from rrrserve.report.calibration import Floats, Labels, calibration
+from rrrserve.report.inputs import Bench
+from rrrserve.report.sources import Sources
+
+METHODS = {
+    "ensemble": "ensemble of thin branches on a shared stem, RRR-Net [D]",
+    "reduced": "ResNet152 reduced to 5 blocks, RRR-Net [C]",
+    "full": "ResNet152, RRR-Net [B]",
+    "head": "ResNet152 with a new classifier, RRR-Net [A]",
+}
+LOADS = {"closed": "requests under way", "open": "requests sent a second"}
+
+
+def model_section(sources: Sources) -> dict[str, Any]:
+    """What the network is and costs."""
+    shape = _shape(sources)
+    method = shape.method if isinstance(shape, Checkpoint) else shape.checkpoint.get("method", "")
+    architecture = shape.architecture
+    return {
+        "method": method,
+        "method_text": METHODS.get(method, method),
+        "members": architecture.members,
+        "num_classes": architecture.num_classes,
+        "image_size": shape.preprocess.size,
+        "blocks": list(architecture.blocks),
+        "widths": list(architecture.widths),
+        "labels": list(shape.labels),
+        "preprocess": asdict(shape.preprocess),
+        "costs": summarise(architecture, shape.preprocess.size),
+    }
+
+
+def _shape(sources: Sources) -> Checkpoint | Manifest:
+    return sources.checkpoint or sources.engines[0]
+
+
+def training_section(checkpoint: Checkpoint | None) -> dict[str, Any] | None:
+    """Data, recipe and origin of the weights."""
+    if checkpoint is None:
+        return None
+    training = checkpoint.training
+    known = ("split", "recipe", "epochs", "epochs_done", "seed", "frozen", "weights", "device", "versions")
+    data = training.get("data")
+    return {
+        "path": shown(checkpoint.path),
+        "sha256": sealed.sha256_of(checkpoint.path / DOCUMENT),
+        "command": checkpoint.command,
+        "data": None if data is None else {key: value for key, value in data.items() if key != "path"},
+        **{key: training.get(key) for key in known},
+    }
+
+
+def accuracy_section(
+    checkpoint: Checkpoint | None, predictions: tuple[Floats, Labels] | None, source: str
+) -> list[dict[str, Any]]:
+    """Scores of the ensemble and each member: when it was trained, and of the predictions."""
+    rows = []
+    recorded = checkpoint.training.get("metrics", {}).get("test") if checkpoint is not None else None
+    if recorded:
+        rows.append({"source": "PyTorch, test split, when it was trained", **recorded})
+    if predictions is not None:
+        rows.append({"source": source, **score(*predictions)})
+    return rows
+
+
+def calibration_section(sources: Sources, predictions: tuple[Floats, Labels] | None) -> dict[str, Any] | None:
+    """Reliability, coverage and the worst classes."""
+    return None if predictions is None else calibration(*predictions, _shape(sources).labels)
+
+
+def engine_section(engine: Manifest, sources: Sources) -> dict[str, Any]:
+    """An engine by its manifest."""
+    target = TARGETS.get(engine.target)
+    versions = engine.versions
+    obstacle = (
+        incompatibility(target, versions.get(target.family, "unknown"), engine.device["built_for"])
+        if target is not None
+        else f"this rrr does not know the target {engine.target}"
+    )
+    checkpoint = sources.checkpoint
+    training = None if checkpoint is None else sealed.sha256_of(checkpoint.path / DOCUMENT)
+    weights = [entry for name, entry in engine.files.items() if not name.endswith(".csv")]
+    return {
+        "target": engine.target,
+        "precision": engine.precision,
+        "path": shown(engine.path),
+        "plan": engine.plan,
+        "plan_by_batch": engine.plan_by_batch,
+        "batch": asdict(engine.batch),
+        "size_bytes": sum(entry["size_bytes"] for entry in weights),
+        "files": {name: entry["sha256"] for name, entry in engine.files.items()},
+        "verified": engine.verified,
+        "unverified_reason": engine.unverified_reason,
+        "latency_ms": engine.latency_ms,
+        "fastest": _fastest(engine),
+        "quantisation": engine.quantisation,
+        "versions": versions,
+        "device": engine.device,
+        "command": engine.command,
+        "runs_here": obstacle is None,
+        "obstacle": obstacle,
+        "of_this_checkpoint": None if training is None else engine.checkpoint["sha256"] == training,
+    }
+
+
+def _fastest(engine: Manifest) -> list[dict[str, Any]]:
+    """Latency of the plan that is used, by batch size."""
+    rows = []
+    for size in engine.batch.sizes():
+        plan = engine.plan_by_batch.get(str(size), engine.plan)
+        if found := engine.latency_ms.get(plan, {}).get(str(size)):
+            rows.append({"batch": size, "plan": plan, **found})
+    return rows
+
+
+def bench_section(benches: Mapping[str, Bench], names: set[str]) -> list[dict[str, Any]]:
+    """Bench results, their runs in groups that can be compared: one level, one kind of load, one batch size."""
+    return [
+        {
+            "path": path,
+            "command": bench.command,
+            "started": bench.started,
+            "environment": bench.environment.model_dump(),
+            "client": bench.client.model_dump(),
+            "highest_rate": [row.model_dump() for row in bench.highest_rate],
+            "about_this_model": any(run.model in names for run in bench.runs),
+            "groups": _groups(bench, names),
+        }
+        for path, bench in benches.items()
+    ]
+
+
+def _groups(bench: Bench, names: set[str]) -> list[dict[str, Any]]:
+    groups: dict[tuple[str, str, int], dict[str, list[dict[str, Any]]]] = {}
+    runs = sorted(bench.runs, key=lambda run: (run.model not in names, run.model, run.target or "", run.load))
+    for run in runs:
+        series = groups.setdefault((run.level, run.mode, run.batch), {})
+        targets = {other.target for other in bench.runs if other.model == run.model}
+        name = f"{run.model}, {run.target}" if len(targets) > 1 else run.model
+        row = {**run.model_dump(), "load": run.load, "failed": sum(run.errors.values())}
+        series.setdefault(name, []).append(row)
+    levels = {"http": "HTTP", "triton": "Triton (gRPC)", "engine": "engine"}
+    return [
+        {
+            "title": f"{levels.get(level, level)}, {mode} loop, batch {batch}",
+            "level": level,
+            "mode": mode,
+            "load_name": LOADS[mode],
+            "series": series,
+        }
+        for (level, mode, batch), series in groups.items()
+    ]
+
+
+def environment_section() -> dict[str, Any]:
+    """Where and when the report was made."""
+    return {**describe(), "made": datetime.now(UTC).replace(microsecond=0).isoformat().replace("+00:00", "Z")}
+
+
+def missing_section(document: Mapping[str, Any], damaged: Sequence[str]) -> list[dict[str, str]]:
+    """What the report lacks: the section, a sentence, and the command that mends it."""
+    name = document["name"]
+    engines, trained = document["engines"], document["training"]
+    subject = trained["path"] if trained else engines[0]["path"]
+    rows = [("damage", "Left out because it is damaged: " + reason, "") for reason in damaged]
+    if trained is None:
+        rows.append(
+            ("model", "No checkpoint was found: training data, recipe and seed are not known.", "--checkpoint DIR")
+        )
+    if not document["accuracy"]:
+        rows.append(("accuracy", "No accuracy is known.", f"rrr evaluate {subject} --data DIR"))
+    if document["calibration"] is None:
+        command = f"rrr evaluate {subject} --predictions FILE.npz; rrr report ... --predictions FILE.npz"
+        rows.append(("calibration", "No predictions were given.", command))
+    if not engines:
+        build = f"rrr build {subject} --target TARGET"
+        rows.append(("engines", "No engine was found.", build))
+    rows += [
+        ("engines", f"{engine['target']} was not verified: {engine['unverified_reason']}", engine["command"])
+        for engine in engines
+        if not engine["verified"]
+    ]
+    if not document["bench"]:
+        rows.append(
+            ("latency", "No bench result was given.", "rrr bench --out FILE.json; rrr report ... --bench FILE.json")
+        )
+    rows += [
+        ("latency", f"{bench['path']} has no run of {name}.", "rrr bench")
+        for bench in document["bench"]
+        if not bench["about_this_model"]
+    ]
+    if document["served"] is None:
+        rows.append(("claims", "No repository serves it.", "rrr repository ENGINE --out REPO; --repository REPO"))
+    if not document["claims"]:
+        command = "rrr verify --claims FILE.yaml --stamp; or rrr verify --json > FILE.json and --verdicts FILE.json"
+        rows.append(("claims", "No claim about it was verified.", command))
+    return [{"section": section, "text": text, "command": command} for section, text, command in rows]
+
+
+def shown(path: Path) -> str:
+    """A path as short as it can be: from the working directory if it lies there."""
+    here = Path(os.path.curdir).absolute()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

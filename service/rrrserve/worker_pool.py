@@ -1,0 +1,119 @@
+"""Keep the HTTP workers running: one that dies or whose event loop stands still is replaced."""
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rrrserve import children
+from rrrserve.restarts import Restarts
+from rrrserve.shared_state import SLOT_VARIABLE, SharedState
+from rrrserve.worker_metrics import forget_gauges
+
+log = logging.getLogger("rrrserve")
+
+_STDERR = 2
+_LOOK_SECONDS = 1.0
+# A worker is busy for milliseconds at a time; one whose event loop has not turned for this long is stuck.
+STUCK_SECONDS = 5.0
+_START_SECONDS = 60.0
+_EXIT_SECONDS = 5.0  # beyond the grace for requests under way
+
+
+@dataclass(frozen=True)
+class WorkerCommand:
+    """How a worker is started.
+
+    Attributes:
+        fd: the listening socket, which it inherits.
+        environment: all of its variables but its slot.
+        grace_seconds: how long it may take to end.
+        metrics_folder: where several workers keep their metrics, else None.
+    """
+
+    fd: int
+    environment: Mapping[str, str]
+    grace_seconds: int
+    metrics_folder: Path | None
+
+
+class WorkerPool:
+    """The HTTP workers, each in a slot of the shared state, counted from 1."""
+
+    def __init__(self, command: WorkerCommand, state: SharedState, *, most_restarts: int) -> None:
+        self._command = command
+        self._state = state
+        self._restarts = Restarts("an HTTP worker", most_restarts)
+        self._running: dict[int, asyncio.subprocess.Process] = {}
+
+    async def run(self) -> None:
+        """Never returns; the caller cancels it, then stops the workers.
+
+        Raises:
+            CheckFailedError: they died too often.
+        """
+        keeping = [asyncio.create_task(self._keep(slot)) for slot in range(1, self._state.slots)]
+        try:
+            done, _ = await asyncio.wait(keeping, return_when=asyncio.FIRST_COMPLETED)
+            for keeper in done:
+                await keeper
+        finally:
+            for keeper in keeping:
+                keeper.cancel()
+            await asyncio.gather(*keeping, return_exceptions=True)
+
+    async def _keep(self, slot: int) -> None:
+        while True:
+            started = time.monotonic()
+            process = self._running[slot] = await self._spawn(slot)
+            reason = await self._until_ended(slot, process)
+            self._forget(slot)
+            pause, which = self._restarts.next_pause(reason, well_seconds=time.monotonic() - started)
+            when = f"in {pause:.0f} s" if pause else "now"
+            log.error("HTTP worker %d is started again %s (try %s): %s", slot, when, which, reason)
+            await asyncio.sleep(pause)
+            self._state.count_restart("worker")
+
+    async def _spawn(self, slot: int) -> asyncio.subprocess.Process:
+        command = [sys.executable, "-m", "rrrserve.worker", "--fd", str(self._command.fd)]
+        command += ["--index", str(slot), "--grace-seconds", str(self._command.grace_seconds)]
+        environment = {**self._command.environment, SLOT_VARIABLE: str(slot)}
+        return await children.spawn(command, environment=environment, output=_STDERR, fds=(self._command.fd,))
+
+    async def _until_ended(self, slot: int, process: asyncio.subprocess.Process) -> str:
+        """Why a worker has ended; one that stands still is killed."""
+        silent = 0.0
+        while True:
+            try:
+                code = await asyncio.wait_for(process.wait(), _LOOK_SECONDS)
+            except TimeoutError:
+                since = self._state.since_beat(slot)
+                # Counted in looks, not by the clock: this process may have stood still itself, with its machine.
+                silent = silent + _LOOK_SECONDS if since > _LOOK_SECONDS else 0.0
+                if silent >= (_START_SECONDS if since == float("inf") else STUCK_SECONDS):
+                    children.kill(process)
+                    await process.wait()
+                    return f"it stood still for {silent:.0f} s and was killed"
+            else:
+                return f"it ended with exit code {code}; its messages are above"
+
+    def _forget(self, slot: int) -> None:
+        """What a dead worker had under way is under way no more; what it had counted still counts."""
+        del self._running[slot]
+        self._state.clear(slot)
+        if self._command.metrics_folder is not None:
+            forget_gauges(self._command.metrics_folder, slot)
+
+    async def stop(self) -> None:
+        """Let the workers finish what they have, then end them."""
+        patience = self._command.grace_seconds + _EXIT_SECONDS
+        running = self._running.values()
+        await asyncio.gather(*(children.terminate(worker, patience_seconds=patience) for worker in running))
+
+    def kill(self) -> None:
+        """End all workers at once."""
+        for worker in self._running.values():
+            children.kill(worker)

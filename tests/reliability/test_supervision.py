@@ -1,0 +1,223 @@
+"""The supervisor with real processes: what dies is replaced, what is wrong is no answer, and nobody is cut off."""
+
+import asyncio
+import io
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+from PIL import Image
+
+from rrrbench.chaos_service import KINDS
+from rrrbench.checking_client import LOST, RIGHT, UNREACHABLE, Clients, Tally, essence
+from rrrbuild.repository_document import read_repository, write_document
+from rrrserve import scratch
+
+RRR = Path(sys.executable).parent / "rrr"
+Start = Callable[..., Any]
+Png = Callable[[int], bytes]
+PATIENCE_SECONDS = 60.0
+
+# Put behind a model's model.py: the first pixel of an image tells how to answer it.
+SABOTAGE = """
+_honest = TritonPythonModel.execute
+_state = {"lies": False}
+
+
+def _execute(self, requests):
+    answers = []
+    for request in requests:
+        image = pb_utils.get_input_tensor_by_name(request, "images").as_numpy()
+        first = int(image[0, 0, 0, 0])
+        _state["lies"] |= first == 206
+        (honest,) = _honest(self, [request])
+        if honest.has_error():
+            answers.append(honest)
+            continue
+        values = honest.output_tensors()[0].as_numpy()
+        wrong = {
+            201: np.full_like(values, np.nan),
+            202: values[:, :, :2],
+            203: values.astype(np.float64),
+            204: values[:0],
+            205: values * 0,
+        }.get(first, values[:, :, ::-1] if _state["lies"] else values)
+        answers.append(pb_utils.InferenceResponse([pb_utils.Tensor("probabilities", np.ascontiguousarray(wrong))]))
+    return answers
+
+
+TritonPythonModel.execute = _execute
+"""
+
+
+def ask(url: str, path: str, **arguments: Any) -> httpx.Response:
+    """One request."""
+    method = "POST" if arguments else "GET"
+    return httpx.request(method, f"{url}{path}", timeout=30, trust_env=False, **arguments)
+
+
+def restarts(url: str, part: str) -> float:
+    """What the metric tells."""
+    found = re.search(rf'rrr_restarts_total{{part="{part}"}} (\S+)', ask(url, "/metrics").text)
+    return float(found[1]) if found else -1.0
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until something is so; fails after a minute."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return ask(url, "/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def victim(served: Any, kind: str) -> psutil.Process:
+    """A process of a kind."""
+    return next(process for process in served.children() if KINDS[kind] in " ".join(process.cmdline()))
+
+
+def under_load(served: Any, png: Png, act: Callable[[], Awaitable[None]]) -> Tally:
+    """What four clients saw while `act` ran."""
+    bodies = [png(seed) for seed in range(4)]
+    golden = [essence(ask(served.url, "/v1/predict", content=body).json()) for body in bodies]
+    clients = Clients(f"{served.url}/v1/predict", bodies, golden, deadline_seconds=2.0)
+
+    async def main() -> None:
+        running = asyncio.create_task(clients.run(4))
+        try:
+            await act()
+        finally:
+            clients.stop()
+            await running
+
+    asyncio.run(main())
+    return clients.tally
+
+
+def sabotaged(repository: Path, copy: Path, edit: Callable[[Path], object]) -> Path:
+    """A copy of the repository whose model "single" was edited, sealed again so that only its behaviour tells."""
+    models = read_repository(repository).models
+    shutil.copytree(repository, copy)
+    edit(copy / "single" / "1")
+    write_document(copy, models)
+    return copy
+
+
+def test_while_it_drains_it_is_unready_and_answers_and_then_nobody_is_cut_off(
+    start_service: Start, repository: Path, png: Png
+) -> None:
+    served = start_service(str(repository), "--port", "0", "--drain", "1")
+    children = served.children()
+    moments: list[float] = []
+
+    async def stop() -> None:
+        await asyncio.sleep(0.3)
+        served.process.send_signal(signal.SIGTERM)
+        wait_until = time.monotonic() + 10
+        while await asyncio.to_thread(is_ready, served.url):
+            assert time.monotonic() < wait_until
+        moments.append(time.monotonic())
+        await asyncio.sleep(0.3)
+        livez = await asyncio.to_thread(ask, served.url, "/livez")
+        assert livez.status_code == 200
+        assert livez.headers["connection"] == "close"
+        await asyncio.to_thread(served.process.wait, 60)
+
+    tally = under_load(served, png, stop)
+    assert served.process.returncode == 0
+    assert set(tally.counts()) <= {RIGHT, "503", UNREACHABLE}
+    after = [ending for ending in tally.endings if ending.sent > moments[0]]
+    assert sum(ending.kind == RIGHT for ending in after) > 4
+    assert {ending.detail for ending in after if ending.kind == "503"} == {"shutting_down"}
+    assert psutil.wait_procs(children, timeout=1)[1] == []
+    assert list(scratch.SHARED_MEMORY.glob(f"rrr-serve-{served.process.pid}-*")) == []
+
+
+def test_what_is_killed_or_frozen_is_replaced_under_load_and_no_answer_is_wrong(
+    start_service: Start, repository: Path, png: Png
+) -> None:
+    served = start_service(str(repository), "--port", "0", "--workers", "2")
+    regions = len(list(scratch.SHARED_MEMORY.glob(f"rrr-serve-{served.process.pid}-*")))
+
+    def harm(kind: str, number: signal.Signals, part: str) -> Tally:
+        before = restarts(served.url, part)
+
+        async def act() -> None:
+            await asyncio.sleep(0.3)
+            victim(served, kind).send_signal(number)
+            await asyncio.to_thread(wait_for, lambda: restarts(served.url, part) == before + 1)
+            await asyncio.to_thread(wait_for, lambda: is_ready(served.url))
+            await asyncio.sleep(0.3)
+
+        return under_load(served, png, act)
+
+    for kind, number in (("stub", signal.SIGKILL), ("tritonserver", signal.SIGSTOP)):
+        tally = harm(kind, number, "triton")
+        assert set(tally.counts()) <= {RIGHT, "503", "504"}, "wrong, lost and hung ones are of other kinds"
+        assert tally.count("503") > 0
+        assert tally.endings[-1].kind == RIGHT
+    tally = harm("worker", signal.SIGKILL, "worker")
+    assert set(tally.counts()) <= {RIGHT, LOST}
+    assert tally.count(LOST) <= 4
+    log = served.log.read_text()
+    assert "Triton is started again in 1 s (try 1 of 5): the process of a model has died" in log
+    assert "(try 2 of 5): it has not answered for 6 s" in log
+    assert "HTTP worker 1 is started again now (try 1 of 5): it ended with exit code -9" in log
+    assert len(list(scratch.SHARED_MEMORY.glob(f"rrr-serve-{served.process.pid}-*"))) == regions
+    assert served.stop() == 0
+
+
+def test_a_model_that_kills_its_process_is_tried_again_and_then_given_up(repository: Path, tmp_path: Path) -> None:
+    copy = sabotaged(
+        repository, tmp_path / "repository", lambda model: (model / "runtime.py").write_text("import os; os._exit(7)\n")
+    )
+    command = [str(RRR), "serve", str(copy), "--port", "0", "--restarts", "1"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 1
+    assert "Triton is started again in 1 s (try 1 of 1): Triton could not load the model single" in ran.stderr
+    assert "rrr: Triton died after it had been started again 1 time in 120 s: Triton could not load" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_wrong_output_is_never_an_answer_and_a_model_that_lies_is_replaced(
+    start_service: Start, repository: Path, tmp_path: Path, picture: Callable[[int], Any], png: Png
+) -> None:
+    def spoil(model: Path) -> None:
+        path = model / "model.py"
+        path.write_text(path.read_text() + SABOTAGE)
+
+    def marked(value: int) -> bytes:
+        pixels = np.array(picture(0))
+        pixels[0, 0] = value
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    copy = sabotaged(repository, tmp_path / "repository", spoil)
+    served = start_service(str(copy), "--port", "0", "--default", "single")
+    honest = ask(served.url, "/v1/predict", content=png(0)).json()["predictions"]
+    for value in range(201, 206):
+        answer = ask(served.url, "/v1/predict", content=marked(value))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "bad_model_output"), value
+        assert ask(served.url, "/v1/predict", content=png(0)).json()["predictions"] == honest
+    assert 'rrr_requests_rejected_total{reason="bad_model_output"} 5.0' in ask(served.url, "/metrics").text
+    assert restarts(served.url, "triton") == 0, "a client's image must not be able to restart Triton"
+    ask(served.url, "/v1/predict", content=marked(206))
+    wait_for(lambda: restarts(served.url, "triton") == 1 and is_ready(served.url))
+    assert "model single answers the same image otherwise than at first" in served.log.read_text()
+    assert ask(served.url, "/v1/predict", content=png(0)).json()["predictions"] == honest
