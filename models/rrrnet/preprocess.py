@@ -116,7 +116,8 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
             f"the bytes are not one of {', '.join(FORMATS)} (judged by their first bytes)",
         )
     if kind == "PNG" and len(data) >= 24:  # told at once, however damaged the rest of the header is
-        _check_pixels(*struct.unpack_from(">II", data, 16), max_pixels)
+        width, height = struct.unpack_from(">II", data, 16)
+        _check_pixels(width, height, max_pixels)
     if kind == "JPEG" and data.count(_START_OF_SCAN) > MAX_JPEG_SCANS:
         raise ImageError("bad_image", f"the JPEG has more than {MAX_JPEG_SCANS} scans")
     try:
@@ -175,8 +176,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.uint32)
-        return Image.fromarray((grey >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+        return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")
 
 

@@ -28,6 +28,12 @@ from rrrserve.worker_pool import WorkerCommand, WorkerPool
 
 log = logging.getLogger("rrrserve")
 
+# glibc learns to keep large blocks that were freed; pictures and bodies are to go back to the operating system.
+_ALLOCATOR = {
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(8 * 2**20),
+}
 _STDIN = 0
 _POLL_SECONDS = 0.1
 _PROBE_TIMEOUT_SECONDS = 10.0
@@ -124,6 +130,7 @@ class Supervisor:
             **os.environ,
             PATH_VARIABLE: str(self._folder / "state"),
             "BENTOML_DO_NOT_TRACK": "True",
+            **_ALLOCATOR,
             "BENTOML_HOME": str(self._folder / "bentoml"),
         }
         environment.pop("PROMETHEUS_MULTIPROC_DIR", None)

@@ -4,21 +4,21 @@ import asyncio
 from typing import Any
 from urllib.parse import urlsplit
 
-import pytest
 import schemathesis
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
+from schemathesis import checks
+from schemathesis.core.result import Ok
 
 from rrrbench.fuzzing import fuzz
 from rrrbench.mutations import Mutator
 
 REQUESTS = 400
-schema = schemathesis.pytest.from_fixture("openapi")
-
-
-@pytest.fixture(scope="session")
-def openapi(service: Any) -> Any:
-    """The service's own description."""
-    return schemathesis.openapi.from_url(f"{service.url}/docs.json")
+CHECKS = [
+    checks.not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_schema_conformance,
+]
 
 
 def test_the_same_seed_gives_the_same_requests() -> None:
@@ -44,7 +44,17 @@ def test_mutated_requests_get_no_fault_of_ours_as_an_answer_and_end_no_process(s
     assert len(service.log.read_text().splitlines()) == lines
 
 
-@schema.parametrize()
-@settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_a_request_made_from_the_openapi_document_is_answered_as_it_says(case: Any) -> None:
-    case.call_and_validate(timeout=20)
+def test_requests_made_from_the_openapi_document_are_answered_as_it_says(service: Any) -> None:
+    schema = schemathesis.openapi.from_url(f"{service.url}/docs.json")
+    operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
+    assert {"POST /v1/predict", "PUT /v1/models/{name}/predict_batch", "GET /readyz"} <= {
+        operation.label for operation in operations
+    }
+    for operation in operations:
+
+        @given(case=operation.as_strategy())
+        @settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        def answered(case: Any) -> None:
+            case.call_and_validate(timeout=20, checks=CHECKS)
+
+        answered()
