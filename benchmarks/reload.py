@@ -155,7 +155,6 @@ class Reloads:
         return {
             "kind": unfit or "sound",
             "exit_code": done.returncode,
-            "message": done.stderr.strip(),
             "memory_mb": service.memory_mb(),
             **json.loads(done.stdout),
         }
@@ -167,6 +166,7 @@ class Reloads:
         slowest = max((ending.seconds for ending in endings), default=0.0)
         case |= {"endings": counts, "slowest_seconds": slowest}
         del case["number"]
+        case["message"] = case["message"].replace(str(self.folder.absolute()), "...")
         self.result.record("reload", {"run": index, "workers": self.options.workers}, case)
         print(f"reload {index}: {case['kind']}: {case['outcome']} in {case['seconds']:.1f} s, {counts}", flush=True)
 
