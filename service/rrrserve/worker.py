@@ -5,6 +5,7 @@ limits of the HTTP server are ours to set, and it stops in an order that cuts no
 """
 
 import argparse
+import gc
 import logging
 import os
 import socket
@@ -58,6 +59,7 @@ def main() -> None:
         ws="none",
         timeout_graceful_shutdown=arguments.grace_seconds,
     )
+    gc.freeze()  # what is there now stays: the collector need not look through it again, which takes 0.1 s each time
     Server(config).run(sockets=[socket.socket(fileno=arguments.fd)])
 
 
