@@ -5,7 +5,6 @@ import re
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,8 +90,8 @@ class Service:
         found = [f"process {process.pid}" for process in alive if process.status() != psutil.STATUS_ZOMBIE]
         if not port_is_free(self.port):
             found.append(f"port {self.port}")
-        places = (scratch.SHARED_MEMORY, Path(tempfile.gettempdir()))
-        return found + [str(path) for place in places for path in place.glob(f"rrr-serve-{self.process.pid}-*")]
+        prefix = scratch.prefix(self.process.pid)
+        return found + [str(path) for place in scratch.places() for path in place.glob(f"{prefix}*")]
 
     def kill(self) -> None:
         """End it by force, if it still runs."""
