@@ -86,8 +86,7 @@ class Service:
 
     def left_behind(self, children: Sequence[psutil.Process]) -> list[str]:
         """What is still there after it has ended: processes, its port, shared memory, folders."""
-        _, alive = psutil.wait_procs(children, timeout=0.5)
-        found = [f"process {process.pid}" for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+        found = [f"process {process.pid}" for process in still_running(children, seconds=0.5)]
         if not port_is_free(self.port):
             found.append(f"port {self.port}")
         prefix = scratch.prefix(self.process.pid)
@@ -98,6 +97,12 @@ class Service:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+
+
+def still_running(processes: Sequence[psutil.Process], *, seconds: float) -> list[psutil.Process]:
+    """Those that still run after a while; one that only waits to be counted out by its parent does not."""
+    left = psutil.wait_procs(processes, timeout=seconds)[1]
+    return [process for process in left if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
 def port_is_free(port: int) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from rrrbench.chaos_service import KINDS, port_is_free
+from rrrbench.chaos_service import KINDS, port_is_free, still_running
 from rrrbench.checking_client import LOST, RIGHT, UNREACHABLE, Clients, Tally, essence
 from rrrbuild.repository_document import read_repository, write_document
 from rrrserve import scratch
@@ -149,7 +149,7 @@ def test_while_it_drains_it_is_unready_and_answers_and_then_nobody_is_cut_off(
     after = [ending for ending in tally.endings if ending.sent > moments[0]]
     assert sum(ending.kind == RIGHT for ending in after) > 4
     assert {ending.detail for ending in after if ending.kind == "503"} == {"shutting_down"}
-    assert psutil.wait_procs(children, timeout=1)[1] == []
+    assert still_running(children, seconds=1) == []
     assert left_behind(served) == []
 
 
@@ -200,7 +200,7 @@ def test_killing_it_under_load_takes_the_children_and_theirs_along(
 
     tally = under_load(served, png, kill)
     assert set(tally.counts()) <= {RIGHT, LOST, UNREACHABLE}
-    assert psutil.wait_procs(children, timeout=10)[1] == []
+    assert still_running(children, seconds=10) == []
     assert port_is_free(int(served.url.rpartition(":")[2]))
     assert left_behind(served) == []
 
