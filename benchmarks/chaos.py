@@ -269,7 +269,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--freezes", type=int, default=2, help="of each kind")
     parser.add_argument("--parents", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1, help="HTTP workers of the service that is harmed")
-    parser.add_argument("--deadline", type=float, default=2.0, metavar="SECONDS", help="of each request")
+    parser.add_argument("--deadline", type=float, default=5.0, metavar="SECONDS", help="of each request")
     parser.add_argument("--between", type=float, nargs=2, default=[1.0, 3.0], metavar="SECONDS", help="before a fault")
     parser.add_argument("--settle", type=float, default=10.5, metavar="SECONDS", help="without failure after a fault")
     parser.add_argument("--cache", type=Path, default=CACHE)
