@@ -22,8 +22,10 @@ _COMMANDS = (
     "repository",
     "tune",
     "serve",
+    "reload",
     "predict",
     "bench",
+    "verify",
     "report",
     "doctor",
 )

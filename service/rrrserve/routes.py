@@ -11,13 +11,14 @@ from starlette.routing import Route, Router
 
 from rrrbuild.repository_document import Repository, ServedModel
 from rrrserve import metrics
+from rrrserve.admission import Admission, BodyMemory
 from rrrserve.claims.travelling import served_claims
 from rrrserve.data_plane import DataPlane, Timing
 from rrrserve.endpoint import Endpoint, Exchange, Handler, Reply, to_json
 from rrrserve.errors import APIError
 from rrrserve.openapi import document
 from rrrserve.readiness import Readiness
-from rrrserve.requests import images_of, options_of, read_body, timeout_ms
+from rrrserve.requests import options_of, read_body, timeout_ms
 from rrrserve.settings import Settings
 from rrrserve.shared_state import Phase
 
@@ -39,6 +40,8 @@ class Backend:
     readiness: Readiness
     triton_metrics_url: str | None
     http: httpx.AsyncClient
+    admission: Admission
+    body_memory: BodyMemory
 
 
 class Routes:
@@ -76,11 +79,12 @@ class Routes:
             "/docs.json": self.docs,
         }
         routes = []
-        for path in PREDICTION_ROUTES:
-            predict = self.predict_batch if path.endswith("_batch") else self.predict
+        for template in PREDICTION_ROUTES:
+            predict = self.predict_batch if template.endswith("_batch") else self.predict
+            path = template.replace("{name}", "{name:path}")  # any name at all: what is none of ours is unknown_model
             # PUT as well as POST: it is what `curl -T cat.jpg` sends.
-            routes.append(Route(path, Endpoint(path, predict, in_flight=True), methods=["POST", "PUT"]))
-            routes.append(Route(path, Endpoint(path, _only("POST, PUT"))))
+            routes.append(Route(path, Endpoint(template, predict, in_flight=True), methods=["POST", "PUT"]))
+            routes.append(Route(path, Endpoint(template, _only("POST, PUT"))))
         for path, handler in pages.items():
             routes.append(Route(path, Endpoint(path, handler), methods=["GET"]))
             routes.append(Route(path, Endpoint(path, _only("GET, HEAD"))))
@@ -96,6 +100,10 @@ class Routes:
 
     async def _predict(self, exchange: Exchange, *, batch: bool) -> Reply:
         backend = self._backend()
+        with backend.data_plane.in_use():  # all of the request is answered by one version
+            return await self._predict_by(backend, exchange, batch=batch)
+
+    async def _predict_by(self, backend: Backend, exchange: Exchange, *, batch: bool) -> Reply:
         settings = backend.settings
         if backend.data_plane.state.phase is Phase.REFUSING:
             raise APIError("shutting_down", "the service is stopping: ask another instance")
@@ -106,22 +114,35 @@ class Routes:
         )
         timing = Timing(exchange.started)
         deadline = exchange.started + milliseconds / 1000
+        backend.admission.check(deadline - time.perf_counter())  # before the body is read: there may be many of them
         code = "request_timeout"
+        held = 0
         try:
             async with asyncio.timeout(deadline - time.perf_counter()):
-                body = await read_body(exchange.receive, exchange.headers, max_bytes=settings.max_body_bytes)
+                body = await read_body(
+                    exchange.receive,
+                    exchange.headers,
+                    max_bytes=settings.max_body_bytes,
+                    memory=backend.body_memory,
+                )
+                held = len(body)
                 code = "deadline_exceeded"
                 timing.read = time.perf_counter() - exchange.started
                 backend.data_plane.observe_stage("read", model, timing.read)
                 field, most = ("images", settings.max_batch_images) if batch else ("image", 1)
-                images = images_of(body, exchange.headers, field=field, most=most)
-                results = await backend.data_plane.predict(model, images, options, deadline=deadline, timing=timing)
+                images = await backend.data_plane.pool.unpack(body, exchange.headers, field=field, most=most)
+                del body
+                with backend.admission.admitted(len(images), deadline - time.perf_counter()):
+                    results = await backend.data_plane.predict(model, images, options, deadline=deadline, timing=timing)
         except TimeoutError as error:
             raise APIError(code, f"the deadline of {milliseconds} ms passed") from error
-        return self._encode(exchange, model, results, timing, batch=batch)
+        finally:
+            backend.body_memory.give_back(held)
+        return self._encode(backend.data_plane, exchange, model, results, timing, batch=batch)
 
     def _encode(
         self,
+        data_plane: DataPlane,
         exchange: Exchange,
         model: ServedModel,
         results: list[dict[str, Any] | APIError],
@@ -137,6 +158,7 @@ class Routes:
                 "version": model.version,
                 "target": model.target,
                 "members": model.members,
+                "repository": data_plane.repository,
             },
         }
         if batch:
@@ -150,7 +172,7 @@ class Routes:
                 raise item
             result |= item
         reply = Reply(to_json(result | {"timing_ms": timing.to_json()}))
-        self._backend().data_plane.observe_stage("encode", model, time.perf_counter() - start)
+        data_plane.observe_stage("encode", model, time.perf_counter() - start)
         return reply
 
     def _model(self, exchange: Exchange, data_plane: DataPlane) -> ServedModel:
@@ -182,7 +204,9 @@ class Routes:
             }
             for model in data_plane.models.values()
         ]
-        return Reply(to_json({"default": data_plane.default.name, "models": listed}))
+        return Reply(
+            to_json({"default": data_plane.default.name, "repository": data_plane.repository, "models": listed})
+        )
 
     async def livez(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """The event loop turns; says nothing about models, so that a broken model does not restart the front."""
@@ -190,7 +214,9 @@ class Routes:
 
     async def readyz(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """Every model has answered a real inference within the last second."""
-        failure = await self._backend().readiness.check()
+        backend = self._backend()
+        with backend.data_plane.in_use():
+            failure = await backend.readiness.check()
         if failure is not None:
             raise APIError("not_ready", failure)
         return Reply(b'{"status":"ready"}')

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 
@@ -31,6 +32,17 @@ def prefix(pid: int) -> str:
 def places() -> tuple[Path, Path]:
     """Where private folders and shared memory lie."""
     return Path(tempfile.gettempdir()), SHARED_MEMORY
+
+
+def owned_folders(place: Path) -> list[Path]:
+    """The private folders of this user in `place` whose owners may still run."""
+    found = []
+    for path in place.glob(f"{_PREFIX}-*"):
+        with contextlib.suppress(OSError):  # just gone
+            state = path.lstat()
+            if stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid():
+                found.append(path)
+    return found
 
 
 def remove(folder: Path) -> None:

@@ -6,6 +6,7 @@ limits of the HTTP server are ours to set, and it stops in an order that cuts no
 
 import argparse
 import logging
+import os
 import socket
 import sys
 
@@ -34,7 +35,8 @@ def main() -> None:
     from bentoml._internal.context import server_context
 
     from rrrserve.app import RRRService
-    from rrrserve.http_server import Server
+    from rrrserve.http_server import Server, protocol
+    from rrrserve.settings import Settings
 
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S%z"
@@ -47,9 +49,11 @@ def main() -> None:
 
     config = uvicorn.Config(
         RRRService.to_asgi(),
+        http=protocol(Settings.from_environment(os.environ)),
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nobody asks for the client's address
         lifespan="on",
         ws="none",
         timeout_graceful_shutdown=arguments.grace_seconds,

@@ -38,6 +38,15 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         workers: Annotated[int, typer.Option(min=1, max=64, help="HTTP worker processes")] = 1,
+        max_in_flight: Annotated[
+            int | None,
+            typer.Option(
+                min=1,
+                metavar="IMAGES",
+                envvar="RRR_MAX_IN_FLIGHT",
+                help="images being worked on at the same time (else twice the largest batch, at least 64)",
+            ),
+        ] = None,
         start_timeout: Annotated[
             int, typer.Option(min=1, metavar="SECONDS", help="how long loading the models may take")
         ] = 120,
@@ -61,6 +70,8 @@ def register(app: typer.Typer) -> None:
         ] = DEFAULT_RESTARTS,
     ) -> None:
         """Serve a repository over HTTP (BentoML in front of Triton); SIGTERM or Ctrl-C stops it cleanly."""
+        if max_in_flight is not None:
+            os.environ["RRR_MAX_IN_FLIGHT"] = str(max_in_flight)  # the workers read it there
         # Until the supervisor's own handlers are there: nothing runs yet that must be ended.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: sys.exit(0))
@@ -95,15 +106,16 @@ def _serve(
     from rrrbuild.repository_document import Repository, read_repository
     from rrrserve.catalogue import default_model
     from rrrserve.claims.travelling import served_claims
+    from rrrserve.serve_options import ServeOptions
     from rrrserve.settings import Settings, check_address
-    from rrrserve.supervisor import ServeOptions, Supervisor
+    from rrrserve.supervisor import Supervisor
 
     Settings.from_environment(os.environ)  # the workers read them again: a mistake is told here, in one line
     if triton_url is not None:
         check_address(triton_url, "--triton-url")
     repository: Repository = read_repository(path)
     chosen = default_model(repository, default)
-    options = ServeOptions(triton_url, chosen.name, workers, start_timeout, grace, drain, restarts)
+    options = ServeOptions(triton_url, default, workers, start_timeout, grace, drain, restarts)
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S%z"
     )
