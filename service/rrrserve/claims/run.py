@@ -21,7 +21,7 @@ from rrrserve.claims.prometheus import Prometheus, duration_seconds
 from rrrserve.claims.reasons import UndecidableError
 from rrrserve.claims.scrape import Scraper, check_url, watch
 from rrrserve.claims.spans import SpanEvidence, Turn
-from rrrserve.claims.verdicts import UNDECIDED, Verdict, undecided
+from rrrserve.claims.verdicts import UNDECIDED, Verdict, agreed, undecided
 from rrrserve.environment import describe
 
 FORMAT, KIND = 1, "rrr-verdicts"
@@ -197,10 +197,13 @@ async def _driven(
             allow_resets=source.allow_resets,
             saturated=True,
         )
+        remembered = None
         if prometheus is not None:
-            evidence = await _asked(prometheus, models, driven.started, evidence, last=last)
+            remembered = await _asked(prometheus, models, driven.started, evidence, last=last)
         for name, claim in list(open_claims.items()):
             found[name] = evaluate(claim, evidence, alpha * alpha_share)
+            if remembered is not None:
+                found[name] = agreed(evaluate(claim, remembered, alpha * alpha_share), found[name])
             if found[name].verdict != UNDECIDED:
                 del open_claims[name]
         report(time.time() - driven.started, f"{len(found) - len(open_claims)} of {len(claims)} decided")
