@@ -13,7 +13,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rrrnet.errors import FULL_DISK, ArtifactError, UsageError, reporting_full_disk
@@ -71,6 +71,18 @@ def read_sealed(folder: Path, name: str, *, remedy: str) -> dict[str, Any]:
     Raises:
         ArtifactError: the folder or a file is missing, or a byte has changed; names the file and both digests.
     """
+    document = read_document(folder, name, remedy=remedy)
+    for relative, entry in document["files"].items():
+        check_file(folder / relative, entry, remedy=remedy)
+    return document
+
+
+def read_document(folder: Path, name: str, *, remedy: str) -> dict[str, Any]:
+    """Read `folder/name` and check its own seal, but none of the files it lists.
+
+    Raises:
+        ArtifactError: the folder or the document is missing, a byte of it has changed, or it lists files elsewhere.
+    """
     path = folder / name
     if not folder.is_dir():
         state = "is not a folder" if folder.exists() else "does not exist"
@@ -81,8 +93,10 @@ def read_sealed(folder: Path, name: str, *, remedy: str) -> dict[str, Any]:
                 raise ArtifactError(f"{folder} is {kind}: expected {KINDS.get(name, name)}")
         raise ArtifactError(f"{path} is missing, so {folder} is not a complete artifact; {remedy}")
     document = read_alone(path, remedy=remedy)
-    for relative, entry in document["files"].items():
-        check_file(folder / relative, entry, remedy=remedy)
+    with describing(path, remedy=remedy):
+        for relative, entry in document["files"].items():
+            if not set(entry) >= {"sha256", "size_bytes"} or not _is_inside(relative):
+                raise ArtifactError(f"{path} lists {relative!r}, which is no file of its folder; {remedy}")
     return document
 
 
@@ -100,6 +114,27 @@ def read_alone(path: Path, *, remedy: str) -> dict[str, Any]:
         raise ArtifactError(f"{path} was changed after it was written: sealed as {expected}, now {found}; {remedy}")
     document: dict[str, Any] = json.loads(raw)
     return document
+
+
+@contextmanager
+def describing(path: Path, *, remedy: str) -> Iterator[None]:
+    """Turn what a document that lacks something, or holds another type, causes into `ArtifactError`.
+
+    A seal can be made by anyone: a document may be whole and still not what it should be.
+    """
+    try:
+        yield
+    except UsageError as error:
+        raise ArtifactError(f"{path}: {error}; {remedy}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be understood ({error})"
+        raise ArtifactError(f"{path} {what}; {remedy}") from error
+
+
+def _is_inside(relative: str) -> bool:
+    """Whether a listed path stays in its folder."""
+    path = PurePosixPath(relative)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
 def check_file(path: Path, entry: dict[str, Any], *, remedy: str) -> None:

@@ -22,6 +22,7 @@ _COMMANDS = (
     "repository",
     "tune",
     "serve",
+    "reload",
     "predict",
     "bench",
     "verify",

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 
@@ -21,6 +22,17 @@ def private_folder() -> Path:
     """A new folder that only this user can read. Shared memory of its owner begins with the folder's name too."""
     sweep()
     return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}-{os.getpid()}-"))
+
+
+def owned_folders(place: Path) -> list[Path]:
+    """The private folders of this user in `place` whose owners may still run."""
+    found = []
+    for path in place.glob(f"{_PREFIX}-*"):
+        with contextlib.suppress(OSError):  # just gone
+            state = path.lstat()
+            if stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid():
+                found.append(path)
+    return found
 
 
 def remove(folder: Path) -> None:
