@@ -1,6 +1,7 @@
 """Verdicts: pass if the whole interval satisfies the bound, fail if none of it does, else undecided."""
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from rrrserve.claims.intervals import Interval
@@ -108,6 +109,12 @@ def agreed(asked: Verdict, scraped: Verdict) -> Verdict:
         text = f"by Prometheus {asked.explanation}; but scraped: {scraped.explanation}"
         return replace(both, verdict=UNDECIDED, reason=scraped.reason, explanation=text)
     return both
+
+
+def shown(path: Path) -> str:
+    """A path as a document holds it: relative where it lies below the present folder, to mean something elsewhere."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def figure(value: float) -> str:
