@@ -4,6 +4,7 @@ Checkpoints, engines and Triton repositories are sealed, so that one changed byt
 parser sees it: neither ONNX Runtime nor OpenVINO notices a flipped weight bit.
 """
 
+import ctypes
 import errno
 import hashlib
 import json
@@ -28,6 +29,7 @@ KINDS = {
 # What is said about a sealed folder later (`seal_alone`); it may come, change or be damaged, and the folder stays good.
 APART = "claims.json"
 _BLANK = "0" * 64
+_HERE, _RENAME_EXCHANGE = -100, 2  # AT_FDCWD and the flag, in <fcntl.h> and <linux/fs.h>
 _SEAL = re.compile(rb'\A\{\n  "seal": "([0-9a-f]{64})"')
 
 
@@ -96,7 +98,7 @@ def read_document(folder: Path, name: str, *, remedy: str) -> dict[str, Any]:
     with describing(path, remedy=remedy):
         for relative, entry in document["files"].items():
             if not set(entry) >= {"sha256", "size_bytes"} or not _is_inside(relative):
-                raise ArtifactError(f"{path} lists {relative!r}, which is no file of its folder; {remedy}")
+                raise ArtifactError(f"it lists {relative!r}, which is no file of its folder")
     return document
 
 
@@ -112,7 +114,8 @@ def read_alone(path: Path, *, remedy: str) -> dict[str, Any]:
     found = hashlib.sha256(raw.replace(match.group(1), _BLANK.encode(), 1)).hexdigest() if match else "(unreadable)"
     if found != expected:
         raise ArtifactError(f"{path} was changed after it was written: sealed as {expected}, now {found}; {remedy}")
-    document: dict[str, Any] = json.loads(raw)
+    with describing(path, remedy=remedy):
+        document: dict[str, Any] = json.loads(raw)
     return document
 
 
@@ -124,7 +127,7 @@ def describing(path: Path, *, remedy: str) -> Iterator[None]:
     """
     try:
         yield
-    except UsageError as error:
+    except (ArtifactError, UsageError) as error:
         raise ArtifactError(f"{path}: {error}; {remedy}") from error
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be understood ({error})"
@@ -237,17 +240,31 @@ def staged(target: Path, *, document: str) -> Iterator[Path]:
         try:
             temporary.mkdir()
             yield temporary
-            for path in temporary.rglob("*"):
-                if path.is_file():
-                    with path.open("rb") as file:
-                        os.fsync(file.fileno())
+            for path in (*temporary.rglob("*"), temporary):
+                _sync(path)
             _swap(temporary, target, previous)
+            _sync(target.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _sync(path: Path) -> None:
+    """Have a file's content, or a folder's entries, written to the disk before what is done next."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _swap(temporary: Path, target: Path, previous: Path) -> None:
-    """Put `temporary` in the place of `target`. Whatever interrupts it, one of the two is at `target` afterwards."""
+    """Put `temporary` in the place of `target`. Whatever interrupts it, one of the two is at `target` afterwards.
+
+    In one step where the system can; else in two, and a process killed between them leaves the old folder aside, where
+    the next run finds it (`_clear_up`).
+    """
+    if target.exists() and _exchange(temporary, target):
+        return  # what stood at `target` is at `temporary` now, which the caller removes
     try:
         if target.exists():
             target.rename(previous)
@@ -260,6 +277,14 @@ def _swap(temporary: Path, target: Path, previous: Path) -> None:
         raise
     finally:
         shutil.rmtree(previous, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change places in one step; whether this system and file system could."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)  # Linux only; glibc 2.28 or later
+    if renameat2 is None:
+        return False
+    return bool(renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _RENAME_EXCHANGE) == 0)
 
 
 def _clear_up(target: Path) -> None:

@@ -97,6 +97,9 @@ class Deployments:
         except (RRRError, OSError) as error:
             outcome, message = "refused", f"{error}; {before.short_digest} is still served"
             log.error("reload refused: %s", message)
+        except Exception:  # a fault of ours in a new version must not end the service, which has a good one
+            outcome, message = "refused", f"a fault of the service, see its log; {before.short_digest} is still served"
+            log.exception("reload failed")
         else:
             now = self.current.version.repository.short_digest
             message = f"{now} is served now, {before.short_digest} no more"
