@@ -1,6 +1,7 @@
 """Start a child process that cannot outlive this one, nor can its own children; and end it."""
 
 import asyncio
+import atexit
 import contextlib
 import os
 import signal
@@ -57,9 +58,16 @@ def _guard() -> int:
     command = [sys.executable, "-I", "-S", "-B", guardian.__file__, scratch.prefix(os.getpid())]
     command += [str(folder) for folder in scratch.places()]
     nowhere = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0) for fd in (1, 2)]
-    # No subprocess object: nobody waits for the guardian, it ends after this process has.
-    os.posix_spawn(sys.executable, command, {}, file_actions=[(os.POSIX_SPAWN_DUP2, reading, 0), *nowhere], setpgroup=0)
+    standard = [(os.POSIX_SPAWN_DUP2, reading, 0), *nowhere]
+    pid = os.posix_spawn(sys.executable, command, {}, file_actions=standard, setpgroup=0)
     os.close(reading)
+
+    def dismiss() -> None:
+        os.close(writing)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+
+    atexit.register(dismiss)
     return writing
 
 
