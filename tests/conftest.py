@@ -1,5 +1,6 @@
 """A tiny repository (two random networks, 32 px, 3 classes) and one running service, shared by the session."""
 
+import asyncio
 import io
 import os
 import re
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -25,10 +27,13 @@ from rrrnet import sealed
 from rrrnet.architecture import REDUCED_BLOCKS, Architecture
 from rrrnet.checkpoint import DOCUMENT, Checkpoint, read_checkpoint, write_checkpoint
 from rrrnet.preprocess import Preprocess
+from rrrserve.load import closed_loop
 
 LABELS = ("red", "green", "blue")
 RRR = Path(sys.executable).parent / "rrr"
 MAX_BATCH = 4
+OBSERVE = Path(__file__).parents[1] / "deploy" / "prometheus" / "observe.py"
+LOAD_SECONDS = 5.0
 
 
 @dataclass
@@ -168,3 +173,126 @@ def png(picture: Callable[[int], npt.NDArray[np.uint8]]) -> Callable[[int], byte
         return buffer.getvalue()
 
     return make
+
+
+@dataclass
+class Observed:
+    """A running Prometheus and the time in which it watched the service under load.
+
+    Attributes:
+        url: Prometheus's own.
+        service: the service that it scrapes every second.
+        started: when the load began, in seconds since 1970, and
+        ended: when all of it had been scraped and the rules evaluated.
+        answers: good answers to the load, by model.
+    """
+
+    url: str
+    service: Served
+    started: float
+    ended: float
+    answers: dict[str, int]
+
+    def get(self, path: str, **parameters: str) -> Any:
+        """The data of one call of Prometheus's HTTP API."""
+        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=30, trust_env=False)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["data"]
+
+    def query(self, expression: str, at: float | None = None) -> dict[tuple[tuple[str, str], ...], float]:
+        """The series of a PromQL expression at a time, by default at the end: sorted labels -> value."""
+        found = self.get("query", query=expression, time=str(at or self.ended))["result"]
+        return {tuple(sorted(series["metric"].items())): float(series["value"][1]) for series in found}
+
+
+def watch(folder: Path, url: str, *arguments: str) -> tuple[subprocess.Popen[bytes], Path, str]:
+    """Start what `make observe` runs, on a free port; the process, its log and Prometheus's URL."""
+    log = folder / "observe.log"
+    with log.open("wb") as file:
+        command = [sys.executable, str(OBSERVE), "--url", url, "--port", "0", *arguments]
+        process = subprocess.Popen(command, stdout=file, stderr=file)
+    while (found := re.search(r"Prometheus: (\S+)", log.read_text())) is None:
+        if process.poll() is not None:
+            pytest.fail(f"observe.py ended with {process.returncode}:\n{log.read_text()}")
+        time.sleep(0.05)
+    return process, log, found[1]
+
+
+def counted_answers(service: Served) -> float:
+    """Single images that the service has answered."""
+    text = httpx.get(f"{service.url}/metrics", trust_env=False).text
+    pattern = r'^rrr_request_duration_seconds_count\{.*outcome="ok",route=".*/predict"\} (\S+)$'
+    return sum(float(value) for value in re.findall(pattern, text, re.MULTILINE))
+
+
+async def load_both_models(service: Served, bodies: list[bytes]) -> dict[str, int]:
+    """Both models under load at the same time, with requests that are refused among them."""
+    routes = {"tiny": "/v1/predict", "single": "/v1/models/single/predict"}
+    loads = {
+        model: closed_loop(f"{service.url}{route}", bodies, 2, seconds=LOAD_SECONDS) for model, route in routes.items()
+    }
+
+    async def refused() -> None:
+        end = time.monotonic() + LOAD_SECONDS
+        async with httpx.AsyncClient(base_url=service.url, trust_env=False) as client:
+            while time.monotonic() < end:
+                assert (await client.post("/v1/models/nobody/predict", content=bodies[0])).status_code == 404
+                assert (await client.post("/v1/predict", content=b"no image")).status_code == 415
+                await asyncio.sleep(0.1)
+
+    refusing = asyncio.create_task(refused())
+    results = await asyncio.gather(*loads.values())
+    await refusing
+    assert all(not result.errors for result in results)
+    return {model: len(result.latencies_seconds) for model, result in zip(loads, results, strict=True)}
+
+
+def observe_load(observed: Observed, bodies: list[bytes]) -> Observed:
+    """Load the service between two scrapes that hold all that was answered before and after."""
+    answers = 'sum(rrr_request_duration_seconds_count{outcome="ok",route=~".*/predict"})'
+
+    def wait_until_scraped(count: float) -> float:
+        for _ in range(100):
+            now = time.time()
+            if list(observed.query(answers, now).values()) == [count]:
+                return now
+            time.sleep(0.1)
+        pytest.fail(f"Prometheus does not get at {count}: {observed.query(answers, now)}")
+
+    count = counted_answers(observed.service)
+    observed.started = wait_until_scraped(count)
+    observed.answers = asyncio.run(load_both_models(observed.service, bodies))
+    wait_until_scraped(count + sum(observed.answers.values()))
+    time.sleep(2.5)  # rules build on rules, which see one another's values of a second ago
+    observed.ended = time.time()
+    return observed
+
+
+@pytest.fixture(scope="session")
+def observed(
+    service: Served, png: Callable[[int], bytes], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Observed]:
+    """A real Prometheus that scraped the service every second while both models were under load (some 10 s)."""
+    folder = tmp_path_factory.mktemp("observed")
+    process, log, url = watch(folder, service.url, "--interval", "1s", "--baseline", "single")
+    try:
+        yield observe_load(Observed(url, service, 0, 0, {}), [png(seed) for seed in range(8)])
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0, log.read_text()
+
+
+@pytest.fixture
+def start_observing() -> Iterator[Callable[..., tuple[subprocess.Popen[bytes], Path, str]]]:
+    """Start what `make observe` runs; what still runs when the test ends is ended."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def starter(folder: Path, url: str) -> tuple[subprocess.Popen[bytes], Path, str]:
+        process, log, address = watch(folder, url)
+        started.append(process)
+        return process, log, address
+
+    yield starter
+    for process in started:
+        process.terminate()
+        process.wait()

@@ -72,7 +72,10 @@ def rules(models: list[dict[str, Any]], baseline: str | None) -> str:
     own = _BASELINE.findall(text)[0]
     if baseline is None and models and not any(re.fullmatch(own, name) for name in names):
         baseline = max(models, key=lambda model: int(model["macs"]))["name"]
-    return text if baseline is None else _BASELINE.sub(re.escape(baseline), text, count=1)
+    if baseline is None:
+        return text
+    pattern = re.escape(baseline).replace("\\-", "-").replace("\\", "\\\\")  # a PromQL string, which knows no \-
+    return _BASELINE.sub(lambda _: pattern, text, count=1)
 
 
 def write_configuration(folder: Path, url: str, *, interval: str, rules_text: str) -> Path:
@@ -109,7 +112,7 @@ def prometheus(configuration: Path, port: int) -> Iterator[tuple[str, subprocess
     command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
     command += prometheus_install.page_options(binary)
     # It must not outlive this process, and a terminal's Ctrl-C must reach this process alone, which then ends it.
-    wrapper = [sys.executable, "-I", "-S", "-B", die_with_parent.__file__, str(os.getpid())]
+    wrapper = [sys.executable, "-I", "-S", "-B", die_with_parent.__file__, str(os.getpid()), "0"]
     log = folder / "prometheus.log"
     with log.open("wb") as file:
         process = subprocess.Popen([*wrapper, *command], stdin=subprocess.DEVNULL, stdout=file, stderr=file)

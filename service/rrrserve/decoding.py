@@ -120,7 +120,7 @@ class _Memory:
 def _decode_opened(opened: Image.Image, preprocess: Preprocess, start: float) -> Decoded | APIError:
     """Decode and resize an image whose header was read at `start`."""
     try:
-        image = load_rgb(opened)
+        image = load_rgb(opened, preprocess)
     except ImageError as error:
         return from_image_error(error)
     middle = time.perf_counter()

@@ -59,7 +59,7 @@ def forget_gauges_of_the_dead(folder: Path) -> None:
 
 
 def exposition(folder: Path, *others: Collector) -> bytes:
-    """All workers' metrics and those of `others` in text format: counters, histograms summed, `process_*` by worker."""
+    """All workers' metrics in text format, and `others`: counters and histograms summed, `process_*` by worker."""
     registry = CollectorRegistry()
     for collector in others:
         registry.register(collector)

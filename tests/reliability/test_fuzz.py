@@ -7,12 +7,14 @@ from urllib.parse import urlsplit
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import checks
+from schemathesis.core.result import Ok
 
 from rrrbench.fuzzing import fuzz
 from rrrbench.mutations import Mutator
 
 REQUESTS = 400
 CHECKS = [
+    checks.not_a_server_error,
     checks.status_code_conformance,
     checks.content_type_conformance,
     checks.response_schema_conformance,
@@ -44,8 +46,7 @@ def test_mutated_requests_get_no_fault_of_ours_as_an_answer_and_end_no_process(s
 
 def test_requests_made_from_the_openapi_document_are_answered_as_it_says(service: Any) -> None:
     schema = schemathesis.openapi.from_url(f"{service.url}/docs.json")
-    found: Any = schema.get_all_operations()
-    operations = [result.ok() for result in found]
+    operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
     assert {"POST /v1/predict", "PUT /v1/models/{name}/predict_batch", "GET /readyz"} <= {
         operation.label for operation in operations
     }
@@ -54,7 +55,6 @@ def test_requests_made_from_the_openapi_document_are_answered_as_it_says(service
         @given(case=operation.as_strategy())
         @settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
         def answered(case: Any) -> None:
-            answer = case.call_and_validate(timeout=20, checks=CHECKS)
-            assert answer.status_code < 500 or answer.status_code == 504  # a deadline that the request asks for
+            case.call_and_validate(timeout=20, checks=CHECKS)
 
         answered()

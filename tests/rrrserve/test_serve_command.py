@@ -1,6 +1,5 @@
 """`rrr serve` as a process: it starts or says why not, and leaves nothing behind."""
 
-import concurrent.futures
 import re
 import shutil
 import signal
@@ -92,15 +91,6 @@ def test_a_second_signal_ends_it_at_once(start_service: Start, repository: Path)
     assert wait_until_gone(children) == []
 
 
-def test_killing_it_takes_the_children_along(start_service: Start, repository: Path) -> None:
-    served = start_service(str(repository), "--port", "0")
-    children = served.children()
-    served.process.kill()
-    served.process.wait()
-    assert wait_until_gone(children) == []
-    assert port_is_free(served.url)
-
-
 def test_tritons_admin_interface_is_locked(start_service: Start, repository: Path) -> None:
     served = start_service(str(repository), "--port", "0")
     found = re.search(r"Triton at (127\.0\.0\.1:\d+)", served.log.read_text())
@@ -127,22 +117,6 @@ def test_tritons_admin_interface_is_locked(start_service: Start, repository: Pat
         if connection.pid in ours and connection.status == "LISTEN"
     }
     assert listening == {"127.0.0.1"}
-
-
-def test_two_workers_answer_and_count_together(
-    start_service: Start, repository: Path, png: Callable[[int], bytes]
-) -> None:
-    served = start_service(str(repository), "--port", "0", "--workers", "2")
-
-    def ask(seed: int) -> int:
-        return httpx.post(f"{served.url}/v1/predict", content=png(seed), timeout=30, trust_env=False).status_code
-
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        assert set(pool.map(ask, range(30))) == {200}
-    for _ in range(4):  # whichever worker answers
-        text = httpx.get(f"{served.url}/metrics", trust_env=False).text
-        assert 'rrr_request_duration_seconds_count{model="tiny",outcome="ok",route="/v1/predict"} 30.0' in text
-    assert served.stop() == 0
 
 
 def test_an_external_triton_that_is_not_there_leaves_it_unready(

@@ -1,0 +1,125 @@
+"""Metrics of several workers: what is left of one that was killed, and files that cannot be read."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from rrrserve import worker_metrics
+
+WORKER = """
+import sys
+from pathlib import Path
+from rrrserve import worker_metrics
+worker_metrics.adopt(Path(sys.argv[1]), int(sys.argv[2]))
+from rrrserve import metrics
+metrics.REJECTED.labels("bad_json").inc(7)
+metrics.STAGE_DURATION.labels("read", "m").observe(0.01)
+metrics.IN_FLIGHT.inc()
+print("counted", flush=True)
+sys.stdin.read()
+"""
+Start = Callable[[int], subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start a worker of that number and wait until it has counted 7 rejections, 1 duration and 1 request in flight."""
+    started: list[subprocess.Popen[str]] = []
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+
+    def starter(number: int) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", WORKER, str(tmp_path), str(number)]
+        pipe = subprocess.PIPE
+        worker = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True)
+        started.append(worker)
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "counted\n"
+        return worker
+
+    yield starter
+    for worker in started:
+        worker.kill()
+        worker.communicate()
+
+
+def samples(folder: Path) -> dict[str, float]:
+    """All samples of a scrape."""
+    lines = worker_metrics.exposition(folder).decode().splitlines()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
+
+
+def counts(found: dict[str, float]) -> tuple[float, float, float]:
+    """Rejections, durations and requests in flight."""
+    duration = 'rrr_stage_duration_seconds_count{model="m",stage="read"}'
+    return found['rrr_requests_rejected_total{reason="bad_json"}'], found[duration], found["rrr_in_flight_requests"]
+
+
+def test_a_killed_workers_counts_stay_and_its_gauges_go(tmp_path: Path, start: Start) -> None:
+    first, second = start(1), start(2)
+    found = samples(tmp_path)
+    assert counts(found) == (14, 2, 2)
+    assert found["rrr_metrics_unreadable_files"] == 0
+    assert {f'process_resident_memory_bytes{{worker="{number}"}}' for number in (1, 2)} <= set(found)
+
+    first.kill()
+    first.wait()
+    worker_metrics.forget_gauges(tmp_path, 1)
+    found = samples(tmp_path)
+    assert counts(found) == (14, 2, 1)
+    assert 'process_resident_memory_bytes{worker="1"}' not in found
+    assert second.poll() is None
+
+
+def test_the_worker_in_a_killed_ones_place_goes_on_counting_in_its_files(tmp_path: Path, start: Start) -> None:
+    for _ in range(3):
+        worker = start(1)
+        worker.kill()
+        worker.wait()
+    start(1)
+    assert counts(samples(tmp_path)) == (28, 4, 1)
+    assert len(list(tmp_path.glob("histogram_*.db"))) == 1
+
+
+def test_gauges_named_by_the_id_of_a_process_that_is_gone_are_forgotten(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    for identity in (gone.pid, os.getpid()):
+        (tmp_path / f"gauge_livesum_{identity}.db").touch()
+        (tmp_path / f"counter_{identity}.db").touch()
+    worker_metrics.forget_gauges_of_the_dead(tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {f"counter_{gone.pid}.db", f"counter_{os.getpid()}.db", f"gauge_livesum_{os.getpid()}.db"}
+
+
+@pytest.mark.parametrize("damage", ["empty", "three bytes", "cut short", "zeros", "not JSON", "too long"])
+def test_a_damaged_file_is_left_out_and_counted_and_the_scrape_holds(
+    tmp_path: Path, start: Start, damage: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    start(1).kill()
+    start(2)
+    file = tmp_path / "counter_1.db"
+    data = file.read_bytes()
+    used = int.from_bytes(data[:4], sys.byteorder)
+    damaged = {
+        "empty": b"",
+        "three bytes": data[:3],
+        "cut short": data[: used - 20],
+        "zeros": data[:8] + bytes(len(data) - 8),
+        "not JSON": data.replace(b'["rrr', b"{{{{{"),
+        "too long": (2**30).to_bytes(4, sys.byteorder) + data[4:],
+    }
+    file.write_bytes(damaged[damage])
+    found = samples(tmp_path)
+    assert counts(found)[:2] == (7, 2)
+    assert found["rrr_metrics_unreadable_files"] == 1
+
+    # The worker in its place starts all the same, and the loss stays visible.
+    start(1)
+    found = samples(tmp_path)
+    assert counts(found)[:2] == (14, 3)
+    assert found["rrr_metrics_unreadable_files"] == 1
+    assert "counter_1.db cannot be read, being the file of a killed worker" in capfd.readouterr().err
