@@ -22,7 +22,7 @@ from rrrserve.catalogue import default_model
 from rrrserve.load import closed_loop
 
 _IDLE_SECONDS, _CAPACITY_SECONDS, _RECOVERY_SECONDS = 3.0, 6.0, 5.0
-_CONCURRENCY = 16
+_CONCURRENCY = 48  # fewer do not fill the batches that an overload does
 # What must hold.
 GOODPUT, REFUSAL_P95_MS, IDLE_RATIO, GROWTH_MB = 0.8, 50.0, 1.1, 50.0
 

@@ -32,6 +32,7 @@ _ANSWER: dict[str, Any] = {
         "description": "each member's own label; only with ?members=true",
     },
 }
+_ANSWERED = ["predictions", "uncertainty"]
 _ENVELOPE: dict[str, Any] = {
     "request_id": {"type": "string"},
     "model": {
@@ -83,6 +84,7 @@ _MODELS = {
 }
 _ERROR = {
     "type": "object",
+    "required": ["error"],
     "properties": {
         "error": {
             "type": "object",
@@ -150,9 +152,14 @@ def document(settings: Settings) -> dict[str, Any]:
         "components": {
             "schemas": {
                 "Probability": _PROBABILITY,
-                "Answer": {"type": "object", "properties": {**_ENVELOPE, **_ANSWER}},
+                "Answer": {
+                    "type": "object",
+                    "required": ["request_id", "model", "timing_ms", *_ANSWERED],
+                    "properties": {**_ENVELOPE, **_ANSWER},
+                },
                 "BatchAnswer": {
                     "type": "object",
+                    "required": ["request_id", "model", "timing_ms", "results"],
                     "properties": {
                         **_ENVELOPE,
                         "results": {
@@ -160,7 +167,7 @@ def document(settings: Settings) -> dict[str, Any]:
                             "description": "an answer or an error for each image, in the order of the request",
                             "items": {
                                 "oneOf": [
-                                    {"type": "object", "properties": _ANSWER},
+                                    {"type": "object", "required": _ANSWERED, "properties": _ANSWER},
                                     {"$ref": "#/components/schemas/Error"},
                                 ]
                             },
