@@ -85,8 +85,8 @@ class Service:
         self._http = httpx.AsyncClient(timeout=5.0, trust_env=False)
         self._body_memory = BodyMemory(settings.body_memory_bytes)
         if self._repository is None:
-            self._state = SharedState.from_environment(os.environ, ())
-            self._answer_from(self._state.version)
+            self._state = SharedState.of_service(os.environ)
+            self._answer_from(self._state.use_current_version())
             self._tasks.append(asyncio.create_task(self._follow()))
         else:
             self._state = SharedState.in_process([model.name for model in self._repository.models])
