@@ -20,6 +20,7 @@ from rrrbuild.repository_document import read_repository
 from rrrnet import __version__
 from rrrnet.errors import CheckFailedError
 from rrrserve import environment, metrics, worker_metrics
+from rrrserve.access import Access, tokens_of
 from rrrserve.catalogue import backends_of, default_model
 from rrrserve.data_plane import DataPlane
 from rrrserve.decoding import DecodePool
@@ -27,10 +28,11 @@ from rrrserve.readiness import Readiness
 from rrrserve.restarts import DEFAULT_RESTARTS
 from rrrserve.routes import Backend, Routes
 from rrrserve.settings import Settings
-from rrrserve.shared_state import PATH_VARIABLE, SharedState
+from rrrserve.shared_state import PATH_VARIABLE, SLOT_VARIABLE, SharedState
 from rrrserve.triton_client import TritonError
 from rrrserve.triton_keeper import TritonKeeper, watch_for_ever
 from rrrserve.triton_link import TritonLink
+from rrrserve.triton_release import age_warning
 from rrrserve.triton_server import TritonServer
 
 log = logging.getLogger("rrrserve")
@@ -62,6 +64,7 @@ class Service:
 
     def __init__(self) -> None:
         self._settings = Settings.from_environment(os.environ)
+        ROUTES.access = Access(tokens_of(os.environ))
         self._repository = read_repository(self._settings.repository)
         self._default = default_model(self._repository, self._settings.default_model)
         self._triton: TritonServer | None = None
@@ -131,6 +134,9 @@ class Service:
                 await asyncio.sleep(0.2)
             else:
                 metrics.BUILD_INFO.labels(__version__, version, bentoml.__version__).set(1)
+                warning = age_warning(version)
+                if warning is not None and os.environ.get(SLOT_VARIABLE, "1") == "1":  # one worker tells
+                    log.warning("%s", warning)
                 return
 
 

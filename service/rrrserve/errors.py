@@ -23,6 +23,7 @@ ERRORS: dict[str, ErrorKind] = {
     "bad_multipart": ErrorKind(400, "the multipart body cannot be parsed: boundary missing or wrong, or cut short"),
     "bad_json": ErrorKind(400, "the body is not JSON, not UTF-8, or holds NaN or Infinity"),
     "bad_request": ErrorKind(400, "a field, parameter or header that is unknown or has a value that is not allowed"),
+    "unauthorized": ErrorKind(401, "no bearer token, or a wrong one, where the service wants one"),
     "not_found": ErrorKind(404, "no such path"),
     "unknown_model": ErrorKind(404, "the repository holds no model of that name"),
     "method_not_allowed": ErrorKind(405, "the path exists, but not for this method; see the header Allow"),

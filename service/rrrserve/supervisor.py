@@ -22,6 +22,7 @@ from rrrserve.catalogue import backends_of
 from rrrserve.listener import admit_no_more, url_of
 from rrrserve.restarts import DEFAULT_RESTARTS
 from rrrserve.shared_state import PATH_VARIABLE, Phase, SharedState
+from rrrserve.tls import TlsFiles, probe_context
 from rrrserve.triton_keeper import TritonKeeper, watch_for_ever
 from rrrserve.triton_server import TritonServer
 from rrrserve.worker_pool import WorkerCommand, WorkerPool
@@ -48,6 +49,7 @@ class ServeOptions:
         grace_seconds: how long requests in flight may take after SIGTERM.
         drain_seconds: how long requests are still taken after SIGTERM, while /readyz says that it is not ready.
         most_restarts: how often Triton, or a worker, is started again within two minutes.
+        tls: the HTTP port's certificate and key; None for plain HTTP.
     """
 
     triton_url: str | None = None
@@ -57,6 +59,7 @@ class ServeOptions:
     grace_seconds: int = 30
     drain_seconds: float = 1.0
     most_restarts: int = DEFAULT_RESTARTS
+    tls: TlsFiles | None = None
 
 
 class Supervisor:
@@ -71,7 +74,7 @@ class Supervisor:
         self._options = options
         self._repository = repository
         self._listener = listener
-        self.url = url_of(listener)
+        self.url = url_of(listener, scheme="https" if options.tls else "http")
         self.triton = None if options.triton_url else TritonServer(repository.path, backends_of(repository))
         self._folder = scratch.private_folder()
         names = [model.name for model in repository.models]
@@ -151,10 +154,11 @@ class Supervisor:
     async def _until_ready(self) -> None:
         """Ask /readyz until it says yes."""
         last = "the HTTP worker does not answer"
+        verify = probe_context(self._options.tls) if self._options.tls else True
         try:
             async with (
                 asyncio.timeout(self._options.start_timeout_seconds),
-                httpx.AsyncClient(timeout=_PROBE_TIMEOUT_SECONDS, trust_env=False) as client,
+                httpx.AsyncClient(timeout=_PROBE_TIMEOUT_SECONDS, trust_env=False, verify=verify) as client,
             ):
                 while True:
                     try:

@@ -5,13 +5,13 @@ limits of the HTTP server are ours to set, and it stops in an order that cuts no
 """
 
 import argparse
-import logging
+import os
 import socket
 import sys
 
 import uvicorn
 
-from rrrserve import worker_metrics
+from rrrserve import logs, tls, worker_metrics
 
 # How long the thread that answers a scrape may keep the event loop waiting. Python's own 5 ms would show in the 99th
 # percentile of the latencies that are scraped.
@@ -36,9 +36,7 @@ def main() -> None:
     from rrrserve.app import RRRService
     from rrrserve.http_server import Server
 
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S%z"
-    )
+    logs.configure_from(os.environ)
     server_context.worker_index = arguments.index
     server_context.service_type = "entry_service"
     server_context.service_name = server_context.bento_name = RRRService.name
@@ -52,6 +50,7 @@ def main() -> None:
         server_header=False,
         lifespan="on",
         ws="none",
+        ssl_context_factory=tls.context_factory(os.environ),
         timeout_graceful_shutdown=arguments.grace_seconds,
     )
     Server(config).run(sockets=[socket.socket(fileno=arguments.fd)])
