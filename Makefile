@@ -26,7 +26,7 @@ INSTALLED := .venv/installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NAMES := sed -u -n -E 's/^ *Collecting ([^ ]+).*/    \1/p; s/^Installing collected packages.*/    unpacking .../p'
 
-.PHONY: help setup prometheus demo observe test chaos lint browser format wheel bento image clean
+.PHONY: help setup prometheus demo observe test chaos fuzz overload lint browser format wheel bento image clean
 
 help: ## List these targets.
 	@sed -n -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -73,6 +73,12 @@ test: setup prometheus lint ## Lint, then run all tests, the end-to-end ones inc
 
 chaos: setup ## Kill, freeze and stop the service under load and judge every answer: 15 minutes (CHAOS='--seed 1 --stops 5').
 	@$(BIN)/python benchmarks/chaos.py $(CHAOS)
+
+fuzz: setup $(REPOSITORY) ## Send 20 000 hostile requests to the service: 3 minutes (FUZZ='--seed 1 --requests 5000').
+	@$(BIN)/python benchmarks/fuzz.py artifacts/repository $(FUZZ)
+
+overload: setup $(REPOSITORY) ## Offer the service three times what it can bear, and judge: 1 minute (OVERLOAD='--factor 5').
+	@$(BIN)/python benchmarks/overload.py artifacts/repository $(OVERLOAD)
 
 lint: setup ## Check style, format and types.
 	@$(BIN)/ruff check

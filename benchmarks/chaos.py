@@ -12,6 +12,7 @@ Networks are made when first needed; --quick takes a tiny one. A bound that was 
 
 import argparse
 import asyncio
+import os
 import random
 import signal
 import sys
@@ -26,7 +27,7 @@ import httpx
 import psutil
 
 from rrrbench import contenders
-from rrrbench.chaos_service import Service, port_is_free
+from rrrbench.chaos_service import KINDS, Service, port_is_free
 from rrrbench.checking_client import HUNG, LOST, RIGHT, UNREACHABLE, WRONG, Clients, Tally
 from rrrbench.environment import RESULTS, ResultFile
 from rrrbench.names import ENSEMBLE
@@ -158,13 +159,14 @@ class Chaos:
         with self.service("--restarts", "1000", "--workers", str(self.options.workers)) as service:
             baseline = service.shared_memory()
             for index in self._runs(rounds):
-                for kind, bound in bounds.items():
+                for kind, bound in ((kind, bounds[kind]) for kind in self.options.kinds):
                     name = f"{section} {kind} {index}"
                     harm = partial(self._harmed, kind=kind, number=number, bound=bound)
                     tally, (moment, victim) = asyncio.run(self.under_load(service, 8, harm))
                     recovered = tally.recovered_after(moment)
                     case = {
                         "kind": kind,
+                        "load_average": os.getloadavg()[0],
                         "recovered_seconds": recovered,
                         "victim_gone": not victim.is_running() or victim.status() == psutil.STATUS_ZOMBIE,
                         "shared_memory": [baseline, service.shared_memory()],
@@ -260,6 +262,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=0, help="number of the first run: a long series can be divided")
     parser.add_argument("--stops", type=int, default=20)
     parser.add_argument("--kills", type=int, default=5, help="of each kind")
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="what to kill and freeze")
     parser.add_argument("--freezes", type=int, default=2, help="of each kind")
     parser.add_argument("--parents", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1, help="HTTP workers of the service that is harmed")

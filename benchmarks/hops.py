@@ -8,7 +8,6 @@ hop takes is the difference between the two clocks around it.
 
 import argparse
 import asyncio
-import io
 import re
 import sys
 import time
@@ -17,13 +16,12 @@ from typing import Any
 
 import httpx
 import psutil
-from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from rrrbench.contenders import rrr_serve
 from rrrbench.environment import ROOT
+from rrrbench.pictures import jpegs
 from rrrbench.servers import Server, ending_on_sigterm
-from rrrbuild.heldout import generated_images
 from rrrbuild.repository_document import ServedModel, read_repository
 from rrrserve.catalogue import default_model
 from rrrserve.load import closed_loop
@@ -114,16 +112,6 @@ def table(rows: dict[int, dict[str, Any]], key: str, title: str) -> str:
     names = next(iter(rows.values()))[key]
     lines += [f"| {name} | " + " | ".join(f"{row[key][name]:.2f}" for row in rows.values()) + " |" for name in names]
     return "\n".join(lines)
-
-
-def jpegs(model: ServedModel, count: int = 16) -> list[bytes]:
-    """Generated pictures of the model's size."""
-    bodies = []
-    for pixels in generated_images(model.preprocess, count):
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
-        bodies.append(buffer.getvalue())
-    return bodies
 
 
 def main() -> None:

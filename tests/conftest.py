@@ -32,7 +32,7 @@ from rrrserve.load import closed_loop
 LABELS = ("red", "green", "blue")
 RRR = Path(sys.executable).parent / "rrr"
 MAX_BATCH = 4
-OBSERVE = Path(__file__).parents[2] / "deploy" / "prometheus" / "observe.py"
+OBSERVE = Path(__file__).parents[1] / "deploy" / "prometheus" / "observe.py"
 LOAD_SECONDS = 5.0
 
 

@@ -116,7 +116,13 @@ def test_imports_go_one_way_and_only_rrrnet_imports_torch(path: Path) -> None:
     assert forbidden & set(imported_packages(path)) == set()
 
 
-@pytest.mark.parametrize("module", ["rrrserve.app", "rrrserve.bento", "rrrserve.cli", "rrrserve.commands.serve"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("rrrserve.app", "rrrserve.bento", "rrrserve.cli", "rrrserve.commands.serve"),
+        "rrrserve.bench.runner, rrrserve.bench.grpc_client",
+    ],
+)
 def test_serving_imports_neither_torch_nor_a_compiler(module: str) -> None:
     code = f"import sys, {module}; print(sorted({HEAVY!r} & set(sys.modules)))"
     assert run(sys.executable, "-c", code) == "[]\n"

@@ -82,10 +82,12 @@ class Sites:
 
     Attributes:
         convolutions: outputs of the convolutions that run in INT8, in execution order.
+        sums: outputs of the residual sums that are formed in INT8.
         tensors: each activation that is quantised, and the tensor whose encoding it shares (mostly itself).
     """
 
     convolutions: tuple[str, ...]
+    sums: tuple[str, ...]
     tensors: dict[str, str]
 
 
@@ -95,11 +97,13 @@ def find_sites(model: onnx.ModelProto, dialect: Dialect, in_float: Collection[st
     Args:
         model: the float model.
         dialect: how the runtime wants it.
-        in_float: outputs of convolutions that stay in float.
+        in_float: outputs of convolutions that stay in float; where one of them forms a residual sum, the sum and its
+            shortcut do too.
     """
     position = {node.output[0]: index for index, node in enumerate(model.graph.node)}
     pooled: set[str] = set()
     convolutions: list[str] = []
+    sums: list[str] = []
     wanted: set[str] = set()
     for node in model.graph.node:
         output = node.output[0]
@@ -114,7 +118,9 @@ def find_sites(model: onnx.ModelProto, dialect: Dialect, in_float: Collection[st
         elif node.op_type == "Add" and all(name in position for name in node.input):
             # The sum is formed in the kernel of the convolution that runs last.
             addends = sorted(node.input, key=position.__getitem__)
-            wanted.update(addends if dialect.both_addends else addends[:-1])
+            if addends[-1] not in in_float:
+                sums.append(output)
+                wanted.update(addends if dialect.both_addends else addends[:-1])
     leader: dict[str, str] = {}
 
     def follow(name: str) -> str:
@@ -126,7 +132,7 @@ def find_sites(model: onnx.ModelProto, dialect: Dialect, in_float: Collection[st
                 wanted.add(name)
                 if follow(name) != follow(node.output[0]):
                     leader[follow(name)] = follow(node.output[0])
-    return Sites(tuple(convolutions), {name: follow(name) for name in sorted(wanted)})
+    return Sites(tuple(convolutions), tuple(sums), {name: follow(name) for name in sorted(wanted)})
 
 
 def write_qdq(
@@ -149,7 +155,8 @@ def write_qdq(
         written = onnx.NodeProto()
         written.CopyFrom(node)
         quantised = node.output[0] in sites.convolutions
-        if quantised or node.op_type in (*_POOLING, *_PASS_THROUGH, "Add"):
+        # A float sum's shortcut may be quantised for the next convolution; the sum reads it as it was.
+        if quantised or node.output[0] in sites.sums or node.op_type in (*_POOLING, *_PASS_THROUGH):
             written.input[:] = [f"{name}.dequantised" if name in sites.tensors else name for name in node.input]
         if quantised:
             encoding = encodings[sites.tensors[node.input[0]]]

@@ -60,14 +60,15 @@ class ServedModel:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "ServedModel":
-        """Read what `to_json` wrote."""
+        """Read what `to_json` wrote; keys of a later version are let pass."""
+        known = {key: value for key, value in values.items() if key in cls.__dataclass_fields__}
         changed = {
             "labels": tuple(values["labels"]),
             "preprocess": Preprocess.from_json(values["preprocess"]),
             "outputs": tuple(values["outputs"]),
             "steps": tuple(values.get("steps", ())),
         }
-        return cls(**{**values, **changed})
+        return cls(**{**known, **changed})
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """Image bytes to the uint8 array that every engine takes. Used by training, verification and service alike.
 
-The steps: decode (by magic bytes, EXIF orientation applied, RGB), resize the whole image to `size` x `size`
-(no crop, as the paper's test transform), keep uint8 NHWC. Normalisation with mean and std happens inside the
+The steps: decode (by magic bytes, EXIF orientation applied, RGB; a JPEG that is many times too large at a fraction of
+its size), resize the whole image to `size` x `size` (no crop, as the paper's test transform), keep uint8 NHWC.
+Normalisation with mean and std happens inside the
 network, so that it cannot skew between training and serving. numpy and Pillow only.
 """
 
+import struct
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from typing import Any
@@ -22,9 +24,14 @@ Image.MAX_IMAGE_PIXELS = None
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 4096 * 4096
+# A progressive JPEG has some ten scans. Each costs a pass over the whole picture, and takes a few bytes of the file.
+MAX_JPEG_SCANS = 100
+_START_OF_SCAN = b"\xff\xda"
 MIN_SIZE, MAX_SIZE = 32, 1024
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+MAX_JPEG_OVERSIZE = 64
 
 _RESIZE_RULES = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -38,18 +45,24 @@ class Preprocess:
         resize: resampling filter, "bilinear" or "bicubic" (both antialiased); aspect ratio is not kept.
         mean: per-channel mean of RGB in [0, 1], subtracted inside the network.
         std: per-channel standard deviation of RGB in [0, 1], divided by inside the network.
+        jpeg_oversize: a JPEG is decoded at 1/8, 1/4 or 1/2 of its size where that leaves at least so many times `size`
+            to be resized; 0 decodes in full. At 4 this changes pixels by no more than JPEG's own losses do, or by
+            rounding (docs/tuning.md).
     """
 
     size: int = 128
     resize: str = "bilinear"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    jpeg_oversize: int = 4
 
     def __post_init__(self) -> None:
         if not MIN_SIZE <= self.size <= MAX_SIZE:
             raise ArtifactError(f"image size is {self.size}: allowed are {MIN_SIZE} to {MAX_SIZE} pixels")
         if self.resize not in _RESIZE_RULES:
             raise ArtifactError(f"resize rule is {self.resize!r}: allowed are {', '.join(_RESIZE_RULES)}")
+        if not 0 <= self.jpeg_oversize <= MAX_JPEG_OVERSIZE:
+            raise ArtifactError(f"jpeg_oversize is {self.jpeg_oversize}: allowed are 0 to {MAX_JPEG_OVERSIZE}")
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict that `from_json` reads back."""
@@ -57,8 +70,20 @@ class Preprocess:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Preprocess":
-        """Read what `to_json` wrote."""
-        return cls(values["size"], values["resize"], tuple(values["mean"]), tuple(values["std"]))
+        """Read what `to_json` wrote. Artifacts from before JPEGs were scaled keep decoding them in full."""
+        oversize = values.get("jpeg_oversize", 0)
+        return cls(values["size"], values["resize"], tuple(values["mean"]), tuple(values["std"]), oversize)
+
+    def jpeg_scale(self, width: int, height: int) -> int:
+        """1, 2, 4 or 8: by how much a JPEG of so many pixels is shrunk by its decoder.
+
+        Only by a number that divides both sides: else the last pixels would stand for fewer than the others.
+        """
+        least = self.jpeg_oversize * self.size
+        for scale in (8, 4, 2) if least else ():
+            if width % scale == height % scale == 0 and min(width, height) >= scale * least:
+                return scale
+        return 1
 
 
 def image_format(data: bytes) -> str | None:
@@ -90,25 +115,39 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
             "unsupported_image",
             f"the bytes are not one of {', '.join(FORMATS)} (judged by their first bytes)",
         )
+    if kind == "PNG" and len(data) >= 24:  # told at once, however damaged the rest of the header is
+        width, height = struct.unpack_from(">II", data, 16)
+        _check_pixels(width, height, max_pixels)
+    if kind == "JPEG" and data.count(_START_OF_SCAN) > MAX_JPEG_SCANS:
+        raise ImageError("bad_image", f"the JPEG has more than {MAX_JPEG_SCANS} scans")
     try:
         opened = Image.open(BytesIO(data), formats=(kind,))
     except Exception as error:  # Pillow's plugins raise many types on hostile bytes; all mean the same to a client
         raise ImageError("bad_image", f"the {kind} header cannot be read") from error
-    width, height = opened.size
-    if width * height == 0:
-        raise ImageError("bad_image", f"the image is {width} x {height} pixels")
-    if width * height > max_pixels:
-        raise ImageError("too_many_pixels", f"the image is {width} x {height} pixels: at most {max_pixels} are allowed")
+    _check_pixels(*opened.size, max_pixels)
     return opened
 
 
-def load_rgb(opened: Image.Image) -> Image.Image:
+def _check_pixels(width: int, height: int, most: int) -> None:
+    if width * height == 0:
+        raise ImageError("bad_image", f"the image is {width} x {height} pixels")
+    if width * height > most:
+        raise ImageError("too_many_pixels", f"the image is {width} x {height} pixels: at most {most} are allowed")
+
+
+def load_rgb(opened: Image.Image, preprocess: Preprocess | None = None) -> Image.Image:
     """Decode what `open_image` gave to an upright RGB image.
+
+    Args:
+        opened: the image.
+        preprocess: shrinks a JPEG as `jpeg_scale` says; None leaves it as large as it is.
 
     Raises:
         ImageError: with code `truncated_image` or `bad_image`.
     """
     try:
+        if preprocess is not None and (scale := preprocess.jpeg_scale(*opened.size)) > 1:
+            opened.draft(None, (opened.width // scale, opened.height // scale))  # no other format's draft does anything
         opened.load()
         return _to_rgb(_upright(opened))
     except Exception as error:  # as above
@@ -151,5 +190,5 @@ def to_array(image: Image.Image, preprocess: Preprocess) -> Uint8Array:
 
 
 def image_to_array(data: bytes, preprocess: Preprocess, *, max_pixels: int = MAX_PIXELS) -> Uint8Array:
-    """Encoded bytes to the network's input: `decode`, then `to_array`. Shape: (size, size, 3), uint8."""
-    return to_array(decode(data, max_pixels=max_pixels), preprocess)
+    """Encoded bytes to the network's input: decoded, then `to_array`. Shape: (size, size, 3), uint8."""
+    return to_array(load_rgb(open_image(data, max_pixels=max_pixels), preprocess), preprocess)

@@ -21,6 +21,7 @@ from rrrnet import __version__
 from rrrnet.errors import CheckFailedError
 from rrrserve import environment, metrics, worker_metrics
 from rrrserve.access import Access, tokens_of
+from rrrserve.admission import Admission, BodyMemory, default_in_flight
 from rrrserve.catalogue import backends_of, default_model
 from rrrserve.data_plane import DataPlane
 from rrrserve.decoding import DecodePool
@@ -84,7 +85,9 @@ class Service:
         elif PATH_VARIABLE not in os.environ:  # no supervisor watches it
             self._tasks.append(asyncio.create_task(watch_for_ever(url, models, state)))
         self._client = TritonLink(url, state)
-        self._pool = DecodePool(settings.decode_threads, max_pixels=settings.max_pixels)
+        self._pool = DecodePool(
+            settings.decode_threads, max_pixels=settings.max_pixels, memory_bytes=settings.decode_memory_bytes
+        )
         self._http = httpx.AsyncClient(timeout=5.0, trust_env=False)
         data_plane = DataPlane(self._repository, self._default, self._client, self._pool, state)
         metrics.SUPERVISION.state = state
@@ -92,7 +95,20 @@ class Service:
         self._tasks += [asyncio.create_task(work) for work in (self._publish_build_info(), self._look_around())]
         if (folder := worker_metrics.folder_in_use()) is not None:
             worker_metrics.forget_gauges_of_the_dead(folder)
-        ROUTES.open(Backend(settings, self._repository, data_plane, Readiness(data_plane), metrics_url, self._http))
+        largest = max(model.max_batch_size for model in models)
+        most = settings.max_in_flight or default_in_flight(largest)
+        ROUTES.open(
+            Backend(
+                settings,
+                self._repository,
+                data_plane,
+                Readiness(data_plane),
+                metrics_url,
+                self._http,
+                Admission(state, most, batch_images=largest),
+                BodyMemory(settings.body_memory_bytes),
+            )
+        )
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:

@@ -11,7 +11,7 @@ from rrrserve import die_with_parent
 
 
 async def spawn(
-    command: list[str], *, environment: Mapping[str, str], output: int, fds: tuple[int, ...] = ()
+    command: list[str], *, environment: Mapping[str, str], output: int, fds: tuple[int, ...] = (), nice: int = 0
 ) -> asyncio.subprocess.Process:
     """Start `command` in its own process group; the kernel kills it when this process dies.
 
@@ -22,8 +22,9 @@ async def spawn(
         environment: all of the child's variables.
         output: file descriptor for its standard output and error.
         fds: further descriptors that it inherits.
+        nice: by how much its priority is lower than ours.
     """
-    wrapper = [sys.executable, "-I", "-S", "-B", die_with_parent.__file__, str(os.getpid())]
+    wrapper = [sys.executable, "-I", "-S", "-B", die_with_parent.__file__, str(os.getpid()), str(nice)]
     return await asyncio.create_subprocess_exec(
         *wrapper,
         *command,

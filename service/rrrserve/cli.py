@@ -25,6 +25,7 @@ _COMMANDS = (
     "serve",
     "predict",
     "bench",
+    "verify",
     "report",
     "doctor",
 )

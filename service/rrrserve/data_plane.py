@@ -61,7 +61,7 @@ class DataPlane:
         self.default = default
         self.client = client
         self.state = state
-        self._pool = pool
+        self.pool = pool
         # Metric children are looked up once: `labels()` costs more than the observation.
         self._stages = {
             (stage, name): metrics.STAGE_DURATION.labels(stage, name)
@@ -97,7 +97,7 @@ class DataPlane:
         Raises:
             APIError: the batch as a whole got no answer.
         """
-        decoded = await self._pool.decode(images, model.preprocess)
+        decoded = await self.pool.decode(images, model.preprocess)
         good = [item for item in decoded if isinstance(item, Decoded)]
         timing.decode = sum(item.decode_seconds for item in good)
         timing.preprocess = sum(item.preprocess_seconds for item in good)

@@ -1,5 +1,6 @@
 """What every route has in common: request id, deadline, the one error shape, metrics, the answer's headers."""
 
+import asyncio
 import json
 import logging
 import secrets
@@ -20,6 +21,10 @@ from rrrserve.requests import Headers, headers_of, request_id
 log = logging.getLogger("rrrserve")
 
 JSON_TYPE = "application/json"
+# Set in a request's ASGI scope before its task is cancelled because nobody is there any more to read the answer.
+CLIENT_GONE = "rrr.client_gone"
+
+_NOT_READ = (408, 413)  # the rest of the body is not read, so that no further request can follow
 
 
 @dataclass(frozen=True)
@@ -39,17 +44,17 @@ class Exchange:
     Attributes:
         scope: ASGI scope.
         receive: ASGI receive.
+        started: clock of `time.perf_counter` when the request arrived.
         headers: the request's, by lower-case name.
         request_id: the client's, or ours.
-        started: clock of `time.perf_counter` when the request arrived.
         model: the model's name once it is known to be in the repository; the metric label.
     """
 
     scope: Scope
     receive: Receive
-    headers: Headers
-    request_id: str
     started: float
+    headers: Headers = field(default_factory=dict)
+    request_id: str = ""
     model: str = ""
 
 
@@ -82,7 +87,7 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; nothing that a client sends gets past as an exception."""
-        exchange = Exchange(scope, receive, headers_of(scope["headers"]), "", time.perf_counter())
+        exchange = Exchange(scope, receive, time.perf_counter())
         if self._in_flight:
             metrics.IN_FLIGHT.inc()
         try:
@@ -102,42 +107,59 @@ class Endpoint:
             seconds=elapsed,
         )
         if reply is not None:
-            await _send(send, reply, exchange.request_id)
+            headers = _raw_headers(reply, exchange.request_id)
+            await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+            await send({"type": "http.response.body", "body": reply.body})
 
     async def _reply(self, exchange: Exchange) -> Reply | None:
         """The handler's reply or the error's; None when the client has gone."""
+        error: APIError
         try:
+            exchange.headers = headers_of(exchange.scope["headers"])
             exchange.request_id = request_id(exchange.headers)
             self._access().check(self.template, exchange.headers)
             return await self._handler(exchange)
         except ClientDisconnect:
             return None
-        except APIError as error:
-            return error_reply(error, exchange)
+        except asyncio.CancelledError:
+            if exchange.scope.get(CLIENT_GONE):
+                return None
+            error = APIError("shutting_down", "the service is stopping: ask another instance")
+        except APIError as refusal:
+            error = refusal
         except Exception:  # a fault of ours must still be answered in the one shape, and be found in the log
-            exchange.request_id = exchange.request_id or secrets.token_hex(8)
+            exchange.request_id = exchange.request_id or _new_request_id()
             log.exception("request %s to %s failed", exchange.request_id, self.template)
-            message = "a fault of the service; its log has the details under this request id"
-            return error_reply(APIError("internal_error", message), exchange)
+            error = APIError("internal_error", "a fault of the service; its log has the details under this request id")
+        exchange.request_id = exchange.request_id or _new_request_id()
+        return _error_reply(error, exchange.request_id)
 
 
-def error_reply(error: APIError, exchange: Exchange) -> Reply:
+def raw_error(error: APIError) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Header fields and body of an error that no route has to do with; counts it."""
+    identifier = _new_request_id()
+    reply = _error_reply(error, identifier)
+    return _raw_headers(reply, identifier), reply.body
+
+
+def _new_request_id() -> str:
+    return secrets.token_hex(8)
+
+
+def _error_reply(error: APIError, identifier: str) -> Reply:
     """The reply for an error; counts it."""
-    exchange.request_id = exchange.request_id or secrets.token_hex(8)
     metrics.REJECTED.labels(error.code).inc()
     headers = dict(error.headers)
-    if error.status == 413:
-        headers["Connection"] = "close"  # the rest of the body is not read
-    return Reply(to_json(error.to_json(exchange.request_id)), error.status, headers=headers)
+    if error.status in _NOT_READ:
+        headers["Connection"] = "close"
+    return Reply(to_json(error.to_json(identifier)), error.status, headers=headers)
 
 
-async def _send(send: Send, reply: Reply, identifier: str) -> None:
+def _raw_headers(reply: Reply, identifier: str) -> list[tuple[bytes, bytes]]:
     headers = {
         "content-type": reply.content_type,
         "content-length": str(len(reply.body)),
         "x-request-id": identifier,
         **reply.headers,
     }
-    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": reply.status, "headers": raw})
-    await send({"type": "http.response.body", "body": reply.body})
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]

@@ -23,21 +23,27 @@ ERRORS: dict[str, ErrorKind] = {
     "bad_multipart": ErrorKind(400, "the multipart body cannot be parsed: boundary missing or wrong, or cut short"),
     "bad_json": ErrorKind(400, "the body is not JSON, not UTF-8, or holds NaN or Infinity"),
     "bad_request": ErrorKind(400, "a field, parameter or header that is unknown or has a value that is not allowed"),
+    "bad_http": ErrorKind(400, "the bytes are not a request of HTTP/1.1"),
     "unauthorized": ErrorKind(401, "no bearer token, or a wrong one, where the service wants one"),
     "not_found": ErrorKind(404, "no such path"),
     "unknown_model": ErrorKind(404, "the repository holds no model of that name"),
     "method_not_allowed": ErrorKind(405, "the path exists, but not for this method; see the header Allow"),
-    "request_timeout": ErrorKind(408, "the body did not arrive before the deadline"),
-    "body_too_large": ErrorKind(413, "the body is larger than the limit"),
+    "request_timeout": ErrorKind(408, "the header or the body did not arrive in time"),
+    "body_too_large": ErrorKind(413, "the body is larger than the limit, or in too many chunks"),
     "field_too_large": ErrorKind(413, "a multipart text field is larger than 64 KiB"),
     "batch_too_large": ErrorKind(413, "more images than one request may hold"),
     "too_many_pixels": ErrorKind(413, "width x height of the image is over the limit"),
+    "target_too_long": ErrorKind(414, "path and query together are longer than the limit"),
     "unsupported_media_type": ErrorKind(415, "a Content-Type that is not read here"),
-    "encoding_not_supported": ErrorKind(415, "a body with a Content-Encoding"),
+    "encoding_not_supported": ErrorKind(
+        415, "a body with a Content-Encoding, or a Transfer-Encoding other than chunked"
+    ),
     "unsupported_image": ErrorKind(415, "not JPEG, PNG or WebP, judged by the first bytes"),
     "empty_image": ErrorKind(422, "an image of 0 bytes"),
     "truncated_image": ErrorKind(422, "image data that end too early"),
     "bad_image": ErrorKind(422, "damaged image data"),
+    "overloaded": ErrorKind(429, "as much is being worked on as is allowed; see the header Retry-After"),
+    "header_too_large": ErrorKind(431, "header fields that are too many or too large"),
     "internal_error": ErrorKind(500, "a fault of ours; the request id finds it in the log"),
     "bad_model_output": ErrorKind(500, "the model answered with a wrong shape, NaN, or no probabilities"),
     "not_ready": ErrorKind(503, "the models have not answered a real inference yet"),
@@ -64,7 +70,7 @@ class APIError(Exception):
         self.message = message
         self.status = ERRORS[code].status
         self.headers = dict(headers or {})
-        if self.status == 503:
+        if self.status in (429, 503):
             self.headers.setdefault("Retry-After", str(RETRY_AFTER_SECONDS))
 
     def to_json(self, request_id: str) -> dict[str, Any]:

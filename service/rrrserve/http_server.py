@@ -1,16 +1,34 @@
 """The HTTP server of a worker: uvicorn's, with a heartbeat, and with a stop that cuts nobody off."""
 
 import asyncio
+import functools
 import socket
+from typing import cast
 
 import uvicorn
 
 from rrrserve.app import ROUTES
+from rrrserve.connections import Connections, Limits
+from rrrserve.http_protocol import GuardedProtocol
+from rrrserve.settings import Settings
 
 # What clients had sent before the port closed is accepted, and then read and answered, within these times.
 _ACCEPT_SECONDS = 0.05
 _LINGER_SECONDS = 0.2
 _CLOSE = (b"connection", b"close")
+_FRAMING_BYTES = 2**20  # chunk headers and trailers around the largest body
+
+
+def protocol(settings: Settings) -> type[asyncio.Protocol]:
+    """What uvicorn makes a client's connection with."""
+    limits = Limits(
+        body_bytes=settings.max_body_bytes + _FRAMING_BYTES,
+        header_seconds=settings.header_timeout_ms / 1000,
+        keep_alive_seconds=settings.keep_alive_ms / 1000,
+        connections=settings.max_connections,
+    )
+    # uvicorn only calls it; its annotation asks for a class.
+    return cast(type[asyncio.Protocol], functools.partial(GuardedProtocol, connections=Connections(limits)))
 
 
 class Server(uvicorn.Server):

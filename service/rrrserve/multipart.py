@@ -1,5 +1,6 @@
 """multipart/form-data parsed in memory, with python-multipart's parser: no temporary files, file names ignored."""
 
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,9 @@ from rrrserve.errors import APIError
 
 if TYPE_CHECKING:  # exists for type checkers only
     from python_multipart.multipart import MultipartCallbacks
+
+# It tells the log about every body that it cannot parse; the client is told, and the metric counts it.
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 MAX_TEXT_BYTES = 64 * 1024
 _MAX_PARTS = 1024

@@ -5,13 +5,15 @@ import binascii
 import json
 import re
 import secrets
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
+from rrrserve.admission import BodyMemory
 from rrrserve.errors import APIError
 from rrrserve.multipart import Part, parse_multipart
 
@@ -22,6 +24,21 @@ _OPTIONS = ("top_k", "members")
 # `curl --data-binary @cat.jpg` announces a form, and `curl -T cat.jpg` nothing at all; both mean the raw image.
 _RAW_TYPES = (b"", b"application/octet-stream", b"application/x-www-form-urlencoded")
 DEFAULT_TOP_K = 5
+# Headers that change how a request is read.
+_READ_ONCE = (
+    b"authorization",
+    b"content-encoding",
+    b"content-length",
+    b"content-type",
+    b"host",
+    b"transfer-encoding",
+    b"x-request-id",
+    b"x-request-timeout-ms",
+)
+# A document as we read it has few of these; one of 10 MB with many would take 30 times its size in memory.
+_STRUCTURE = (b"{", b"[", b",")
+_MOST_STRUCTURE = 2048
+_MOST_SHOWN = 40
 
 
 @dataclass(frozen=True)
@@ -32,9 +49,20 @@ class Options:
     members: bool
 
 
-def headers_of(raw: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """ASGI headers by lower-case name; of a repeated header the last one counts."""
-    return dict(raw)
+def headers_of(raw: Sequence[tuple[bytes, bytes]]) -> Headers:
+    """ASGI headers by lower-case name; of a repeated header that is not read here the last one counts.
+
+    Raises:
+        APIError: `bad_request`, for a header that is read here and is given twice: which one counts is not for us to
+            say, since a proxy before us may have read the other one.
+    """
+    headers = dict(raw)
+    if len(headers) != len(raw):
+        names = [name for name, _ in raw]
+        for name in _READ_ONCE:
+            if names.count(name) > 1:
+                raise APIError("bad_request", f"the header {name.decode()} is given twice")
+    return headers
 
 
 def request_id(headers: Headers) -> str:
@@ -74,7 +102,7 @@ def options_of(query: Iterable[tuple[str, str]], *, num_classes: int) -> Options
     values: dict[str, str] = {}
     for name, value in query:
         if name not in _OPTIONS:
-            raise APIError("bad_request", f"unknown query parameter: known are {' and '.join(_OPTIONS)}")
+            raise APIError("bad_request", f"unknown query parameter {_shown(name)}: known are {' and '.join(_OPTIONS)}")
         if name in values:
             raise APIError("bad_request", f"{name} is given twice")
         values[name] = value
@@ -88,31 +116,44 @@ def options_of(query: Iterable[tuple[str, str]], *, num_classes: int) -> Options
     return Options(int(top_k) if top_k else min(DEFAULT_TOP_K, num_classes), values.get("members") == "true")
 
 
-async def read_body(receive: Receive, headers: Headers, *, max_bytes: int) -> bytes:
+async def read_body(receive: Receive, headers: Headers, *, max_bytes: int, memory: BodyMemory) -> bytes:
     """The whole body, refused as soon as it is known to be too large.
 
+    Args:
+        receive: the request's.
+        headers: the request's.
+        max_bytes: largest body.
+        memory: what all bodies may take together; that of this body stays counted, for the caller to give back.
+
     Raises:
-        APIError: `body_too_large` or `encoding_not_supported`.
+        APIError: `body_too_large`, `encoding_not_supported`, or `overloaded`.
         ClientDisconnect: the client went away.
     """
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise APIError("encoding_not_supported", "send the body as it is, without Content-Encoding")
+    if headers.get(b"transfer-encoding", b"chunked").strip().lower() != b"chunked":
+        raise APIError("encoding_not_supported", "the only Transfer-Encoding that is read here is chunked")
     announced = headers.get(b"content-length", b"0")
     if announced.isdigit() and int(announced) > max_bytes:
         raise APIError("body_too_large", f"the body has {int(announced)} bytes: at most {max_bytes} are allowed")
     chunks: list[bytes] = []
     size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > max_bytes:
-            raise APIError("body_too_large", f"the body is larger than the {max_bytes} bytes that are allowed")
-        chunks.append(chunk)
-        if not message.get("more_body", False):
-            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    try:
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            chunk = message.get("body", b"")
+            if size + len(chunk) > max_bytes:
+                raise APIError("body_too_large", f"the body is larger than the {max_bytes} bytes that are allowed")
+            memory.take(len(chunk))
+            size += len(chunk)
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    except BaseException:  # whatever ends the reading, a cancellation too
+        memory.give_back(size)
+        raise
 
 
 def images_of(body: bytes, headers: Headers, *, field: str, most: int) -> list[bytes]:
@@ -158,28 +199,38 @@ def images_of(body: bytes, headers: Headers, *, field: str, most: int) -> list[b
 def _from_parts(parts: list[Part], field: str) -> list[bytes]:
     for part in parts:
         if part.name != field:
-            raise APIError("bad_request", f"unknown multipart field: this route reads {field}")
+            raise APIError("bad_request", f"unknown multipart field {_shown(part.name)}: this route reads {field}")
         if not part.is_file:
             raise APIError("not_a_file", f"the field {field} must be an uploaded file (curl -F {field}=@cat.jpg)")
     return [bytes(part.data) for part in parts]
 
 
 def _from_json(body: bytes, field: str, *, single: bool) -> list[bytes]:
+    """The images of a JSON body."""
+    shape = f'{{"{field}": "<base64>"}}' if single else f'{{"{field}": ["<base64>", ...]}}'
+    if sum(map(body.count, _STRUCTURE)) > _MOST_STRUCTURE:
+        raise APIError("bad_request", f"the JSON body must be {shape}; this one has too many values")
+
     def refuse_constant(name: str) -> NoReturn:
         raise APIError("bad_json", f"{name} is not JSON")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(pairs) != len(dict(pairs)):
-            raise APIError("bad_request", "a key is given twice")
+        if len(dict(pairs)) != len(pairs):
+            (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+            raise APIError("bad_request", f"the key {_shown(twice)} is given twice")
         return dict(pairs)
 
     try:
         document = json.loads(body.decode("utf-8"), parse_constant=refuse_constant, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise APIError("bad_json", "the body is not valid JSON in UTF-8") from error
-    shape = f'{{"{field}": "<base64>"}}' if single else f'{{"{field}": ["<base64>", ...]}}'
-    if not isinstance(document, dict) or set(document) - {field}:
-        raise APIError("bad_request", f"the JSON body must be {shape} with no other keys")
+    if not isinstance(document, dict):
+        raise APIError("bad_request", f"the JSON body must be {shape}")
+    unknown = next((key for key in document if key != field), None)
+    if unknown is not None:
+        raise APIError(
+            "bad_request", f"unknown key {_shown(unknown)}: the JSON body must be {shape} with no other keys"
+        )
     if field not in document:
         raise APIError("missing_image", f"no image: the JSON body must be {shape}")
     texts = [document[field]] if single else document[field]
@@ -189,3 +240,8 @@ def _from_json(body: bytes, field: str, *, single: bool) -> list[bytes]:
         return [base64.b64decode(text, validate=True) for text in texts]
     except (binascii.Error, ValueError) as error:
         raise APIError("bad_request", f"{field} is not valid base64") from error
+
+
+def _shown(name: str) -> str:
+    """A client's own word in a message: short, and in ASCII, since JSON can hold halves of characters."""
+    return ascii(name if len(name) <= _MOST_SHOWN else name[:_MOST_SHOWN] + "...")

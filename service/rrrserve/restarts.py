@@ -43,9 +43,9 @@ class Restarts:
         while self._moments and now - self._moments[0] > WITHIN_SECONDS:
             self._moments.popleft()
         if len(self._moments) >= self.most:
+            times = f"{self.most} time{'s' * (self.most != 1)}"
             raise CheckFailedError(
-                f"{self.part} was started again {self.most} times within {WITHIN_SECONDS:.0f} s and died again: "
-                f"{reason}"
+                f"{self.part} died after it had been started again {times} in {WITHIN_SECONDS:.0f} s: {reason}"
             )
         self._moments.append(now)
         self._in_series = 0 if well_seconds >= WELL_SECONDS else self._in_series + 1

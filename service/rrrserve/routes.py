@@ -13,13 +13,14 @@ from starlette.routing import Route, Router
 from rrrbuild.repository_document import Repository, ServedModel
 from rrrserve import metrics
 from rrrserve.access import Access
+from rrrserve.admission import Admission, BodyMemory
 from rrrserve.claims.travelling import served_claims
 from rrrserve.data_plane import DataPlane, Timing
 from rrrserve.endpoint import Endpoint, Exchange, Handler, Reply, to_json
 from rrrserve.errors import APIError
 from rrrserve.openapi import document
 from rrrserve.readiness import Readiness
-from rrrserve.requests import images_of, options_of, read_body, timeout_ms
+from rrrserve.requests import options_of, read_body, timeout_ms
 from rrrserve.settings import Settings
 from rrrserve.shared_state import Phase
 
@@ -41,6 +42,8 @@ class Backend:
     readiness: Readiness
     triton_metrics_url: str | None
     http: httpx.AsyncClient
+    admission: Admission
+    body_memory: BodyMemory
 
 
 class Routes:
@@ -80,11 +83,12 @@ class Routes:
         }
         endpoint = functools.partial(Endpoint, access=lambda: self.access)
         routes = []
-        for path in PREDICTION_ROUTES:
-            predict = self.predict_batch if path.endswith("_batch") else self.predict
+        for template in PREDICTION_ROUTES:
+            predict = self.predict_batch if template.endswith("_batch") else self.predict
+            path = template.replace("{name}", "{name:path}")  # any name at all: what is none of ours is unknown_model
             # PUT as well as POST: it is what `curl -T cat.jpg` sends.
-            routes.append(Route(path, endpoint(path, predict, in_flight=True), methods=["POST", "PUT"]))
-            routes.append(Route(path, endpoint(path, _only("POST, PUT"))))
+            routes.append(Route(path, endpoint(template, predict, in_flight=True), methods=["POST", "PUT"]))
+            routes.append(Route(path, endpoint(template, _only("POST, PUT"))))
         for path, handler in pages.items():
             routes.append(Route(path, endpoint(path, handler), methods=["GET"]))
             routes.append(Route(path, endpoint(path, _only("GET, HEAD"))))
@@ -110,18 +114,30 @@ class Routes:
         )
         timing = Timing(exchange.started)
         deadline = exchange.started + milliseconds / 1000
+        backend.admission.check(deadline - time.perf_counter())  # before the body is read: there may be many of them
         code = "request_timeout"
+        held = 0
         try:
             async with asyncio.timeout(deadline - time.perf_counter()):
-                body = await read_body(exchange.receive, exchange.headers, max_bytes=settings.max_body_bytes)
+                body = await read_body(
+                    exchange.receive,
+                    exchange.headers,
+                    max_bytes=settings.max_body_bytes,
+                    memory=backend.body_memory,
+                )
+                held = len(body)
                 code = "deadline_exceeded"
                 timing.read = time.perf_counter() - exchange.started
                 backend.data_plane.observe_stage("read", model, timing.read)
                 field, most = ("images", settings.max_batch_images) if batch else ("image", 1)
-                images = images_of(body, exchange.headers, field=field, most=most)
-                results = await backend.data_plane.predict(model, images, options, deadline=deadline, timing=timing)
+                images = await backend.data_plane.pool.unpack(body, exchange.headers, field=field, most=most)
+                del body
+                with backend.admission.admitted(len(images), deadline - time.perf_counter()):
+                    results = await backend.data_plane.predict(model, images, options, deadline=deadline, timing=timing)
         except TimeoutError as error:
             raise APIError(code, f"the deadline of {milliseconds} ms passed") from error
+        finally:
+            backend.body_memory.give_back(held)
         return self._encode(exchange, model, results, timing, batch=batch)
 
     def _encode(

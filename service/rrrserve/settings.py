@@ -34,6 +34,12 @@ class Settings:
         max_pixels: largest width x height of an image [RRR_MAX_PIXELS].
         max_batch_images: most images in one predict_batch request [RRR_MAX_BATCH_IMAGES].
         decode_threads: images decoded at the same time [RRR_DECODE_THREADS].
+        decode_memory_bytes: what the images that are being decoded may take together [RRR_DECODE_MEMORY_BYTES].
+        body_memory_bytes: what bodies that were received may take together [RRR_BODY_MEMORY_BYTES].
+        max_in_flight: images being worked on at the same time; None leaves it to the models [RRR_MAX_IN_FLIGHT].
+        max_connections: open connections of one HTTP worker [RRR_MAX_CONNECTIONS].
+        header_timeout_ms: from a request's first byte to the end of its header [RRR_HEADER_TIMEOUT_MS].
+        keep_alive_ms: a connection without a request is closed after so long [RRR_KEEP_ALIVE_MS].
     """
 
     repository: Path = DEFAULT_REPOSITORY
@@ -46,6 +52,12 @@ class Settings:
     max_pixels: int = MAX_PIXELS
     max_batch_images: int = 32
     decode_threads: int = 2
+    decode_memory_bytes: int = 192 * 2**20
+    body_memory_bytes: int = 80 * 2**20
+    max_in_flight: int | None = None
+    max_connections: int = 4096
+    header_timeout_ms: int = 8_000
+    keep_alive_ms: int = 75_000
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
@@ -67,11 +79,22 @@ class Settings:
             max_pixels=_integer(environ, "RRR_MAX_PIXELS", cls.max_pixels, 1, 2**28),
             max_batch_images=_integer(environ, "RRR_MAX_BATCH_IMAGES", cls.max_batch_images, 1, 1024),
             decode_threads=_integer(environ, "RRR_DECODE_THREADS", max(2, available_cores()), 1, 64),
+            decode_memory_bytes=_integer(environ, "RRR_DECODE_MEMORY_BYTES", cls.decode_memory_bytes, 2**20, 2**40),
+            body_memory_bytes=_integer(environ, "RRR_BODY_MEMORY_BYTES", cls.body_memory_bytes, 2**20, 2**40),
+            max_in_flight=_integer(environ, "RRR_MAX_IN_FLIGHT", 0, 1, 2**20) or None,
+            max_connections=_integer(environ, "RRR_MAX_CONNECTIONS", cls.max_connections, 1, 2**20),
+            header_timeout_ms=_integer(environ, "RRR_HEADER_TIMEOUT_MS", cls.header_timeout_ms, 1, 3_600_000),
+            keep_alive_ms=_integer(environ, "RRR_KEEP_ALIVE_MS", cls.keep_alive_ms, 1, 3_600_000),
         )
         if settings.request_timeout_ms > settings.max_request_timeout_ms:
             raise UsageError(
                 f"RRR_REQUEST_TIMEOUT_MS is {settings.request_timeout_ms}, more than RRR_MAX_REQUEST_TIMEOUT_MS, "
                 f"{settings.max_request_timeout_ms}: lower the first or raise the second"
+            )
+        if settings.body_memory_bytes < settings.max_body_bytes:
+            raise UsageError(
+                f"RRR_BODY_MEMORY_BYTES is {settings.body_memory_bytes}, less than RRR_MAX_BODY_BYTES, "
+                f"{settings.max_body_bytes}: raise the first or lower the second"
             )
         if settings.triton_url is not None:
             check_address(settings.triton_url, "RRR_TRITON_URL")

@@ -75,11 +75,11 @@ class SharedState:
         return cls.attach(Path(path), models, int(environ[SLOT_VARIABLE])) if path else cls.in_process(models)
 
     def add(self, delta: int) -> None:
-        """Count requests in flight in this process."""
+        """Count images that this process is at."""
         self._words[self._own + _IN_FLIGHT] += delta
 
     def total(self) -> int:
-        """Requests in flight in all processes."""
+        """Images that all processes are at."""
         return sum(self._words[self._start(slot) + _IN_FLIGHT] for slot in range(self.slots))
 
     @property

@@ -19,6 +19,8 @@ from rrrserve.settings import available_cores
 from rrrserve.triton_install import check_libpython, child_environment, find_tritonserver, lay_out
 
 EXIT_TIMEOUT_SECONDS = 10
+# Engines take all cores they get. What is over the limit is refused quickly only if the HTTP workers go before them.
+_NICE = 5
 _PATIENCE_SECONDS = EXIT_TIMEOUT_SECONDS + 5
 _LOG = "triton.log"
 _LOG_TAIL_LINES = 30
@@ -81,7 +83,7 @@ class TritonServer:
         environment = child_environment(self._install, folder, threads=available_cores())
         with (folder / _LOG).open("wb") as log:
             command = self._command(folder, backends)
-            self._process = await children.spawn(command, environment=environment, output=log.fileno())
+            self._process = await children.spawn(command, environment=environment, output=log.fileno(), nice=_NICE)
 
     def _command(self, folder: Path, backends: Path) -> list[str]:
         return [

@@ -100,6 +100,29 @@ def candidates(present: Candidate, *, cores: int, on_gpu: bool, batches: bool) -
     return tuple(dict.fromkeys([present, *found]))
 
 
+def within_memory(
+    tried: Iterable[Candidate], *, instance_bytes: int, free_bytes: int
+) -> tuple[tuple[Candidate, ...], dict[Candidate, str]]:
+    """Candidates whose instances fit, and why the others are left out.
+
+    A single instance always stays: to serve it or to fail is up to `rrr serve`.
+
+    Args:
+        tried: what would be tried.
+        instance_bytes: what one instance may take.
+        free_bytes: what all together may take.
+    """
+    kept: list[Candidate] = []
+    left_out: dict[Candidate, str] = {}
+    for candidate in tried:
+        needed = candidate.instances * instance_bytes
+        if candidate.instances > 1 and needed > free_bytes:
+            left_out[candidate] = f"may need {needed / 1e9:.1f} GB of memory, and {free_bytes / 1e9:.1f} GB are free"
+        else:
+            kept.append(candidate)
+    return tuple(kept), left_out
+
+
 def _powers_of_two(largest: int) -> list[int]:
     return [1 << power for power in range(largest.bit_length())]
 

@@ -34,7 +34,8 @@ def main() -> None:
     from bentoml._internal.context import server_context
 
     from rrrserve.app import RRRService
-    from rrrserve.http_server import Server
+    from rrrserve.http_server import Server, protocol
+    from rrrserve.settings import Settings
 
     logs.configure_from(os.environ)
     server_context.worker_index = arguments.index
@@ -45,9 +46,11 @@ def main() -> None:
 
     config = uvicorn.Config(
         RRRService.to_asgi(),
+        http=protocol(Settings.from_environment(os.environ)),
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nobody asks for the client's address
         lifespan="on",
         ws="none",
         ssl_context_factory=tls.context_factory(os.environ),

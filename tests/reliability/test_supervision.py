@@ -190,7 +190,7 @@ def test_a_model_that_kills_its_process_is_tried_again_and_then_given_up(reposit
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 1
     assert "Triton is started again in 1 s (try 1 of 1): Triton could not load the model single" in ran.stderr
-    assert "rrr: Triton was started again 1 times within 120 s and died again: Triton could not load" in ran.stderr
+    assert "rrr: Triton died after it had been started again 1 time in 120 s: Triton could not load" in ran.stderr
     assert "Traceback" not in ran.stderr
 
 

@@ -1,6 +1,6 @@
 """Where Q/DQ pairs stand, what they hold, and that runtimes compute in INT8 between them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,11 @@ from rrrnet.preprocess import Preprocess
 IMAGES = generated_images(Preprocess(32), 8)
 
 
-def quantised(model: onnx.ModelProto, family: str, *, clip: bool = False) -> onnx.ModelProto:
+def quantised(
+    model: onnx.ModelProto, family: str, *, clip: bool = False, in_float: Collection[str] = ()
+) -> onnx.ModelProto:
     dialect = DIALECTS[family]
-    sites = find_sites(model, dialect)
+    sites = find_sites(model, dialect, in_float)
     seen = observe(model, sites.tensors, IMAGES)
     chosen = encodings(seen, sites, unsigned=dialect.unsigned, clip=clip)
     return write_qdq(model, sites, chosen, {name: activation.means for name, activation in seen.items()})
@@ -111,6 +113,29 @@ def test_the_shortcut_of_every_sum_is_quantised(family: str, single: Checkpoint)
     assert len(sums) == 6
     other = "DequantizeLinear" if family == "onnxruntime" else "Conv"
     assert all(sorted(addends) == sorted(["DequantizeLinear", other]) for addends in sums)
+
+
+@pytest.mark.parametrize("family", list(DIALECTS))
+def test_a_float_convolution_adds_a_float_shortcut(family: str, single: Checkpoint) -> None:
+    # The first sum's shortcut is a convolution, the second's its own input, which the next convolution reads as INT8.
+    in_float = ["layer2.0.downsample.0.output", "layer2.1.conv3.output"]
+    model = quantised(exported(single), family, in_float=in_float)
+
+    makers = {node.output[0]: node for node in model.graph.node}
+    addends = {
+        node.output[0]: [makers[name].op_type for name in node.input]
+        for node in model.graph.node
+        if node.op_type == "Add"
+    }
+    assert len(addends) == 6
+    assert addends.pop("layer2.0.sum") == ["Conv", "Conv"]
+    assert addends.pop("layer2.1.sum") == ["Conv", "Relu"]
+    assert all("DequantizeLinear" in operators for operators in addends.values())
+    integers = {name for name, node in makers.items() if node.op_type == "QuantizeLinear"}
+    assert "layer2.0.sum.relu.quantised" in integers
+    assert "layer2.0.conv3.output.quantised" not in integers
+    for name in in_float:
+        assert [makers[value].op_type for value in makers[name].input[:1]] == ["Relu"]
 
 
 @pytest.mark.parametrize("plan", ["sequential", "merged"])

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from rrrnet.errors import ArtifactError, ImageError
-from rrrnet.preprocess import Preprocess, decode, image_to_array
+from rrrnet.preprocess import Preprocess, decode, image_to_array, load_rgb, open_image
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -63,6 +63,76 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
     assert np.array_equal(np.asarray(decode(encode(stored, exif=exif))), np.asarray(upright))
 
 
+@pytest.mark.parametrize(
+    ("size", "scale"),
+    [
+        ((1024, 1024), 8),
+        ((1023, 1024), 1),  # odd: the last column of a half would stand for one pixel instead of two
+        ((1028, 1024), 4),
+        ((2048, 1016), 4),
+        ((508, 4096), 2),
+        ((512, 256), 2),
+        ((248, 256), 1),
+        ((32, 32), 1),
+    ],
+)
+def test_a_jpeg_is_shrunk_while_decoding_where_four_times_the_networks_size_is_left(
+    size: tuple[int, int], scale: int
+) -> None:
+    assert Preprocess(32).jpeg_scale(*size) == scale
+    assert Preprocess(32, jpeg_oversize=0).jpeg_scale(*size) == 1
+
+    opened = open_image(encode(Image.new("RGB", size, "red"), "JPEG"))
+    assert load_rgb(opened, Preprocess(32)).size == (size[0] // scale, size[1] // scale)
+
+
+def test_a_shrunk_jpeg_differs_from_the_full_one_by_little_more_than_rounding_and_other_formats_not_at_all(
+    picture: Image.Image,
+) -> None:
+    noise = np.random.default_rng(0).normal(0, 8, (768, 1024, 3))
+    large = Image.fromarray((np.asarray(picture.resize((1024, 768))) + noise).clip(0, 255).astype(np.uint8))
+    data = encode(large, "JPEG", quality=90)
+    original = np.asarray(large.resize((32, 32), Image.Resampling.BILINEAR)).astype(int)
+    full = np.asarray(Image.open(io.BytesIO(data)).resize((32, 32), Image.Resampling.BILINEAR)).astype(int)
+
+    shrunk = image_to_array(data, Preprocess(32))
+    assert 0 < np.abs(shrunk - full).mean() < 0.2
+    assert np.abs(shrunk - full).max() <= 2
+    assert np.array_equal(image_to_array(data, Preprocess(32, jpeg_oversize=0)), full)
+    assert np.array_equal(image_to_array(encode(large), Preprocess(32)), original)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_grey_and_cmyk_jpegs_are_shrunk_too(mode: str) -> None:
+    array = image_to_array(encode(Image.new(mode, (512, 512)), "JPEG"), Preprocess(32))
+    assert array.shape == (32, 32, 3)
+    assert set(np.unique(array)) == {0 if mode == "L" else 255}
+
+
+def test_a_shrunk_jpeg_is_turned_as_its_exif_data_say() -> None:
+    stored = Image.new("RGB", (512, 256), "black")
+    stored.paste("red", (0, 0, 256, 256))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise: the left half comes to the top
+    array = image_to_array(encode(stored, "JPEG", exif=exif), Preprocess(32)).astype(int)
+    assert array[:14, :, 0].min() > 200
+    assert array[18:, :, 0].max() < 50
+
+
+def test_a_large_jpeg_that_is_cut_short_is_told_from_a_damaged_one() -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8))
+    with pytest.raises(ImageError) as caught:
+        image_to_array(encode(noise, "JPEG")[:-2000], Preprocess(32))
+    assert caught.value.code == "truncated_image"
+
+
+def test_artifacts_from_before_jpegs_were_shrunk_keep_their_rule() -> None:
+    values = Preprocess(32).to_json()
+    assert values["jpeg_oversize"] == 4
+    del values["jpeg_oversize"]
+    assert Preprocess.from_json(values) == Preprocess(32, jpeg_oversize=0)
+
+
 def test_a_jpeg_with_damaged_exif_is_still_read(picture: Image.Image) -> None:
     data = encode(picture, "JPEG", exif=b"Exif\x00\x00garbage that is no TIFF header at all")
     assert decode(data).size == picture.size
@@ -106,12 +176,19 @@ def test_unusable_bytes_have_a_code_of_their_own(case: str) -> None:
     assert caught.value.code == code
 
 
-@pytest.mark.parametrize(("values", "message"), [((16,), "32 to 1024"), ((64, "nearest"), "bilinear, bicubic")])
-def test_an_unknown_preprocessing_is_refused(values: tuple[Any, ...], message: str) -> None:
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"size": 16}, "32 to 1024"),
+        ({"resize": "nearest"}, "bilinear, bicubic"),
+        ({"jpeg_oversize": -1}, "jpeg_oversize is -1: allowed are 0 to 64"),
+    ],
+)
+def test_an_unknown_preprocessing_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ArtifactError, match=message):
-        Preprocess(*values)
+        Preprocess(**values)
 
 
 def test_preprocessing_survives_its_json() -> None:
-    preprocess = Preprocess(96, "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    preprocess = Preprocess(96, "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 2)
     assert Preprocess.from_json(preprocess.to_json()) == preprocess

@@ -189,12 +189,17 @@ def test_figures_of_a_turn_without_answers_have_no_latencies() -> None:
 def test_the_search_finds_the_rate_where_p99_breaks(
     breaks_at: float, first: float, highest: float, expected: float | None
 ) -> None:
+    tried: list[float] = []
+
     async def attempt(rate: float) -> Trial:
-        return Trial(rate, 10.0 if rate < breaks_at else 99.0, 0, 100, rate < breaks_at)
+        tried.append(rate)
+        busy_machine = len(tried) == 1  # one bad trial condemns no rate
+        good = rate < breaks_at and not busy_machine
+        return Trial(rate, 10.0 if good else 99.0, 0, 100, good)
 
     search = Search(50.0)
     asyncio.run(search.run(attempt, first=first, highest=highest))
-    assert 1 <= len(search.trials) <= 16
+    assert 1 < len(search.trials) <= 24
     if expected is None:
         assert search.best is None
         assert search.reason.startswith("even 1.")

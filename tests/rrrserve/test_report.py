@@ -62,7 +62,14 @@ class Page(HTMLParser):
 
 def bench_document() -> dict[str, Any]:
     """Two models at two concurrencies over HTTP, and at one rate."""
-    figures_ = {"wall_seconds": 2.0, "throughput": 90.0, "mean_ms": 5.0, "p50_ms": 4.0, "p90_ms": 6.0, "p95_ms": 7.0}
+    figures_: dict[str, Any] = {
+        "wall_seconds": 2.0,
+        "throughput": 90.0,
+        "mean_ms": 5.0,
+        "p50_ms": 4.0,
+        "p90_ms": 6.0,
+        "p95_ms": 7.0,
+    }
     figures_ |= {"p99_ms": 9.0, "p999_ms": 12.0, "max_ms": 13.0, "errors": {}, "ok": 180, "batch": 1, "rounds": []}
     base = {"level": "http", "target": "onnxruntime-fp32", "members": 3, "where": "http://127.0.0.1:3000"}
     runs = [
@@ -333,7 +340,7 @@ def _with(path: Path, change: Callable[[dict[str, Any]], object]) -> str:
         (
             lambda root, tmp: ["hostile", "--out", tmp / "no" / "x.html"],
             2,
-            "cannot be written: give a file in a folder",
+            "no: make it first",
         ),
         (lambda root, tmp: ["hostile", "--json", "--bench", tmp / "x"], 2, "there is no file"),
         (lambda root, tmp: ["hostile", "--json", "--bench", root / "verdicts.json"], 3, "is not a bench result"),

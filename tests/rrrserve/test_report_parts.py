@@ -1,5 +1,6 @@
 """The parts of a report: calibration by hand-made probabilities, charts, result files."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,7 @@ def test_figures_without_data_are_left_out_rather_than_drawn_empty() -> None:
     assert figures.errors([engine]) is None
     assert latency_figures.engines([engine]) is None
     assert latency_figures.plans(engine, 0) is None
-    row = {"load": 1.0, **dict.fromkeys(("p50_ms", "p90_ms", "p95_ms", "p99_ms", "p999_ms"))}
+    row = {"load": 1.0, "ok": 0, **dict.fromkeys(("p50_ms", "p90_ms", "p95_ms", "p99_ms", "p999_ms"))}
     group = {"title": "x", "load_name": "y", "series": {"m": [row]}}
     assert latency_figures.load(group, "0") is None
     assert latency_figures.tail(group, "0") is None
@@ -92,9 +93,12 @@ def test_every_kind_of_network_can_be_drawn(shape: Architecture) -> None:
 
 
 def test_one_load_still_gives_its_plots() -> None:
-    row = {"load": 50.0, "p50_ms": 4.0, "p90_ms": 6.0, "p95_ms": 7.0, "p99_ms": 9.0, "p999_ms": None}
+    row = {"load": 50.0, "ok": 150, "p50_ms": 4.0, "p90_ms": 6.0, "p95_ms": 7.0, "p99_ms": 9.0, "p999_ms": 9.5}
     group = {"title": "HTTP, open loop, batch 1", "load_name": "requests sent a second", "series": {"m": [row]}}
-    for draw, dots in ((latency_figures.load, 2), (latency_figures.tail, 4)):
-        figure = draw(group, "0")
-        assert figure is not None
-        assert figure.svg.count("<circle") == dots
+    drawn, tail = latency_figures.load(group, "0"), latency_figures.tail(group, "0")
+    assert drawn is not None
+    assert tail is not None
+    assert drawn.svg.count("<circle") == 2
+    assert tail.svg.count("<circle") == 4, "150 requests have no 99.9th percentile"
+    places = [float(x) for x in re.findall(r'cx="([^"]+)"', tail.svg)]
+    assert places == sorted(set(places)), "the tail's percentiles go to the right"

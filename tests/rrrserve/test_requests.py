@@ -7,8 +7,9 @@ import anyio
 import pytest
 from starlette.requests import ClientDisconnect
 
+from rrrserve.admission import BodyMemory
 from rrrserve.errors import APIError
-from rrrserve.requests import images_of, options_of, read_body, request_id, timeout_ms
+from rrrserve.requests import headers_of, images_of, options_of, read_body, request_id, timeout_ms
 
 JSON = {b"content-type": b"application/json"}
 FORM = {b"content-type": b"multipart/form-data; boundary=xyz"}
@@ -64,7 +65,8 @@ def test_several_files_are_read_in_order() -> None:
         ("bad_json", b"{", b"application/json"),
         ("bad_json", b'{"image": "\xff"}', b"application/json; charset=utf-8"),
         ("bad_json", b'{"image": NaN}', b"application/json"),
-        ("bad_json", b"[" * 100_000, b"application/json"),
+        ("bad_json", b"[" * 2000, b"application/json"),
+        ("bad_request", b"[" * 100_000, b"application/json"),
         ("bad_request", b"[]", b"application/json"),
         ("bad_request", b'{"image": null}', b"application/json"),
         ("bad_json", b'{"image": ""}{', b"application/json"),
@@ -119,6 +121,18 @@ def test_a_bad_query_parameter_is_refused(query: list[tuple[str, str]]) -> None:
     assert caught.value.code == "bad_request"
 
 
+def test_a_header_that_is_read_must_not_be_given_twice() -> None:
+    assert headers_of([(b"accept", b"a"), (b"accept", b"b"), (b"host", b"c")])[b"host"] == b"c"
+    with pytest.raises(APIError, match="content-type is given twice"):
+        headers_of([(b"content-type", b"a"), (b"content-type", b"a")])
+
+
+def test_the_key_that_is_wrong_is_named_in_plain_letters() -> None:
+    assert "'url'" in refusal("bad_request", b'{"url": 1}', JSON)
+    assert r"'\ud800'" in refusal("bad_request", rb'{"\ud800": 1, "\ud800": 2}', JSON)
+    assert "x..." in refusal("bad_request", b'{"' + b"x" * 9999 + b'": 1}', JSON)
+
+
 def test_a_clients_request_id_is_taken_if_it_is_plain() -> None:
     assert request_id({b"x-request-id": b"run-7.a_B"}) == "run-7.a_B"
     assert len(request_id({})) == 16
@@ -145,13 +159,17 @@ def read(chunks: Sequence[bytes], headers: dict[bytes, bytes]) -> tuple[bytes | 
         taken += 1
         return {"type": "http.request", "body": chunks[taken - 1], "more_body": taken < len(chunks)}
 
+    memory = BodyMemory(100)
+
     async def run() -> bytes | APIError:
         try:
-            return await read_body(receive, headers, max_bytes=10)
+            return await read_body(receive, headers, max_bytes=10, memory=memory)
         except APIError as error:
             return error
 
-    return anyio.run(run), taken
+    result = anyio.run(run)
+    memory.take(100 - (len(result) if isinstance(result, bytes) else 0))  # what was refused is not counted any more
+    return result, taken
 
 
 def test_a_body_is_joined_from_its_chunks() -> None:
@@ -182,6 +200,6 @@ def test_a_client_that_goes_away_ends_the_reading() -> None:
 
     async def run() -> None:
         with pytest.raises(ClientDisconnect):
-            await read_body(receive, {}, max_bytes=10)
+            await read_body(receive, {}, max_bytes=10, memory=BodyMemory(10))
 
     anyio.run(run)

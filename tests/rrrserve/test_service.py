@@ -161,7 +161,7 @@ def _stream(size: int) -> Iterator[bytes]:
         ((404, "unknown_model"), {"url": "/v1/models/" + "x" * 300 + "/predict", "content": b"x"}),
         ((413, "body_too_large"), {"url": "/v1/predict", "content": b"\0" * (10 * 2**20 + 1)}),
         ((404, "not_found"), {"url": "/v1/predict/", "content": b"x"}),
-        ((404, "not_found"), {"url": "/v1/models//predict", "content": b"x"}),
+        ((404, "unknown_model"), {"url": "/v1/models//predict", "content": b"x"}),
     ],
 )
 def test_an_unusable_request_is_refused_with_its_status_and_code(

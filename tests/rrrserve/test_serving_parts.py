@@ -1,7 +1,9 @@
 """Settings, metrics, the check of Triton's output, the listener, finding Triton: the parts without a server."""
 
+import asyncio
 import ctypes.util
 import importlib.util
+import io
 import itertools
 import os
 import shutil
@@ -14,12 +16,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 from tritonclient.grpc import service_pb2
 
 from rrrbuild.repository_document import ServedModel
 from rrrnet.errors import IncompatibleError, UsageError
-from rrrnet.preprocess import Preprocess
+from rrrnet.preprocess import MAX_PIXELS, Preprocess, image_to_array
 from rrrserve import triton_install
+from rrrserve.decoding import Decoded, DecodePool
 from rrrserve.errors import ERRORS, APIError
 from rrrserve.listener import listen, url_of
 from rrrserve.metrics import BUCKETS, OUTCOMES, outcome_of
@@ -69,6 +73,24 @@ def test_an_output_that_is_not_a_distribution_of_the_models_shape_is_refused(
     with pytest.raises(TritonError) as caught:
         checked_output(bad, MODEL, 1)
     assert caught.value.code == "bad_model_output"
+
+
+def test_the_service_decodes_a_large_jpeg_to_the_very_pixels_that_training_sees() -> None:
+    buffer = io.BytesIO()
+    tiles = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(tiles.repeat(8, axis=0).repeat(8, axis=1)).save(buffer, "JPEG")
+    preprocess, pool = Preprocess(32), DecodePool(1, max_pixels=MAX_PIXELS)
+
+    async def decoded(*images: bytes) -> list[Decoded | APIError]:
+        return await pool.decode(images, preprocess)
+
+    expected = image_to_array(buffer.getvalue(), preprocess)
+    assert not np.array_equal(expected, image_to_array(buffer.getvalue(), Preprocess(32, jpeg_oversize=0)))
+    for count in (1, 2):
+        for found in asyncio.run(decoded(*[buffer.getvalue()] * count)):
+            assert isinstance(found, Decoded)
+            assert np.array_equal(found.array, expected)
+    pool.close()
 
 
 def test_latency_buckets_are_fine_from_a_quarter_millisecond_to_half_a_minute() -> None:

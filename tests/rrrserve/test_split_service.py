@@ -12,9 +12,10 @@ from tritonclient.grpc import service_pb2
 from rrrbuild.build import build_engine
 from rrrbuild.manifest import BatchRange
 from rrrbuild.repository import write_repository
-from rrrbuild.repository_document import ServedModel
+from rrrbuild.repository_document import ServedModel, read_repository
 from rrrnet.checkpoint import Checkpoint
 from rrrnet.preprocess import Preprocess
+from rrrserve.cli import run
 from rrrserve.triton_client import member_seconds
 
 Files = Callable[[int], bytes]
@@ -61,16 +62,31 @@ def test_durations_are_read_only_where_the_plan_that_ran_tells_them() -> None:
     assert member_seconds(service_pb2.ModelInferResponse(), model) is None
 
 
+@pytest.fixture(scope="module")
+def triton_ensemble(checkpoints: tuple[Checkpoint, Checkpoint], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of the ensemble as Triton models: stem, members and the model that joins them."""
+    folder = tmp_path_factory.mktemp("ensemble")
+    engine, repository = folder / "engine", folder / "repository"
+    build_engine(checkpoints[0].path, "onnxruntime-fp32", plan="split", batch=BatchRange(1, 1, 2), out=engine, images=4)
+    write_repository([engine], repository, backends=frozenset({"python"}), split_as="ensemble", threads=1)
+    return repository
+
+
+def test_rrr_tune_refuses_a_triton_ensemble_and_says_what_to_do(
+    triton_ensemble: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["tune", str(triton_ensemble)]) == 2
+    told = capsys.readouterr().err
+    assert "tiny is a Triton ensemble of 5 models, which rrr tune leaves as they are" in told
+    assert "rrr repository --split-as process" in told
+    assert read_repository(triton_ensemble).models[0].steps, "every digest is as it was"
+
+
 @pytest.mark.e2e
 def test_a_triton_ensemble_of_the_members_is_served_as_one_model_with_the_same_answers(
-    start_service: Any, checkpoints: tuple[Checkpoint, Checkpoint], tmp_path: Path, client: httpx.Client, png: Files
+    start_service: Any, triton_ensemble: Path, client: httpx.Client, png: Files
 ) -> None:
-    build_engine(
-        checkpoints[0].path, "onnxruntime-fp32", plan="split", batch=BatchRange(1, 1, 2), out=tmp_path / "e", images=4
-    )
-    repository = tmp_path / "repository"
-    write_repository([tmp_path / "e"], repository, backends=frozenset({"python"}), split_as="ensemble", threads=1)
-    served = start_service(str(repository), "--port", "0")
+    served = start_service(str(triton_ensemble), "--port", "0")
 
     with httpx.Client(base_url=served.url, timeout=30, trust_env=False) as ensemble:
         assert ensemble.get("/readyz").status_code == 200

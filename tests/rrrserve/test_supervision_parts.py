@@ -22,7 +22,7 @@ def test_a_part_that_dies_at_once_waits_longer_each_time_and_is_then_given_up() 
     found = [restarts.next_pause("no reason", well_seconds=0, now=0.0) for _ in range(7)]
     assert [pause for pause, _ in found] == [1, 2, 4, 8, 16, 30, 30]
     assert [which for _, which in found] == [f"{index} of 7" for index in range(1, 8)]
-    with pytest.raises(CheckFailedError, match="Triton was started again 7 times within 120 s and died again: spoilt"):
+    with pytest.raises(CheckFailedError, match="Triton died after it had been started again 7 times in 120 s: spoilt"):
         restarts.next_pause("spoilt", well_seconds=0, now=119.0)
 
 

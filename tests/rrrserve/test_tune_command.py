@@ -3,28 +3,34 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from rrrbuild.repository_document import read_repository
 from rrrbuild.triton_config import read_config
 from rrrserve.cli import run
+from rrrserve.scratch import SHARED_MEMORY
 
 RRR = Path(sys.executable).parent / "rrr"
 
 
+def command(*arguments: str) -> list[str]:
+    """The command with a single core: three candidates."""
+    return ["taskset", "-c", str(min(os.sched_getaffinity(0))), str(RRR), "tune", *arguments, "--rounds", "1", "--json"]
+
+
 def tune(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command with a single core: three candidates."""
-    core = str(min(os.sched_getaffinity(0)))
-    short = ["--seconds", "0.2", "--rounds", "1", "--json"]
-    command = ["taskset", "-c", core, str(RRR), "tune", *arguments, *short]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    """Run the command with short measurements."""
+    return subprocess.run(command(*arguments, "--seconds", "0.2"), capture_output=True, text=True, timeout=120)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -40,10 +46,12 @@ def own(repository: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.e2e
 def test_the_choice_is_written_sealed_and_served(
-    own: Path, start_service: Callable[..., Any], png: Callable[[int], bytes]
+    own: Path, start_service: Callable[..., Any], png: Callable[[int], bytes], tmp_path: Path
 ) -> None:
     before = contents(own)
-    done = tune(str(own), "--model", "single", "--concurrency", "1,2")
+    image = tmp_path / "mine.png"
+    image.write_bytes(png(0))
+    done = tune(str(own), "--model", "single", "--concurrency", "1,2", "--image", str(image))
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert len(document["figures"]) == 3 * 2
@@ -56,6 +64,7 @@ def test_the_choice_is_written_sealed_and_served(
     assert config.HasField("dynamic_batching") == (chosen["queue_delay_us"] is not None)
     kept = json.loads((own / "single" / "tuning.json").read_text())
     assert (kept["chosen"], kept["machine"]["cores"]) == (chosen, 1)
+    assert kept["image"] == {"path": str(image), "size_bytes": len(png(0))}
     after = contents(own)
     changed = {name for name in after if after[name] != before.get(name)}
     assert changed - {"single/config.pbtxt"} == {"repository.json", "single/tuning.json"}
@@ -76,6 +85,78 @@ def test_a_limit_that_nothing_keeps_changes_nothing(own: Path) -> None:
     assert json.loads(done.stdout)["chosen"] is None
     assert contents(own) == before
     assert [path.name for path in own.parent.iterdir()] == ["repository"]
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("moment", ["starting", "measuring"])
+def test_ctrl_c_ends_all_it_started_and_leaves_everything_as_it_was(own: Path, tmp_path: Path, moment: str) -> None:
+    before = contents(own)
+    place = tmp_path / "temporary"
+    place.mkdir()
+    words = command(str(own), "--model", "single", "--concurrency", "1", "--seconds", "60")
+    # A terminal sends Ctrl-C to the command's whole group, which a session of its own is.
+    running = subprocess.Popen(
+        words, env={**os.environ, "TMPDIR": str(place)}, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        wait_until(
+            lambda: any(moment == "starting" or "ready: " in log.read_text() for log in place.glob("*/serve.log"))
+        )
+        if moment == "measuring":
+            wait_until(lambda: is_measuring(running.pid))
+        started = psutil.Process(running.pid).children(recursive=True)
+        os.killpg(running.pid, signal.SIGINT)
+        _, told = running.communicate(timeout=30)
+    finally:
+        if running.poll() is None:
+            running.kill()
+            running.wait()
+
+    assert running.returncode == 130
+    assert f"stopped; {own} is as it was" in told
+    assert "Traceback" not in told
+    assert started
+    assert [process for process in started if process.is_running()] == []
+    assert contents(own) == before
+    assert list(place.iterdir()) == []
+    owners = tuple(f"rrr-serve-{pid}-" for pid in (running.pid, *(process.pid for process in started)))
+    assert [path for path in SHARED_MEMORY.iterdir() if path.name.startswith(owners)] == []
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """Ask every so often, for a minute."""
+    for _ in range(1200):
+        if true():
+            return
+        time.sleep(0.05)
+    pytest.fail("it did not happen")
+
+
+def is_measuring(pid: int) -> bool:
+    """Whether the command has a connection to its service."""
+    return any(row.status == psutil.CONN_ESTABLISHED for row in psutil.Process(pid).net_connections("tcp"))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"some text", "the bytes are not one of JPEG, PNG, WEBP"),
+        (b"", "the image has 0 bytes"),
+        (b"\xff\xd8\xff\xe0 cut", "the JPEG header cannot be read"),
+        (None, "No such file or directory"),
+    ],
+)
+def test_an_image_that_cannot_be_used_is_told_with_its_name_in_one_line(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], data: bytes | None, message: str
+) -> None:
+    image = tmp_path / "bad.jpg"
+    if data is not None:
+        image.write_bytes(data)
+    assert run(["tune", str(repository), "--image", str(image)]) == 3
+    told = capsys.readouterr().err
+    assert message in told
+    assert str(image) in told
+    assert told.count("\n") == 1
 
 
 @pytest.mark.parametrize(

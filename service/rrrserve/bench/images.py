@@ -10,7 +10,6 @@ from PIL import Image
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.preprocess import FORMATS, Uint8Array, decode
 
-DEFAULT_SIZES = (64, 224, 480)
 MAX_PIXELS_A_SIDE = 4096
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _MOST_FILES = 256  # they are held in memory

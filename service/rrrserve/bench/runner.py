@@ -98,6 +98,7 @@ class _Bench:
             if self.plan.p99_ms is not None:
                 for index, client in enumerate(clients):
                     await self._search(index, client, self.plan.p99_ms)
+            self.report("", self.done, self._total())
         finally:
             for client in clients:
                 await client.close()

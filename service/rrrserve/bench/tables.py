@@ -29,8 +29,9 @@ def to_csv(document: dict[str, Any]) -> str:
 
 def runs_table(document: dict[str, Any]) -> Table:
     """The runs."""
-    table = Table("model", "level", "load", *(Column(name, justify="right") for name in ("answers/s", *_titles())))
-    table.add_column("errors")
+    titles = (name.removesuffix("_ms").replace("p999", "p99.9") for name in _SHOWN)
+    numbers = (Column(name, justify="right") for name in ("answers/s", *titles))
+    table = Table(Column("model", overflow="fold"), "level", "load", *numbers, "errors", title="latencies in ms")
     for run in document["runs"]:
         latencies = ("-" if run[name] is None else f"{run[name]:.2f}" for name in _SHOWN)
         table.add_row(
@@ -64,7 +65,3 @@ def rates_table(document: dict[str, Any]) -> Table:
             ", ".join(tried),
         )
     return table
-
-
-def _titles() -> tuple[str, ...]:
-    return tuple(name.removesuffix("_ms").replace("p999", "p99.9") + " (ms)" for name in _SHOWN)

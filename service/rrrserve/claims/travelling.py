@@ -68,10 +68,10 @@ class Claim:
 
 
 def measured_text(estimate: float | None, interval: tuple[float, float] | None, unit: str) -> str:
-    """Estimate and interval for people, like "5.31 x (5.18 to 5.44)"; empty without an estimate."""
+    """Estimate and interval, if it has a width, for people: "5.31 x (5.18 to 5.44)"; empty without an estimate."""
     if estimate is None:
         return ""
-    spread = f" ({interval[0]:.4g} to {interval[1]:.4g})" if interval else ""
+    spread = f" ({interval[0]:.4g} to {interval[1]:.4g})" if interval and interval[0] < interval[1] else ""
     return f"{estimate:.4g}{f' {unit}' if unit else ''}{spread}"
 
 

@@ -7,6 +7,7 @@ import typer
 from rich.markup import escape
 
 from rrrnet.errors import UsageError
+from rrrnet.files import check_writable, write_atomically
 from rrrserve import output
 
 if TYPE_CHECKING:
@@ -53,9 +54,9 @@ def report(
         raise UsageError("nowhere to write: give --out FILE.html, --markdown FILE.md or --json")
     if predictions is not None and data is not None:
         raise UsageError("give --predictions or --data, not both")
-    for file in (out, markdown):
-        if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
-            raise UsageError(f"{file} cannot be written: give a file in a folder that exists")
+    for file, option in ((out, "--out"), (markdown, "--markdown")):
+        if file is not None:
+            check_writable(file, option=option)
     benches = {collect.shown(path.absolute()): read_bench(path) for path in bench or ()}
     runs = {collect.shown(path.absolute()): read_verdicts(path) for path in verdicts or ()}
     sources = find_sources(model, repository=repository, checkpoint=checkpoint, engines=engine or ())
@@ -85,7 +86,7 @@ def report(
     document["missing"] = collect.missing_section(document, sources.damaged)
     for file, write in ((out, to_html), (markdown, to_markdown)):
         if file is not None:
-            file.write_text(write(document), encoding="utf-8")
+            write_atomically(file, write(document).encode())
             output.messages.print(f"written: {escape(str(file))}", highlight=False, soft_wrap=True)
     if as_json:
         output.print_json(document)

@@ -42,6 +42,15 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         workers: Annotated[int, typer.Option(min=1, max=64, help="HTTP worker processes")] = 1,
+        max_in_flight: Annotated[
+            int | None,
+            typer.Option(
+                min=1,
+                metavar="IMAGES",
+                envvar="RRR_MAX_IN_FLIGHT",
+                help="images being worked on at the same time (else twice the largest batch, at least 64)",
+            ),
+        ] = None,
         start_timeout: Annotated[
             int, typer.Option(min=1, metavar="SECONDS", help="how long loading the models may take")
         ] = 120,
@@ -85,6 +94,8 @@ def register(app: typer.Typer) -> None:
         ] = False,
     ) -> None:
         """Serve a repository over HTTP (BentoML in front of Triton); SIGTERM or Ctrl-C stops it cleanly."""
+        if max_in_flight is not None:
+            os.environ["RRR_MAX_IN_FLIGHT"] = str(max_in_flight)  # the workers read it there
         # Until the supervisor's own handlers are there: nothing runs yet that must be ended.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: sys.exit(0))

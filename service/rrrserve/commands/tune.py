@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from rrrnet import sealed
-from rrrnet.errors import CheckFailedError, UsageError
+from rrrnet.errors import CheckFailedError, ImageError, UsageError
 from rrrserve import output
 from rrrserve.settings import DEFAULT_REPOSITORY, available_cores
 
@@ -52,7 +52,6 @@ def tune(
 ) -> None:
     """Choose instances, threads and batching of a served model by measurement, and write them into its repository."""
     from rrrbuild.repository_document import DOCUMENT, read_repository
-    from rrrnet.preprocess import image_to_array
     from rrrserve.bench.images import photo_like
     from rrrserve.environment import describe
     from rrrserve.tuner import Plan, apply, measure
@@ -65,9 +64,8 @@ def tune(
     seal = sealed.sha256_of(read.path / DOCUMENT)
     tuned = _model_named(read, model)
     sealed.check_target(read.path, document=DOCUMENT)
-    tried = _candidates(read, tuned)
-    body = image.read_bytes() if image is not None else photo_like(tuned.image_size)
-    image_to_array(body, tuned.preprocess)
+    present, tried, left_out = _candidates(read, tuned)
+    body = photo_like(tuned.image_size) if image is None else _image_bytes(image, tuned)
     plan = Plan(levels, rounds, seconds, body)
     _until_interrupted()
     estimate_seconds = rounds * len(tried) * (_START_SECONDS + 1.25 * seconds * len(levels))
@@ -81,20 +79,21 @@ def tune(
                 )
             )
         except asyncio.CancelledError:
-            output.messages.print(f"stopped; {escape(str(repository))} is as it was")
+            output.messages.print(f"stopped; {escape(str(repository))} is as it was", soft_wrap=True)
             raise typer.Exit(130) from None
         bar.update(task, completed=rounds * len(tried), text="")
     _until_interrupted()
+    failed |= left_out
     try:
         chosen = choose(figures, p99_ms)
     except CheckFailedError:
-        _show(None, tuned, tried[0], figures, failed, as_json=as_json)
+        _show(None, tuned, present, figures, failed, as_json=as_json)
         raise
     document = {
         "model": tuned.name,
         "p99_limit_ms": p99_ms,
         "chosen": chosen.to_json(),
-        "before": vars(tried[0]),
+        "before": vars(present),
         "seconds": seconds,
         "rounds": rounds,
         "image": {"path": str(image) if image else "generated JPEG", "size_bytes": len(body)},
@@ -103,7 +102,7 @@ def tune(
         "failed": [{**vars(candidate), "reason": reason} for candidate, reason in failed.items()],
     }
     apply(read, tuned, chosen.candidate, seal, document)
-    _show(chosen, tuned, tried[0], figures, failed, as_json=as_json, document=document)
+    _show(chosen, tuned, present, figures, failed, as_json=as_json, document=document)
 
 
 def _until_interrupted() -> None:
@@ -146,21 +145,38 @@ def _no_ensemble(model: "ServedModel") -> "ServedModel":
     return model
 
 
-def _candidates(repository: "Repository", model: "ServedModel") -> "tuple[Candidate, ...]":
-    """What to try for a model of this repository; its present settings come first."""
+def _image_bytes(path: Path, model: "ServedModel") -> bytes:
+    """The file, once it is known that the model takes it."""
+    from rrrnet.preprocess import image_to_array
+
+    data = path.read_bytes()
+    try:
+        image_to_array(data, model.preprocess)
+    except ImageError as error:
+        raise ImageError(error.code, f"--image {path}: {error}; choose another JPEG, PNG or WebP file") from error
+    return data
+
+
+def _candidates(
+    repository: "Repository", model: "ServedModel"
+) -> "tuple[Candidate, tuple[Candidate, ...], dict[Candidate, str]]":
+    """Present settings of a model of this repository, what to try, and what is left out for want of memory."""
     from rrrbuild.targets import target_named
     from rrrbuild.triton_config import CONFIG, read_config
+    from rrrserve.memory import free_bytes, instance_bytes
     from rrrserve.triton_install import check_libpython, find_tritonserver
-    from rrrserve.tuning import candidates, present_settings
+    from rrrserve.tuning import candidates, present_settings, within_memory
 
     install = find_tritonserver()
     if model.backend == "python":
         check_libpython(install)
     cores, on_gpu = available_cores(), target_named(model.target).on_gpu
-    present = present_settings(
-        read_config(repository.path / model.name / CONFIG), model.backend, cores=cores, on_gpu=on_gpu
-    )
-    return candidates(present, cores=cores, on_gpu=on_gpu, batches=model.max_batch_size > 1)
+    folder = repository.path / model.name
+    present = present_settings(read_config(folder / CONFIG), model.backend, cores=cores, on_gpu=on_gpu)
+    found = candidates(present, cores=cores, on_gpu=on_gpu, batches=model.max_batch_size > 1)
+    files = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    each = instance_bytes(files, image_size=model.image_size, max_batch=model.max_batch_size)
+    return present, *within_memory(found, instance_bytes=each, free_bytes=free_bytes())
 
 
 def _show(

@@ -43,7 +43,7 @@ def network(model: Mapping[str, Any]) -> Figure:
     blocks, widths = model["blocks"], model["widths"]
     _box(drawing, 6, middle, 104, 58, "box", (f"{size} × {size} × 3", "uint8 image"))
     stem = (f"layer1: {blocks[0]} · layer2: {blocks[1]}", f"{model['costs']['stem']['macs'] / 1e6:,.0f} M MACs")
-    _box(drawing, 146, middle, 168, 78, "box strong", ("stem, shared" if members > 1 else "conv1 + stages", *stem))
+    _box(drawing, 146, middle, 168, 78, "box strong", ("stem, shared" if members > 1 else "first stages", *stem))
     _box(drawing, 666, middle, 92, 58, "box", ("mean", f"of {members}") if members > 1 else ("softmax",))
     _box(drawing, 794, middle, 80, 58, "box", (f"{classes}", "classes"))
     drawing.line((110, middle), (146, middle), "flow")
@@ -55,6 +55,7 @@ def network(model: Mapping[str, Any]) -> Figure:
         drawing.path([(604, y), (622, y), (642, middle), (666, middle)], "flow")
         index = members - 1 if members > rows and row == rows - 1 else row
         text = f"… {members - rows + 1} more …" if hidden else f"{widths[0]} → {widths[1]} channels"
+        text = text if members > 1 else ""
         name = "" if hidden else f"member {index}" if members > 1 else f"layer3: {blocks[2]} · layer4: {blocks[3]}"
         drawing.bar(376, y - 12, 228, 24, f"box m{index % 8}")
         drawing.text((388, y + 4.5), name, "t strong")

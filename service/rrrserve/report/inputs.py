@@ -61,6 +61,7 @@ class Client(_Part):
     limit_requests_per_second: FiniteFloat | None = None
     largest_share_of_limit: FiniteFloat | None = None
     bottleneck: bool = False
+    warnings: list[str] = []
 
 
 class Bench(_Part):

@@ -68,7 +68,7 @@ def find_sources(
     elif (path / REPOSITORY).is_file():
         repository, root = path, path.absolute().parent
         name = _only_model(path)
-    elif path.is_dir() or len(path.parts) > 1:
+    elif len(path.parts) > 1:
         state = f"holds no {CHECKPOINT}, {MANIFEST} or {REPOSITORY}" if path.is_dir() else "does not exist"
         raise ArtifactError(f"{path} {state}: give a checkpoint, an engine, a repository or a model's name")
     found = Sources(name)

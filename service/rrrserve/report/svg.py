@@ -98,7 +98,7 @@ class Scale:
     """Values to places along an axis.
 
     Attributes:
-        low: the value at `start`.
+        low: the value at `start`; may be the larger one.
         high: the value at `end`.
         start: where the axis begins.
         end: where it ends.
@@ -122,7 +122,7 @@ class Scale:
                 value,
             )
         )
-        share = (value - low) / (high - low) if high > low else 0.5
+        share = (value - low) / (high - low) if high != low else 0.5
         return self.start + share * (self.end - self.start)
 
     def ticks(self) -> list[float]:
@@ -141,7 +141,7 @@ class Scale:
 def linear_ticks(low: float, high: float) -> list[float]:
     """Round values from low to high, at most seven."""
     span = high - low or 1.0
-    step: float = 10.0 ** math.floor(math.log10(span / 4))
+    step = math.pow(10, math.floor(math.log10(span / 4)))
     step *= next(factor for factor in (1.0, 2.0, 2.5, 5.0, 10.0) if span / (step * factor) <= 6)
     first = math.ceil(low / step - 1e-9)
     return [round(index * step, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
@@ -160,7 +160,7 @@ def room(values: Sequence[float], start: float, end: float, *, log: bool = False
 class Chart(Drawing):
     """A drawing with a plot area and axes."""
 
-    left, right, top, bottom = _LEFT, WIDTH - _RIGHT, _TOP, HEIGHT - _BOTTOM
+    right, top = float(WIDTH - _RIGHT), float(_TOP)
 
     def __init__(self, description: str, *, height: float = HEIGHT, left: float = _LEFT) -> None:
         """Start it with an empty plot area, `left` from the edge."""

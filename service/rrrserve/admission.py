@@ -1,0 +1,105 @@
+"""One limit for all work that is under way: what is over it is refused at once instead of waiting in a queue."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rrrserve.errors import APIError
+from rrrserve.shared_state import SharedState
+
+LEAST_IN_FLIGHT = 64
+_SHARE_OF_DEADLINE = 0.5  # the rest is for reading, decoding and bad luck
+_LEARNING_RATE = 0.05
+
+
+def default_in_flight(largest_batch: int) -> int:
+    """Images in flight that keep a model busy: one full batch that runs, and one that waits; 64 at least."""
+    return max(LEAST_IN_FLIGHT, 2 * largest_batch)
+
+
+class Admission:
+    """Admits work while little enough is under way, in all workers together, that it can be done in time.
+
+    Two limits: a number of images, and, once more than a batch is under way, half of the request's deadline: the time
+    that the images before it will take, going by those that were answered last.
+
+    A request with several images is admitted whole, so that a large batch is not shut out by many single images; the
+    first limit is passed by at most the images of one request in each worker.
+
+    Args:
+        state: counts images in all workers.
+        max_images: the first limit.
+        batch_images: the second one holds from so many images on; fewer are run together.
+    """
+
+    def __init__(self, state: SharedState, max_images: int, *, batch_images: int) -> None:
+        self._state = state
+        self._max_images = max_images
+        self._batch_images = batch_images
+        self._seconds_per_image = 0.0
+
+    def check(self, seconds_left: float) -> None:
+        """Refuse what cannot be done now.
+
+        Args:
+            seconds_left: until the request's deadline.
+
+        Raises:
+            APIError: `overloaded`.
+        """
+        images = self._state.total()
+        if images >= self._max_images:
+            raise APIError("overloaded", f"{self._max_images} images are being worked on, the most that is allowed")
+        if images >= self._batch_images and images * self._seconds_per_image > seconds_left * _SHARE_OF_DEADLINE:
+            raise APIError("overloaded", f"{images} images are being worked on: too many for the request's deadline")
+
+    @contextmanager
+    def admitted(self, images: int, seconds_left: float) -> Iterator[None]:
+        """Hold a place for `images` images while the body of the `with` statement runs.
+
+        Args:
+            images: of the request.
+            seconds_left: until its deadline.
+
+        Raises:
+            APIError: `overloaded`.
+        """
+        self.check(seconds_left)
+        self._state.add(images)
+        together = max(images, self._state.total())
+        start = time.perf_counter()
+        try:
+            yield
+        except BaseException:
+            # What failed tells nothing, unless it had already taken longer than others: it may have been too slow.
+            self._learn(max(self._seconds_per_image, (time.perf_counter() - start) / together))
+            raise
+        else:
+            self._learn((time.perf_counter() - start) / together)
+        finally:
+            self._state.add(-images)
+
+    def _learn(self, seconds_per_image: float) -> None:
+        """Little's law: what is under way, divided by the time it takes, is done per second."""
+        self._seconds_per_image += _LEARNING_RATE * (seconds_per_image - self._seconds_per_image)
+
+
+class BodyMemory:
+    """Counts the bytes of all bodies that this worker holds, so that many large ones cannot use up its memory."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._free = max_bytes
+
+    def take(self, size: int) -> None:
+        """Count bytes that were received.
+
+        Raises:
+            APIError: `overloaded`, when there is no room for them; they are not counted then.
+        """
+        if size > self._free:
+            raise APIError("overloaded", "too many large bodies are being received")
+        self._free -= size
+
+    def give_back(self, size: int) -> None:
+        """Count bytes that are not needed any more."""
+        self._free += size

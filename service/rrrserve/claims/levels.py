@@ -1,0 +1,76 @@
+"""Which metric a level of a claim means, and how to ask Prometheus for it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rrrserve.claims.kinds import QUANTILES
+
+
+@dataclass(frozen=True)
+class Level:
+    """A pair of counters: seconds spent, and how often; with a histogram's buckets where there are any.
+
+    Attributes:
+        total: sample of the time spent.
+        count: sample of how often.
+        bucket: sample of the histogram's buckets; empty where there are none.
+        matchers: labels to select by, as regular expressions, the model's apart.
+        unit_seconds: what one unit of `total` is.
+    """
+
+    total: str
+    count: str
+    bucket: str
+    matchers: dict[str, str]
+    unit_seconds: float
+
+    @property
+    def samples(self) -> tuple[str, ...]:
+        """The names it reads."""
+        return tuple(name for name in (self.count, self.total, self.bucket) if name)
+
+
+def _histogram(name: str, **matchers: str) -> Level:
+    return Level(f"{name}_sum", f"{name}_count", f"{name}_bucket", matchers, 1.0)
+
+
+LEVELS = {
+    "http": _histogram("rrr_request_duration_seconds", route=".*/predict", outcome="ok"),
+    "triton": _histogram("rrr_inference_duration_seconds"),
+    "engine": Level("nv_inference_compute_infer_duration_us", "nv_inference_request_success", "", {}, 1e-6),
+}
+# What tells whether the engine level can be trusted: rows and executed batches.
+ROWS, EXECUTIONS = "nv_inference_count", "nv_inference_exec_count"
+NEEDED = sorted({name for level in LEVELS.values() for name in level.samples} | {ROWS, EXECUTIONS})
+
+
+def promql(level: Level, model: str, statistic: str, window: str) -> str:
+    """The PromQL that gives a statistic of a model, in seconds, over a window such as "5m"."""
+    where = _selector(level, model, window)
+    if statistic == "mean":
+        ratio = f"sum(increase({level.total}{where})) / sum(increase({level.count}{where}))"
+        return ratio if level.unit_seconds == 1.0 else f"{level.unit_seconds:g} * {ratio}"
+    return f"histogram_quantile({QUANTILES[statistic]:g}, sum by (le) (increase({level.bucket}{where})))"
+
+
+def promql_rate(level: Level, model: str, window: str) -> str:
+    """The PromQL that gives good answers a second."""
+    return f"sum(rate({level.count}{_selector(level, model, window)}))"
+
+
+def series_selector(models: Iterable[str]) -> str:
+    """The selector of every series that claims about these models read."""
+    names, wanted = "|".join(NEEDED), "|".join(sorted({escaped(model) for model in models}))
+    return f'{{__name__=~"{names}",model=~"{wanted}"}}'
+
+
+def escaped(model: str) -> str:
+    """A model's name as PromQL's regular expression (RE2) within a quoted string."""
+    quoted = "".join(letter if letter.isalnum() or letter in "_-" else f"\\\\{letter}" for letter in model)
+    return quoted.replace('\\\\"', '\\\\\\"')
+
+
+def _selector(level: Level, model: str, window: str) -> str:
+    name = model.replace("\\", "\\\\").replace('"', '\\"')
+    labels = [f'model="{name}"', *(f'{label}=~"{pattern}"' for label, pattern in level.matchers.items())]
+    return f"{{{','.join(labels)}}}[{window}]"

@@ -1,0 +1,246 @@
+"""A whole verification: claims in, the document of verdicts out."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from rrrnet.errors import UsageError
+from rrrserve.claims.artifacts import Artifacts
+from rrrserve.claims.bench_file import BenchEvidence
+from rrrserve.claims.claims_file import Claims
+from rrrserve.claims.drive import Driven, drive, find_subjects
+from rrrserve.claims.evaluate import Evidence, evaluate
+from rrrserve.claims.kinds import AnyClaim, Throughput, Timed
+from rrrserve.claims.prometheus import Prometheus, duration_seconds
+from rrrserve.claims.reasons import UndecidableError
+from rrrserve.claims.scrape import Scraper, check_url, watch
+from rrrserve.claims.spans import SpanEvidence, Turn
+from rrrserve.claims.verdicts import UNDECIDED, Verdict, undecided
+from rrrserve.environment import describe
+
+FORMAT, KIND = 1, "rrr-verdicts"
+_SETTLE_SECONDS, _POLL_SECONDS = 90.0, 0.5  # Prometheus scrapes once a minute unless it is told otherwise
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the evidence of claims about time comes from.
+
+    Attributes:
+        scrape: URLs of services to scrape.
+        prometheus: URL of a server to ask instead.
+        bench: result file to read instead.
+        range_text: how far back to ask Prometheus, as PromQL writes it.
+        seconds: how long to scrape or drive at most.
+        drive: send the load too.
+        concurrency: requests under way in the turns that claims on latency are judged by.
+        image: encoded image to send; None for a generated one of each model's size.
+        allow_resets: leave blocks out in which a counter was reset, rather than refuse.
+        repository: for claims about artifacts.
+        engines: likewise.
+        headers: sent to the services, not to Prometheus.
+    """
+
+    scrape: tuple[str, ...]
+    prometheus: str | None
+    bench: Path | None
+    range_text: str
+    seconds: float
+    drive: bool
+    concurrency: int
+    image: bytes | None
+    allow_resets: bool
+    repository: Path
+    engines: Path
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """For the document."""
+        if self.bench is not None:
+            return {"kind": "bench", "path": str(self.bench)}
+        how = {"seconds": self.seconds, "drive": self.drive, "concurrency": self.concurrency} if self.scrape else {}
+        if self.prometheus is not None:
+            return {
+                "kind": "prometheus",
+                "url": self.prometheus,
+                "range": self.range_text,
+                "scrape": list(self.scrape),
+                **how,
+            }
+        if self.scrape:
+            return {"kind": "scrape", "url": ", ".join(self.scrape), **how}
+        return {"kind": "artifacts", "path": str(self.repository)}
+
+    def check(self, claims: Sequence[AnyClaim]) -> None:
+        """Check that the options fit together and are enough.
+
+        Raises:
+            UsageError: they are not.
+        """
+        if self.bench is not None and (self.scrape or self.prometheus):
+            raise UsageError("--bench is evidence of its own: leave out --scrape and --prometheus")
+        if self.drive and not self.scrape:
+            raise UsageError("--drive needs to know whom to ask: give --scrape http://HOST:PORT of the service")
+        if self.prometheus is not None and self.scrape and not self.drive:
+            raise UsageError(
+                "--prometheus and --scrape together need --drive: the service is driven, Prometheus is asked"
+            )
+        if self.prometheus is not None:
+            check_url("--prometheus", self.prometheus)
+            duration_seconds(self.range_text)
+        timed = [claim.name for claim in claims if isinstance(claim, Timed)]
+        if timed and not (self.scrape or self.prometheus or self.bench):
+            raise UsageError(
+                f"{len(timed)} claims are about time ({timed[0]}): say where the evidence is, with --scrape "
+                "http://HOST:PORT (and --drive to send load), --prometheus URL, or --bench FILE.json"
+            )
+
+
+async def verify(claims: Claims, source: Source, report: Callable[[float, str], None]) -> dict[str, Any]:
+    """Judge every claim.
+
+    Args:
+        claims: to judge.
+        source: where to look; `source.check` has passed.
+        report: told the seconds that have passed, and how many verdicts there are.
+
+    Returns:
+        The document that docs/claims.md describes.
+
+    Raises:
+        ArtifactError: a damaged repository, engine or bench result.
+    """
+    started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    alpha = 1 - claims.confidence
+    artifacts = Artifacts(source.repository, source.engines)
+    timed: list[Timed] = [claim for claim in claims.claims if isinstance(claim, Timed)]
+    found: dict[str, Verdict] = {
+        claim.name: artifacts.verdict(claim, alpha) for claim in claims.claims if not isinstance(claim, Timed)
+    }
+    if timed:
+        try:
+            found |= await _timed(timed, source, alpha, report)
+        except UndecidableError as error:
+            found |= {claim.name: undecided(claim, error) for claim in timed}
+    return {
+        "format": FORMAT,
+        "kind": KIND,
+        "claims": {"path": str(claims.path), "sha256": claims.sha256},
+        "confidence": claims.confidence,
+        "started": started,
+        "source": source.to_json(),
+        "environment": describe(),
+        "verdicts": [found[claim.name].to_json() for claim in claims.claims],
+    }
+
+
+async def _timed(
+    claims: Sequence[Timed], source: Source, alpha: float, report: Callable[[float, str], None]
+) -> dict[str, Verdict]:
+    """Verdicts by name."""
+    if source.bench is not None:
+        return _judged(claims, BenchEvidence(source.bench, source.concurrency), alpha)
+    models = sorted({model for claim in claims for model in claim.models})
+    async with (
+        httpx.AsyncClient(trust_env=False, timeout=10, headers=source.headers) as client,
+        httpx.AsyncClient(trust_env=False, timeout=10) as other,
+    ):
+        prometheus = None if source.prometheus is None else Prometheus(other, source.prometheus)
+        if prometheus is not None and not source.drive:
+            end = time.time()
+            spans = await prometheus.spans(models, end - duration_seconds(source.range_text), end)
+            remedy = "ask for a longer --range"
+            evidence = SpanEvidence(
+                spans, window_text=source.range_text, allow_resets=source.allow_resets, remedy=remedy
+            )
+            return _judged(claims, evidence, alpha)
+        levels = {getattr(claim, "level", "http") for claim in claims}
+        scraper = Scraper(client, source.scrape, triton="engine" in levels)
+        if not source.drive:
+            watched = await watch(scraper, source.seconds, lambda passed: report(passed, "watching"))
+            window = f"{max(1, round(source.seconds))}s"
+            return _judged(claims, SpanEvidence(watched, window_text=window, allow_resets=source.allow_resets), alpha)
+        return await _driven(claims, source, alpha, report, client, scraper, prometheus)
+
+
+def _judged(claims: Sequence[Timed], evidence: Evidence, alpha: float) -> dict[str, Verdict]:
+    return {claim.name: evaluate(claim, evidence, alpha) for claim in claims}
+
+
+async def _driven(
+    claims: Sequence[Timed],
+    source: Source,
+    alpha: float,
+    report: Callable[[float, str], None],
+    client: httpx.AsyncClient,
+    scraper: Scraper,
+    prometheus: Prometheus | None,
+) -> dict[str, Verdict]:
+    models = sorted({model for claim in claims for model in claim.models})
+    subjects, missing = await find_subjects(client, scraper.urls, models, lambda size: source.image or _picture(size))
+    found: dict[str, Verdict] = {}
+    for claim in claims:
+        for model in claim.models:
+            if model in missing:
+                found[claim.name] = undecided(claim, missing[model])
+    open_claims = {claim.name: claim for claim in claims if claim.name not in found}
+    turns = sorted({turn for claim in open_claims.values() for turn in _turns(claim, source.concurrency)})
+
+    async def look(driven: Driven, alpha_share: float, last: bool) -> list[Turn]:
+        evidence = SpanEvidence(
+            turns=driven.turns,
+            failed=driven.failed,
+            tally=driven.tally(),
+            concurrency=source.concurrency,
+            window_text=f"{max(1, round(time.time() - driven.started))}s",
+            allow_resets=source.allow_resets,
+            saturated=True,
+        )
+        if prometheus is not None:
+            evidence = await _asked(prometheus, models, driven.started, evidence, last=last)
+        for name, claim in list(open_claims.items()):
+            found[name] = evaluate(claim, evidence, alpha * alpha_share)
+            if found[name].verdict != UNDECIDED:
+                del open_claims[name]
+        report(time.time() - driven.started, f"{len(found) - len(open_claims)} of {len(claims)} decided")
+        return [turn for claim in open_claims.values() for turn in _turns(claim, source.concurrency)]
+
+    if turns:
+        await drive(scraper, subjects, turns, source.seconds, look, lambda passed: report(passed, ""))
+    return found
+
+
+async def _asked(
+    prometheus: Prometheus, models: Sequence[str], start: float, client_side: SpanEvidence, *, last: bool
+) -> SpanEvidence:
+    """The same time as Prometheus remembers it; at the last look, once it has scraped the end of it."""
+    end = time.time()
+    while last and time.time() < end + _SETTLE_SECONDS and await prometheus.last_sample(models) < end:  # noqa: ASYNC110
+        await asyncio.sleep(_POLL_SECONDS)  # no event: Prometheus tells nobody when it scrapes
+    end = time.time()
+    spans = await prometheus.spans(models, start, end)
+    return SpanEvidence(
+        spans,
+        tally=client_side.tally,
+        failed=client_side.failed,
+        concurrency=client_side.concurrency,
+        window_text=client_side.window_text,
+        allow_resets=client_side.allow_resets,
+    )
+
+
+def _turns(claim: Timed, concurrency: int) -> list[Turn]:
+    """The turns that a claim is judged by."""
+    return [(model, claim.concurrency if isinstance(claim, Throughput) else concurrency) for model in claim.models]
+
+
+def _picture(size: int) -> bytes:
+    from rrrserve.bench.images import photo_like
+
+    return photo_like(size)

@@ -1,0 +1,169 @@
+"""`rrr verify`: judge claims with numbers by what the running system, Prometheus or a bench result shows."""
+
+import asyncio
+import math
+import os
+import signal
+from collections import Counter
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from rrrnet.errors import ArtifactError, CheckFailedError, UsageError
+from rrrnet.files import check_writable, write_atomically
+from rrrserve import output
+from rrrserve.access import client_headers
+from rrrserve.settings import DEFAULT_REPOSITORY
+
+if TYPE_CHECKING:
+    from rrrserve.claims.claims_file import Claims
+    from rrrserve.claims.run import Source
+
+DEFAULT_CLAIMS = Path("benchmarks/claims.yaml")
+DEFAULT_ENGINES = Path("artifacts/engines")
+
+
+def register(app: typer.Typer) -> None:
+    """Add `rrr verify`."""
+    app.command()(verify)
+
+
+def verify(
+    claims: Annotated[Path, typer.Option(metavar="FILE", help="Claims in YAML.")] = DEFAULT_CLAIMS,
+    scrape: Annotated[
+        list[str] | None, typer.Option(metavar="URL", help="A service to scrape; may be repeated.")
+    ] = None,
+    prometheus: Annotated[str | None, typer.Option(metavar="URL", help="A Prometheus server to ask instead.")] = None,
+    window: Annotated[str, typer.Option("--range", metavar="5m", help="How far back to ask Prometheus.")] = "5m",
+    bench: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A result of rrr bench --out to read instead.")
+    ] = None,
+    drive: Annotated[
+        bool, typer.Option("--drive", help="Send the load too, until every claim is decided or the time is up.")
+    ] = False,
+    seconds: Annotated[float, typer.Option(min=0.1, max=86400, help="How long to scrape or drive, at most.")] = 60.0,
+    concurrency: Annotated[
+        int, typer.Option(min=1, max=1024, help="Requests under way, of the load or of the bench's runs.")
+    ] = 1,
+    image: Annotated[
+        Path | None, typer.Option(help="What --drive sends.", show_default="a JPEG of the model's size")
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", envvar="RRR_TOKEN_FILE", help="The services' token (else RRR_TOKEN).")
+    ] = None,
+    repository: Annotated[
+        Path, typer.Option(metavar="REPO", help="For claims about parameters, MACs, bytes, accuracy and agreement.")
+    ] = DEFAULT_REPOSITORY,
+    engines: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where engines of other targets lie, as DIR/MODEL/TARGET.")
+    ] = DEFAULT_ENGINES,
+    allow_resets: Annotated[
+        bool, typer.Option("--allow-resets", help="Leave out the blocks of time in which a service was restarted.")
+    ] = False,
+    allow_undecided: Annotated[
+        bool, typer.Option("--allow-undecided", help="Exit with 0 if no claim failed, though some are undecided.")
+    ] = False,
+    stamp: Annotated[
+        bool, typer.Option("--stamp", help="Write the verdicts beside the models of --repository and their engines.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON to a file too.")] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML.")] = None,
+    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write Markdown.")] = None,
+) -> None:
+    """Accept or reject claims with numbers, or say that the evidence does not decide them."""
+    from rrrbuild.repository_document import read_repository
+    from rrrserve.claims import formats
+    from rrrserve.claims.claims_file import read_claims
+    from rrrserve.claims.run import Source
+    from rrrserve.claims.stamp import write_stamps
+
+    if not math.isfinite(seconds):
+        raise UsageError("--seconds must be a finite number")
+    for option, path in (("--out", out), ("--junit", junit), ("--markdown", markdown)):
+        if path is not None:
+            check_writable(path, option=option)
+    read = read_claims(claims)
+    source = Source(
+        scrape=tuple(scrape or ()),
+        prometheus=prometheus,
+        bench=bench,
+        range_text=window,
+        seconds=seconds,
+        drive=drive,
+        concurrency=concurrency,
+        image=_picture(image),
+        allow_resets=allow_resets,
+        repository=repository,
+        engines=engines,
+        headers=client_headers(os.environ, token_file),
+    )
+    source.check(read.claims)
+    if stamp:
+        read_repository(repository)  # a wrong path shows now, not after minutes of load
+    document = _judged(read, source)
+    texts = ((out, _json(document)), (junit, formats.junit(document)), (markdown, formats.markdown(document)))
+    for path, text in texts:
+        if path is not None:
+            write_atomically(path, text.encode())
+    if stamp:
+        for path in write_stamps(document, repository):
+            output.messages.print(f"stamped: {escape(str(path))}", highlight=False, soft_wrap=True)
+    if as_json:
+        output.print_json(document)
+    else:
+        output.console.print(formats.table(document))
+    _end(document, allow_undecided=allow_undecided)
+
+
+def _judged(claims: "Claims", source: "Source") -> dict[str, Any]:
+    """The document of verdicts, with progress on standard error; Ctrl-C and SIGTERM end with exit code 130."""
+    from rrrserve.claims.run import verify as judge
+
+    with output.progress_bar() as bar:
+        task = bar.add_task("driving" if source.drive else "verifying", total=round(source.seconds), text="")
+        work = judge(claims, source, lambda passed, text: bar.update(task, completed=int(passed), text=text))
+        try:
+            return asyncio.run(_unless_interrupted(work))
+        except asyncio.CancelledError:
+            output.messages.print("stopped: no claim was judged")
+            raise typer.Exit(130) from None
+
+
+async def _unless_interrupted(work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+    task = asyncio.ensure_future(work)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    return await task
+
+
+def _picture(path: Path | None) -> bytes | None:
+    """The bytes of an image file."""
+    if path is None:
+        return None
+    if not path.is_file():
+        raise ArtifactError(f"--image {path} is not a file: give a JPEG, PNG or WebP")
+    return path.read_bytes()
+
+
+def _json(document: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _end(document: dict[str, Any], *, allow_undecided: bool) -> None:
+    """Raise unless every claim holds.
+
+    Raises:
+        CheckFailedError: a claim failed, or is undecided.
+    """
+    from rrrserve.claims.formats import counts_text
+
+    counts = Counter(verdict["verdict"] for verdict in document["verdicts"])
+    if counts["fail"] or (counts["undecided"] and not allow_undecided):
+        names = ", ".join(verdict["name"] for verdict in document["verdicts"] if verdict["verdict"] != "pass")
+        raise CheckFailedError(f"{counts_text(document['verdicts'])}: {names}")

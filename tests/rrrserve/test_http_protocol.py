@@ -1,0 +1,260 @@
+"""The guarded HTTP protocol on a real port, with a small application behind it."""
+
+import asyncio
+import contextlib
+import functools
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from rrrbench.raw_http import Answer, closed_within, connect, receive, request, send
+from rrrserve.connections import Connections, Limits
+from rrrserve.http_protocol import GuardedProtocol
+
+LIMITS = Limits(
+    body_bytes=100_000,
+    header_seconds=0.6,
+    keep_alive_seconds=1.5,
+    linger_seconds=0.5,
+    connections=20,
+    pipelined=4,
+)
+GET = b"GET / HTTP/1.1\r\n\r\n"
+
+
+class Application:
+    """Answers with the number of bytes it was sent; /slow takes its time; /big answers with 64 MB; /deaf reads nothing.
+
+    Attributes:
+        given_up: requests that were cancelled.
+    """
+
+    def __init__(self) -> None:
+        self.given_up = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        size = 0
+        more = scope["path"] != "/deaf"
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            size += len(message["body"])
+            more = message["more_body"]
+        if scope["path"] == "/slow":
+            try:
+                await asyncio.sleep(30)
+            except asyncio.CancelledError:
+                self.given_up += 1
+                return
+        body = bytes(2**26) if scope["path"] == "/big" else b"%d" % size
+        headers = [(b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+@pytest.fixture(scope="module")
+def application() -> Application:
+    return Application()
+
+
+@pytest.fixture(scope="module")
+def url(application: Application) -> Iterator[str]:
+    """The address of a server with short limits."""
+    protocol = functools.partial(GuardedProtocol, connections=Connections(LIMITS))
+    config = uvicorn.Config(
+        application, http=cast(type[asyncio.Protocol], protocol), log_config=None, ws="none", lifespan="off"
+    )
+    server = uvicorn.Server(config)
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+def code(answer: Answer) -> tuple[int | None, str]:
+    return answer.status, answer.code
+
+
+def test_requests_follow_each_other_on_one_connection(url: str) -> None:
+    with connect(url) as opened:
+        for size in (0, 7, 60_000):
+            opened.sendall(request(bytes(size)))
+            assert receive(opened).body == str(size).encode()
+
+
+def test_a_request_in_single_bytes_is_read(url: str) -> None:
+    assert send(url, [bytes([byte]) for byte in request(b"12345")]).body == b"5"
+
+
+def test_a_header_that_does_not_end_is_answered_408_and_the_connection_closed(url: str) -> None:
+    with connect(url) as opened:
+        opened.sendall(b"GET / HTTP/1.1\r\nX-A: ")
+        answer = receive(opened)
+        assert code(answer) == (408, "request_timeout")
+        assert answer.headers["connection"] == "close"
+        assert closed_within(opened, 2)
+
+
+def test_a_header_that_drips_gets_no_more_time_than_one_that_stops(url: str) -> None:
+    with connect(url) as opened:
+        start = time.perf_counter()
+        with contextlib.suppress(OSError):
+            opened.sendall(b"GET / HTTP/1.1\r\n")
+            while time.perf_counter() - start < 10 and not closed_within(opened, 0.1):
+                opened.sendall(b"X-A: b\r\n")
+        assert time.perf_counter() - start < 5
+
+
+def test_a_connection_that_says_nothing_is_closed(url: str) -> None:
+    with connect(url) as opened:
+        assert closed_within(opened, 5)
+
+
+def test_an_idle_connection_lives_for_the_keep_alive_and_no_longer(url: str) -> None:
+    with connect(url) as opened:
+        opened.sendall(GET)
+        assert receive(opened).status == 200
+        assert not closed_within(opened, 0.8)
+        assert closed_within(opened, 5)
+
+
+def test_when_all_connections_are_taken_the_longest_idle_one_makes_room(url: str) -> None:
+    with contextlib.ExitStack() as stack:
+        flood = [stack.enter_context(connect(url)) for _ in range(3 * LIMITS.connections)]
+        assert send(url, GET).status == 200
+        assert closed_within(flood[0], 1)
+
+
+def test_a_new_client_is_refused_while_all_connections_are_busy(url: str, application: Application) -> None:
+    before = application.given_up
+    with contextlib.ExitStack() as stack:
+        for _ in range(LIMITS.connections):
+            stack.enter_context(connect(url)).sendall(b"GET /slow HTTP/1.1\r\n\r\n")
+        time.sleep(0.3)
+        answer = send(url, GET)
+        assert code(answer) == (429, "overloaded")
+        assert int(answer.headers["retry-after"]) >= 1
+    _until(lambda: application.given_up == before + LIMITS.connections)
+    assert send(url, GET).status == 200
+
+
+def _until(condition: Any) -> None:
+    end = time.perf_counter() + 10
+    while not condition():
+        assert time.perf_counter() < end
+        time.sleep(0.02)
+
+
+def test_work_for_a_client_that_has_gone_is_given_up(url: str, application: Application) -> None:
+    before = application.given_up
+    with connect(url) as opened:
+        opened.sendall(b"GET /slow HTTP/1.1\r\n\r\n")
+        time.sleep(0.1)
+        assert application.given_up == before
+    _until(lambda: application.given_up == before + 1)
+
+
+def test_pipelined_requests_are_answered_in_order(url: str) -> None:
+    with connect(url) as opened:
+        opened.sendall(b"".join(request(bytes(size)) for size in (3, 1, 2)))
+        text = b""
+        while text.count(b"HTTP/1.1 200") < 3:
+            text += opened.recv(65536)
+        assert [part[-1:] for part in text.split(b"HTTP/1.1 200")[1:]] == [b"3", b"1", b"2"]
+
+
+def test_more_pipelined_requests_than_allowed_end_the_connection_after_the_first_answers(url: str) -> None:
+    with connect(url) as opened:
+        opened.sendall(GET * 50)
+        text = b""
+        while data := opened.recv(65536):
+            text += data
+    assert 1 <= text.count(b"HTTP/1.1 200") <= 1 + LIMITS.pipelined
+
+
+def test_garbage_after_a_good_request_does_not_cost_it_its_answer(url: str) -> None:
+    with connect(url) as opened:
+        opened.sendall(request(b"123") + b"\0\0\0\0")
+        assert receive(opened).body == b"3"
+        assert closed_within(opened, 2)
+
+
+def test_a_body_that_nobody_reads_is_thrown_away_and_the_connection_goes_on(url: str) -> None:
+    with connect(url) as opened:
+        opened.sendall(request(bytes(90_000), path="/deaf"))
+        assert receive(opened).status == 200
+        opened.sendall(GET)
+        assert receive(opened).status == 200
+
+
+def test_a_body_that_nobody_reads_and_that_does_not_end_ends_the_connection(url: str) -> None:
+    with connect(url) as opened:
+        opened.sendall(request(path="/deaf", headers=(("Content-Length", "50000"),)))
+        assert receive(opened).status == 200
+        assert closed_within(opened, 5)
+
+
+def test_an_endless_chunked_body_ends_with_413(url: str) -> None:
+    chunks = (b"%x\r\n%s\r\n" % (50_000, bytes(50_000)) for _ in range(10))
+    answer = send(url, [request(headers=(("Transfer-Encoding", "chunked"),)), *chunks])
+    assert code(answer) == (413, "body_too_large")
+
+
+def test_a_client_that_expects_100_continue_gets_it(url: str) -> None:
+    with connect(url) as opened:
+        opened.sendall(request(headers=(("Content-Length", "3"), ("Expect", "100-continue"))))
+        assert opened.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        opened.sendall(b"abc")
+        assert receive(opened).body == b"3"
+
+
+def test_a_client_whose_expectation_was_not_met_must_connect_anew(url: str) -> None:
+    with connect(url) as opened:
+        opened.sendall(request(path="/deaf", headers=(("Content-Length", "3"), ("Expect", "100-continue"))))
+        assert receive(opened).status == 200
+        assert closed_within(opened, 2)
+
+
+@pytest.mark.parametrize("protocol", ["websocket", "h2c"])
+def test_an_offer_to_upgrade_is_passed_over(url: str, protocol: str) -> None:
+    offer = (("Connection", "Upgrade"), ("Upgrade", protocol))
+    assert send(url, request(method="GET", headers=offer)).status == 200
+    assert code(send(url, request(b"abc", headers=offer))) == (400, "bad_http")
+
+
+def test_a_client_that_does_not_read_its_answer_is_cut_off(url: str) -> None:
+    with connect(url) as opened:
+        opened.sendall(request(path="/big"))
+        time.sleep(2)
+        size = 0
+        with contextlib.suppress(OSError):
+            while data := opened.recv(2**20):
+                size += len(data)
+    assert size < 2**26
+
+
+def test_http_1_0_is_answered_and_closed(url: str) -> None:
+    with connect(url) as opened:
+        opened.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert receive(opened).status == 200
+        assert closed_within(opened, 1)
+
+
+def test_an_error_is_read_by_a_client_that_sends_on(url: str) -> None:
+    answer = send(url, [b"NONSENSE\r\n\r\n"] + [bytes(100_000)] * 20)
+    assert code(answer) == (400, "bad_http")
+    assert json.loads(answer.body)["error"]["request_id"] == answer.headers["x-request-id"]

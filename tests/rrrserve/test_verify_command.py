@@ -1,0 +1,188 @@
+"""`rrr verify` against the real service: driven, scraped, and asked of a real Prometheus."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from rrrserve.prometheus_install import find
+
+pytestmark = pytest.mark.e2e
+RRR = Path(sys.executable).parent / "rrr"
+MODEL, BASELINE = "single", "tiny"  # one network, and three members that run side by side
+
+
+def claim(name: str, **fields: object) -> dict[str, object]:
+    """A claim as the file holds it."""
+    return {"name": name, "model": MODEL, **fields}
+
+
+def ratio(name: str, level: str, **bound: object) -> dict[str, object]:
+    return claim(name, kind="speedup", baseline=BASELINE, level=level, **bound)
+
+
+def verify(folder: Path, claims: list[dict[str, object]], *arguments: str) -> tuple[int, list[dict[str, Any]]]:
+    """Exit code and verdicts of the command."""
+    path = folder / "claims.yaml"
+    path.write_text(yaml.safe_dump({"version": 1, "claims": claims}))
+    command = [str(RRR), "verify", "--claims", str(path), "--json", *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ran.stdout, ran.stderr
+    found = json.loads(ran.stdout)["verdicts"]
+    print([item["explanation"] for item in found])
+    return ran.returncode, found
+
+
+@contextmanager
+def prometheus(folder: Path, target: str) -> Iterator[str]:
+    """A real Prometheus that scrapes the service twice a second; gives its URL."""
+    jobs = [
+        {"job_name": name, "metrics_path": path, "static_configs": [{"targets": [target.removeprefix("http://")]}]}
+        for name, path in (("rrr", "/metrics"), ("triton", "/metrics/triton"))
+    ]
+    configuration = {"global": {"scrape_interval": "500ms", "scrape_timeout": "500ms"}, "scrape_configs": jobs}
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    command = [str(find("prometheus")), f"--config.file={folder / 'prometheus.yml'}"]
+    command += [f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={address}", "--log.level=warn"]
+    with (folder / "prometheus.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        for _ in range(200):
+            try:
+                if httpx.get(f"http://{address}/-/ready", trust_env=False).status_code == httpx.codes.OK:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        else:
+            pytest.fail((folder / "prometheus.log").read_text())
+        yield f"http://{address}"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@contextmanager
+def slowed(processes: list[psutil.Process]) -> Iterator[None]:
+    """Stop processes for 30 ms in every 32."""
+    over = Event()
+
+    def beat() -> None:
+        while not over.is_set():
+            for process in processes:
+                process.suspend()
+            over.wait(0.03)
+            for process in processes:
+                process.resume()
+            time.sleep(0.002)
+
+    thread = Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_scraped_and_asked_of_prometheus_the_verdicts_agree(service: Any, tmp_path: Path) -> None:
+    claims = [
+        ratio("http", "http", at_least=0.02),
+        ratio("triton", "triton", at_least=0.02),
+        claim("latency", kind="latency", level="triton", at_most_ms=10000),
+    ]
+    with prometheus(tmp_path, service.url) as server:
+        time.sleep(0.5)
+        begun = time.time()
+        drive = ("--scrape", service.url, "--drive", "--seconds", "100")
+        driven_code, driven = verify(tmp_path, claims, *drive, "--prometheus", server)
+        code, scraped = verify(tmp_path, claims, *drive)
+        time.sleep(1)
+        window = f"{round(time.time() - begun)}s"
+        asked_code, asked = verify(tmp_path, claims, "--prometheus", server, "--range", window)
+        code_of_missing, missing = verify(
+            tmp_path, [claim("other", kind="latency", at_most_ms=1) | {"model": "singel"}], "--prometheus", server
+        )
+    assert (driven_code, code, asked_code, code_of_missing) == (0, 0, 0, 1)
+    for one, two in [*zip(scraped, asked, strict=True), *zip(driven, asked, strict=True)]:
+        assert two["interval"][0] <= one["estimate"] <= two["interval"][1]
+        assert one["interval"][0] <= two["estimate"] <= one["interval"][1]
+    assert driven[0]["evidence"]["client"].keys() == {MODEL, BASELINE}
+    client = scraped[0]["evidence"]["client"]
+    for model in (MODEL, BASELINE):
+        assert client[model]["ok"] == scraped[0]["samples"][model] > 30
+        assert client[model]["errors"] == {}
+        # What the server calls a request's time is within what the client waits for it.
+        assert scraped[0]["evidence"]["mean_ms"][model] < client[model]["mean_ms"]
+    assert missing[0]["reason"] == "unknown_model"
+    assert "Did you mean 'single'?" in missing[0]["explanation"]
+
+
+def test_a_false_claim_fails_and_a_slowed_model_flips_a_verdict(service: Any, tmp_path: Path) -> None:
+    drive = ("--scrape", service.url, "--drive", "--seconds", "40")
+    _, (measured, spent) = verify(
+        tmp_path,
+        [
+            ratio("any", "triton", at_least=0.02),
+            claim("any latency", kind="latency", level="triton", at_most_ms=10000),
+        ],
+        *drive,
+    )
+    latency = claim("latency", kind="latency", level="triton", at_most_ms=3 * spent["estimate"])
+    twice = ratio("twice", "triton", at_least=2 * measured["interval"][1])
+    code, found = verify(tmp_path, [twice, latency], *drive)
+    assert code == 1
+    assert [(item["verdict"], item["reason"]) for item in found] == [("fail", "bound_missed"), ("pass", "bound_met")]
+    stubs = [child for child in service.children() if any(f"/{MODEL}/" in word for word in child.cmdline())]
+    assert stubs
+    with slowed(stubs):
+        code, found = verify(tmp_path, [latency], *drive)
+    assert code == 1
+    assert (found[0]["verdict"], found[0]["reason"]) == ("fail", "bound_missed")
+    assert found[0]["interval"][0] > 3 * spent["estimate"]
+
+
+def test_ctrl_c_ends_a_drive_with_code_130_and_a_misspelt_model_ends_it_at_once(service: Any, tmp_path: Path) -> None:
+    path = tmp_path / "claims.yaml"
+    path.write_text(yaml.safe_dump({"version": 1, "claims": [ratio("any", "http", at_least=0.0001, at_most=0.0002)]}))
+    command = [str(RRR), "verify", "--claims", str(path), "--scrape", service.url, "--drive", "--seconds", "600"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=dict(os.environ))
+    before = service_count(service.url)
+    while service_count(service.url) < before + 20:
+        assert process.poll() is None
+        time.sleep(0.05)
+    assert psutil.Process(process.pid).children(recursive=True) == []
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert b"stopped: no claim was judged" in said
+    assert b"Traceback" not in said
+    code, found = verify(
+        tmp_path,
+        [claim("other", kind="latency", at_most_ms=1) | {"model": "singel"}],
+        *("--scrape", service.url, "--drive", "--seconds", "600"),
+    )
+    assert (code, found[0]["reason"]) == (1, "unknown_model")
+    assert "serve tiny, single, and not 'singel'. Did you mean 'single'?" in found[0]["explanation"]
+
+
+def service_count(url: str) -> float:
+    """Requests that the service has answered."""
+    text = httpx.get(f"{url}/metrics", trust_env=False).text
+    lines = [line for line in text.splitlines() if line.startswith("rrr_request_duration_seconds_count")]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
