@@ -73,7 +73,9 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise UsageError(f"--tls-key {files.key} is not the key of the certificate {files.certificate}") from error
-        raise UsageError(f"--tls-key {files.key} holds no private key in PEM form") from error
+        raise UsageError(
+            f"--tls-key {files.key} holds no private key in PEM form that can be read without a password"
+        ) from error
     return context
 
 
