@@ -70,15 +70,14 @@ def render(name: str, lock: Lock, installed: list[dict[str, Any]]) -> str:
     """The text of a lock file, in pip's own format."""
     lines = [f"# {lock.purpose}; made by make lock for Linux on x86-64, Python 3.11."]
     lines += [f"# pip install --require-hashes --no-deps --requirement requirements/{name}.lock"]
-    entries = []
+    entries = {}
     for item in installed:
         project, version = item["metadata"]["name"], item["metadata"]["version"]
-        if project == _PROJECT:
-            continue
-        digest = item["download_info"]["archive_info"]["hashes"]["sha256"]
-        public = version.partition("+")[0]  # torch has builds of one version; the digest tells which was meant
-        entries.append(f"{project}=={public} \\\n    --hash=sha256:{digest}")
-    return "\n".join([*lines, *sorted(entries, key=str.lower)]) + "\n"
+        if project != _PROJECT:
+            digest = item["download_info"]["archive_info"]["hashes"]["sha256"]
+            public = version.partition("+")[0]  # torch has builds of one version; the digest tells which was meant
+            entries[project.lower()] = f"{project}=={public} \\\n    --hash=sha256:{digest}"
+    return "\n".join([*lines, *(entries[project] for project in sorted(entries))]) + "\n"
 
 
 def main() -> None:
