@@ -12,7 +12,11 @@ IMAGE_OPTIONS ?=
 URL ?= http://127.0.0.1:3000
 PROMETHEUS_PORT ?= 9090
 OBSERVE_OPTIONS ?=
+# Options of make chaos, fuzz, overload and verify.
 CHAOS ?=
+FUZZ ?=
+OVERLOAD ?=
+VERIFY ?=
 
 EXTRAS := train,openvino,onnxruntime,tensorrt-rtx,triton,peers,dev
 TORCH := $(shell grep '^torch==' constraints.txt)
@@ -27,7 +31,7 @@ AUDIT := .venv/audit
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NAMES := sed -u -n -E 's/^ *Collecting ([^ ]+).*/    \1/p; s/^Installing collected packages.*/    unpacking .../p'
 
-.PHONY: help setup prometheus demo observe test chaos fuzz overload lint browser format lock audit sbom wheel bento image clean
+.PHONY: help setup prometheus demo observe verify test chaos fuzz overload lint browser format lock audit sbom wheel bento image clean
 
 help: ## List these targets.
 	@sed -n -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -68,6 +72,9 @@ demo: setup ## Train, build, serve and measure an ensemble beside a ResNet152: a
 
 observe: prometheus ## Run a real Prometheus against the service at URL, until Ctrl-C: make observe URL=http://127.0.0.1:3000
 	@exec $(BIN)/python deploy/prometheus/observe.py --url '$(URL)' --port '$(PROMETHEUS_PORT)' $(OBSERVE_OPTIONS)
+
+verify: prometheus ## Judge the claims of benchmarks/claims.yaml on the models of make demo: by scrapes, and by a real Prometheus.
+	@$(BIN)/python benchmarks/verify.py $(VERIFY)
 
 test: setup prometheus lint ## Lint, then run all tests, the end-to-end ones included.
 	@$(BIN)/python -m pytest

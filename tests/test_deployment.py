@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from rrrserve.commands import serve
-from rrrserve.supervisor import ServeOptions
+from rrrserve.serve_options import ServeOptions
 from rrrserve.triton_server import EXIT_TIMEOUT_SECONDS
 
 ROOT = Path(__file__).parents[1]

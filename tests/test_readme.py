@@ -3,7 +3,9 @@
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.main import get_command
@@ -39,24 +41,45 @@ def test_every_make_target_is_in_the_makefile(command: str) -> None:
     assert re.search(rf"^{command.split()[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
+CLAIMS = """
+version: 1
+claims:
+  - {name: small, kind: parameters, model: mine, at_most: 100000000}
+  - {name: quick, kind: latency, model: mine, at_most_ms: 30000}
+"""
+
+
 def test_the_commands_for_ones_own_images_run_as_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], start_service: Any
 ) -> None:
     """Each as it stands, on tiny images; only what would take long or run for ever is shortened."""
     monkeypatch.chdir(tmp_path)
     assert run(["data", "glyphs", "my_images", "--classes", "3", "--per-class", "8", "--size", "32"]) == 0
+    shutil.copy(next(tmp_path.glob("my_images/images/*")), "cat.jpg")
+    Path("my_claims.yaml").write_text(CLAIMS)
     own = README.split("## Your own images")[1].split("```")[1]
     lines = [line.split("  #")[0].strip() for line in own.splitlines() if line.startswith("rrr ")]
-    assert [shlex.split(line)[1] for line in lines] == ["train", "build", "repository", "serve"]
-    extra = {"train": ["--weights", "none", "--epochs", "1", "--size", "32"], "serve": ["--help"]}
-    for line in lines:
+    names = [shlex.split(line)[1] for line in lines]
+    assert names == ["train", "build", "repository", "serve", "predict", "bench", "verify", "report"]
+    extra = {
+        "train": ["--weights", "none", "--epochs", "1", "--size", "32"],
+        "bench": ["--seconds", "0.2", "--warm-up", "0", "--rounds", "1"],
+        "verify": ["--seconds", "30"],
+    }
+    url = "http://127.0.0.1:3000"
+    for name, line in zip(names, lines, strict=True):
         words = shlex.split(line.replace("openvino-bf16", "openvino-fp32"))[1:]
-        assert run([*words, *extra.get(words[0], [])]) == 0, capsys.readouterr().err
+        if name == "serve":
+            url = start_service(words[1], "--port", "0").url
+            extra["predict"] = ["--url", url]
+            continue
+        words = [word.replace("http://127.0.0.1:3000", url) for word in words]
+        assert run([*words, *extra.get(name, [])]) == 0, capsys.readouterr().err
 
 
 def test_the_help_page_lists_the_commands_in_the_order_of_the_way() -> None:
     names = list(get_command(make_app()).commands)  # type: ignore[attr-defined]  # a group has commands
     assert set(names) == {
         "data", "train", "evaluate", "describe", "targets", "build", "repository", "tune", "serve", "predict",
-        "doctor",
+        "reload", "bench", "verify", "report", "doctor",
     }  # fmt: skip

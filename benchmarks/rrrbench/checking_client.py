@@ -69,7 +69,9 @@ class Tally:
 class Clients:
     """So many clients, each with one request under way and its own connection, until they are told to stop."""
 
-    def __init__(self, url: str, bodies: Sequence[bytes], golden: Sequence[Any], deadline_seconds: float) -> None:
+    def __init__(
+        self, url: str, bodies: Sequence[bytes], golden: Sequence[Any], deadline_seconds: float, *, headers: str = ""
+    ) -> None:
         """Prepare.
 
         Args:
@@ -77,11 +79,12 @@ class Clients:
             bodies: encoded images.
             golden: the right answer to each (see `essence`).
             deadline_seconds: sent with each request.
+            headers: more of them, each with its line end.
         """
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "", parts.port or 80
         head = f"POST {parts.path}?{parts.query} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
-        head += f"X-Request-Timeout-Ms: {deadline_seconds * 1000:.0f}\r\n"
+        head += f"X-Request-Timeout-Ms: {deadline_seconds * 1000:.0f}\r\n{headers}"
         self._requests = [f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body for body in bodies]
         self._golden = golden
         self._limit_seconds = deadline_seconds + 1.0
@@ -139,8 +142,12 @@ class Clients:
         code = status.split()[1]
         if code != "200":
             return code, body["error"]["code"], keep
-        fault = difference(essence(body), self._golden[index])
+        fault = self.fault(body, index)
         return (WRONG if fault else RIGHT), fault, keep
+
+    def fault(self, answer: Mapping[str, Any], index: int) -> str:
+        """What is wrong with an answer of status 200 to a body; empty if nothing is."""
+        return difference(essence(answer), self._golden[index])
 
 
 def essence(answer: Mapping[str, Any]) -> dict[str, float]:

@@ -151,11 +151,12 @@ def read_engine(path: Path) -> Manifest:
         raise ArtifactError(
             f"{path / MANIFEST} has format version {version}; this rrr reads {FORMAT_VERSION}: {REMEDY}"
         )
-    del document["seal"]
-    document |= {
-        "architecture": Architecture.from_json(document["architecture"]),
-        "labels": tuple(document["labels"]),
-        "preprocess": Preprocess.from_json(document["preprocess"]),
-        "batch": BatchRange(**document["batch"]),
-    }
-    return Manifest(path=path.absolute(), **document)
+    with sealed.describing(path / MANIFEST, remedy=REMEDY):
+        del document["seal"]
+        document |= {
+            "architecture": Architecture.from_json(document["architecture"]),
+            "labels": tuple(document["labels"]),
+            "preprocess": Preprocess.from_json(document["preprocess"]),
+            "batch": BatchRange(**document["batch"]),
+        }
+        return Manifest(path=path.absolute(), **document)

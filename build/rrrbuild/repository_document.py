@@ -79,11 +79,18 @@ class Repository:
         path: its folder.
         models: the first is the default one.
         files: SHA-256 of each sealed file, by its path within the repository.
+        digest: the seal over all its files: two repositories with the same one are the same.
     """
 
     path: Path
     models: tuple[ServedModel, ...]
     files: Mapping[str, str]
+    digest: str
+
+    @property
+    def short_digest(self) -> str:
+        """What answers and metrics call it by."""
+        return self.digest[:12]
 
     def files_of(self, model: ServedModel) -> dict[str, str]:
         """SHA-256 of the files that a model runs on, those of its steps included."""
@@ -104,12 +111,29 @@ def read_repository(path: Path) -> Repository:
         ArtifactError: not a repository, damaged, or of a format this version does not know.
     """
     document = sealed.read_sealed(path, DOCUMENT, remedy=REMEDY)
-    version = document.get("format_version")
-    if version != FORMAT_VERSION:
-        raise ArtifactError(f"{path / DOCUMENT} has format version {version}, not {FORMAT_VERSION}: {REMEDY}")
-    models = tuple(ServedModel.from_json(model) for model in document["models"])
+    repository = _understood(path, document)
     strangers = sealed.unlisted(path, DOCUMENT, document)
     if strangers:  # Triton loads every model and version it finds
         raise ArtifactError(f"{path} holds {', '.join(strangers[:3])}, which its seal does not list: {REMEDY}")
+    return repository
+
+
+def read_models(path: Path) -> Repository:
+    """What the repository at `path` serves; its files must have been checked.
+
+    Raises:
+        ArtifactError: `repository.json` is missing, damaged, or of a format this version does not know.
+    """
+    return _understood(path, sealed.read_document(path, DOCUMENT, remedy=REMEDY))
+
+
+def _understood(path: Path, document: dict[str, Any]) -> Repository:
+    version = document.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ArtifactError(f"{path / DOCUMENT} has format version {version}, not {FORMAT_VERSION}: {REMEDY}")
+    with sealed.describing(path / DOCUMENT, remedy=REMEDY):
+        models = tuple(ServedModel.from_json(model) for model in document["models"])
+    if not models:
+        raise ArtifactError(f"{path / DOCUMENT} lists no model: {REMEDY}")
     files = {name: entry["sha256"] for name, entry in document["files"].items()}
-    return Repository(path.absolute(), models, files)
+    return Repository(path.absolute(), models, files, document["seal"])

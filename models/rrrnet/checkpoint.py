@@ -65,17 +65,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if document.get("format_version") != FORMAT_VERSION:
         found = document.get("format_version")
         raise ArtifactError(f"{path / DOCUMENT} has format version {found}; this rrr reads {FORMAT_VERSION}: {REMEDY}")
-    return Checkpoint(
-        path=path.absolute(),
-        name=document["name"],
-        method=document["method"],
-        architecture=Architecture.from_json(document["architecture"]),
-        labels=tuple(document["labels"]),
-        preprocess=Preprocess.from_json(document["preprocess"]),
-        training=document["training"],
-        command=document["command"],
-        files=frozenset(document["files"]),
-    )
+    with sealed.describing(path / DOCUMENT, remedy=REMEDY):
+        return Checkpoint(
+            path=path.absolute(),
+            name=document["name"],
+            method=document["method"],
+            architecture=Architecture.from_json(document["architecture"]),
+            labels=tuple(document["labels"]),
+            preprocess=Preprocess.from_json(document["preprocess"]),
+            training=document["training"],
+            command=document["command"],
+            files=frozenset(document["files"]),
+        )
 
 
 def read_weights(checkpoint: Checkpoint) -> Arrays:

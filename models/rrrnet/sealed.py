@@ -4,6 +4,7 @@ Checkpoints, engines and Triton repositories are sealed, so that one changed byt
 parser sees it: neither ONNX Runtime nor OpenVINO notices a flipped weight bit.
 """
 
+import ctypes
 import errno
 import hashlib
 import json
@@ -13,7 +14,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rrrnet.errors import FULL_DISK, ArtifactError, UsageError, reporting_full_disk
@@ -28,6 +29,7 @@ KINDS = {
 # What is said about a sealed folder later (`seal_alone`); it may come, change or be damaged, and the folder stays good.
 APART = "claims.json"
 _BLANK = "0" * 64
+_HERE, _RENAME_EXCHANGE = -100, 2  # AT_FDCWD and the flag, in <fcntl.h> and <linux/fs.h>
 _SEAL = re.compile(rb'\A\{\n  "seal": "([0-9a-f]{64})"')
 
 
@@ -71,6 +73,18 @@ def read_sealed(folder: Path, name: str, *, remedy: str) -> dict[str, Any]:
     Raises:
         ArtifactError: the folder or a file is missing, or a byte has changed; names the file and both digests.
     """
+    document = read_document(folder, name, remedy=remedy)
+    for relative, entry in document["files"].items():
+        check_file(folder / relative, entry, remedy=remedy)
+    return document
+
+
+def read_document(folder: Path, name: str, *, remedy: str) -> dict[str, Any]:
+    """Read `folder/name` and check its own seal, but none of the files it lists.
+
+    Raises:
+        ArtifactError: the folder or the document is missing, a byte of it has changed, or it lists files elsewhere.
+    """
     path = folder / name
     if not folder.is_dir():
         state = "is not a folder" if folder.exists() else "does not exist"
@@ -81,8 +95,10 @@ def read_sealed(folder: Path, name: str, *, remedy: str) -> dict[str, Any]:
                 raise ArtifactError(f"{folder} is {kind}: expected {KINDS.get(name, name)}")
         raise ArtifactError(f"{path} is missing, so {folder} is not a complete artifact; {remedy}")
     document = read_alone(path, remedy=remedy)
-    for relative, entry in document["files"].items():
-        check_file(folder / relative, entry, remedy=remedy)
+    with describing(path, remedy=remedy):
+        for relative, entry in document["files"].items():
+            if not set(entry) >= {"sha256", "size_bytes"} or not _is_inside(relative):
+                raise ArtifactError(f"it lists {relative!r}, which is no file of its folder")
     return document
 
 
@@ -98,8 +114,30 @@ def read_alone(path: Path, *, remedy: str) -> dict[str, Any]:
     found = hashlib.sha256(raw.replace(match.group(1), _BLANK.encode(), 1)).hexdigest() if match else "(unreadable)"
     if found != expected:
         raise ArtifactError(f"{path} was changed after it was written: sealed as {expected}, now {found}; {remedy}")
-    document: dict[str, Any] = json.loads(raw)
+    with describing(path, remedy=remedy):
+        document: dict[str, Any] = json.loads(raw)
     return document
+
+
+@contextmanager
+def describing(path: Path, *, remedy: str) -> Iterator[None]:
+    """Turn what a document that lacks something, or holds another type, causes into `ArtifactError`.
+
+    A seal can be made by anyone: a document may be whole and still not what it should be.
+    """
+    try:
+        yield
+    except (ArtifactError, UsageError) as error:
+        raise ArtifactError(f"{path}: {error}; {remedy}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be understood ({error})"
+        raise ArtifactError(f"{path} {what}; {remedy}") from error
+
+
+def _is_inside(relative: str) -> bool:
+    """Whether a listed path stays in its folder."""
+    path = PurePosixPath(relative)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
 def check_file(path: Path, entry: dict[str, Any], *, remedy: str) -> None:
@@ -202,17 +240,31 @@ def staged(target: Path, *, document: str) -> Iterator[Path]:
         try:
             temporary.mkdir()
             yield temporary
-            for path in temporary.rglob("*"):
-                if path.is_file():
-                    with path.open("rb") as file:
-                        os.fsync(file.fileno())
+            for path in (*temporary.rglob("*"), temporary):
+                _sync(path)
             _swap(temporary, target, previous)
+            _sync(target.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _sync(path: Path) -> None:
+    """Have a file's content, or a folder's entries, written to the disk before what is done next."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _swap(temporary: Path, target: Path, previous: Path) -> None:
-    """Put `temporary` in the place of `target`. Whatever interrupts it, one of the two is at `target` afterwards."""
+    """Put `temporary` in the place of `target`. Whatever interrupts it, one of the two is at `target` afterwards.
+
+    In one step where the system can; else in two, and a process killed between them leaves the old folder aside, where
+    the next run finds it (`_clear_up`).
+    """
+    if target.exists() and _exchange(temporary, target):
+        return  # what stood at `target` is at `temporary` now, which the caller removes
     try:
         if target.exists():
             target.rename(previous)
@@ -225,6 +277,14 @@ def _swap(temporary: Path, target: Path, previous: Path) -> None:
         raise
     finally:
         shutil.rmtree(previous, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change places in one step; whether this system and file system could."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)  # Linux only; glibc 2.28 or later
+    if renameat2 is None:
+        return False
+    return bool(renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _RENAME_EXCHANGE) == 0)
 
 
 def _clear_up(target: Path) -> None:

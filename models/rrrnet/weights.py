@@ -1,5 +1,6 @@
 """Where pre-trained ResNet152 tensors come from: a safetensors file, a `.pth`, the hub, or nowhere."""
 
+import warnings
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -15,6 +16,7 @@ from rrrnet.warm_start import is_checkpoint
 HUB_REPOSITORY = "timm/resnet152.a1h_in1k"  # the tag the paper's code uses; other tags are other models
 HUB_FILE = "model.safetensors"
 _PICKLED = (".pth", ".pt", ".bin")
+_COUNTER = "num_batches_tracked"  # of batch normalisation, and a whole number
 
 
 def read_pretrained(weights: str) -> tuple[dict[str, Tensor], str]:
@@ -35,11 +37,17 @@ def read_pretrained(weights: str) -> tuple[dict[str, Tensor], str]:
     name = f"{HUB_REPOSITORY} from the Hugging Face hub" if weights == "imagenet" else path.name
     origin = f"{name}, sha256 {sha256_of(path)}"
     if path.suffix in _PICKLED:
-        return _read_pth(path), origin
-    try:
-        return load_file(path), origin
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ArtifactError(f"{path} cannot be read as safetensors: {error}") from error
+        tensors = _read_pth(path)
+    else:
+        try:
+            tensors = load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ArtifactError(f"{path} cannot be read as safetensors: {error}") from error
+    for key, tensor in tensors.items():
+        if not tensor.is_floating_point() and not key.endswith(_COUNTER):
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ArtifactError(f"{path}: {key} holds {kind}: weights must be floating-point numbers")
+    return tensors, origin
 
 
 def check_source(weights: str) -> None:
@@ -63,9 +71,12 @@ def check_source(weights: str) -> None:
 def _read_pth(path: Path) -> dict[str, Tensor]:
     """State dict of a `.pth`, bare or under `state_dict`/`model`, with any `module.` prefix removed."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols: what matters is the error
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # Not PyTorch's own words: they advise to load it without weights_only, which would run what is in it.
+        reason = "it is damaged, or holds other objects, which could run code when they are read"
         message = f"{path} cannot be read as tensors only ({reason})"
         raise ArtifactError(f"{message}; save it with torch.save(model.state_dict(), ...) or as safetensors") from error
     for key in ("state_dict", "model"):

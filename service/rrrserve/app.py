@@ -10,13 +10,15 @@ import asyncio
 import logging
 import os
 import signal
+from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 import bentoml
 import httpx
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from rrrbuild.repository_document import read_repository
+from rrrbuild.repository_document import Repository, read_repository
 from rrrnet import __version__
 from rrrnet.errors import CheckFailedError
 from rrrserve import environment, metrics, worker_metrics
@@ -29,16 +31,18 @@ from rrrserve.readiness import Readiness
 from rrrserve.restarts import DEFAULT_RESTARTS
 from rrrserve.routes import Backend, Routes
 from rrrserve.settings import Settings
-from rrrserve.shared_state import PATH_VARIABLE, SLOT_VARIABLE, SharedState
+from rrrserve.shared_state import FIRST_VERSION, PATH_VARIABLE, SLOT_VARIABLE, SharedState
 from rrrserve.triton_client import TritonError
 from rrrserve.triton_keeper import TritonKeeper, watch_for_ever
 from rrrserve.triton_link import TritonLink
 from rrrserve.triton_release import age_warning
 from rrrserve.triton_server import TritonServer
+from rrrserve.version import Version, read_version
 
 log = logging.getLogger("rrrserve")
 
 _START_TIMEOUT_SECONDS = 120.0
+_POLL_SECONDS = 0.05
 
 ROUTES = Routes()
 APPLICATION = ROUTES.application()
@@ -66,69 +70,109 @@ class Service:
     def __init__(self) -> None:
         self._settings = Settings.from_environment(os.environ)
         ROUTES.access = Access(tokens_of(os.environ))
-        self._repository = read_repository(self._settings.repository)
-        self._default = default_model(self._repository, self._settings.default_model)
+        page = os.environ.get(PATH_VARIABLE)
+        self._supervised_by = Path(page).parent if page else None
+        self._repository = None if page else read_repository(self._settings.repository)
+        if self._repository is not None:
+            default_model(self._repository, self._settings.default_model)  # a mistake is told before anything starts
         self._triton: TritonServer | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def start(self) -> None:
-        """Connect to Triton, after starting one if no address is set. Returns before the models are loaded."""
+        """Connect to Triton, after starting one if there is none. Returns before the models are loaded."""
         settings = self._settings
-        url, metrics_url = settings.triton_url, settings.triton_metrics_url
-        models = self._repository.models
-        state = SharedState.from_environment(os.environ, [model.name for model in models])
-        if url is None:
-            self._triton = TritonServer(settings.repository, backends_of(self._repository))
-            self._tasks.append(asyncio.create_task(self._keep(self._triton, state)))
-            url, metrics_url = self._triton.url, self._triton.metrics_url
-        elif PATH_VARIABLE not in os.environ:  # no supervisor watches it
-            self._tasks.append(asyncio.create_task(watch_for_ever(url, models, state)))
-        self._client = TritonLink(url, state)
         self._pool = DecodePool(
             settings.decode_threads, max_pixels=settings.max_pixels, memory_bytes=settings.decode_memory_bytes
         )
         self._http = httpx.AsyncClient(timeout=5.0, trust_env=False)
-        data_plane = DataPlane(self._repository, self._default, self._client, self._pool, state)
-        metrics.SUPERVISION.state = state
+        self._body_memory = BodyMemory(settings.body_memory_bytes)
+        if self._repository is None:
+            self._state = SharedState.from_environment(os.environ, ())
+            self._answer_from(self._state.version)
+            self._tasks.append(asyncio.create_task(self._follow()))
+        else:
+            self._state = SharedState.in_process([model.name for model in self._repository.models])
+            self._open(self._unsupervised(self._repository), self._state)
         # Looking around takes 0.2 s, which no request shall wait for: claims of GET /v1/models are compared with it.
         self._tasks += [asyncio.create_task(work) for work in (self._publish_build_info(), self._look_around())]
         if (folder := worker_metrics.folder_in_use()) is not None:
             worker_metrics.forget_gauges_of_the_dead(folder)
-        largest = max(model.max_batch_size for model in models)
-        most = settings.max_in_flight or default_in_flight(largest)
+
+    def _unsupervised(self, repository: Repository) -> Version:
+        """The one version of a worker without a supervisor, which sees to Triton itself."""
+        url, metrics_url = self._settings.triton_url, self._settings.triton_metrics_url
+        if url is None:
+            self._triton = TritonServer(repository.path, backends_of(repository))
+            self._tasks.append(asyncio.create_task(self._keep(self._triton, repository)))
+            url, metrics_url = self._triton.url, self._triton.metrics_url
+        else:
+            self._tasks.append(asyncio.create_task(watch_for_ever(url, repository.models, self._state)))
+        default = default_model(repository, self._settings.default_model)
+        return Version(FIRST_VERSION, repository, repository.path, default, url, metrics_url)
+
+    def _answer_from(self, number: int) -> None:
+        """Let new requests be answered from a version that the supervisor has written."""
+        if self._supervised_by is None:
+            raise RuntimeError("there is no supervisor")
+        version = read_version(self._supervised_by, number)
+        names = [model.name for model in version.repository.models]
+        self._open(version, self._state.of_version(number, names))
+        self._number = number
+
+    def _open(self, version: Version, state: SharedState) -> None:
+        """Connect to a version's Triton, and let new requests be answered by it."""
+        client = TritonLink(version.triton_url, state)
+        data_plane = DataPlane(version.repository, version.default, client, self._pool, state)
+        largest = max(model.max_batch_size for model in version.repository.models)
+        metrics.SUPERVISION.state = state
+        metrics.SUPERVISION.repository = version.repository.short_digest
+        most = self._settings.max_in_flight or default_in_flight(largest)
         ROUTES.open(
             Backend(
-                settings,
-                self._repository,
+                self._settings,
+                replace(version.repository, path=version.source),
                 data_plane,
                 Readiness(data_plane),
-                metrics_url,
+                version.triton_metrics_url or self._settings.triton_metrics_url,
                 self._http,
                 Admission(state, most, batch_images=largest),
-                BodyMemory(settings.body_memory_bytes),
+                self._body_memory,
             )
         )
+
+    async def _follow(self) -> None:
+        """Answer from the version that the supervisor names, and let go of the one before when nothing uses it."""
+        while True:
+            self._state.use_version(self._number)
+            number = self._state.version
+            if number != self._number and ROUTES.backend is not None:
+                before = ROUTES.backend.data_plane
+                self._answer_from(number)
+                await before.until_unused()
+                await before.client.close()
+            await asyncio.sleep(_POLL_SECONDS)
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
         """Close the connections and end a Triton that was started here."""
-        ROUTES.backend = None
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._client.close()
+        backend, ROUTES.backend = ROUTES.backend, None
+        if backend is not None:
+            await backend.data_plane.client.close()
         await self._http.aclose()
         self._pool.close()
         if self._triton is not None:
             await self._triton.stop()
 
-    async def _keep(self, triton: TritonServer, state: SharedState) -> None:
+    async def _keep(self, triton: TritonServer, repository: Repository) -> None:
         """Keep Triton running; when that is given up, end this worker: `bentoml serve` then starts both again."""
         keeper = TritonKeeper(
             triton,
-            self._repository.models,
-            state,
+            repository.models,
+            self._state,
             most_restarts=DEFAULT_RESTARTS,
             start_timeout_seconds=_START_TIMEOUT_SECONDS,
         )
@@ -145,7 +189,9 @@ class Service:
         """Set the info metric once Triton can tell its version."""
         while True:
             try:
-                version = await self._client.server_version(timeout_seconds=1.0)
+                if ROUTES.backend is None:
+                    return
+                version = await ROUTES.backend.data_plane.client.server_version(timeout_seconds=1.0)
             except TritonError:
                 await asyncio.sleep(0.2)
             else:

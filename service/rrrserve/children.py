@@ -1,4 +1,4 @@
-"""Start a child process that cannot outlive this one, and end it."""
+"""Start a child process that cannot outlive this one, nor can its own children; and end it."""
 
 import asyncio
 import contextlib
@@ -6,8 +6,11 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from functools import cache
 
-from rrrserve import die_with_parent
+from rrrserve import die_with_parent, guardian, scratch
+
+_watched: set[asyncio.Task[None]] = set()  # the event loop keeps only weak references to its tasks
 
 
 async def spawn(
@@ -25,7 +28,8 @@ async def spawn(
         nice: by how much its priority is lower than ours.
     """
     wrapper = [sys.executable, "-I", "-S", "-B", die_with_parent.__file__, str(os.getpid()), str(nice)]
-    return await asyncio.create_subprocess_exec(
+    _guard()
+    process = await asyncio.create_subprocess_exec(
         *wrapper,
         *command,
         stdin=asyncio.subprocess.DEVNULL,
@@ -34,6 +38,34 @@ async def spawn(
         env=environment,
         pass_fds=fds,
     )
+    _tell(f"+{process.pid}")
+
+    async def until_ended() -> None:
+        await process.wait()
+        _tell(f"-{process.pid}")
+
+    watching = asyncio.create_task(until_ended())
+    _watched.add(watching)
+    watching.add_done_callback(_watched.discard)
+    return process
+
+
+@cache
+def _guard() -> int:
+    """The pipe to this process's guardian, which is started with its first child."""
+    reading, writing = os.pipe()
+    command = [sys.executable, "-I", "-S", "-B", guardian.__file__, scratch.prefix(os.getpid())]
+    command += [str(folder) for folder in scratch.places()]
+    nowhere = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0) for fd in (1, 2)]
+    # No subprocess object: nobody waits for the guardian, it ends after this process has.
+    os.posix_spawn(sys.executable, command, {}, file_actions=[(os.POSIX_SPAWN_DUP2, reading, 0), *nowhere], setpgroup=0)
+    os.close(reading)
+    return writing
+
+
+def _tell(line: str) -> None:
+    with contextlib.suppress(BrokenPipeError):  # it was killed: the kernel still kills the children themselves
+        os.write(_guard(), f"{line}\n".encode())
 
 
 async def terminate(process: asyncio.subprocess.Process, *, patience_seconds: float) -> None:
@@ -46,6 +78,7 @@ async def terminate(process: asyncio.subprocess.Process, *, patience_seconds: fl
             kill(process)
             await process.wait()
     kill(process)
+    _tell(f"-{process.pid}")
 
 
 def kill(process: asyncio.subprocess.Process) -> None:

@@ -23,6 +23,7 @@ _COMMANDS = (
     "repository",
     "tune",
     "serve",
+    "reload",
     "predict",
     "bench",
     "verify",
@@ -54,9 +55,14 @@ def run(arguments: list[str]) -> int:
     """Run one command line; return its exit code. No traceback reaches the user for an error of the expected kinds."""
     do_not_track()
     try:
-        typer.main.get_command(make_app()).main(arguments, prog_name="rrr")
-    except SystemExit as done:  # typer's way to end: usage errors, typer.Exit, Ctrl-C
+        ended = typer.main.get_command(make_app()).main(arguments, prog_name="rrr", standalone_mode=False)
+    except SystemExit as done:
         return done.code if isinstance(done.code, int) else 0
+    except typer.TyperException as error:  # typer's own report takes a box of five lines
+        if text := " ".join(error.format_message().split()):  # empty where the help page was shown
+            command = getattr(getattr(error, "ctx", None), "command_path", "rrr")
+            _report(f"{text.rstrip('.')}; {command} --help tells what is allowed")
+        return error.exit_code
     except RRRError as error:
         _report(str(error))
         return error.exit_code
@@ -68,7 +74,7 @@ def run(arguments: list[str]) -> int:
             return NoSpaceError.exit_code
         _report(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         return UsageError.exit_code if isinstance(error, PermissionError) else ArtifactError.exit_code
-    return 0
+    return ended if isinstance(ended, int) else 0  # typer.Exit gives its code, Ctrl-C 130
 
 
 def _report(message: str) -> None:

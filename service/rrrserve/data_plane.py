@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from rrrserve.triton_link import TritonLink
 
 log = logging.getLogger("rrrserve")
 
+_POLL_SECONDS = 0.05
 _CLIENT_MESSAGES = {
     "backend_unavailable": "the inference server is not available",
     "deadline_exceeded": "the deadline passed before the model answered",
@@ -58,6 +60,8 @@ class DataPlane:
         self, repository: Repository, default: ServedModel, client: TritonLink, pool: DecodePool, state: SharedState
     ) -> None:
         self.models = {model.name: model for model in repository.models}
+        self.repository = repository.short_digest
+        self._users = 0
         self.default = default
         self.client = client
         self.state = state
@@ -77,6 +81,22 @@ class DataPlane:
             if MEMBER_SECONDS in model.outputs
         }
         self._disagreement = {name: metrics.DISAGREEMENT.labels(name) for name in self.models}
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """While the body of the `with` statement runs, this version must not be taken away."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+
+    async def until_unused(self) -> None:
+        """Wait until nothing is under way with this version."""
+        while True:
+            if not self._users:
+                return
+            await asyncio.sleep(_POLL_SECONDS)
 
     def observe_stage(self, stage: str, model: ServedModel, seconds: float) -> None:
         """Count one stage of one request."""

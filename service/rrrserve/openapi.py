@@ -41,6 +41,7 @@ _ENVELOPE: dict[str, Any] = {
             "version": {"type": "string"},
             "target": {"type": "string"},
             "members": {"type": "integer"},
+            "repository": {"type": "string", "description": "which version of the repository answered"},
         },
     },
     "timing_ms": {"type": "object", "additionalProperties": {"type": "number"}},

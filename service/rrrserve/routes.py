@@ -104,6 +104,10 @@ class Routes:
 
     async def _predict(self, exchange: Exchange, *, batch: bool) -> Reply:
         backend = self._backend()
+        with backend.data_plane.in_use():  # all of the request is answered by one version
+            return await self._predict_by(backend, exchange, batch=batch)
+
+    async def _predict_by(self, backend: Backend, exchange: Exchange, *, batch: bool) -> Reply:
         settings = backend.settings
         if backend.data_plane.state.phase is Phase.REFUSING:
             raise APIError("shutting_down", "the service is stopping: ask another instance")
@@ -138,10 +142,11 @@ class Routes:
             raise APIError(code, f"the deadline of {milliseconds} ms passed") from error
         finally:
             backend.body_memory.give_back(held)
-        return self._encode(exchange, model, results, timing, batch=batch)
+        return self._encode(backend.data_plane, exchange, model, results, timing, batch=batch)
 
     def _encode(
         self,
+        data_plane: DataPlane,
         exchange: Exchange,
         model: ServedModel,
         results: list[dict[str, Any] | APIError],
@@ -157,6 +162,7 @@ class Routes:
                 "version": model.version,
                 "target": model.target,
                 "members": model.members,
+                "repository": data_plane.repository,
             },
         }
         if batch:
@@ -170,7 +176,7 @@ class Routes:
                 raise item
             result |= item
         reply = Reply(to_json(result | {"timing_ms": timing.to_json()}))
-        self._backend().data_plane.observe_stage("encode", model, time.perf_counter() - start)
+        data_plane.observe_stage("encode", model, time.perf_counter() - start)
         return reply
 
     def _model(self, exchange: Exchange, data_plane: DataPlane) -> ServedModel:
@@ -202,7 +208,9 @@ class Routes:
             }
             for model in data_plane.models.values()
         ]
-        return Reply(to_json({"default": data_plane.default.name, "models": listed}))
+        return Reply(
+            to_json({"default": data_plane.default.name, "repository": data_plane.repository, "models": listed})
+        )
 
     async def livez(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """The event loop turns; says nothing about models, so that a broken model does not restart the front."""
@@ -210,7 +218,9 @@ class Routes:
 
     async def readyz(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """Every model has answered a real inference within the last second."""
-        failure = await self._backend().readiness.check()
+        backend = self._backend()
+        with backend.data_plane.in_use():
+            failure = await backend.readiness.check()
         if failure is not None:
             raise APIError("not_ready", failure)
         return Reply(b'{"status":"ready"}')

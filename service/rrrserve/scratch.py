@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 
@@ -20,7 +21,28 @@ _NAME = re.compile(rf"{_PREFIX}-(\d+)-")
 def private_folder() -> Path:
     """A new folder that only this user can read. Shared memory of its owner begins with the folder's name too."""
     sweep()
-    return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}-{os.getpid()}-"))
+    return Path(tempfile.mkdtemp(prefix=prefix(os.getpid())))
+
+
+def prefix(pid: int) -> str:
+    """How the names of a process's folders and shared memory begin."""
+    return f"{_PREFIX}-{pid}-"
+
+
+def places() -> tuple[Path, Path]:
+    """Where private folders and shared memory lie."""
+    return Path(tempfile.gettempdir()), SHARED_MEMORY
+
+
+def owned_folders(place: Path) -> list[Path]:
+    """The private folders of this user in `place` whose owners may still run."""
+    found = []
+    for path in place.glob(f"{_PREFIX}-*"):
+        with contextlib.suppress(OSError):  # just gone
+            state = path.lstat()
+            if stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid():
+                found.append(path)
+    return found
 
 
 def remove(folder: Path) -> None:
@@ -32,7 +54,7 @@ def remove(folder: Path) -> None:
 
 def sweep() -> None:
     """Remove folders and shared memory whose owner no longer runs."""
-    for place in (Path(tempfile.gettempdir()), SHARED_MEMORY):
+    for place in places():
         for path in place.glob(f"{_PREFIX}-*"):
             owner = _NAME.match(path.name)
             if owner and not Path(f"/proc/{owner.group(1)}").exists():

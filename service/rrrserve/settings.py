@@ -53,7 +53,7 @@ class Settings:
     max_batch_images: int = 32
     decode_threads: int = 2
     decode_memory_bytes: int = 192 * 2**20
-    body_memory_bytes: int = 80 * 2**20
+    body_memory_bytes: int = 64 * 2**20
     max_in_flight: int | None = None
     max_connections: int = 4096
     header_timeout_ms: int = 8_000

@@ -6,7 +6,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from rrrserve.shared_state import RESTARTED_PARTS, SharedState
+from rrrserve.shared_state import RELOAD_OUTCOMES, RESTARTED_PARTS, SharedState
 
 
 class SupervisionCollector(Collector):
@@ -14,10 +14,12 @@ class SupervisionCollector(Collector):
 
     Attributes:
         state: set once the service has started; nothing is told before.
+        repository: the short digest of what this worker answers from.
     """
 
     def __init__(self) -> None:
         self.state: SharedState | None = None
+        self.repository = ""
 
     def collect(self) -> Iterator[Metric]:
         """The metrics now."""
@@ -29,6 +31,15 @@ class SupervisionCollector(Collector):
         for part in RESTARTED_PARTS:
             restarts.add_metric([part], self.state.restarts(part))
         yield restarts
+        reloads = CounterMetricFamily("rrr_reloads", "Reloads of the repository, by outcome.", labels=["outcome"])
+        for outcome in RELOAD_OUTCOMES:
+            reloads.add_metric([outcome], self.state.reloads(outcome))
+        yield reloads
+        serving = GaugeMetricFamily(
+            "rrr_repository_info", "Always 1; the label is the repository that is served.", labels=["repository"]
+        )
+        serving.add_metric([self.repository], 1)
+        yield serving
         yield GaugeMetricFamily(
             "rrr_triton_up", "1 while requests are sent to Triton, 0 while they are refused.", int(self.state.triton_up)
         )

@@ -1,7 +1,7 @@
 """The parent of `rrr serve`: owns the listening socket, Triton and the HTTP workers, and leaves none of them behind.
 
-It keeps both kinds of children running (`triton_keeper`, `worker_pool`), and takes the service down in order: not ready
-any more, no new requests, no workers, no Triton.
+It keeps both kinds of children running (`deployments`, `worker_pool`), reloads the repository on SIGHUP, and takes the
+service down in order: not ready any more, no new requests, no workers, no Triton.
 """
 
 import asyncio
@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -18,48 +17,31 @@ import httpx
 from rrrbuild.repository_document import Repository
 from rrrnet.errors import CheckFailedError
 from rrrserve import scratch
-from rrrserve.catalogue import backends_of
+from rrrserve.deployments import Deployments
 from rrrserve.listener import admit_no_more, url_of
-from rrrserve.restarts import DEFAULT_RESTARTS
-from rrrserve.shared_state import PATH_VARIABLE, Phase, SharedState
-from rrrserve.tls import TlsFiles, probe_context
-from rrrserve.triton_keeper import TritonKeeper, watch_for_ever
+from rrrserve.running_services import announce
+from rrrserve.serve_options import ServeOptions
+from rrrserve.settings import Settings
+from rrrserve.shared_state import PATH_VARIABLE, Phase
+from rrrserve.tls import probe_context
 from rrrserve.triton_server import TritonServer
 from rrrserve.worker_pool import WorkerCommand, WorkerPool
 
 log = logging.getLogger("rrrserve")
 
+# glibc learns to keep large blocks that were freed; pictures and bodies are to go back to the operating system.
+_ALLOCATOR = {
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(8 * 2**20),
+}
+_STDIN = 0
 _POLL_SECONDS = 0.1
 _PROBE_TIMEOUT_SECONDS = 10.0
 # Before the port closes new requests are refused for so long, so that clients turn elsewhere; then no connection is let
 # in for so long, so that those that have begun are accepted and answered.
 _REFUSE_SECONDS = 0.3
 _EMPTY_QUEUE_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class ServeOptions:
-    """How to serve.
-
-    Attributes:
-        triton_url: HOST:PORT of a Triton that runs elsewhere; None starts one.
-        default_model: the model that /v1/predict asks; None is the first.
-        workers: HTTP worker processes.
-        start_timeout_seconds: how long models may take to answer for the first time.
-        grace_seconds: how long requests in flight may take after SIGTERM.
-        drain_seconds: how long requests are still taken after SIGTERM, while /readyz says that it is not ready.
-        most_restarts: how often Triton, or a worker, is started again within two minutes.
-        tls: the HTTP port's certificate and key; None for plain HTTP.
-    """
-
-    triton_url: str | None = None
-    default_model: str | None = None
-    workers: int = 1
-    start_timeout_seconds: int = 120
-    grace_seconds: int = 30
-    drain_seconds: float = 1.0
-    most_restarts: int = DEFAULT_RESTARTS
-    tls: TlsFiles | None = None
 
 
 class Supervisor:
@@ -69,16 +51,22 @@ class Supervisor:
         """Prepare; nothing is started.
 
         Raises:
-            IncompatibleError: no usable tritonserver.
+            RRRError: see `Deployment`.
         """
         self._options = options
-        self._repository = repository
+        self._source = repository.path
         self._listener = listener
         self.url = url_of(listener, scheme="https" if options.tls else "http")
-        self.triton = None if options.triton_url else TritonServer(repository.path, backends_of(repository))
         self._folder = scratch.private_folder()
-        names = [model.name for model in repository.models]
-        self._state = SharedState.create(self._folder / "state", names, options.workers)
+        longest = Settings.from_environment(os.environ).max_request_timeout_ms / 1000
+        try:
+            self._deployments = Deployments(self._folder, repository, options, longest_request_seconds=longest)
+        except BaseException:
+            scratch.remove(self._folder)
+            raise
+        self._state = self._deployments.state
+        self._had_terminal = os.isatty(_STDIN)
+        self._is_ready = False
         self._pool = WorkerPool(self._worker_command(), self._state, most_restarts=options.most_restarts)
         self._stop = asyncio.Event()
         self._at_once = asyncio.Event()
@@ -95,9 +83,12 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
-        keepers = [asyncio.create_task(work) for work in (self._keep_triton(), self._pool.run())]
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up)
+        keepers = [asyncio.create_task(work) for work in (self._deployments.run(), self._pool.run())]
         try:
             if await self._unless_ended(self._until_ready(), keepers):
+                announce(self._folder, self.url, self._source)
+                self._is_ready = True
                 on_ready()
                 await self._unless_ended(self._stop.wait(), keepers)
                 await self._drain(keepers)
@@ -116,34 +107,34 @@ class Supervisor:
         if self._state.phase is Phase.SERVING:
             self._state.phase = Phase.DRAINING
 
+    def _hung_up(self) -> None:
+        """SIGHUP asks for a reload; but the one that comes when a terminal is closed ends what was started in it."""
+        if self._had_terminal and not os.isatty(_STDIN):
+            self._signalled()
+        elif self._is_ready:
+            self._deployments.reload()
+        else:
+            log.warning("SIGHUP is ignored until the service is ready")
+
+    @property
+    def triton(self) -> TritonServer | None:
+        """The Triton that serves now; None where somebody else runs it."""
+        return self._deployments.current.triton
+
     def _kill(self) -> None:
         self._pool.kill()
-        if self.triton is not None:
-            self.triton.kill()
-
-    async def _keep_triton(self) -> None:
-        models = self._repository.models
-        if self.triton is None:
-            await watch_for_ever(self._options.triton_url or "", models, self._state)
-            return
-        timeout, most = self._options.start_timeout_seconds, self._options.most_restarts
-        keeper = TritonKeeper(self.triton, models, self._state, most_restarts=most, start_timeout_seconds=timeout)
-        await keeper.run()
+        self._deployments.kill()
 
     def _worker_command(self) -> WorkerCommand:
         options = self._options
         environment = {
             **os.environ,
             PATH_VARIABLE: str(self._folder / "state"),
-            "RRR_REPOSITORY": str(self._repository.path.absolute()),
-            "RRR_TRITON_URL": (self.triton.url if self.triton else options.triton_url) or "",
-            "RRR_DEFAULT_MODEL": options.default_model or "",
             "BENTOML_DO_NOT_TRACK": "True",
+            **_ALLOCATOR,
             "BENTOML_HOME": str(self._folder / "bentoml"),
         }
         environment.pop("PROMETHEUS_MULTIPROC_DIR", None)
-        if self.triton is not None:
-            environment["RRR_TRITON_METRICS_URL"] = self.triton.metrics_url
         metrics = None
         if options.workers > 1:
             metrics = self._folder / "metrics"
@@ -220,6 +211,5 @@ class Supervisor:
         if self._at_once.is_set():
             self._kill()
         await self._pool.stop()
-        if self.triton is not None:
-            await self.triton.stop(at_once=self._at_once.is_set())
+        await self._deployments.stop(at_once=self._at_once.is_set())
         scratch.remove(self._folder)

@@ -41,16 +41,19 @@ class TritonKeeper:
         self._restarts = Restarts("Triton", most_restarts)
         self._start_timeout_seconds = start_timeout_seconds
         self._golden: Golden = {}
+        self._was_well = False
+        self._was_wrong = False
 
     async def run(self) -> None:
         """Never returns; the caller cancels it, then stops the Triton.
 
         Raises:
-            CheckFailedError: a model cannot be loaded, or Triton died too often.
+            CheckFailedError: a model cannot be loaded or never gave a usable answer, or Triton died too often.
         """
         while True:
             reason, well_seconds = await self._live()
-            if not self._golden and self._triton.has_unusable_model():
+            self._was_well |= well_seconds > 0
+            if not self._was_well and (self._was_wrong or self._triton.has_unusable_model()):
                 raise CheckFailedError(reason)
             pause, which = self._restarts.next_pause(reason, well_seconds=well_seconds)
             when = f"in {pause:.0f} s" if pause else "now"
@@ -72,6 +75,7 @@ class TritonKeeper:
                 return f"its models did not answer within {self._start_timeout_seconds:.0f} s", 0.0
             await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
             well_seconds = watch.well_seconds
+            self._was_wrong = watch.answered_wrongly
             if ending.done():
                 return str(self._triton.failure(ending.result())), well_seconds
             return watching.result(), well_seconds

@@ -69,6 +69,7 @@ class TritonWatch:
         self._processes = processes
         self._probes: Mapping[str, npt.NDArray[np.uint8]] = {model.name: probe_image(model) for model in models}
         self.well_since: float | None = None
+        self.answered_wrongly = False
 
     @property
     def well_seconds(self) -> float:
@@ -179,6 +180,7 @@ class TritonWatch:
                     f"{difference:.3f}, allowed are {GOLDEN_TOLERANCE}"
                 )
             if wrong == _MOST_WRONG:
+                self.answered_wrongly = True
                 raise _FailedError(fault)
             log.error("%s", fault)
         return False

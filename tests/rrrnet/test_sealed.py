@@ -110,7 +110,10 @@ def test_a_folder_that_a_killed_run_had_moved_aside_comes_back(folder: Path) -> 
     assert sealed.read_sealed(folder, DOCUMENT, remedy="make it again")["name"] == "thing"
 
 
-def test_a_swap_that_is_interrupted_leaves_the_old_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_folders_cannot_be_exchanged_an_interrupted_swap_leaves_the_old_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sealed, "_exchange", lambda *_: False)
     real, moves = Path.rename, []
 
     def rename(path: Path, target: Path) -> Path:

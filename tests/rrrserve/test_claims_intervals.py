@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy.signal import lfilter
 
 from rrrserve.claims import intervals
 from rrrserve.claims.blocks import Blocks
@@ -20,15 +21,14 @@ RUNS, ALPHA, RATIO = 200, 0.05, 5.3
 Array = npt.NDArray[np.float64]
 FINE = np.concatenate([3e-4 * 1.01 ** np.arange(1000), [np.inf]])
 COARSE = np.array([*BUCKETS, np.inf])
+SUMS = np.array([np.inf])  # one bucket for all: means need none
 
 
 def autoregressive(random: np.random.Generator, size: int, correlation: float, deviation: float) -> Array:
     """A stationary series of the given lag-1 correlation and standard deviation."""
     noise = random.normal(0, deviation * math.sqrt(1 - correlation**2), size)
-    series = np.empty(size)
-    series[0] = random.normal(0, deviation)
-    for index in range(1, size):
-        series[index] = correlation * series[index - 1] + noise[index]
+    noise[0] = random.normal(0, deviation)
+    series: Array = lfilter([1.0], [1.0, -correlation], noise)
     return series
 
 
@@ -95,7 +95,7 @@ def coverage(judge: Callable[[int], Interval], truth: float) -> float:
 def test_a_95_percent_interval_of_a_ratio_of_means_covers_it_in_90_to_99_percent_of_200_runs(
     name: str, turns: int
 ) -> None:
-    covered = coverage(lambda seed: intervals.mean_ratio(*MACHINES[name].run(seed, turns, (8, 40), FINE), ALPHA), RATIO)
+    covered = coverage(lambda seed: intervals.mean_ratio(*MACHINES[name].run(seed, turns, (8, 40), SUMS), ALPHA), RATIO)
     assert 0.90 <= covered <= 0.99
 
 
@@ -138,7 +138,7 @@ def test_looking_again_and_again_does_not_make_false_verdicts_likely() -> None:
     assert sum(look_share(number) for number in range(1, 10000)) + LAST_LOOK_SHARE == pytest.approx(1.0, abs=1e-4)
     false = naive = 0
     for seed in range(RUNS):
-        above, below = machine.run(seed, sizes[-1], (8, 40), FINE)
+        above, below = machine.run(seed, sizes[-1], (8, 40), SUMS)
         pairs = [(first(above, size), first(below, size)) for size in sizes]
         scheduled = [intervals.mean_ratio(*pair, ALPHA * share) for pair, share in zip(pairs, shares, strict=True)]
         every = [intervals.mean_ratio(*pair, ALPHA) for pair in pairs]
@@ -173,8 +173,9 @@ def test_an_estimated_percentile_is_the_one_that_promql_computes() -> None:
 def test_a_single_percentile_reaches_to_the_ends_of_its_bucket() -> None:
     rows = [np.full(20, 0.011) for _ in range(10)]
     found = intervals.quantile(blocks_from(rows, np.array([0.005, 0.010, 0.012, np.inf])), 0.5, ALPHA)
-    assert (found.low, found.high) == (pytest.approx(0.010), pytest.approx(0.012))
-    assert found.coarse == (pytest.approx(0.010), pytest.approx(0.012))
+    assert [found.low, found.high] == pytest.approx([0.010, 0.012])
+    assert found.coarse is not None
+    assert list(found.coarse) == pytest.approx([0.010, 0.012])
 
 
 def test_a_rate_is_requests_over_seconds() -> None:
@@ -204,9 +205,9 @@ def test_too_little_evidence_is_refused(turns: int, requests: int, share: float,
 def test_shares_of_images_have_intervals_too() -> None:
     """Figures from the tables of Wilson's and Newcombe's methods; Agresti and Min's from their formula."""
     found = proportion(81, 263, ALPHA)
-    assert (found.low, found.high) == (pytest.approx(0.2553, abs=1e-4), pytest.approx(0.3662, abs=1e-4))
+    assert [found.low, found.high] == pytest.approx([0.2553, 0.3662], abs=1e-4)
     found = difference((56, 70), (48, 80), ALPHA)
-    assert (found.low, found.high) == (pytest.approx(0.0524, abs=1e-4), pytest.approx(0.3339, abs=1e-4))
+    assert [found.low, found.high] == pytest.approx([0.0524, 0.3339], abs=1e-4)
     same = changed(0, 0, 256, ALPHA)
-    assert (same.value, same.high) == (0.0, pytest.approx(0.0076, abs=1e-4))
+    assert [same.value, same.high] == pytest.approx([0.0, 0.0076], abs=1e-4)
     assert proportion(256, 256, ALPHA).high == 1.0

@@ -56,6 +56,9 @@ def test_the_answer_tells_its_model_its_id_and_its_timing(client: httpx.Client, 
     answer = client.post("/v1/predict", content=png(0), headers={"X-Request-ID": "run-7"})
     document = answer.json()
     assert answer.headers["x-request-id"] == document["request_id"] == "run-7"
+    repository = document["model"].pop("repository")
+    assert repository == client.get("/v1/models").json()["repository"]
+    assert re.fullmatch("[0-9a-f]{12}", repository)
     assert document["model"] == {"name": "tiny", "version": "1", "target": "onnxruntime-fp32", "members": 3}
     timing = document["timing_ms"]
     assert set(timing) == {"read", "decode", "preprocess", "inference", "total"}

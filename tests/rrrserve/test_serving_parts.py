@@ -79,7 +79,7 @@ def test_the_service_decodes_a_large_jpeg_to_the_very_pixels_that_training_sees(
     buffer = io.BytesIO()
     tiles = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     Image.fromarray(tiles.repeat(8, axis=0).repeat(8, axis=1)).save(buffer, "JPEG")
-    preprocess, pool = Preprocess(32), DecodePool(1, max_pixels=MAX_PIXELS)
+    preprocess, pool = Preprocess(32), DecodePool(1, max_pixels=MAX_PIXELS, memory_bytes=2**26)
 
     async def decoded(*images: bytes) -> list[Decoded | APIError]:
         return await pool.decode(images, preprocess)

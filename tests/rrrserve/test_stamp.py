@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from rrrbuild.manifest import MANIFEST
 from rrrbuild.repository import write_repository
-from rrrbuild.repository_document import DOCUMENT, Repository, read_repository
+from rrrbuild.repository_document import DOCUMENT, read_repository
 from rrrnet import sealed
 from rrrnet.errors import UsageError
 from rrrserve import environment
@@ -185,7 +186,7 @@ def test_a_package_that_the_models_do_not_run_on_may_change(own: Path) -> None:
 def test_a_model_that_is_gone_or_built_again_makes_a_claim_stale(own: Path) -> None:
     write_stamps(verdicts("faster"), own)
     repository = read_repository(own)
-    alone = Repository(repository.path, repository.models[:1], repository.files)
+    alone = replace(repository, models=repository.models[:1])
     assert served_claims(alone, alone.models[0])[0].stale_reasons == ("single is not here any more",)
     engine = own.parent / "engines" / "tiny"
     (engine / MANIFEST).write_text((engine / MANIFEST).read_text() + " ")

@@ -20,6 +20,7 @@ from rrrserve.claims.verdicts import Verdict, judge
 FORMAT, KIND = 1, "rrr-bench"
 _MAX_BYTES = 1 << 28
 _MICROSECOND = 1e-6
+_CELL, _MARGIN = 1.001, 4.0  # three digits; how far beyond the recorded values an interval may reach
 _REMEDY = "measure again with more --rounds"
 
 
@@ -131,23 +132,27 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _blocks(rounds: Sequence[dict[str, Any]]) -> Blocks:
-    histograms = [HdrHistogram.decode(entry["histogram"]) for entry in rounds]
-    cells = [list(_cells(histogram)) for histogram in histograms]
-    edges = {edge for found in cells for lower, upper, _ in found for edge in (lower, upper) if edge > 0}
-    bounds: Array = np.array([*sorted(edges), np.inf])
+    cells = [_cells(HdrHistogram.decode(entry["histogram"])) for entry in rounds]
+    edges = np.concatenate([found[side] for found in cells for side in (0, 1)])
+    edges = edges[edges > 0]
+    # An interval may end between two recorded cells or beyond the last, where the histogram is as fine.
+    steps = math.ceil(math.log(_MARGIN**2 * edges.max() / edges.min()) / math.log(_CELL))
+    grid = edges.min() / _MARGIN * _CELL ** np.arange(steps)
+    bounds: Array = np.concatenate([np.unique(np.concatenate([edges, grid])), [np.inf]])
     buckets = np.zeros((len(rounds), len(bounds)))
-    for row, found in zip(buckets, cells, strict=True):
-        for _, upper, count in found:
-            row[np.searchsorted(bounds, upper)] += count
+    for row, (_, uppers, counts) in zip(buckets, cells, strict=True):
+        row[np.searchsorted(bounds, uppers)] += counts
     counts = np.array([float(entry["ok"]) for entry in rounds])
     means_ms = np.array([float(entry["mean_ms"] or 0.0) for entry in rounds])
     seconds = np.array([float(entry["wall_seconds"]) for entry in rounds])
     return Blocks(seconds, counts, counts * means_ms / 1000, bounds, buckets)
 
 
-def _cells(histogram: Any) -> Any:
-    """Lower and upper end in seconds, and count, of each cell that is not empty; its values were rounded."""
-    for item in histogram.get_recorded_iterator():
-        value = item.value_iterated_to
-        lower, upper = histogram.get_lowest_equivalent_value(value), histogram.get_highest_equivalent_value(value)
-        yield (lower - 0.5) * _MICROSECOND, (upper + 0.5) * _MICROSECOND, item.count_added_in_this_iter_step
+def _cells(histogram: Any) -> tuple[Array, Array, Array]:
+    """Lower and upper ends in seconds, and counts, of the cells that are not empty; their values were rounded."""
+    counts = np.array(histogram.counts[: histogram.counts_len], dtype=np.float64)
+    filled = np.flatnonzero(counts)
+    values = [histogram.get_value_from_index(int(index)) for index in filled]
+    lowers = np.array([histogram.get_lowest_equivalent_value(value) for value in values], dtype=np.float64)
+    uppers = np.array([histogram.get_highest_equivalent_value(value) for value in values], dtype=np.float64)
+    return (lowers - 0.5) * _MICROSECOND, (uppers + 0.5) * _MICROSECOND, counts[filled]

@@ -22,16 +22,17 @@ def counts_text(verdicts: Sequence[dict[str, Any]]) -> str:
 
 def table(document: dict[str, Any]) -> Table:
     """A table for a terminal."""
-    found = Table(*_HEADER, title=counts_text(document["verdicts"]))
+    found = Table("verdict", "claim", "measured", "why", title=counts_text(document["verdicts"]), show_lines=True)
     for verdict in document["verdicts"]:
-        measured, interval = _numbers(verdict)
         color = _COLORS[verdict["verdict"]]
+        measured, interval = _numbers(verdict)
+        # What holds needs no explanation: the figure stands beside the claim.
+        why = "" if verdict["verdict"] == PASS else f"[{color}]{verdict['reason']}[/{color}]: "
         found.add_row(
             f"[{color}]{verdict['verdict']}[/{color}]",
-            escape(f"{verdict['name']}: {verdict['sentence']}"),
-            measured,
-            interval,
-            escape(f"{verdict['reason']}: {verdict['explanation']}"),
+            f"[bold]{escape(verdict['name'])}[/bold]\n{escape(verdict['sentence'])}",
+            f"{measured}\n({interval})" if measured else "",
+            why and why + escape(verdict["explanation"]),
         )
     return found
 

@@ -154,7 +154,9 @@ def _merged(side_by_side: list[Blocks]) -> list[Blocks]:
         )
     return [
         Blocks(
-            *(np.add.reduceat(values, starts) for values in (blocks.seconds, blocks.counts, blocks.totals_seconds)),
+            np.add.reduceat(blocks.seconds, starts),
+            np.add.reduceat(blocks.counts, starts),
+            np.add.reduceat(blocks.totals_seconds, starts),
             blocks.bounds_seconds,
             np.add.reduceat(blocks.buckets, starts, axis=0),
         )

@@ -21,7 +21,7 @@ from rrrserve.claims.prometheus import Prometheus, duration_seconds
 from rrrserve.claims.reasons import UndecidableError
 from rrrserve.claims.scrape import Scraper, check_url, watch
 from rrrserve.claims.spans import SpanEvidence, Turn
-from rrrserve.claims.verdicts import UNDECIDED, Verdict, undecided
+from rrrserve.claims.verdicts import UNDECIDED, Verdict, agreed, shown, undecided
 from rrrserve.environment import describe
 
 FORMAT, KIND = 1, "rrr-verdicts"
@@ -63,7 +63,7 @@ class Source:
     def to_json(self) -> dict[str, Any]:
         """For the document."""
         if self.bench is not None:
-            return {"kind": "bench", "path": str(self.bench)}
+            return {"kind": "bench", "path": shown(self.bench)}
         how = {"seconds": self.seconds, "drive": self.drive, "concurrency": self.concurrency} if self.scrape else {}
         if self.prometheus is not None:
             return {
@@ -75,7 +75,7 @@ class Source:
             }
         if self.scrape:
             return {"kind": "scrape", "url": ", ".join(self.scrape), **how}
-        return {"kind": "artifacts", "path": str(self.repository)}
+        return {"kind": "artifacts", "path": shown(self.repository)}
 
     def check(self, claims: Sequence[AnyClaim]) -> None:
         """Check that the options fit together and are enough.
@@ -131,7 +131,7 @@ async def verify(claims: Claims, source: Source, report: Callable[[float, str], 
     return {
         "format": FORMAT,
         "kind": KIND,
-        "claims": {"path": str(claims.path), "sha256": claims.sha256},
+        "claims": {"path": shown(claims.path), "sha256": claims.sha256},
         "confidence": claims.confidence,
         "started": started,
         "source": source.to_json(),
@@ -202,10 +202,13 @@ async def _driven(
             allow_resets=source.allow_resets,
             saturated=True,
         )
+        remembered = None
         if prometheus is not None:
-            evidence = await _asked(prometheus, models, driven.started, evidence, last=last)
+            remembered = await _asked(prometheus, models, driven.started, evidence, last=last)
         for name, claim in list(open_claims.items()):
             found[name] = evaluate(claim, evidence, alpha * alpha_share)
+            if remembered is not None:
+                found[name] = agreed(evaluate(claim, remembered, alpha * alpha_share), found[name])
             if found[name].verdict != UNDECIDED:
                 del open_claims[name]
         report(time.time() - driven.started, f"{len(found) - len(open_claims)} of {len(claims)} decided")

@@ -141,15 +141,16 @@ def _serve(
     from rrrbuild.repository_document import Repository, read_repository
     from rrrserve.catalogue import default_model
     from rrrserve.claims.travelling import served_claims
+    from rrrserve.serve_options import ServeOptions
     from rrrserve.settings import Settings, check_address
-    from rrrserve.supervisor import ServeOptions, Supervisor
+    from rrrserve.supervisor import Supervisor
 
     Settings.from_environment(os.environ)  # the workers read them again: a mistake is told here, in one line
     if triton_url is not None:
         check_address(triton_url, "--triton-url")
     repository: Repository = read_repository(path)
     chosen = default_model(repository, default)
-    options = ServeOptions(triton_url, chosen.name, workers, start_timeout, grace, drain, restarts, tls)
+    options = ServeOptions(triton_url, default, workers, start_timeout, grace, drain, restarts, tls)
     own = "" if triton_url else "Triton and "
     say: Callable[[str], None] = logs.tell if in_json else messages.print
     say(f"starting {own}{workers} HTTP worker{'s' * (workers > 1)} for {path}")

@@ -1,0 +1,95 @@
+"""`rrr reload`: a running service takes what its repository holds now, or goes on with what it has."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rrrnet.errors import CheckFailedError, UsageError
+from rrrserve import output
+
+if TYPE_CHECKING:
+    from rrrserve.running_services import Reload, RunningService
+
+_POLL_SECONDS = 0.1
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(reload)
+
+
+def reload(
+    repository: Annotated[
+        Path | None, typer.Argument(help="the repository that the service was started with", show_default="any")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="where the service listens", show_default="any")] = None,
+    pid: Annotated[int | None, typer.Option(help="process of rrr serve", show_default="any")] = None,
+    timeout: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="how long to wait for the outcome")] = 300.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Let a service of this machine and user switch to what its repository holds now, without losing a request.
+
+    The new version is checked and must answer before it is used; else the old one stays, and the exit code is 1.
+    """
+    from rrrserve.running_services import running_services
+
+    service = _chosen(running_services(), repository, url, pid)
+    done = _reloaded(service, timeout)
+    if as_json:
+        output.print_json(vars(done))
+    if done.outcome == "refused":
+        raise CheckFailedError(f"the reload was refused: {done.message}")
+    if not as_json:
+        output.console.print(
+            f"{done.outcome}: {done.message} ({done.seconds:.1f} s)", markup=False, highlight=False, soft_wrap=True
+        )
+
+
+def _chosen(
+    services: "list[RunningService]", repository: Path | None, url: str | None, pid: int | None
+) -> "RunningService":
+    """The one service that was meant.
+
+    Raises:
+        UsageError: there is none, or more than one; lists them.
+    """
+    meant = [
+        service
+        for service in services
+        if (repository is None or service.repository == str(repository.absolute()))
+        and (url is None or service.url == url.rstrip("/"))
+        and (pid is None or service.pid == pid)
+    ]
+    if len(meant) == 1:
+        return meant[0]
+    listed = "; ".join(f"{service.url}, pid {service.pid}, {service.repository}" for service in meant or services)
+    if not services:
+        raise UsageError("no rrr serve of this user is ready on this machine (or it has another TMPDIR)")
+    if not meant:
+        raise UsageError(f"no such service is ready here; those that are: {listed}")
+    raise UsageError(f"{len(meant)} services are meant: choose one with --url or --pid: {listed}")
+
+
+def _reloaded(service: "RunningService", timeout: float) -> "Reload":
+    """Ask for a reload, and wait until one has ended that began after that.
+
+    Raises:
+        CheckFailedError: the service ended, or did not finish in time.
+    """
+    from rrrserve.running_services import RUNNING, last_reload, running_services
+
+    before = last_reload(Path(service.folder)).number
+    deadline = time.monotonic() + timeout
+    os.kill(service.pid, signal.SIGHUP)
+    while time.monotonic() < deadline:
+        last = last_reload(Path(service.folder))
+        if last.number > before and last.outcome != RUNNING:
+            return last
+        if service not in running_services():
+            raise CheckFailedError(f"the service at {service.url} ended during the reload; its log tells why")
+        time.sleep(_POLL_SECONDS)
+    raise CheckFailedError(f"no outcome after {timeout:.0f} s: look at the log of the service, or raise --timeout")

@@ -1,0 +1,154 @@
+"""`rrr reload` with real processes: a good version takes over, a bad one does not, and no request is lost or mixed."""
+
+import asyncio
+import json
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from rrrbench.chaos_service import KINDS
+from rrrbench.checking_client import RIGHT, essence
+from rrrbench.damage import DAMAGES, damaged
+from rrrbench.versioned_client import VersionedClients, distinct
+from rrrbuild.repository import write_repository
+from rrrbuild.repository_document import read_repository
+from rrrnet.errors import UsageError
+from rrrserve import scratch
+from rrrserve.commands.reload import _chosen
+from rrrserve.running_services import RunningService
+
+RRR = Path(sys.executable).parent / "rrr"
+Start = Callable[..., Any]
+Png = Callable[[int], bytes]
+
+
+@pytest.fixture(scope="session")
+def swapped(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same models under each other's names."""
+    out = tmp_path_factory.mktemp("swapped") / "repository"
+    engines = [repository / "single" / "1", repository / "tiny" / "1"]
+    write_repository(engines, out, backends=frozenset({"python"}), names=["tiny", "single"])
+    return out
+
+
+def rrr_reload(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(RRR), "reload", *arguments], capture_output=True, text=True, timeout=120)
+
+
+def put(source: Path, target: Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target)
+
+
+def answers(url: str, bodies: list[bytes]) -> list[dict[str, float]]:
+    return [essence(ask(url, "/v1/predict", content=body).json()) for body in bodies]
+
+
+def ask(url: str, path: str, **arguments: Any) -> httpx.Response:
+    method = "POST" if arguments else "GET"
+    return httpx.request(method, f"{url}{path}", timeout=30, trust_env=False, **arguments)
+
+
+def wait_until_ready(url: str, gone: set[int], served: Any) -> None:
+    """Until other processes have taken the place of those, and the service is ready."""
+    end = time.monotonic() + 60
+    while True:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+        try:
+            ready = ask(url, "/readyz").status_code == 200
+        except httpx.TransportError:
+            continue
+        if ready and not gone & {child.pid for child in served.children()}:
+            return
+
+
+def test_under_load_good_versions_take_over_and_bad_ones_do_not_and_nobody_notices(
+    start_service: Start, repository: Path, swapped: Path, tmp_path: Path, png: Png
+) -> None:
+    live, bodies = tmp_path / "live", [png(seed) for seed in range(4)]
+    before_all = scratch.owned_folders(Path(tempfile.gettempdir()))
+    put(repository, live)
+    served = start_service(str(live), "--port", "0", "--workers", "2")
+    first, second = (read_repository(path).short_digest for path in (repository, swapped))
+    goldens = {first: answers(served.url, bodies)}
+    assert ask(served.url, "/v1/models").json()["repository"] == first
+    put(swapped, live)
+    assert rrr_reload(str(live)).returncode == 0
+    goldens[second] = answers(served.url, bodies)
+    assert distinct(goldens)
+    clients = VersionedClients(f"{served.url}/v1/predict", bodies, goldens, deadline_seconds=5.0)
+    outcomes = []
+
+    async def reload(*arguments: str) -> None:
+        done = await asyncio.to_thread(rrr_reload, "--pid", str(served.process.pid), *arguments)
+        outcomes.append((done.returncode, done.stderr, done.stdout))
+
+    async def main() -> None:
+        running = asyncio.create_task(clients.run(4))
+        for name in ("one bit flipped", "code that fails"):
+            shutil.rmtree(live)
+            damaged(repository, live, name, random.Random(5))
+            await reload()
+        put(repository, live)
+        await reload("--json")
+        await reload()
+        clients.stop()
+        await running
+
+    asyncio.run(main())
+    assert clients.tally.counts() == {RIGHT: len(clients.tally.endings)}, clients.tally.counts()
+    assert set(clients.answered_by) == {first, second}
+    assert [code for code, _, _ in outcomes] == [1, 1, 0, 0]
+    for (_, message, _), name in zip(outcomes, ("one bit flipped", "code that fails"), strict=False):
+        assert re.search(DAMAGES[name][1], message), message
+        assert f"{second} is still served" in message
+        assert message.count("\n") == 1
+    assert json.loads(outcomes[2][2])["outcome"] == "switched"
+    assert outcomes[3][2].startswith("unchanged: ")
+    metrics = ask(served.url, "/metrics").text
+    for outcome, count in (("switched", 2), ("refused", 2), ("unchanged", 1)):
+        assert f'rrr_reloads_total{{outcome="{outcome}"}} {count}.0' in metrics
+    assert f'rrr_repository_info{{repository="{first}"}} 1.0' in metrics
+    tritons = [child for child in served.children() if KINDS["tritonserver"] in " ".join(child.cmdline())]
+    assert len(tritons) == 1, "the one before has ended"
+
+    shutil.rmtree(live)  # what is served outlives its folder, even where its parts are started again
+    for child in served.children():
+        if child == tritons[0] or KINDS["worker"] in " ".join(child.cmdline()):
+            child.kill()
+    wait_until_ready(served.url, {child.pid for child in tritons}, served)
+    assert answers(served.url, bodies) == goldens[first]
+    done = rrr_reload("--url", served.url)
+    assert done.returncode == 1
+    assert f"{live} does not exist" in done.stderr
+    served.process.send_signal(signal.SIGHUP)  # refused likewise, and nobody waits for it
+    assert served.stop() == 0
+    assert scratch.owned_folders(Path(tempfile.gettempdir())) == before_all
+
+
+def test_a_service_must_be_named_where_there_are_several() -> None:
+    services = [
+        RunningService(pid, 0.0, f"http://127.0.0.1:{port}", repository, "/nowhere")
+        for pid, port, repository in ((10, 3000, "/a"), (11, 3001, "/b"), (12, 3002, "/b"))
+    ]
+    assert _chosen(services, Path("/a"), None, None).pid == 10
+    assert _chosen(services, None, "http://127.0.0.1:3001/", None).pid == 11
+    assert _chosen(services, Path("/b"), None, 12).pid == 12
+    with pytest.raises(UsageError, match=r"2 services are meant: choose one with --url or --pid: .*3001.*3002"):
+        _chosen(services, Path("/b"), None, None)
+    with pytest.raises(UsageError, match=r"no such service is ready here; those that are: .*pid 10"):
+        _chosen(services, Path("/c"), None, None)
+    with pytest.raises(UsageError, match="no rrr serve of this user is ready"):
+        _chosen([], None, None, None)
