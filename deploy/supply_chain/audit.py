@@ -7,6 +7,7 @@ question could not be asked, which proves nothing.
 """
 
 import argparse
+import datetime as dt
 import json
 import subprocess
 import sys
@@ -14,7 +15,6 @@ import tempfile
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,8 @@ class Accepted:
     id: str
     package: str
     reason: str
-    date: date
-    review_by: date
+    date: dt.date
+    review_by: dt.date
     contained_by: str
 
 
@@ -71,7 +71,7 @@ def findings(report: dict[str, Any]) -> list[Finding]:
     ]
 
 
-def judge(found: Iterable[Finding], allowed: list[Accepted], today: date) -> list[str]:
+def judge(found: Iterable[Finding], allowed: list[Accepted], today: dt.date) -> list[str]:
     """One line for each thing that must be seen to; none if all is well."""
     known = {(item.package.lower(), item.id) for item in allowed}
     lines = []
@@ -151,7 +151,7 @@ def main() -> None:
     else:
         print("audit: no advisory service could be asked, so nothing is known about the locked packages")
         sys.exit(2)
-    lines = judge(found, allowed, datetime.now(UTC).date())
+    lines = judge(found, allowed, dt.datetime.now(dt.UTC).date())
     print("\n".join(lines) or f"{number} entries of {', '.join(AUDITED)}, asked of {service}: nothing new")
     sys.exit(1 if lines else 0)
 

@@ -244,7 +244,7 @@ class Routes:
 
     async def docs(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """OpenAPI 3."""
-        return Reply(to_json(document(self._backend().settings)))
+        return Reply(to_json(document(self._backend().settings, needs_token=self.access.needs_token)))
 
 
 def _query(exchange: Exchange) -> list[tuple[str, str]]:

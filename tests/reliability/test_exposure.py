@@ -209,6 +209,12 @@ def test_only_the_two_probes_need_no_token(exposed: Exposed) -> None:
     assert {path: exposed.ask(path, token=None).status_code for path in paths} == dict.fromkeys(paths, 401)
     assert [exposed.ask(path, token=None).status_code for path in ("/livez", "/readyz")] == [200, 200]
     assert exposed.ask("/metrics").status_code == 200
+    described = exposed.ask("/docs.json").json()
+    assert described["security"] == [{"token": []}]
+    assert [path for path, item in described["paths"].items() if item.get("get", {}).get("security") == []] == [
+        "/livez",
+        "/readyz",
+    ]
     assert 'rrr_requests_rejected_total{reason="unauthorized"}' in exposed.ask("/metrics").text
 
 
