@@ -3,6 +3,7 @@
 from typing import Any
 
 from rrrnet import __version__
+from rrrserve.access import OPEN_ROUTES
 from rrrserve.errors import ERRORS
 from rrrserve.requests import DEFAULT_TOP_K
 from rrrserve.settings import Settings
@@ -131,8 +132,13 @@ _PAGES = {
 }
 
 
-def document(settings: Settings) -> dict[str, Any]:
-    """The OpenAPI document for these settings."""
+def document(settings: Settings, *, needs_token: bool) -> dict[str, Any]:
+    """The OpenAPI document.
+
+    Args:
+        settings: hold the limits that it names.
+        needs_token: whether requests must carry a bearer token.
+    """
     paths: dict[str, Any] = {}
     for base, named in (("/v1", False), ("/v1/models/{name}", True)):
         for batch in (False, True):
@@ -145,11 +151,15 @@ def document(settings: Settings) -> dict[str, Any]:
             schema = {"$ref": "#/components/schemas/Models"}
         content = {content_type: {"schema": schema}}
         paths[path] = {"get": {"summary": summary, "responses": {"200": {"description": summary, "content": content}}}}
+        if path in OPEN_ROUTES:
+            paths[path]["get"]["security"] = []
     return {
         "openapi": "3.0.3",
         "info": {"title": "RRR-Net image classification", "version": __version__},
         "paths": paths,
+        "security": [{"token": []}] if needs_token else [],
         "components": {
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
             "schemas": {
                 "Probability": _PROBABILITY,
                 "Answer": {
@@ -177,7 +187,7 @@ def document(settings: Settings) -> dict[str, Any]:
                 "Claim": _CLAIM,
                 "Models": _MODELS,
                 "Error": _ERROR,
-            }
+            },
         },
     }
 

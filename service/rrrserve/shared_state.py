@@ -89,6 +89,13 @@ class SharedState:
         path = environ.get(PATH_VARIABLE)
         return cls.attach(Path(path), models, int(environ[SLOT_VARIABLE])) if path else cls.in_process(models)
 
+    @classmethod
+    def of_service(cls, environ: Mapping[str, str]) -> "SharedState":
+        """The service's page alone, for a worker that has yet to find out which version is served."""
+        nothing = memoryview(bytearray(version_size_bytes(0, 0))).cast("q")
+        path = Path(environ[PATH_VARIABLE])
+        return cls(_mapped(path), nothing, (), int(environ[SLOT_VARIABLE]), path)
+
     def new_version(self, number: int, models: Sequence[str]) -> "SharedState":
         """Make the page of another version; the view sees that one, and the same service."""
         page = _version_path(self._shared_path(), number)
@@ -121,6 +128,14 @@ class SharedState:
     def use_version(self, number: int) -> None:
         """Tell that this process answers from a version, and has nothing under way with another."""
         self._words[self._own + _VERSION_IN_USE] = number
+
+    def use_current_version(self) -> int:
+        """Begin with the version that is served, which cannot be taken away from now on; its number."""
+        while True:
+            number = self.version
+            self.use_version(number)
+            if self.version == number:  # else it was replaced before the supervisor could see that it is in use
+                return number
 
     def versions_in_use(self) -> set[int]:
         """The versions that running workers answer from."""

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ class Source:
         allow_resets: leave blocks out in which a counter was reset, rather than refuse.
         repository: for claims about artifacts.
         engines: likewise.
+        headers: sent to the services, not to Prometheus.
     """
 
     scrape: tuple[str, ...]
@@ -57,6 +58,7 @@ class Source:
     allow_resets: bool
     repository: Path
     engines: Path
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """For the document."""
@@ -145,8 +147,11 @@ async def _timed(
     if source.bench is not None:
         return _judged(claims, BenchEvidence(source.bench, source.concurrency), alpha)
     models = sorted({model for claim in claims for model in claim.models})
-    async with httpx.AsyncClient(trust_env=False, timeout=10) as client:
-        prometheus = None if source.prometheus is None else Prometheus(client, source.prometheus)
+    async with (
+        httpx.AsyncClient(trust_env=False, timeout=10, headers=source.headers) as client,
+        httpx.AsyncClient(trust_env=False, timeout=10) as other,
+    ):
+        prometheus = None if source.prometheus is None else Prometheus(other, source.prometheus)
         if prometheus is not None and not source.drive:
             end = time.time()
             spans = await prometheus.spans(models, end - duration_seconds(source.range_text), end)
