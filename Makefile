@@ -108,7 +108,7 @@ audit: $(AUDIT) ## Ask an advisory service about every locked package; requireme
 
 sbom: $(AUDIT) ## Write dist/sbom.cdx.json: what the serving environment holds, as CycloneDX.
 	@mkdir -p dist
-	$(AUDIT)/bin/cyclonedx-py requirements requirements/serving.lock --pyproject pyproject.toml --output-file dist/sbom.cdx.json
+	$(AUDIT)/bin/python -W ignore::UserWarning -m cyclonedx_py requirements requirements/serving.lock --pyproject pyproject.toml --output-file dist/sbom.cdx.json
 	echo dist/sbom.cdx.json
 
 # An environment of its own: what asks about packages is not mixed with them.
