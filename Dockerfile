@@ -5,18 +5,19 @@ ARG BASE_IMAGE=python:3.11-slim-bookworm
 FROM ${BASE_IMAGE} AS builder
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
-RUN python3 -m venv /opt/rrr
-# The dependencies before the sources, with empty packages in their place: a change of the sources then leaves this
-# layer, by far the largest, as it is.
-COPY pyproject.toml constraints.txt ./
-RUN touch README.md LICENSE && mkdir -p models/rrrnet build/rrrbuild service/rrrserve \
- && /opt/rrr/bin/pip install --constraint constraints.txt '.[openvino,onnxruntime,triton]'
-COPY README.md LICENSE ./
+# The dependencies before the sources: a change of the sources then leaves this layer, by far the largest, as it is.
+# Each file must have the digest that is in the lock, wherever it comes from, and none is built from sources.
+COPY requirements/build.lock requirements/serving.lock ./
+RUN python3 -m venv /opt/build && python3 -m venv /opt/rrr \
+ && /opt/build/bin/pip install --require-hashes --no-deps --only-binary :all: --requirement build.lock \
+ && /opt/rrr/bin/pip install --require-hashes --no-deps --only-binary :all: --requirement serving.lock
+COPY pyproject.toml README.md LICENSE ./
 COPY models models
 COPY build build
 COPY service service
-RUN /opt/rrr/bin/pip wheel --no-deps --wheel-dir /dist . \
- && /opt/rrr/bin/pip install --no-deps --force-reinstall /dist/*.whl
+RUN /opt/build/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir /dist . \
+ && /opt/rrr/bin/pip install --no-index --no-deps /dist/*.whl \
+ && /opt/rrr/bin/pip check
 
 FROM ${BASE_IMAGE} AS runtime
 COPY --from=builder /opt/rrr /opt/rrr

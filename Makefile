@@ -25,12 +25,13 @@ IMAGE := rrrnet-serving:$(VERSION)
 REPOSITORY := artifacts/repository/repository.json
 BIN := .venv/bin
 INSTALLED := .venv/installed
+AUDIT := .venv/audit
 
 # Of pip's output, the names of the packages; its warnings and errors are on standard error and pass untouched.
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NAMES := sed -u -n -E 's/^ *Collecting ([^ ]+).*/    \1/p; s/^Installing collected packages.*/    unpacking .../p'
 
-.PHONY: help setup prometheus demo observe verify test chaos fuzz overload lint browser format wheel bento image clean
+.PHONY: help setup prometheus demo observe verify test chaos fuzz overload lint browser format lock audit sbom wheel bento image clean
 
 help: ## List these targets.
 	@sed -n -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -98,6 +99,24 @@ browser: setup ## Look at rrr report's page in a real Chromium: apt install chro
 format: setup ## Put the sources in their format and mend what ruff can.
 	@$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+lock: setup ## Write requirements/*.lock anew, with the digest of each file: after pyproject.toml or constraints.txt changed.
+	@$(BIN)/python deploy/supply_chain/lock.py
+
+audit: $(AUDIT) ## Ask an advisory service about every locked package; requirements/advisories.toml lists what is accepted.
+	@$(BIN)/python deploy/supply_chain/audit.py --pip-audit $(AUDIT)/bin/pip-audit
+
+sbom: $(AUDIT) ## Write dist/sbom.cdx.json: what the serving environment holds, as CycloneDX.
+	@mkdir -p dist
+	$(AUDIT)/bin/python -W ignore::UserWarning -m cyclonedx_py requirements requirements/serving.lock --pyproject pyproject.toml --output-file dist/sbom.cdx.json
+	echo dist/sbom.cdx.json
+
+# An environment of its own: what asks about packages is not mixed with them.
+$(AUDIT): requirements/audit.lock | setup
+	@rm -rf $@
+	$(BIN)/python -m venv $@
+	$@/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes --no-deps --requirement requirements/audit.lock
+	touch $@
 
 wheel: setup ## Build dist/*.whl.
 	@$(PIP) wheel --quiet --no-deps --wheel-dir dist .

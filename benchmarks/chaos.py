@@ -27,8 +27,8 @@ import httpx
 import psutil
 
 from rrrbench import contenders
-from rrrbench.chaos_service import KINDS, Service, port_is_free
-from rrrbench.checking_client import HUNG, LOST, RIGHT, UNREACHABLE, WRONG, Clients, Tally
+from rrrbench.chaos_service import KINDS, Service
+from rrrbench.checking_client import HUNG, LOST, RIGHT, UNREACHABLE, WRONG, Clients, Tally, difference
 from rrrbench.environment import RESULTS, ResultFile
 from rrrbench.names import ENSEMBLE
 from rrrbench.networks import CACHE, Networks
@@ -204,14 +204,17 @@ class Chaos:
         """Kill the parent under load; then start a new one at the same port at once."""
         for index in self._runs(self.options.parents):
             with self.service() as service:
+                before = service.golden("top_k=4", self.bodies)
                 tally, gone = asyncio.run(self.under_load(service, 8, self._orphaned))
-                binds = port_is_free(service.port)
+                left = service.left_behind([])
                 port = service.port
             with self.service(port=port) as again:
-                golden = again.golden("top_k=4", self.bodies)
-            case = {"children_gone_seconds": gone, "port_free": binds, "restart_seconds": again.start_seconds}
+                pairs = zip(before, again.golden("top_k=4", self.bodies), strict=True)
+                changed = [fault for pair in pairs if (fault := difference(*pair))]
+            case = {"children_gone_seconds": gone, "left_behind": left, "restart_seconds": again.start_seconds}
             self.check(f"parent {index}: children gone after {gone:.1f} s", gone <= GONE_SECONDS)
-            self.check(f"parent {index}: port not free", binds and len(golden) == len(self.bodies))
+            self.check(f"parent {index}: left behind {left}", not left)
+            self.check(f"parent {index}: other answers than before: {changed}", not changed)
             self.result.record("parent", {"run": index}, {**case, **self.judged(f"parent {index}", tally)})
             print(f"parent {index}: {case} {tally.counts()}", flush=True)
 
@@ -266,7 +269,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--freezes", type=int, default=2, help="of each kind")
     parser.add_argument("--parents", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1, help="HTTP workers of the service that is harmed")
-    parser.add_argument("--deadline", type=float, default=2.0, metavar="SECONDS", help="of each request")
+    parser.add_argument("--deadline", type=float, default=5.0, metavar="SECONDS", help="of each request")
     parser.add_argument("--between", type=float, nargs=2, default=[1.0, 3.0], metavar="SECONDS", help="before a fault")
     parser.add_argument("--settle", type=float, default=10.5, metavar="SECONDS", help="without failure after a fault")
     parser.add_argument("--cache", type=Path, default=CACHE)

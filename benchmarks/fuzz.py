@@ -38,20 +38,20 @@ class Watch(threading.Thread):
     def __init__(self, service: Service) -> None:
         super().__init__(daemon=True)
         self._processes = service.children()
-        self._stop = threading.Event()
+        self._ended = threading.Event()
         self.idle_mb = self.peak_mb = self._memory_mb()
         self.ended = 0
 
     def run(self) -> None:
         """Sample until told to stop."""
-        while not self._stop.wait(_SAMPLE_SECONDS):
+        while not self._ended.wait(_SAMPLE_SECONDS):
             self.ended = sum(not process.is_running() for process in self._processes)
             if not self.ended:
                 self.peak_mb = max(self.peak_mb, self._memory_mb())
 
     def stop(self) -> None:
         """End the sampling."""
-        self._stop.set()
+        self._ended.set()
         self.join()
 
     def _memory_mb(self) -> float:
@@ -60,7 +60,14 @@ class Watch(threading.Thread):
 
 def schemathesis(url: str, seed: int, examples: int) -> tuple[int, str]:
     """Requests made from the OpenAPI document; exit code and output."""
-    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/docs.json", "--checks", _CHECKS]
+    command = [
+        sys.executable,
+        "-m",
+        "schemathesis.cli",
+        "--config-file",
+        str(ROOT / "benchmarks" / "schemathesis.toml"),
+    ]
+    command += ["run", f"{url}/docs.json", "--checks", _CHECKS]
     command += ["--max-examples", str(examples), "--seed", str(seed), "--workers", "1", "--no-color"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT / "artifacts")
     return done.returncode, done.stdout + done.stderr

@@ -21,7 +21,7 @@ SOURCES = sorted(path for package, root in PACKAGES.items() for path in (root / 
 HEAVY = {"torch", "onnx", "openvino", "onnxruntime", "tensorrt", "tensorrt_rtx", "kornia", "matplotlib"}
 TOP_LEVEL = {
     *("models", "service", "build", "tests", "bentofile.yaml", "Dockerfile"),  # fixed
-    *("benchmarks", "deploy", "docs", "README.md", "CHANGELOG.md", "LICENSE"),
+    *("benchmarks", "deploy", "docs", "requirements", "README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE"),
     *("Makefile", "pyproject.toml", "constraints.txt", ".gitignore", ".dockerignore", ".ci"),
 }
 
@@ -138,17 +138,37 @@ def test_a_module_has_at_most_400_lines(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 400
 
 
+# Calls that run what they are given, or trust what they should not, and imports whose every use does.
+FORBIDDEN_CALLS = {
+    *("eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load"),
+    *("tempfile.mktemp", "ssl._create_unverified_context", "subprocess.getoutput", "subprocess.getstatusoutput"),
+}
+FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "telnetlib", "ftplib"}
+# What a keyword may be, wherever it is given.
+SAFE_KEYWORDS = {"shell": "False", "allow_pickle": "False", "weights_only": "True"}
+
+
 @each(SOURCES)
 def test_nothing_runs_what_it_reads(path: Path) -> None:
-    for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "pickle":  # what torch.load raises
+            assert [alias.name for alias in node.names] == ["UnpicklingError"], name_of(path)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names = {node.module} if isinstance(node, ast.ImportFrom) else {alias.name for alias in node.names}
+            assert {str(name).partition(".")[0] for name in names} & FORBIDDEN_IMPORTS == set(), name_of(path)
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         function, keywords = ast.unparse(call.func), {item.arg: ast.unparse(item.value) for item in call.keywords}
         place = f"{name_of(path)}:{call.lineno}"
-        assert function not in {"eval", "exec", "os.system", "pickle.load", "pickle.loads", "yaml.load"}, place
-        assert keywords.get("shell", "False") == "False", place
+        assert function not in FORBIDDEN_CALLS, place
+        assert {
+            name: keywords[name] for name in SAFE_KEYWORDS.keys() & keywords.keys()
+        }.items() <= SAFE_KEYWORDS.items(), place
+        assert keywords.get("verify") != "False", place
         if function == "torch.load":
             assert keywords.get("weights_only") == "True", place
-        if function.endswith(("np.load", "numpy.load")):
-            assert keywords.get("allow_pickle", "False") == "False", place
+        if function.endswith((".tar.extractall", "tarfile.open")):
+            assert keywords.get("filter") == "'data'", place
 
 
 def test_no_file_names_a_place_outside_the_repository() -> None:

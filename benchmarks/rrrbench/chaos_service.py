@@ -5,7 +5,6 @@ import re
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,18 +86,23 @@ class Service:
 
     def left_behind(self, children: Sequence[psutil.Process]) -> list[str]:
         """What is still there after it has ended: processes, its port, shared memory, folders."""
-        _, alive = psutil.wait_procs(children, timeout=0.5)
-        found = [f"process {process.pid}" for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+        found = [f"process {process.pid}" for process in still_running(children, seconds=0.5)]
         if not port_is_free(self.port):
             found.append(f"port {self.port}")
-        places = (scratch.SHARED_MEMORY, Path(tempfile.gettempdir()))
-        return found + [str(path) for place in places for path in place.glob(f"rrr-serve-{self.process.pid}-*")]
+        prefix = scratch.prefix(self.process.pid)
+        return found + [str(path) for place in scratch.places() for path in place.glob(f"{prefix}*")]
 
     def kill(self) -> None:
         """End it by force, if it still runs."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+
+
+def still_running(processes: Sequence[psutil.Process], *, seconds: float) -> list[psutil.Process]:
+    """Those that still run after a while; one that only waits to be counted out by its parent does not."""
+    left = psutil.wait_procs(processes, timeout=seconds)[1]
+    return [process for process in left if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
 def port_is_free(port: int) -> bool:

@@ -24,6 +24,7 @@ import yaml
 
 from rrrnet.errors import CheckFailedError, RRRError, UsageError
 from rrrserve import die_with_parent, prometheus_install
+from rrrserve.access import client_headers, tokens_of
 from rrrserve.listener import listen
 
 HERE = Path(__file__).parent
@@ -48,7 +49,8 @@ def target_of(url: str) -> tuple[str, str]:
 def served_models(url: str) -> list[dict[str, Any]]:
     """The models of the service, none where it does not answer."""
     try:
-        answer = httpx.get(f"{url.rstrip('/')}/v1/models", timeout=5, trust_env=False)
+        headers = client_headers(os.environ)
+        answer = httpx.get(f"{url.rstrip('/')}/v1/models", headers=headers, timeout=5, trust_env=False)
         models: list[dict[str, Any]] = answer.raise_for_status().json()["models"]
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
         return []
@@ -85,6 +87,10 @@ def write_configuration(folder: Path, url: str, *, interval: str, rules_text: st
     document["global"] = {"scrape_interval": interval, "evaluation_interval": interval}
     for job in document["scrape_configs"]:
         job |= {"scheme": scheme, "static_configs": [{"targets": [target]}]}
+        for token in tokens_of(os.environ)[:1]:
+            (folder / "token").touch(mode=0o600)
+            (folder / "token").write_text(token)
+            job["authorization"] = {"credentials_file": str(folder / "token")}
     document["rule_files"] = ["rules.yml", str(HERE / "alerts.yml")]
     (folder / "rules.yml").write_text(rules_text)
     path = folder / "prometheus.yml"

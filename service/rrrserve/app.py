@@ -22,6 +22,7 @@ from rrrbuild.repository_document import Repository, read_repository
 from rrrnet import __version__
 from rrrnet.errors import CheckFailedError
 from rrrserve import environment, metrics, worker_metrics
+from rrrserve.access import Access, tokens_of
 from rrrserve.admission import Admission, BodyMemory, default_in_flight
 from rrrserve.catalogue import backends_of, default_model
 from rrrserve.data_plane import DataPlane
@@ -30,10 +31,11 @@ from rrrserve.readiness import Readiness
 from rrrserve.restarts import DEFAULT_RESTARTS
 from rrrserve.routes import Backend, Routes
 from rrrserve.settings import Settings
-from rrrserve.shared_state import FIRST_VERSION, PATH_VARIABLE, SharedState
+from rrrserve.shared_state import FIRST_VERSION, PATH_VARIABLE, SLOT_VARIABLE, SharedState
 from rrrserve.triton_client import TritonError
 from rrrserve.triton_keeper import TritonKeeper, watch_for_ever
 from rrrserve.triton_link import TritonLink
+from rrrserve.triton_release import age_warning
 from rrrserve.triton_server import TritonServer
 from rrrserve.version import Version, read_version
 
@@ -67,6 +69,7 @@ class Service:
 
     def __init__(self) -> None:
         self._settings = Settings.from_environment(os.environ)
+        ROUTES.access = Access(tokens_of(os.environ))
         page = os.environ.get(PATH_VARIABLE)
         self._supervised_by = Path(page).parent if page else None
         self._repository = None if page else read_repository(self._settings.repository)
@@ -193,6 +196,9 @@ class Service:
                 await asyncio.sleep(0.2)
             else:
                 metrics.BUILD_INFO.labels(__version__, version, bentoml.__version__).set(1)
+                warning = age_warning(version)
+                if warning is not None and os.environ.get(SLOT_VARIABLE, "1") == "1":  # one worker tells
+                    log.warning("%s", warning)
                 return
 
 

@@ -1,13 +1,17 @@
-"""Start a child process that cannot outlive this one, and end it."""
+"""Start a child process that cannot outlive this one, nor can its own children; and end it."""
 
 import asyncio
+import atexit
 import contextlib
 import os
 import signal
 import sys
 from collections.abc import Mapping
+from functools import cache
 
-from rrrserve import die_with_parent
+from rrrserve import die_with_parent, guardian, scratch
+
+_watched: set[asyncio.Task[None]] = set()  # the event loop keeps only weak references to its tasks
 
 
 async def spawn(
@@ -25,7 +29,8 @@ async def spawn(
         nice: by how much its priority is lower than ours.
     """
     wrapper = [sys.executable, "-I", "-S", "-B", die_with_parent.__file__, str(os.getpid()), str(nice)]
-    return await asyncio.create_subprocess_exec(
+    _guard()
+    process = await asyncio.create_subprocess_exec(
         *wrapper,
         *command,
         stdin=asyncio.subprocess.DEVNULL,
@@ -34,6 +39,41 @@ async def spawn(
         env=environment,
         pass_fds=fds,
     )
+    _tell(f"+{process.pid}")
+
+    async def until_ended() -> None:
+        await process.wait()
+        _tell(f"-{process.pid}")
+
+    watching = asyncio.create_task(until_ended())
+    _watched.add(watching)
+    watching.add_done_callback(_watched.discard)
+    return process
+
+
+@cache
+def _guard() -> int:
+    """The pipe to this process's guardian, which is started with its first child."""
+    reading, writing = os.pipe()
+    command = [sys.executable, "-I", "-S", "-B", guardian.__file__, scratch.prefix(os.getpid())]
+    command += [str(folder) for folder in scratch.places()]
+    nowhere = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0) for fd in (1, 2)]
+    standard = [(os.POSIX_SPAWN_DUP2, reading, 0), *nowhere]
+    pid = os.posix_spawn(sys.executable, command, {}, file_actions=standard, setpgroup=0)
+    os.close(reading)
+
+    def dismiss() -> None:
+        os.close(writing)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+
+    atexit.register(dismiss)
+    return writing
+
+
+def _tell(line: str) -> None:
+    with contextlib.suppress(BrokenPipeError):  # it was killed: the kernel still kills the children themselves
+        os.write(_guard(), f"{line}\n".encode())
 
 
 async def terminate(process: asyncio.subprocess.Process, *, patience_seconds: float) -> None:
@@ -46,6 +86,7 @@ async def terminate(process: asyncio.subprocess.Process, *, patience_seconds: fl
             kill(process)
             await process.wait()
     kill(process)
+    _tell(f"-{process.pid}")
 
 
 def kill(process: asyncio.subprocess.Process) -> None:

@@ -10,6 +10,7 @@ import sys
 import typer
 
 from rrrnet.errors import FULL_DISK, ArtifactError, NoSpaceError, RRRError, UsageError
+from rrrserve.hardening import do_not_track
 
 # Each module of rrrserve.commands has `register(app)`; the order is the order of the help page: the way of the data.
 _COMMANDS = (
@@ -52,6 +53,7 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command line; return its exit code. No traceback reaches the user for an error of the expected kinds."""
+    do_not_track()
     try:
         ended = typer.main.get_command(make_app()).main(arguments, prog_name="rrr", standalone_mode=False)
     except SystemExit as done:

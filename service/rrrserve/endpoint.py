@@ -13,7 +13,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from rrrserve import metrics
+from rrrserve.access import Access
 from rrrserve.errors import APIError
+from rrrserve.logs import log_request
 from rrrserve.requests import Headers, headers_of, request_id
 
 log = logging.getLogger("rrrserve")
@@ -70,12 +72,16 @@ class Endpoint:
     Args:
         template: the route's path with its parameters unfilled; the metric label.
         handler: gives the reply or raises `APIError`.
+        access: who is answered; asked for each request.
         in_flight: whether the gauge of running predictions counts it.
     """
 
-    def __init__(self, template: str, handler: Handler, *, in_flight: bool = False) -> None:
+    def __init__(
+        self, template: str, handler: Handler, *, access: Callable[[], Access], in_flight: bool = False
+    ) -> None:
         self.template = template
         self._handler = handler
+        self._access = access
         self._in_flight = in_flight
         metrics.REQUEST_DURATION.labels(template, "", "client_error")  # what a path or method of no use here adds to
 
@@ -93,6 +99,13 @@ class Endpoint:
         outcome = "client_error" if reply is None else metrics.outcome_of(reply.status)
         elapsed = time.perf_counter() - exchange.started
         metrics.REQUEST_DURATION.labels(self.template, exchange.model, outcome).observe(elapsed)
+        log_request(
+            request_id=exchange.request_id,
+            route=self.template,
+            model=exchange.model,
+            status=0 if reply is None else reply.status,
+            seconds=elapsed,
+        )
         if reply is not None:
             headers = _raw_headers(reply, exchange.request_id)
             await send({"type": "http.response.start", "status": reply.status, "headers": headers})
@@ -104,6 +117,7 @@ class Endpoint:
         try:
             exchange.headers = headers_of(exchange.scope["headers"])
             exchange.request_id = request_id(exchange.headers)
+            self._access().check(self.template, exchange.headers)
             return await self._handler(exchange)
         except ClientDisconnect:
             return None

@@ -24,6 +24,7 @@ ERRORS: dict[str, ErrorKind] = {
     "bad_json": ErrorKind(400, "the body is not JSON, not UTF-8, or holds NaN or Infinity"),
     "bad_request": ErrorKind(400, "a field, parameter or header that is unknown or has a value that is not allowed"),
     "bad_http": ErrorKind(400, "the bytes are not a request of HTTP/1.1"),
+    "unauthorized": ErrorKind(401, "no bearer token, or a wrong one, where the service wants one"),
     "not_found": ErrorKind(404, "no such path"),
     "unknown_model": ErrorKind(404, "the repository holds no model of that name"),
     "method_not_allowed": ErrorKind(405, "the path exists, but not for this method; see the header Allow"),

@@ -1,6 +1,6 @@
 """A closed loop over HTTP that gives raw latencies; `rrr bench` is built from the same parts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +45,7 @@ async def closed_loop(
     requests: int | None = None,
     seconds: float | None = None,
     timeout_seconds: float = 30.0,
+    headers: Mapping[str, str] | None = None,
 ) -> Result:
     """Keep `concurrency` requests under way, each sent when the last was answered.
 
@@ -55,13 +56,14 @@ async def closed_loop(
         requests: how many to send in all, and
         seconds: for how long to begin new ones; at least one of both.
         timeout_seconds: a request without an answer by then counts as an error, and its connection is closed.
+        headers: sent with each request.
 
     Raises:
         UsageError: an address that is not plain HTTP, or neither limit is given.
     """
     if requests is None and seconds is None:
         raise UsageError("a load needs a limit: give a number of requests or of seconds")
-    client = HttpClient(url, bodies, timeout_seconds=timeout_seconds)
+    client = HttpClient(url, bodies, timeout_seconds=timeout_seconds, headers=headers)
     recorder = loops.Recorder()
     try:
         await loops.closed_loop(client, concurrency, recorder, requests=requests, seconds=seconds)

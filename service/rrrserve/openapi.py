@@ -3,6 +3,7 @@
 from typing import Any
 
 from rrrnet import __version__
+from rrrserve.access import OPEN_ROUTES
 from rrrserve.errors import ERRORS
 from rrrserve.requests import DEFAULT_TOP_K
 from rrrserve.settings import Settings
@@ -32,6 +33,7 @@ _ANSWER: dict[str, Any] = {
         "description": "each member's own label; only with ?members=true",
     },
 }
+_ANSWERED = ["predictions", "uncertainty"]
 _ENVELOPE: dict[str, Any] = {
     "request_id": {"type": "string"},
     "model": {
@@ -83,6 +85,7 @@ _MODELS = {
 }
 _ERROR = {
     "type": "object",
+    "required": ["error"],
     "properties": {
         "error": {
             "type": "object",
@@ -129,8 +132,13 @@ _PAGES = {
 }
 
 
-def document(settings: Settings) -> dict[str, Any]:
-    """The OpenAPI document for these settings."""
+def document(settings: Settings, *, needs_token: bool) -> dict[str, Any]:
+    """The OpenAPI document.
+
+    Args:
+        settings: hold the limits that it names.
+        needs_token: whether requests must carry a bearer token.
+    """
     paths: dict[str, Any] = {}
     for base, named in (("/v1", False), ("/v1/models/{name}", True)):
         for batch in (False, True):
@@ -143,16 +151,25 @@ def document(settings: Settings) -> dict[str, Any]:
             schema = {"$ref": "#/components/schemas/Models"}
         content = {content_type: {"schema": schema}}
         paths[path] = {"get": {"summary": summary, "responses": {"200": {"description": summary, "content": content}}}}
+        if path in OPEN_ROUTES:
+            paths[path]["get"]["security"] = []
     return {
         "openapi": "3.0.3",
         "info": {"title": "RRR-Net image classification", "version": __version__},
         "paths": paths,
+        "security": [{"token": []}] if needs_token else [],
         "components": {
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
             "schemas": {
                 "Probability": _PROBABILITY,
-                "Answer": {"type": "object", "properties": {**_ENVELOPE, **_ANSWER}},
+                "Answer": {
+                    "type": "object",
+                    "required": ["request_id", "model", "timing_ms", *_ANSWERED],
+                    "properties": {**_ENVELOPE, **_ANSWER},
+                },
                 "BatchAnswer": {
                     "type": "object",
+                    "required": ["request_id", "model", "timing_ms", "results"],
                     "properties": {
                         **_ENVELOPE,
                         "results": {
@@ -160,7 +177,7 @@ def document(settings: Settings) -> dict[str, Any]:
                             "description": "an answer or an error for each image, in the order of the request",
                             "items": {
                                 "oneOf": [
-                                    {"type": "object", "properties": _ANSWER},
+                                    {"type": "object", "required": _ANSWERED, "properties": _ANSWER},
                                     {"$ref": "#/components/schemas/Error"},
                                 ]
                             },
@@ -170,7 +187,7 @@ def document(settings: Settings) -> dict[str, Any]:
                 "Claim": _CLAIM,
                 "Models": _MODELS,
                 "Error": _ERROR,
-            }
+            },
         },
     }
 

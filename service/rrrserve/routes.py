@@ -1,6 +1,7 @@
 """The HTTP routes and what each answers, from a `Backend` that is there once the service has started."""
 
 import asyncio
+import functools
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from starlette.routing import Route, Router
 
 from rrrbuild.repository_document import Repository, ServedModel
 from rrrserve import metrics
+from rrrserve.access import Access
 from rrrserve.admission import Admission, BodyMemory
 from rrrserve.claims.travelling import served_claims
 from rrrserve.data_plane import DataPlane, Timing
@@ -45,10 +47,11 @@ class Backend:
 
 
 class Routes:
-    """The handlers. The application exists before the service starts, so the backend is set later."""
+    """The handlers. The application exists before the service starts, so backend and tokens are set later."""
 
     def __init__(self) -> None:
         self.backend: Backend | None = None
+        self.access = Access()
 
     def open(self, backend: Backend) -> None:
         """Answer from this backend from now on."""
@@ -78,17 +81,18 @@ class Routes:
             "/metrics/triton": self.triton_metrics,
             "/docs.json": self.docs,
         }
+        endpoint = functools.partial(Endpoint, access=lambda: self.access)
         routes = []
         for template in PREDICTION_ROUTES:
             predict = self.predict_batch if template.endswith("_batch") else self.predict
             path = template.replace("{name}", "{name:path}")  # any name at all: what is none of ours is unknown_model
             # PUT as well as POST: it is what `curl -T cat.jpg` sends.
-            routes.append(Route(path, Endpoint(template, predict, in_flight=True), methods=["POST", "PUT"]))
-            routes.append(Route(path, Endpoint(template, _only("POST, PUT"))))
+            routes.append(Route(path, endpoint(template, predict, in_flight=True), methods=["POST", "PUT"]))
+            routes.append(Route(path, endpoint(template, _only("POST, PUT"))))
         for path, handler in pages.items():
-            routes.append(Route(path, Endpoint(path, handler), methods=["GET"]))
-            routes.append(Route(path, Endpoint(path, _only("GET, HEAD"))))
-        return Router(routes, redirect_slashes=False, default=Endpoint(metrics.UNMATCHED, _not_found))
+            routes.append(Route(path, endpoint(path, handler), methods=["GET"]))
+            routes.append(Route(path, endpoint(path, _only("GET, HEAD"))))
+        return Router(routes, redirect_slashes=False, default=endpoint(metrics.UNMATCHED, _not_found))
 
     async def predict(self, exchange: Exchange) -> Reply:
         """One image, one answer."""
@@ -240,7 +244,7 @@ class Routes:
 
     async def docs(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """OpenAPI 3."""
-        return Reply(to_json(document(self._backend().settings)))
+        return Reply(to_json(document(self._backend().settings, needs_token=self.access.needs_token)))
 
 
 def _query(exchange: Exchange) -> list[tuple[str, str]]:

@@ -21,7 +21,17 @@ _NAME = re.compile(rf"{_PREFIX}-(\d+)-")
 def private_folder() -> Path:
     """A new folder that only this user can read. Shared memory of its owner begins with the folder's name too."""
     sweep()
-    return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}-{os.getpid()}-"))
+    return Path(tempfile.mkdtemp(prefix=prefix(os.getpid())))
+
+
+def prefix(pid: int) -> str:
+    """How the names of a process's folders and shared memory begin."""
+    return f"{_PREFIX}-{pid}-"
+
+
+def places() -> tuple[Path, Path]:
+    """Where private folders and shared memory lie."""
+    return Path(tempfile.gettempdir()), SHARED_MEMORY
 
 
 def owned_folders(place: Path) -> list[Path]:
@@ -44,7 +54,7 @@ def remove(folder: Path) -> None:
 
 def sweep() -> None:
     """Remove folders and shared memory whose owner no longer runs."""
-    for place in (Path(tempfile.gettempdir()), SHARED_MEMORY):
+    for place in places():
         for path in place.glob(f"{_PREFIX}-*"):
             owner = _NAME.match(path.name)
             if owner and not Path(f"/proc/{owner.group(1)}").exists():

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from rrrserve.restarts import DEFAULT_RESTARTS
+from rrrserve.tls import TlsFiles
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class ServeOptions:
         grace_seconds: how long requests in flight may take after SIGTERM.
         drain_seconds: how long requests are still taken after SIGTERM, while /readyz says that it is not ready.
         most_restarts: how often Triton, or a worker, is started again within two minutes.
+        tls: the HTTP port's certificate and key; None for plain HTTP.
     """
 
     triton_url: str | None = None
@@ -26,3 +28,4 @@ class ServeOptions:
     grace_seconds: int = 30
     drain_seconds: float = 1.0
     most_restarts: int = DEFAULT_RESTARTS
+    tls: TlsFiles | None = None

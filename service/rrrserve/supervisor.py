@@ -23,6 +23,7 @@ from rrrserve.running_services import announce
 from rrrserve.serve_options import ServeOptions
 from rrrserve.settings import Settings
 from rrrserve.shared_state import PATH_VARIABLE, Phase
+from rrrserve.tls import probe_context
 from rrrserve.triton_server import TritonServer
 from rrrserve.worker_pool import WorkerCommand, WorkerPool
 
@@ -55,7 +56,7 @@ class Supervisor:
         self._options = options
         self._source = repository.path
         self._listener = listener
-        self.url = url_of(listener)
+        self.url = url_of(listener, scheme="https" if options.tls else "http")
         self._folder = scratch.private_folder()
         longest = Settings.from_environment(os.environ).max_request_timeout_ms / 1000
         try:
@@ -144,10 +145,11 @@ class Supervisor:
     async def _until_ready(self) -> None:
         """Ask /readyz until it says yes."""
         last = "the HTTP worker does not answer"
+        verify = probe_context(self._options.tls) if self._options.tls else True
         try:
             async with (
                 asyncio.timeout(self._options.start_timeout_seconds),
-                httpx.AsyncClient(timeout=_PROBE_TIMEOUT_SECONDS, trust_env=False) as client,
+                httpx.AsyncClient(timeout=_PROBE_TIMEOUT_SECONDS, trust_env=False, verify=verify) as client,
             ):
                 while True:
                     try:

@@ -36,6 +36,10 @@ _LOWEST_PORT = 10_000
 _EPHEMERAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _NOISE = re.compile(r"[+|]|\S+ I ")  # tables, and remarks of level INFO
 _ADMIN = "shared-memory,model-repository,model-config,statistics,trace,logging"
+# Every gRPC service but health, metadata and inference asks for a header of this name, with a value made at each start.
+# Triton takes it from its command line only, which every user of the machine can read; so the name has a capital
+# letter, which HTTP/2 forbids: no client, and nobody needs one, can ever send it.
+_ADMIN_KEY = "Rrr-admin-key"
 
 
 class TritonServer:
@@ -96,7 +100,7 @@ class TritonServer:
             "--allow-grpc=true",
             "--grpc-address=127.0.0.1",
             f"--grpc-port={self._grpc_port}",
-            f"--grpc-restricted-protocol={_ADMIN}:rrr-admin-key={secrets.token_hex(16)}",
+            f"--grpc-restricted-protocol={_ADMIN}:{_ADMIN_KEY}={secrets.token_hex(16)}",
             "--allow-metrics=true",
             "--metrics-address=127.0.0.1",
             f"--metrics-port={self._metrics_port}",

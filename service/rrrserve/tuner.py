@@ -32,8 +32,11 @@ _GRACE_SECONDS = 5
 _PATIENCE_SECONDS = 30.0
 _POLL_SECONDS = 0.05
 _WARM_UP_SHARE = 0.25  # of the measured time, at each concurrency
-# These would lead the service away from the repository and the Triton under test.
-_OTHERS = ("RRR_REPOSITORY", "RRR_TRITON_URL", "RRR_TRITON_METRICS_URL", "RRR_DEFAULT_MODEL")
+# These would lead the service away from the repository and the Triton under test, or the measurement away from it.
+_OTHERS = (
+    *("RRR_REPOSITORY", "RRR_TRITON_URL", "RRR_TRITON_METRICS_URL", "RRR_DEFAULT_MODEL"),
+    *("RRR_TOKEN", "RRR_TOKEN_FILE", "RRR_TLS_CERT", "RRR_TLS_KEY", "RRR_LOG_FORMAT"),
+)
 
 
 @dataclass(frozen=True)

@@ -336,14 +336,16 @@ def resident_bytes(service: Any) -> int:
     )
 
 
-def test_bombs_are_refused_before_memory_is_spent(service: Any) -> None:
-    bombs = [row[1] for row in REFUSED if "bomb" in row[0] or "pixels" in row[0] or "objects" in row[0]]
+# In a body of 9 MB, what is kept of its pieces is some MB; its objects would take 250.
+@pytest.mark.parametrize(("word", "most"), [("bomb", 5), ("pixels", 5), ("objects", 40)])
+def test_bombs_are_refused_before_memory_is_spent(service: Any, word: str, most: int) -> None:
+    bombs = [row[1] for row in REFUSED if word in row[0]]
     for data in bombs:
         send(service.url, data)
     before = resident_bytes(service)
     for data in bombs * 3:
         assert send(service.url, data).status in (400, 413, 415, 422)
-    assert resident_bytes(service) - before < 5 * MIB
+    assert resident_bytes(service) - before < most * MIB
 
 
 def test_a_body_that_is_announced_too_large_is_refused_at_once(service: Any) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from rrrbench.chaos_service import KINDS
+from rrrbench.chaos_service import KINDS, port_is_free, still_running
 from rrrbench.checking_client import LOST, RIGHT, UNREACHABLE, Clients, Tally, essence
 from rrrbuild.repository_document import read_repository, write_document
 from rrrserve import scratch
@@ -91,6 +91,11 @@ def victim(served: Any, kind: str) -> psutil.Process:
     return next(process for process in served.children() if KINDS[kind] in " ".join(process.cmdline()))
 
 
+def left_behind(served: Any) -> list[Path]:
+    """Its folders and shared memory."""
+    return [path for place in scratch.places() for path in place.glob(f"{scratch.prefix(served.process.pid)}*")]
+
+
 def under_load(served: Any, png: Png, act: Callable[[], Awaitable[None]]) -> Tally:
     """What four clients saw while `act` ran."""
     bodies = [png(seed) for seed in range(4)]
@@ -144,8 +149,8 @@ def test_while_it_drains_it_is_unready_and_answers_and_then_nobody_is_cut_off(
     after = [ending for ending in tally.endings if ending.sent > moments[0]]
     assert sum(ending.kind == RIGHT for ending in after) > 4
     assert {ending.detail for ending in after if ending.kind == "503"} == {"shutting_down"}
-    assert psutil.wait_procs(children, timeout=1)[1] == []
-    assert list(scratch.SHARED_MEMORY.glob(f"rrr-serve-{served.process.pid}-*")) == []
+    assert still_running(children, seconds=1) == []
+    assert left_behind(served) == []
 
 
 def test_what_is_killed_or_frozen_is_replaced_under_load_and_no_answer_is_wrong(
@@ -180,6 +185,24 @@ def test_what_is_killed_or_frozen_is_replaced_under_load_and_no_answer_is_wrong(
     assert "HTTP worker 1 is started again now (try 1 of 5): it ended with exit code -9" in log
     assert len(list(scratch.SHARED_MEMORY.glob(f"rrr-serve-{served.process.pid}-*"))) == regions
     assert served.stop() == 0
+
+
+def test_killing_it_under_load_takes_the_children_and_theirs_along(
+    start_service: Start, repository: Path, png: Png
+) -> None:
+    served = start_service(str(repository), "--port", "0")
+    children = served.children()
+
+    async def kill() -> None:
+        await asyncio.sleep(0.5)
+        served.process.kill()
+        served.process.wait()
+
+    tally = under_load(served, png, kill)
+    assert set(tally.counts()) <= {RIGHT, LOST, UNREACHABLE}
+    assert still_running(children, seconds=10) == []
+    assert port_is_free(int(served.url.rpartition(":")[2]))
+    assert left_behind(served) == []
 
 
 def test_a_model_that_kills_its_process_is_tried_again_and_then_given_up(repository: Path, tmp_path: Path) -> None:

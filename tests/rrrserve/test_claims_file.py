@@ -7,6 +7,7 @@ import pytest
 from rrrnet.errors import ArtifactError
 from rrrserve.claims.claims_file import read_claims
 from rrrserve.claims.kinds import KINDS, Speedup, Throughput
+from rrrserve.claims.reasons import REASONS
 from rrrserve.cli import run
 
 ROOT = Path(__file__).parents[2]
@@ -126,6 +127,8 @@ def test_a_typo_ends_the_command_with_code_3_and_one_line(tmp_path: Path, capsys
 def test_the_readmes_claims_are_read_and_every_kind_is_documented() -> None:
     assert len(read_claims(ROOT / "benchmarks" / "claims.yaml").claims) >= 5
     page = (ROOT / "docs" / "claims.md").read_text()
+    for reason, meaning in REASONS.items():
+        assert f"| `{reason}` | {meaning} |" in page
     for name, kind in KINDS.items():
         assert f"`{name}`" in page
         for field in kind.model_fields:

@@ -230,3 +230,13 @@ def test_the_baseline_is_the_rules_own_else_the_largest_model_else_the_one_that_
     assert "SUCCESS" in promtool("check", "rules", str(tmp_path / "rules.yml"))
     with pytest.raises(UsageError, match="--baseline is 'nobody': the service has small, large"):
         rules([small, large], "nobody")
+
+
+def test_prometheus_is_given_the_token_in_a_private_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tokens").write_text("first-token-01234\nsecond-token-01234\n")
+    monkeypatch.setenv("RRR_TOKEN_FILE", str(tmp_path / "tokens"))
+    path = OBSERVE["write_configuration"](tmp_path, "http://127.0.0.1:1", interval="5s", rules_text="")
+    jobs = yaml.safe_load(path.read_text())["scrape_configs"]
+    assert [job["authorization"] for job in jobs] == [{"credentials_file": str(tmp_path / "token")}] * 2
+    assert (tmp_path / "token").read_text() == "first-token-01234"
+    assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600

@@ -91,15 +91,6 @@ def test_a_second_signal_ends_it_at_once(start_service: Start, repository: Path)
     assert wait_until_gone(children) == []
 
 
-def test_killing_it_takes_the_children_along(start_service: Start, repository: Path) -> None:
-    served = start_service(str(repository), "--port", "0")
-    children = served.children()
-    served.process.kill()
-    served.process.wait()
-    assert wait_until_gone(children) == []
-    assert port_is_free(served.url)
-
-
 def test_tritons_admin_interface_is_locked(start_service: Start, repository: Path) -> None:
     served = start_service(str(repository), "--port", "0")
     found = re.search(r"Triton at (127\.0\.0\.1:\d+)", served.log.read_text())

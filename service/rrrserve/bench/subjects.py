@@ -1,6 +1,6 @@
 """What is measured: a model at a level, and how to reach it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def http_subjects(url: str, models: Sequence[str], bodies: Sequence[bytes], opti
     """
     if options.batch != 1:
         raise UsageError(f"--batch is {options.batch}: over HTTP a request carries one image; use --triton or --engine")
-    listed = _listed(url)
+    listed = _listed(url, options.headers)
     for name in models:
         if name not in listed:
             raise UsageError(f"--model is {name!r}: {url} has {', '.join(listed) or 'no model'}")
@@ -120,19 +120,24 @@ def http_subjects(url: str, models: Sequence[str], bodies: Sequence[bytes], opti
     return [subject(name) for name in dict.fromkeys(models or listed)]
 
 
-def _listed(url: str) -> dict[str, dict[str, Any]]:
+def _listed(url: str, headers: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """The rows of /v1/models by name."""
     parts = urlsplit(url)
     if parts.scheme != "http" or not parts.hostname or parts.path.strip("/") or parts.query:
         raise UsageError(f"--url is {url!r}: expected http://HOST:PORT")
     try:
-        answer = httpx.get(f"{url.rstrip('/')}/v1/models", timeout=_ASK_TIMEOUT_SECONDS, trust_env=False)
+        answer = httpx.get(
+            f"{url.rstrip('/')}/v1/models", headers=headers, timeout=_ASK_TIMEOUT_SECONDS, trust_env=False
+        )
         return {row["name"]: row for row in answer.raise_for_status().json()["models"]}
     except httpx.TransportError as error:
         raise CheckFailedError(
             f"no answer from {url} ({error}): start the service with rrr serve, or name another --url"
         ) from error
-    except (httpx.InvalidURL, httpx.HTTPStatusError, ValueError, KeyError, TypeError) as error:
+    except httpx.HTTPStatusError as error:
+        advice = "--token-file FILE or RRR_TOKEN gives its token" if error.response.status_code == 401 else "is it one?"
+        raise CheckFailedError(f"{url}/v1/models answered HTTP {error.response.status_code}: {advice}") from error
+    except (httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
         raise CheckFailedError(f"{url}/v1/models gave no list of models: is this an rrr service?") from error
 
 

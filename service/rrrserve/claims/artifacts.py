@@ -12,7 +12,7 @@ from rrrserve.claims.intervals import Interval
 from rrrserve.claims.kinds import AccuracyDifference, Agreement, Size
 from rrrserve.claims.proportions import changed, difference, proportion
 from rrrserve.claims.reasons import UndecidableError
-from rrrserve.claims.verdicts import Verdict, judge, undecided, unit_of
+from rrrserve.claims.verdicts import Verdict, judge, shown, undecided, unit_of
 
 _REMEDY = "build with more images (rrr build --images)"
 _POINTS = 100.0
@@ -32,7 +32,7 @@ class Artifacts:
 
     def verdict(self, claim: Size | AccuracyDifference | Agreement, alpha: float) -> Verdict:
         """The verdict on a claim about artifacts; `alpha` is 1 - confidence."""
-        queries = (f"rrr verify --repository {self._path}",)
+        queries = (f"rrr verify --repository {shown(self._path)}",)
         try:
             if isinstance(claim, Size):
                 interval, samples, evidence = self._size(claim)

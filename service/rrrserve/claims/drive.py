@@ -39,6 +39,7 @@ class Subject(NamedTuple):
 
     url: str
     body: bytes
+    headers: Mapping[str, str]
 
 
 @dataclass
@@ -98,6 +99,7 @@ async def find_subjects(
         body: gives an encoded image for a model's image size.
     """
     served: dict[str, Subject] = {}
+    token = {name: value for name, value in client.headers.items() if name == "authorization"}
     down: list[str] = []
     for url in urls:
         try:
@@ -110,7 +112,7 @@ async def find_subjects(
             down.append(f"GET {url}/v1/models did not list models: is it an rrr service?")
         else:
             for name, size in listed.items():
-                served.setdefault(name, Subject(f"{url}/v1/models/{name}/predict", body(size)))
+                served.setdefault(name, Subject(f"{url}/v1/models/{name}/predict", body(size), token))
     missing = {}
     for model in models:
         if model not in served and down:
@@ -187,5 +189,10 @@ async def _warm_up(subject: Subject, turn: Turn, driven: Driven) -> int:
 
 async def _one_turn(subject: Subject, concurrency: int, requests: int) -> Result:
     return await closed_loop(
-        subject.url, [subject.body], concurrency, requests=requests, timeout_seconds=_TIMEOUT_SECONDS
+        subject.url,
+        [subject.body],
+        concurrency,
+        requests=requests,
+        timeout_seconds=_TIMEOUT_SECONDS,
+        headers=subject.headers,
     )

@@ -11,6 +11,7 @@ from functools import cached_property
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from rrrserve.claims.levels import LEVELS
 from rrrserve.claims.reasons import UndecidableError
 
 # Name of a sample, such as rrr_inference_duration_seconds_bucket, and its labels in the order of their names.
@@ -19,6 +20,7 @@ Series = tuple[str, tuple[tuple[str, str], ...]]
 # Label that tells the services apart whose metrics are read together; Prometheus gives its targets the same label.
 INSTANCE = "instance"
 PREFIXES = ("rrr_", "nv_inference_")
+_BUCKETS = tuple(level.bucket for level in LEVELS.values() if level.bucket)
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def parse(text: str, instance: str) -> dict[Series, float]:
     try:
         return {
             (_plain(sample.name), tuple(sorted({**sample.labels, INSTANCE: instance}.items()))): float(sample.value)
-            for metric in text_string_to_metric_families(text)
+            for metric in text_string_to_metric_families(_without_other_buckets(text))
             for sample in metric.samples
             if sample.name.startswith(PREFIXES)
         }
@@ -114,6 +116,12 @@ def increase(before: Reading, after: Reading, series: Series) -> float:
             "or leave such blocks out with --allow-resets",
         )
     return now - then
+
+
+def _without_other_buckets(text: str) -> str:
+    """Without the buckets that no claim reads: they are most of the text, and parsing all takes four times as long."""
+    lines = text.splitlines(keepends=True)
+    return "".join(line for line in lines if "_bucket{" not in line or line.startswith(_BUCKETS))
 
 
 def _plain(name: str) -> str:

@@ -19,6 +19,7 @@ REASONS: dict[str, str] = {
     "untrusted_metric": "undecided: the metric cannot be trusted for this statistic or model",
     "not_saturated": "undecided: the rate is below the bound, but nothing tells whether more was asked for",
     "not_verified": "undecided: the engine's manifest holds no such comparison",
+    "sources_disagree": "undecided: the interval from Prometheus and the one from our own scrapes exclude each other",
     "no_evidence": "undecided: this source holds no evidence for this kind of claim",
 }
 

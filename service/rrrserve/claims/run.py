@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from rrrserve.claims.prometheus import Prometheus, duration_seconds
 from rrrserve.claims.reasons import UndecidableError
 from rrrserve.claims.scrape import Scraper, check_url, watch
 from rrrserve.claims.spans import SpanEvidence, Turn
-from rrrserve.claims.verdicts import UNDECIDED, Verdict, undecided
+from rrrserve.claims.verdicts import UNDECIDED, Verdict, agreed, shown, undecided
 from rrrserve.environment import describe
 
 FORMAT, KIND = 1, "rrr-verdicts"
@@ -44,6 +44,7 @@ class Source:
         allow_resets: leave blocks out in which a counter was reset, rather than refuse.
         repository: for claims about artifacts.
         engines: likewise.
+        headers: sent to the services, not to Prometheus.
     """
 
     scrape: tuple[str, ...]
@@ -57,11 +58,12 @@ class Source:
     allow_resets: bool
     repository: Path
     engines: Path
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """For the document."""
         if self.bench is not None:
-            return {"kind": "bench", "path": str(self.bench)}
+            return {"kind": "bench", "path": shown(self.bench)}
         how = {"seconds": self.seconds, "drive": self.drive, "concurrency": self.concurrency} if self.scrape else {}
         if self.prometheus is not None:
             return {
@@ -73,7 +75,7 @@ class Source:
             }
         if self.scrape:
             return {"kind": "scrape", "url": ", ".join(self.scrape), **how}
-        return {"kind": "artifacts", "path": str(self.repository)}
+        return {"kind": "artifacts", "path": shown(self.repository)}
 
     def check(self, claims: Sequence[AnyClaim]) -> None:
         """Check that the options fit together and are enough.
@@ -129,7 +131,7 @@ async def verify(claims: Claims, source: Source, report: Callable[[float, str], 
     return {
         "format": FORMAT,
         "kind": KIND,
-        "claims": {"path": str(claims.path), "sha256": claims.sha256},
+        "claims": {"path": shown(claims.path), "sha256": claims.sha256},
         "confidence": claims.confidence,
         "started": started,
         "source": source.to_json(),
@@ -145,8 +147,11 @@ async def _timed(
     if source.bench is not None:
         return _judged(claims, BenchEvidence(source.bench, source.concurrency), alpha)
     models = sorted({model for claim in claims for model in claim.models})
-    async with httpx.AsyncClient(trust_env=False, timeout=10) as client:
-        prometheus = None if source.prometheus is None else Prometheus(client, source.prometheus)
+    async with (
+        httpx.AsyncClient(trust_env=False, timeout=10, headers=source.headers) as client,
+        httpx.AsyncClient(trust_env=False, timeout=10) as other,
+    ):
+        prometheus = None if source.prometheus is None else Prometheus(other, source.prometheus)
         if prometheus is not None and not source.drive:
             end = time.time()
             spans = await prometheus.spans(models, end - duration_seconds(source.range_text), end)
@@ -197,10 +202,13 @@ async def _driven(
             allow_resets=source.allow_resets,
             saturated=True,
         )
+        remembered = None
         if prometheus is not None:
-            evidence = await _asked(prometheus, models, driven.started, evidence, last=last)
+            remembered = await _asked(prometheus, models, driven.started, evidence, last=last)
         for name, claim in list(open_claims.items()):
             found[name] = evaluate(claim, evidence, alpha * alpha_share)
+            if remembered is not None:
+                found[name] = agreed(evaluate(claim, remembered, alpha * alpha_share), found[name])
             if found[name].verdict != UNDECIDED:
                 del open_claims[name]
         report(time.time() - driven.started, f"{len(found) - len(open_claims)} of {len(claims)} decided")

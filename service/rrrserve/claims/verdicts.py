@@ -1,6 +1,7 @@
 """Verdicts: pass if the whole interval satisfies the bound, fail if none of it does, else undecided."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from rrrserve.claims.intervals import Interval
@@ -92,6 +93,28 @@ def judge(interval: Interval, bound: Bound, unit: str, *, remedy: str) -> tuple[
 def undecided(claim: AnyClaim, error: UndecidableError, queries: tuple[str, ...] = ()) -> Verdict:
     """The verdict on a claim without an estimate."""
     return Verdict(claim, UNDECIDED, error.reason, str(error), samples=error.samples, queries=queries)
+
+
+def agreed(asked: Verdict, scraped: Verdict) -> Verdict:
+    """One verdict of two on the same claim and time: Prometheus's, if what was scraped says the same."""
+    one, two = asked.interval, scraped.interval
+    other: dict[str, Any] = {"verdict": scraped.verdict, "reason": scraped.reason}
+    if two is not None:
+        other |= {"estimate": two.value, "interval": [two.low, two.high]}
+    both = replace(asked, evidence={**asked.evidence, "scraped": other})
+    if one is not None and two is not None and not (one.low <= two.high and two.low <= one.high):
+        text = f"by Prometheus {asked.explanation}; but scraped {scraped.explanation}: the two exclude each other"
+        return replace(both, verdict=UNDECIDED, reason="sources_disagree", explanation=text)
+    if asked.verdict != UNDECIDED and asked.verdict != scraped.verdict:
+        text = f"by Prometheus {asked.explanation}; but scraped: {scraped.explanation}"
+        return replace(both, verdict=UNDECIDED, reason=scraped.reason, explanation=text)
+    return both
+
+
+def shown(path: Path) -> str:
+    """A path as a document holds it: relative where it lies below the present folder, to mean something elsewhere."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def figure(value: float) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,7 @@ from rich.markup import escape
 from rrrnet.errors import CheckFailedError, UsageError
 from rrrnet.files import check_writable, write_atomically
 from rrrserve import output
+from rrrserve.access import client_headers
 from rrrserve.settings import check_address
 
 if TYPE_CHECKING:
@@ -75,6 +77,9 @@ def bench(
     header: Annotated[
         list[str] | None, typer.Option(metavar="'NAME: VALUE'", help="A further HTTP header; may be repeated.")
     ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", envvar="RRR_TOKEN_FILE", help="The service's token (else RRR_TOKEN).")
+    ] = None,
     timeout: Annotated[
         float, typer.Option(min=0.001, max=3600, metavar="SECONDS", help="Without an answer a request has failed.")
     ] = 10.0,
@@ -110,7 +115,9 @@ def bench(
         p99_ms=p99_ms,
         arrivals=arrivals,
     )
-    options = Options(timeout, keep_alive, _headers(header or []), batch, threads)
+    options = Options(
+        timeout, keep_alive, client_headers(os.environ, token_file) | _headers(header or []), batch, threads
+    )
     bodies = _bodies(image or [], images, sizes, formats, seed)
     subjects = _subjects(url, triton, engine or [], model or [], bodies, options)
     _say_how_long(plan, len(subjects))

@@ -1,6 +1,7 @@
 """`rrr predict`: ask a running service what is on images; a table, or JSON lines."""
 
 import json
+import os
 import stat
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ import typer
 from rich.table import Table
 
 from rrrnet.errors import ArtifactError, CheckFailedError, UsageError
+from rrrserve.access import client_headers
 from rrrserve.output import console, messages
+from rrrserve.tls import client_trust
 
 if TYPE_CHECKING:
     import httpx
@@ -30,6 +33,13 @@ def register(app: typer.Typer) -> None:
         top_k: Annotated[int | None, typer.Option(min=1, help=f"labels for each image (else up to {_SHOWN})")] = None,
         members: Annotated[bool, typer.Option("--members", help="each member's own label as well")] = False,
         timeout: Annotated[float, typer.Option(min=0.001, metavar="SECONDS", help="deadline for each image")] = 10.0,
+        token_file: Annotated[
+            Path | None,
+            typer.Option(metavar="FILE", envvar="RRR_TOKEN_FILE", help="the token to send (else RRR_TOKEN)"),
+        ] = None,
+        ca: Annotated[
+            Path | None, typer.Option(metavar="FILE", help="PEM certificates to trust (else those of the machine)")
+        ] = None,
         as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
     ) -> None:
         """Classify images with a running service. Unusable files are reported; the others' answers still come."""
@@ -39,11 +49,17 @@ def register(app: typer.Typer) -> None:
         query: dict[str, str] = {"members": "true"} if members else {}
         if top_k is not None:
             query["top_k"] = str(top_k)
-        headers = {"X-Request-Timeout-Ms": str(max(1, int(timeout * 1000))), "Content-Type": "application/octet-stream"}
+        headers = client_headers(os.environ, token_file)
+        headers |= {
+            "X-Request-Timeout-Ms": str(max(1, int(timeout * 1000))),
+            "Content-Type": "application/octet-stream",
+        }
         failures = 0
         rows: list[tuple[str, dict[str, Any]]] = []
         try:
-            with httpx.Client(base_url=url, timeout=timeout + 5.0, trust_env=False, headers=headers) as client:
+            with httpx.Client(
+                base_url=url, timeout=timeout + 5.0, trust_env=False, headers=headers, verify=client_trust(ca)
+            ) as client:
                 for name in images:
                     try:
                         answer = _ask(client, path, query, name)
@@ -55,7 +71,7 @@ def register(app: typer.Typer) -> None:
                             sys.stdout.write(json.dumps({"file": name, **answer}, ensure_ascii=False) + "\n")
                         rows.append((name, answer))
         except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-            raise UsageError(f"--url is {url!r}: expected http://HOST:PORT") from error
+            raise UsageError(f"--url is {url!r}: expected http://HOST:PORT or https://HOST:PORT") from error
         except httpx.TransportError as error:
             raise CheckFailedError(
                 f"no answer from {url} ({error}): start the service with rrr serve, or name another --url"

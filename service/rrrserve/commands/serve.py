@@ -1,20 +1,24 @@
 """`rrr serve`: a repository behind HTTP, with its own Triton unless one is given."""
 
 import asyncio
-import logging
 import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
+from rrrserve import logs
 from rrrserve.output import messages
 from rrrserve.restarts import DEFAULT_RESTARTS
+
+if TYPE_CHECKING:
+    from rrrserve.tls import TlsFiles
 
 
 def register(app: typer.Typer) -> None:
@@ -68,6 +72,26 @@ def register(app: typer.Typer) -> None:
                 min=0, max=1000, metavar="N", help="how often in two minutes a part that dies is started again"
             ),
         ] = DEFAULT_RESTARTS,
+        token_file: Annotated[
+            Path | None,
+            typer.Option(
+                metavar="FILE",
+                envvar="RRR_TOKEN_FILE",
+                help="bearer tokens, one a line; clients must send one of them (else RRR_TOKEN holds one)",
+            ),
+        ] = None,
+        tls_cert: Annotated[
+            Path | None, typer.Option(metavar="FILE", envvar="RRR_TLS_CERT", help="PEM certificate chain: serve HTTPS")
+        ] = None,
+        tls_key: Annotated[
+            Path | None, typer.Option(metavar="FILE", envvar="RRR_TLS_KEY", help="PEM private key of --tls-cert")
+        ] = None,
+        log_format: Annotated[
+            str, typer.Option(metavar="text|json", envvar="RRR_LOG_FORMAT", help="one line an event, either way")
+        ] = "text",
+        access_log: Annotated[
+            bool, typer.Option("--access-log", envvar="RRR_ACCESS_LOG", help="log each request (never its content)")
+        ] = False,
     ) -> None:
         """Serve a repository over HTTP (BentoML in front of Triton); SIGTERM or Ctrl-C stops it cleanly."""
         if max_in_flight is not None:
@@ -75,9 +99,16 @@ def register(app: typer.Typer) -> None:
         # Until the supervisor's own handlers are there: nothing runs yet that must be ended.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: sys.exit(0))
+        from rrrserve.front_door import failures_in_log, prepare, warn_of_what_is_open
+        from rrrserve.hardening import harden
         from rrrserve.listener import listen
 
-        with listen(host, port) as listener:
+        harden()
+        tls = prepare(
+            token_file=token_file, certificate=tls_cert, key=tls_key, log_format=log_format, access_log=access_log
+        )
+        with failures_in_log(log_format), listen(host, port) as listener:
+            warn_of_what_is_open(host, tls)
             _serve(
                 repository,
                 listener,
@@ -88,6 +119,8 @@ def register(app: typer.Typer) -> None:
                 grace=grace,
                 drain=drain,
                 restarts=restarts,
+                tls=tls,
+                in_json=log_format == "json",
             )
 
 
@@ -102,6 +135,8 @@ def _serve(
     grace: int,
     drain: float,
     restarts: int,
+    tls: "TlsFiles | None",
+    in_json: bool,
 ) -> None:
     from rrrbuild.repository_document import Repository, read_repository
     from rrrserve.catalogue import default_model
@@ -115,16 +150,21 @@ def _serve(
         check_address(triton_url, "--triton-url")
     repository: Repository = read_repository(path)
     chosen = default_model(repository, default)
-    options = ServeOptions(triton_url, default, workers, start_timeout, grace, drain, restarts)
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S%z"
-    )
+    options = ServeOptions(triton_url, default, workers, start_timeout, grace, drain, restarts, tls)
     own = "" if triton_url else "Triton and "
-    messages.print(f"starting {own}{workers} HTTP worker{'s' * (workers > 1)} for {path}")
+    say: Callable[[str], None] = logs.tell if in_json else messages.print
+    say(f"starting {own}{workers} HTTP worker{'s' * (workers > 1)} for {path}")
 
     async def main() -> None:
         supervisor = Supervisor(repository, listener, options)
-        await supervisor.run(lambda: _announce(supervisor.url, repository, chosen.name, _triton_line(supervisor)))
+
+        def announce() -> None:
+            if in_json:
+                logs.tell("ready", url=supervisor.url, models=[model.name for model in repository.models])
+            else:
+                _announce(supervisor.url, repository, chosen.name, _triton_line(supervisor))
+
+        await supervisor.run(announce)
 
     def _triton_line(supervisor: Supervisor) -> str:
         if supervisor.triton is None:
@@ -145,4 +185,4 @@ def _serve(
         messages.print(f"ready: {url}    try: curl -T IMAGE {url}/v1/predict    stop: Ctrl-C", soft_wrap=True)
 
     asyncio.run(main())
-    messages.print("stopped")
+    say("stopped")

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import os
 import signal
 from collections import Counter
 from collections.abc import Coroutine
@@ -14,6 +15,7 @@ from rich.markup import escape
 from rrrnet.errors import ArtifactError, CheckFailedError, UsageError
 from rrrnet.files import check_writable, write_atomically
 from rrrserve import output
+from rrrserve.access import client_headers
 from rrrserve.settings import DEFAULT_REPOSITORY
 
 if TYPE_CHECKING:
@@ -48,6 +50,9 @@ def verify(
     ] = 1,
     image: Annotated[
         Path | None, typer.Option(help="What --drive sends.", show_default="a JPEG of the model's size")
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", envvar="RRR_TOKEN_FILE", help="The services' token (else RRR_TOKEN).")
     ] = None,
     repository: Annotated[
         Path, typer.Option(metavar="REPO", help="For claims about parameters, MACs, bytes, accuracy and agreement.")
@@ -94,6 +99,7 @@ def verify(
         allow_resets=allow_resets,
         repository=repository,
         engines=engines,
+        headers=client_headers(os.environ, token_file),
     )
     source.check(read.claims)
     if stamp:

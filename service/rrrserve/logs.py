@@ -1,0 +1,135 @@
+"""The service's log on standard error: one line an event, as text or JSON, never longer than 1 KiB.
+
+Nothing that a client chose freely is logged. What comes from elsewhere (texts of libraries, of Triton) is escaped: a
+line break or a terminal's control character in it can neither forge a line nor reach the terminal.
+"""
+
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal, TextIO, get_args
+
+from rrrnet.errors import UsageError
+
+Format = Literal["text", "json"]
+FORMATS: tuple[str, ...] = get_args(Format)
+FORMAT_VARIABLE = "RRR_LOG_FORMAT"
+ACCESS_VARIABLE = "RRR_ACCESS_LOG"
+MOST_BYTES = 1024  # of a line with its end
+
+_MOST_MESSAGE_CHARACTERS = 700
+_MOST_FRAMES = 4
+_CUT = "..."
+
+access_log = logging.getLogger("rrrserve.access")
+_life_log = logging.getLogger("rrrserve.life")
+
+
+def configure(style: str, *, access: bool = False, stream: TextIO | None = None) -> None:
+    """Send the log of this process to standard error.
+
+    Args:
+        style: one of `FORMATS`.
+        access: also log each request: id, route template, model, status, duration.
+        stream: instead of standard error.
+
+    Raises:
+        UsageError: an unknown style.
+    """
+    if style not in FORMATS:
+        raise UsageError(f"{FORMAT_VARIABLE} is {style!r}: allowed are {' and '.join(FORMATS)}")
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(_JsonFormatter() if style == "json" else _TextFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    access_log.setLevel(logging.INFO if access else logging.WARNING)
+    _life_log.setLevel(logging.INFO)
+
+
+def configure_from(environ: Mapping[str, str]) -> None:
+    """As the variables RRR_LOG_FORMAT and RRR_ACCESS_LOG say, which `rrr serve` sets for its workers.
+
+    Raises:
+        UsageError: an unknown style.
+    """
+    configure(environ.get(FORMAT_VARIABLE) or "text", access=environ.get(ACCESS_VARIABLE) == "1")
+
+
+def tell(event: str, **fields: Any) -> None:
+    """Log a step in the life of the service, such as that it is ready."""
+    _life_log.info(event, extra={"fields": fields})
+
+
+def log_request(*, request_id: str, route: str, model: str, status: int, seconds: float) -> None:
+    """Log one request, if that is wanted.
+
+    Args:
+        request_id: checked, or ours.
+        route: the template.
+        model: one of the repository's, or empty.
+        status: of the answer; 0 for a client that went away.
+        seconds: from the request's arrival to its answer.
+    """
+    if access_log.isEnabledFor(logging.INFO):
+        fields = {"request_id": request_id, "route": route, "model": model, "status": status}
+        fields["duration_ms"] = round(1000 * seconds, 3)
+        access_log.info("request", extra={"fields": fields})
+
+
+class _Formatter(logging.Formatter):
+    """Both forms: the same parts, made safe."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        message = escaped(record.getMessage())
+        fields: dict[str, Any] = getattr(record, "fields", {})
+        stack = _stack(record)
+        shorter = _MOST_MESSAGE_CHARACTERS
+        while True:
+            line = self.line(when, record, message, fields, stack)
+            if len(line.encode()) < MOST_BYTES:  # its end comes on top
+                return line
+            message, stack, shorter = _cut(message, shorter), _cut(stack, shorter // 2), shorter // 2
+
+    def line(self, when: str, record: logging.LogRecord, message: str, fields: dict[str, Any], stack: str) -> str:
+        """One line of the parts."""
+        raise NotImplementedError
+
+
+class _TextFormatter(_Formatter):
+    def line(self, when: str, record: logging.LogRecord, message: str, fields: dict[str, Any], stack: str) -> str:
+        """See `_Formatter.line`."""
+        told = "".join(f" {name}={value}" for name, value in fields.items())
+        return f"{when} {record.levelname} {record.name} {message}{told}{f' [{stack}]' if stack else ''}"
+
+
+class _JsonFormatter(_Formatter):
+    def line(self, when: str, record: logging.LogRecord, message: str, fields: dict[str, Any], stack: str) -> str:
+        """See `_Formatter.line`."""
+        document = {"time": when, "level": record.levelname.lower(), "logger": record.name, "event": message, **fields}
+        if stack:
+            document["error"] = stack
+        return json.dumps(document)  # ASCII: what is not is escaped
+
+
+def escaped(text: str) -> str:
+    """`text` without characters that a terminal or a reader of lines would act upon, nor any outside ASCII."""
+    return "".join(char if " " <= char <= "~" else char.encode("unicode_escape").decode() for char in text)
+
+
+def _cut(text: str, characters: int) -> str:
+    return text if len(text) <= characters else text[: max(0, characters - len(_CUT))] + _CUT
+
+
+def _stack(record: logging.LogRecord) -> str:
+    """An exception's name and the innermost places it went through; its text may hold what a client sent."""
+    if not record.exc_info or record.exc_info[0] is None:
+        return ""
+    kind, _, trace = record.exc_info
+    frames = traceback.extract_tb(trace)[-_MOST_FRAMES:]
+    places = " < ".join(f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames[::-1])
+    return escaped(f"{kind.__name__} at {places}")
