@@ -166,7 +166,7 @@ class Reloads:
         slowest = max((ending.seconds for ending in endings), default=0.0)
         case |= {"endings": counts, "slowest_seconds": slowest}
         del case["number"]
-        case["message"] = case["message"].replace(str(self.folder.absolute()), "...")
+        case["message"] = re.sub(r"(/[^\s/]+)+/", ".../", case["message"])  # no paths of this machine
         self.result.record("reload", {"run": index, "workers": self.options.workers}, case)
         print(f"reload {index}: {case['kind']}: {case['outcome']} in {case['seconds']:.1f} s, {counts}", flush=True)
 

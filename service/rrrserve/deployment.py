@@ -71,7 +71,11 @@ class Deployment:
             return
         timeout, most = self._options.start_timeout_seconds, self._options.most_restarts
         keeper = TritonKeeper(self.triton, models, state, most_restarts=most, start_timeout_seconds=timeout)
-        await keeper.run()
+        try:
+            await keeper.run()
+        except CheckFailedError as error:  # Triton names files of the copy, which nobody knows
+            message = str(error).replace(str(self.version.repository.path), str(self.version.source))
+            raise CheckFailedError(message) from error
 
     async def until_answered(self, state: SharedState) -> None:
         """Wait until every model has answered a real inference.
