@@ -12,10 +12,11 @@ IMAGE_OPTIONS ?=
 URL ?= http://127.0.0.1:3000
 PROMETHEUS_PORT ?= 9090
 OBSERVE_OPTIONS ?=
-# Options of make chaos, fuzz, overload and verify.
+# Options of make chaos, fuzz, overload, soak and verify.
 CHAOS ?=
 FUZZ ?=
 OVERLOAD ?=
+SOAK ?=
 VERIFY ?=
 
 EXTRAS := train,openvino,onnxruntime,tensorrt-rtx,triton,peers,dev
@@ -31,7 +32,7 @@ AUDIT := .venv/audit
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NAMES := sed -u -n -E 's/^ *Collecting ([^ ]+).*/    \1/p; s/^Installing collected packages.*/    unpacking .../p'
 
-.PHONY: help setup prometheus demo observe verify test chaos fuzz overload lint browser format lock audit sbom wheel bento image clean
+.PHONY: help setup prometheus demo observe verify test chaos fuzz overload soak lint browser format lock audit sbom wheel bento image clean
 
 help: ## List these targets.
 	@sed -n -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -87,6 +88,9 @@ fuzz: setup $(REPOSITORY) ## Send 20 000 hostile requests to the service: 3 minu
 
 overload: setup $(REPOSITORY) ## Offer the service three times what it can bear, and judge: 1 minute (OVERLOAD='--factor 5').
 	@$(BIN)/python benchmarks/overload.py artifacts/repository $(OVERLOAD)
+
+soak: setup ## Send 20 000 good and bad requests; memory, threads, files must stay: 3 minutes (SOAK='--requests 100000').
+	@$(BIN)/python benchmarks/soak.py $(SOAK)
 
 lint: setup ## Check style, format and types.
 	@$(BIN)/ruff check

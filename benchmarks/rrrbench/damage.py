@@ -24,6 +24,21 @@ TritonPythonModel._response = _response
 """
 
 
+# A bytearray: of bytes the compiler would make one constant, kept once.
+_LEAK = """
+_frugal = TritonPythonModel.execute
+_kept = []
+
+
+def _execute(self, requests):
+    _kept.extend(bytearray(b"\\xff") * {bytes} for _ in requests)
+    return _frugal(self, requests)
+
+
+TritonPythonModel.execute = _execute
+"""
+
+
 def files(folder: Path) -> list[Path]:
     """The files of an artifact that hold something."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size > 0)
@@ -112,3 +127,12 @@ def damaged(sound: Path, target: Path, name: str, chance: random.Random) -> None
     """Copy a sound repository to `target` and damage the copy."""
     shutil.copytree(sound, target)
     DAMAGES[name][0](target, chance)
+
+
+def leaking(sound: Path, target: Path, leak_bytes: int) -> None:
+    """Copy a sound repository to `target`, where each request that reaches a model costs memory for ever."""
+    shutil.copytree(sound, target)
+    for model in read_models(target).models:
+        with (target / model.name / "1" / "model.py").open("a") as file:
+            file.write(_LEAK.format(bytes=leak_bytes))
+    _seal_again(target)

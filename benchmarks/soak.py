@@ -1,0 +1,163 @@
+"""Mixed requests by the ten thousand to a real `rrr serve`: it must hold at the end what it held at the beginning.
+
+    .venv/bin/python benchmarks/soak.py [--requests 20000] [--warm-up 1000] [--seed 0] [--only soak control]
+
+Four of five requests are good, one is not (`rrrbench.bad_requests`, and clients that go away). After each of 40 parts
+the service is counted at rest: memory of all processes, descriptors, threads, shared memory, temporary files. Then the
+control: a copy of the model that keeps 4096 bytes a request must fail the same judgement. A bound that was missed, or a
+leak that was not seen, is named, and the exit code is 1; so it is with --leak-bytes, which puts the leak into the model
+that is judged. The result is benchmarks/results/soak.json.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from rrrbench import contenders, damage, growth
+from rrrbench.chaos_service import Service
+from rrrbench.environment import RESULTS, ResultFile
+from rrrbench.growth import Census, take_census
+from rrrbench.names import ENSEMBLE
+from rrrbench.networks import CACHE, Networks
+from rrrbench.servers import ending_on_sigterm
+from rrrbench.soaking import Soak, Tally, good_requests
+
+SECTIONS = ("soak", "control")
+CONTROL_LEAK_BYTES = 4096
+_PARTS = 40
+_REST_SECONDS = 0.5
+
+
+def soaked(
+    service: Service, images: list[bytes], count: int, options: argparse.Namespace
+) -> tuple[list[Census], Tally]:
+    """Send all requests; the service at rest before the first and after each part, and what was answered."""
+    folders = [Path(tempfile.gettempdir())]
+    good = good_requests(service.url, images)
+    clients = Soak(service.url, good, bad_share=options.bad_share, seed=options.seed)
+    clients.send(options.warm_up, options.concurrency)
+    censuses = []
+    for part in range(_PARTS + 1):
+        time.sleep(_REST_SECONDS)
+        censuses.append(take_census(service.process.pid, part * count // _PARTS, folders))
+        if part < _PARTS:
+            clients.send((part + 1) * count // _PARTS - censuses[-1].requests, options.concurrency)
+    return censuses, clients.tally
+
+
+def run(name: str, repository: Path, count: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Soak one service; the case for the result file."""
+    networks = Networks(options.cache)
+    images = networks.jpegs(options.pixels)[:8]
+    started = time.monotonic()
+    service = Service(repository, options.cache / "logs" / f"{name}.log", "--workers", str(options.workers))
+    try:
+        censuses, tally = soaked(service, images, count, options)
+    finally:
+        service.kill()
+    log = service.log.read_text(errors="replace")
+    missed = growth.misses(censuses)
+    if tally.fault_count:
+        missed.append(f"{tally.fault_count} answers not as they must be:\n  " + "\n  ".join(tally.faults))
+    if "Traceback" in log:
+        missed.append("a traceback in the log")
+    return {
+        "seconds": time.monotonic() - started,
+        "statuses": {str(status): count for status, count in sorted(tally.statuses.items(), key=str)},
+        "clients_gone": tally.gone,
+        "faults": tally.fault_count,
+        "growth_mb": growth.growth_mb(censuses),
+        "bytes_per_request": growth.bytes_per_request(censuses),
+        "missed": missed,
+        "censuses": [census.as_row() for census in censuses],
+    }
+
+
+def summary(document: dict[str, Any]) -> str:
+    """A Markdown table of a result file: each count before and after."""
+    counts = ("descriptors", "threads", "shared_memory", "files")
+    titles = ["run", "leak (B)", "requests", "memory (MB)", "growth (MB)", "slope (B/request)", *counts, "faults"]
+    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
+    for case in (case for section in SECTIONS for case in document.get(section, [])):
+        first, last = case["censuses"][0], case["censuses"][-1]
+        cells = [
+            case["run"],
+            case["leak_bytes"],
+            case["requests"],
+            f"{first['total_mb']:.1f} -> {last['total_mb']:.1f}",
+        ]
+        cells += [f"{case['growth_mb']:.1f}", f"{case['bytes_per_request']:.0f}"]
+        cells += [f"{first[name]} -> {last[name]}" for name in counts]
+        lines.append("| " + " | ".join(str(cell) for cell in [*cells, case["faults"]]) + " |")
+    return "\n".join(lines)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--requests", type=int, default=20_000, help="fewer than 6000 do not show a leak of 4096 bytes")
+    parser.add_argument("--control-requests", type=int, default=8_000)
+    parser.add_argument("--warm-up", type=int, default=1_000, metavar="REQUESTS", help="before the first count")
+    parser.add_argument("--bad-share", type=float, default=0.2, help="of all requests")
+    parser.add_argument("--leak-bytes", type=int, default=0, help="a request, in the service that is judged")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--concurrency", type=int, default=8)
+    parser.add_argument("--workers", type=int, default=1, help="HTTP workers of the service")
+    parser.add_argument("--target", default="onnxruntime-fp32", help="exact, so that every answer can be judged")
+    parser.add_argument("--pixels", type=int, default=64)
+    parser.add_argument("--cache", type=Path, default=CACHE)
+    parser.add_argument("--out", type=Path, default=RESULTS / "soak.json")
+    return parser.parse_args()
+
+
+def judged(section: str, sound: Path, scratch: Path, result: ResultFile, options: argparse.Namespace) -> list[str]:
+    """Run one section, save it, and say what it should not have been."""
+    leak = options.leak_bytes if section == "soak" else CONTROL_LEAK_BYTES
+    count = options.requests if section == "soak" else options.control_requests
+    repository = sound
+    if leak:
+        repository = scratch / f"leaking-{section}"
+        damage.leaking(sound, repository, leak)
+    print(f"{section}: {count} requests, a leak of {leak} bytes", flush=True)
+    case = run(section, repository, count, options)
+    key = {"run": section, "leak_bytes": leak, "requests": count, "seed": options.seed, "workers": options.workers}
+    result.record(section, key, case)
+    missed: list[str] = case["missed"]
+    if section == "soak":
+        return missed
+    grew = [miss for miss in missed if "memory grew" in miss]
+    print(f"control: {'; '.join(grew)}: the leak was seen" if grew else "control: the leak was not seen", flush=True)
+    return [miss for miss in missed if miss not in grew] + ([] if grew else ["the control's leak was not seen"])
+
+
+def main() -> int:
+    """Soak, save, print and judge."""
+    ending_on_sigterm()
+    options = parse()
+    result = ResultFile(options.out)
+    networks = Networks(options.cache)
+    sound = contenders.repository(networks, options.pixels, [(ENSEMBLE, options.target)]).path
+    missed = []
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        # What any process of the service leaves behind lies here; ours and its idea of the place are the same.
+        os.environ["TMPDIR"] = tempfile.tempdir = str(Path(folder) / "temporary")
+        Path(tempfile.tempdir).mkdir()
+        for section in options.only:
+            missed += [f"{section}: {miss}" for miss in judged(section, sound, Path(folder), result, options)]
+        tempfile.tempdir = None
+    print(f"\n{summary(result.document)}\n\nwritten: {options.out}")
+    for miss in missed:
+        print(f"MISSED: {miss}")
+    return bool(missed)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
