@@ -305,7 +305,7 @@ def test_no_secret_is_in_a_command_line_and_triton_gets_none_at_all(exposed: Exp
             assert not any(name.startswith("RRR_TOKEN") or name == "A_SECRET_OF_THE_SHELL" for name in variables)
         else:
             assert "RRR_TOKEN" not in variables
-        if process.name() == "python":
+        if "rrrserve.worker" in process.cmdline():
             assert variables["BENTOML_DO_NOT_TRACK"] == "True"
 
 
