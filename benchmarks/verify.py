@@ -3,9 +3,9 @@
 .venv/bin/python benchmarks/verify.py                  what `make verify` runs, after `make demo`: two minutes at most
 .venv/bin/python benchmarks/verify.py --stamp          the verdicts travel with the engines from then on
 
-It serves the repository with every model side by side, starts Prometheus beside it, lets `rrr verify --drive` send the
-load in turns and judge from the scraped histograms, and then asks `rrr verify --prometheus` about the same minutes. The
-two have to agree: no claim may pass in one and fail in the other, and the intervals of each have to overlap.
+It serves the repository with every model side by side, starts Prometheus beside it, and lets `rrr verify --drive` send
+the load in turns until both the scraped histograms and Prometheus decide every claim. The two have to agree: no claim
+may pass in one and fail in the other, and the intervals of each have to overlap.
 """
 
 import argparse
@@ -13,12 +13,12 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 from rich.console import Console
 from rich.table import Table
 
@@ -28,20 +28,28 @@ from rrrbench.servers import ending_on_sigterm, running
 from rrrnet.errors import CheckFailedError, RRRError
 
 OBSERVE = ROOT / "deploy" / "prometheus" / "observe.py"
+SCRAPED = "rrr_inference_duration_seconds_count"
 Verdict = dict[str, Any]
 
 
 @contextmanager
 def prometheus(url: str, logs: Path) -> Iterator[str]:
-    """A real Prometheus that scrapes the service every second; gives its URL."""
+    """A real Prometheus that scrapes the service every second, and has done so; gives its URL."""
     log = logs / "prometheus.log"
 
     def address() -> str | None:
         found = re.search(r"^Prometheus: (\S+) scrapes", log.read_text(), re.MULTILINE)
         return found[1] if found else None
 
+    def has_scraped() -> bool:
+        server = address()
+        if server is None:
+            return False
+        answer = httpx.get(f"{server}/api/v1/query", params={"query": SCRAPED}, timeout=5, trust_env=False)
+        return bool(answer.raise_for_status().json()["data"]["result"])
+
     command = [sys.executable, str(OBSERVE), "--url", url, "--port", "0", "--interval", "1s"]
-    with running(command, url="", ready=lambda: address() is not None, log=log):
+    with running(command, url="", ready=has_scraped, log=log):
         yield address() or ""
 
 
@@ -100,12 +108,9 @@ def main() -> None:
     artifacts = ["--claims", str(options.claims), "--repository", str(options.repository)]
     stamp = ["--stamp"] if options.stamp else []
     with rrr_serve(options.repository, logs) as service, prometheus(service.url, logs) as address:
-        started = time.monotonic()
-        load = ["--scrape", service.url, "--drive", "--seconds", str(options.seconds)]
-        scraped = judged([*artifacts, *load, *stamp], logs / "verdicts-scraped.json")
-        time.sleep(2.0)  # the last scrape of Prometheus comes up to a second after the last answer
-        seconds = round(time.monotonic() - started)
-        asked = judged([*artifacts, "--prometheus", address, "--range", f"{seconds}s"], logs / "verdicts-asked.json")
+        load = ["--scrape", service.url, "--prometheus", address, "--drive", "--seconds", str(options.seconds)]
+        asked = judged([*artifacts, *load, *stamp], logs / "verdicts.json")
+    scraped = [verdict | verdict["evidence"].get("scraped", {}) for verdict in asked]
     show(scraped, asked)
     document = {"environment": environment(), "scraped": scraped, "prometheus": asked}
     options.out.write_text(json.dumps(rounded(document), indent=1) + "\n")
