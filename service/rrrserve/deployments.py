@@ -84,7 +84,7 @@ class Deployments:
                 self._wanted.clear()
                 await self._reload()
         finally:
-            await _ended(self._keeping)
+            await ended(self._keeping)
 
     async def _reload(self) -> None:
         """One reload from beginning to end; its outcome is logged, counted and written down."""
@@ -129,7 +129,7 @@ class Deployments:
         try:
             await _first(candidate.until_answered(state), keeping)
         except BaseException:
-            await _ended(keeping)
+            await ended(keeping)
             await candidate.stop(at_once=True)
             self._candidate = None
             state.forget_version(self._number)
@@ -149,7 +149,7 @@ class Deployments:
                         break
                     await asyncio.sleep(_POLL_SECONDS)
         if old_keeping is not None:
-            await _ended(old_keeping)
+            await ended(old_keeping)
         await old.stop()
         self._candidate = None
         state.forget_version(old.version.number)
@@ -186,10 +186,10 @@ async def _first(work: Coroutine[Any, Any, None], keeping: asyncio.Task[None]) -
             if task.done():
                 await task
     finally:
-        await _ended(working)
+        await ended(working)
 
 
-async def _ended(task: "asyncio.Future[None]") -> None:
+async def ended(task: "asyncio.Future[None]") -> None:
     """Cancel a task and wait for its end."""
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

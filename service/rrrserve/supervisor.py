@@ -17,7 +17,7 @@ import httpx
 from rrrbuild.repository_document import Repository
 from rrrnet.errors import CheckFailedError
 from rrrserve import scratch
-from rrrserve.deployments import Deployments
+from rrrserve.deployments import Deployments, ended
 from rrrserve.listener import admit_no_more, url_of
 from rrrserve.running_services import announce
 from rrrserve.serve_options import ServeOptions
@@ -84,7 +84,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
         loop.add_signal_handler(signal.SIGHUP, self._hung_up)
-        keepers = [asyncio.create_task(work) for work in (self._deployments.run(), self._pool.run())]
+        keepers = [asyncio.create_task(work) for work in (self._pool.run(), self._deployments.run())]
         try:
             if await self._unless_ended(self._until_ready(), keepers):
                 announce(self._folder, self.url, self._source)
@@ -93,10 +93,7 @@ class Supervisor:
                 await self._unless_ended(self._stop.wait(), keepers)
                 await self._drain(keepers)
         finally:
-            for keeper in keepers:
-                keeper.cancel()
-            await asyncio.gather(*keepers, return_exceptions=True)
-            await self._end()
+            await self._end(*keepers)
 
     def _signalled(self) -> None:
         """The first signal lets requests finish; the second ends everything at once."""
@@ -204,12 +201,18 @@ class Supervisor:
         finally:
             second_signal.cancel()
 
-    async def _end(self) -> None:
-        """First the HTTP workers, which finish what they have, then Triton."""
+    async def _end(self, keeping_workers: asyncio.Task[None], keeping_triton: asyncio.Task[None]) -> None:
+        """First the HTTP workers, which finish what they have, then Triton, which is kept running until they have."""
         self._state.phase = Phase.REFUSING
         self._listener.close()
+        await ended(keeping_workers)
+        second_signal = asyncio.create_task(self._at_once.wait())
+        finishing = asyncio.create_task(self._pool.stop())
+        await asyncio.wait({second_signal, finishing}, return_when=asyncio.FIRST_COMPLETED)
+        second_signal.cancel()
+        await ended(keeping_triton)  # before Triton is killed, or it would be started again
         if self._at_once.is_set():
             self._kill()
-        await self._pool.stop()
+        await finishing
         await self._deployments.stop(at_once=self._at_once.is_set())
         scratch.remove(self._folder)

@@ -63,8 +63,9 @@ def test_a_signal_ends_it_with_exit_0_and_nothing_left(
     assert served.log.read_text().rstrip().endswith("stopped")
 
 
+@pytest.mark.parametrize("seconds", [0.2, 2.0], ids=["before the port closes", "after the port has closed"])
 def test_requests_in_flight_are_answered_before_it_stops(
-    start_service: Start, repository: Path, png: Callable[[int], bytes]
+    start_service: Start, repository: Path, png: Callable[[int], bytes], seconds: float
 ) -> None:
     served = start_service(str(repository), "--port", "0")
     head = f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(png(0))}\r\n\r\n".encode()
@@ -72,7 +73,7 @@ def test_requests_in_flight_are_answered_before_it_stops(
         connection.sendall(head + png(0)[:50])  # in flight: its body is not complete when the signal comes
         time.sleep(0.3)
         served.process.send_signal(signal.SIGTERM)
-        time.sleep(0.5)
+        time.sleep(seconds)
         connection.sendall(png(0)[50:])
         assert connection.recv(4096).startswith(b"HTTP/1.1 200 OK")
     assert served.process.wait(60) == 0
