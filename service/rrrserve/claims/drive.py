@@ -30,7 +30,7 @@ _TURN_SECONDS = 0.15
 # Requests of each turn for each connection. Several connections do not end together; that idle end must be short.
 _MIN_REQUESTS, _MIN_REQUESTS_OF_SEVERAL = 4, 12
 _WARM_UP_REQUESTS = 5
-_MOST_FAILURES = 0.5
+MOST_FAILURES = 0.5  # the share of requests beyond which latencies of the others tell nothing
 _TIMEOUT_SECONDS = 30.0
 
 
@@ -79,7 +79,7 @@ class Driven:
         errors = self.errors.setdefault(turn, Counter())
         latencies += result.latencies_seconds.tolist()
         errors.update(result.errors)
-        if errors.total() > _MOST_FAILURES * (errors.total() + len(latencies)):
+        if errors.total() > MOST_FAILURES * (errors.total() + len(latencies)):
             counts = ", ".join(f"{count} x {name}" for name, count in errors.items())
             self.failed[turn] = UndecidableError(
                 "requests_failed",

@@ -123,14 +123,19 @@ def _judged(claims: "Claims", source: "Source") -> dict[str, Any]:
     """The document of verdicts, with progress on standard error; Ctrl-C and SIGTERM end with exit code 130."""
     from rrrserve.claims.run import verify as judge
 
+    if not (source.scrape or source.prometheus):  # files are read at once
+        return _run(judge(claims, source, lambda *_: None))
     with output.progress_bar() as bar:
         task = bar.add_task("driving" if source.drive else "verifying", total=round(source.seconds), text="")
-        work = judge(claims, source, lambda passed, text: bar.update(task, completed=int(passed), text=text))
-        try:
-            return asyncio.run(_unless_interrupted(work))
-        except asyncio.CancelledError:
-            output.messages.print("stopped: no claim was judged")
-            raise typer.Exit(130) from None
+        return _run(judge(claims, source, lambda passed, text: bar.update(task, completed=int(passed), text=text)))
+
+
+def _run(work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return asyncio.run(_unless_interrupted(work))
+    except asyncio.CancelledError:
+        output.messages.print("stopped: no claim was judged")
+        raise typer.Exit(130) from None
 
 
 async def _unless_interrupted(work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
