@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import httpx
@@ -190,6 +192,40 @@ def test_what_cannot_be_measured_is_said_in_one_line_before_any_load(
             assert (code, document) == (expected, {}), (arguments, said)
             assert words in said, said
             assert said.count("\n") <= 1, said
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        ('{"models": [{"name": "tiny"}]}', "gave no list of models: is this an rrr service?"),
+        ('{"models": [{"name": "tiny", "target": "x", "members": null}]}', "gave no list of models"),
+        ("[" * 100000, "gave no list of models"),
+    ],
+)
+def test_a_list_of_models_that_is_none_is_said_in_one_line(
+    models: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(models.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        code, _, said = bench(capsys, "--url", f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert code == 1
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_an_address_with_an_impossible_port_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, said = bench(capsys, "--url", "http://127.0.0.1:99999")
+    assert (code, said) == (2, "rrr: --url is 'http://127.0.0.1:99999': a port is from 1 to 65535\n")
 
 
 @pytest.mark.e2e

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from rrrserve.cli import run
 from rrrserve.metrics import BUCKETS
 
-Edit = Callable[[str], str]
+Edit = Callable[[int, str], str]
 RATIO = 5.0
 
 
@@ -33,6 +33,7 @@ class Fake:
         self.edit: Callable[[int, str], str] = lambda _, text: text
         self.triton = ""
         self.scrapes = 0
+        self.status = 200
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -40,7 +41,7 @@ class Fake:
 
             def do_GET(self) -> None:
                 text = fake.triton if self.path == "/metrics/triton" else fake.advance()
-                self.send_response(200)
+                self.send_response(fake.status)
                 self.send_header("Content-Length", str(len(text.encode())))
                 self.end_headers()
                 self.wfile.write(text.encode())
@@ -169,6 +170,15 @@ def _frozen() -> Callable[[int, str], str]:
     return edit
 
 
+def _bucket(old: str, new: str) -> Edit:
+    """Change one model's buckets in one scrape amid the others."""
+    return lambda scrape, text: (
+        "".join(line.replace(old, new) if 'model="quick"' in line else line for line in text.splitlines(keepends=True))
+        if scrape == 7
+        else text
+    )
+
+
 @pytest.mark.parametrize(
     ("edit", "reason", "message"),
     [
@@ -181,6 +191,13 @@ def _frozen() -> Callable[[int, str], str]:
             "Did you mean 'rrr_inference_time_seconds_count'?",
         ),
         (replaced('model="slow"', 'model="slov"', at=0), "unknown_model", "Did you mean 'slov'?"),
+        (_bucket('le="0.0', 'le="abc'), "bad_metrics", "has a bucket with le='abc"),
+        (_bucket('le="+Inf"', 'le="NaN"'), "bad_metrics", "has a bucket with le='NaN': it must be a number above 0"),
+        (
+            _bucket('le="+Inf"', 'el="+Inf"'),
+            "bad_metrics",
+            "rrr_inference_duration_seconds_bucket of quick has a bucket w",
+        ),
         (lambda _, text: "<html>not metrics at all</html>", "bad_metrics", "not in Prometheus's text format"),
         (lambda _, text: "", "metric_missing", "metrics seen: none of ours"),
     ],
@@ -216,6 +233,25 @@ def test_a_dead_target_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert "running" in found[0]["explanation"]
         assert said == "rrr: 1 undecided: claim 0"
     verdicts(capsys, path, "--scrape", url, "--allow-undecided", code=0)
+
+
+@pytest.mark.parametrize(
+    ("status", "drive", "message"),
+    [
+        (401, True, "/v1/models answered 401: --token-file FILE or RRR_TOKEN gives its token"),
+        (401, False, "/metrics answered 401: --token-file FILE or RRR_TOKEN gives its token"),
+        (503, True, "/v1/models answered 503"),
+        (200, True, "/v1/models did not list models: is it an rrr service?"),
+    ],
+)
+def test_a_service_that_refuses_says_why(
+    fake: Fake, status: int, drive: bool, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.status = status
+    arguments = ["--scrape", fake.url, *(["--drive"] if drive else [])]
+    found, _ = verdicts(capsys, claims_file(tmp_path, "mean at_least 4"), *arguments, code=1)
+    assert found[0]["reason"] == "target_down"
+    assert found[0]["explanation"] == f"{fake.url}: GET {fake.url}{message}".removeprefix(f"{fake.url}: " * drive)
 
 
 TRITON = """\
@@ -284,6 +320,10 @@ def test_every_format_holds_every_verdict(fake: Fake, tmp_path: Path, capsys: py
         (["--scrape", "localhost:3000"], "--scrape is 'localhost:3000': expected http://HOST:PORT"),
         (["--prometheus", "http://h:1", "--range", "5 minutes"], "--range is '5 minutes': expected a duration such as"),
         (["--prometheus", "http://h:1", "--scrape", "http://h:2"], "together need --drive"),
+        (["--scrape", "http://127.0.0.1:99999"], "--scrape is 'http://127.0.0.1:99999': a port is from 1 to 65535"),
+        (["--prometheus", "http://127.0.0.1:99999"], "--prometheus is 'http://127.0.0.1:99999': a port is from 1 to"),
+        (["--scrape", "http://127.0.0.1:0"], "a port is from 1 to 65535"),
+        (["--scrape", f"http://{'a' * 70}:3000"], "label too long"),
         (["--bench", "x.json", "--scrape", "http://h:2"], "--bench is evidence of its own"),
     ],
 )

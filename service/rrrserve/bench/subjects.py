@@ -3,8 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, NamedTuple
 
 import httpx
 import numpy as np
@@ -14,6 +13,7 @@ from rrrserve.bench import images
 from rrrserve.bench.client import Client
 from rrrserve.bench.engine_client import EngineClient
 from rrrserve.bench.http_client import HttpClient
+from rrrserve.claims.scrape import check_url
 
 DEFAULT_TIMEOUT_SECONDS = 10.0
 _ASK_TIMEOUT_SECONDS = 10.0
@@ -109,8 +109,8 @@ def http_subjects(url: str, models: Sequence[str], bodies: Sequence[bytes], opti
         return Subject(
             name,
             "http",
-            row["target"],
-            row["members"],
+            row.target,
+            row.members,
             base + path,
             1,
             lambda: connect_to(base),
@@ -120,24 +120,33 @@ def http_subjects(url: str, models: Sequence[str], bodies: Sequence[bytes], opti
     return [subject(name) for name in dict.fromkeys(models or listed)]
 
 
-def _listed(url: str, headers: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+class _Row(NamedTuple):
+    """What /v1/models tells of a model."""
+
+    target: str
+    members: int
+
+
+def _listed(url: str, headers: Mapping[str, str]) -> dict[str, _Row]:
     """The rows of /v1/models by name."""
-    parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname or parts.path.strip("/") or parts.query:
+    check_url("--url", url)
+    parts = httpx.URL(url)
+    if parts.scheme != "http" or parts.path.strip("/") or parts.query:
         raise UsageError(f"--url is {url!r}: expected http://HOST:PORT")
     try:
         answer = httpx.get(
             f"{url.rstrip('/')}/v1/models", headers=headers, timeout=_ASK_TIMEOUT_SECONDS, trust_env=False
         )
-        return {row["name"]: row for row in answer.raise_for_status().json()["models"]}
-    except httpx.TransportError as error:
+        rows = answer.raise_for_status().json()["models"]
+        return {str(row["name"]): _Row(str(row["target"]), int(row["members"])) for row in rows}
+    except httpx.RequestError as error:
         raise CheckFailedError(
             f"no answer from {url} ({error}): start the service with rrr serve, or name another --url"
         ) from error
     except httpx.HTTPStatusError as error:
         advice = "--token-file FILE or RRR_TOKEN gives its token" if error.response.status_code == 401 else "is it one?"
         raise CheckFailedError(f"{url}/v1/models answered HTTP {error.response.status_code}: {advice}") from error
-    except (httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
         raise CheckFailedError(f"{url}/v1/models gave no list of models: is this an rrr service?") from error
 
 

@@ -1,5 +1,6 @@
 """Blocks: what a model's counters gained in stretches of time, and the same stretches of another model beside it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -125,14 +126,25 @@ def _has(reading: Reading, level: Level, model: str) -> bool:
 
 
 def _bounds(spans: Sequence[Span], model: str, level: Level) -> Array:
-    """Upper bounds of the buckets."""
+    """Upper bounds of the buckets, of all readings: a restart meanwhile may have changed them."""
     words = {
-        labels["le"]
-        for reading in (spans[0].before, spans[-1].after)
+        labels.get("le", "")
+        for reading in (spans[0].before, *(span.after for span in spans))
         for labels, _ in reading.select(level.bucket, level.matchers)
-        if labels.get("model") == model and "le" in labels
+        if labels.get("model") == model
     }
-    return np.array(sorted(float(word) for word in words))
+    return np.array(sorted({_upper_bound(word, level, model) for word in words}))
+
+
+def _upper_bound(word: str, level: Level, model: str) -> float:
+    try:
+        bound = float(word)
+    except ValueError:
+        bound = math.nan
+    if not bound > 0:  # nor is NaN
+        seen = f"a bucket with le={word!r}" if word else "a bucket without le"
+        raise UndecidableError("bad_metrics", f"{level.bucket} of {model} has {seen}: it must be a number above 0")
+    return bound
 
 
 def _row(span: Span, model: str, level: Level, bounds: Array) -> tuple[float, float, Array]:

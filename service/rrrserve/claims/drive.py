@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 import httpx
 import numpy as np
 
+from rrrnet.preprocess import MAX_SIZE, MIN_SIZE
 from rrrserve.claims.blocks import Span
 from rrrserve.claims.claims_file import nearest
 from rrrserve.claims.reasons import UndecidableError
-from rrrserve.claims.scrape import Scraper
+from rrrserve.claims.scrape import Scraper, refusal
 from rrrserve.claims.spans import Turn
 from rrrserve.load import Result, closed_loop
 
@@ -105,10 +106,12 @@ async def find_subjects(
         try:
             answer = await client.get(f"{url}/v1/models")
             answer.raise_for_status()
-            listed = {str(item["name"]): int(item["image_size"]) for item in answer.json()["models"]}
-        except httpx.TransportError as error:
+            listed = {str(item["name"]): _image_size(item["image_size"]) for item in answer.json()["models"]}
+        except httpx.HTTPStatusError as error:
+            down.append(f"GET {url}/v1/models {refusal(error.response.status_code)}")
+        except httpx.HTTPError as error:
             down.append(f"GET {url}/v1/models failed ({str(error) or type(error).__name__}): is it running? rrr serve")
-        except (httpx.HTTPStatusError, ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             down.append(f"GET {url}/v1/models did not list models: is it an rrr service?")
         else:
             for name, size in listed.items():
@@ -123,6 +126,12 @@ async def find_subjects(
                 f"{' and '.join(urls)} serve {', '.join(served)}, and not {model!r}.{nearest(model, served)}",
             )
     return {model: served[model] for model in models if model in served}, missing
+
+
+def _image_size(value: Any) -> int:
+    if type(value) is not int or not MIN_SIZE <= value <= MAX_SIZE:
+        raise ValueError(f"image_size is {value!r}")
+    return value
 
 
 async def drive(

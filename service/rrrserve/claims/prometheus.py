@@ -48,13 +48,16 @@ class Prometheus:
             end: likewise.
 
         Raises:
-            UndecidableError: the server does not answer, or not as Prometheus.
+            UndecidableError: the server does not answer, or not as Prometheus does.
         """
         step = max(_MIN_STEP_SECONDS, (end - start) / _POINTS)
         window = {"start": f"{start:.3f}", "end": f"{end:.3f}", "step": f"{step:.3f}"}
         found = await self._ask("query_range", {"query": series_selector(models), **window})
         health = await self._ask("query_range", {"query": "up", **window})
-        readings = _readings(found["result"], health["result"])
+        try:
+            readings = _readings(found["result"], health["result"])
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise UndecidableError("bad_metrics", f"{self.url} answered, but not as Prometheus: {error!r}") from error
         if not readings:
             raise UndecidableError(
                 "metric_missing",
@@ -94,7 +97,9 @@ class Prometheus:
             raise UndecidableError(
                 "target_down", f"{place} refused {parameters['query']}: {reason or answer.status_code}"
             )
-        data: dict[str, Any] = document["data"]
+        data: dict[str, Any] | None = document.get("data")
+        if not isinstance(data, dict) or not isinstance(data.get("result"), list):
+            raise UndecidableError("bad_metrics", f"{place} answered without results: is it a Prometheus?")
         return data
 
 

@@ -13,6 +13,7 @@ from rrrserve.claims.readings import Reading, Series, parse
 _TIMEOUT_SECONDS = 10.0
 _BLOCKS = 30
 _MIN_BLOCK_SECONDS = 0.25
+MAX_PORT = 65535
 OURS, TRITONS = "/metrics", "/metrics/triton"
 
 
@@ -46,7 +47,7 @@ class Scraper:
                     answer.raise_for_status()
                 except httpx.HTTPStatusError as error:
                     if path == OURS:
-                        down[url] = f"GET {url}{path} answered {error.response.status_code}"
+                        down[url] = f"GET {url}{path} {refusal(error.response.status_code)}"
                 except httpx.HTTPError as error:
                     down[url] = (
                         f"GET {url}{path} failed ({str(error) or type(error).__name__}): is it running? rrr serve"
@@ -65,10 +66,18 @@ def check_url(option: str, url: str) -> None:
     """
     try:
         parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
+        parsed.host.encode("idna")  # looking a name up would raise it in the midst of things
+    except (httpx.InvalidURL, UnicodeError) as error:
         raise UsageError(f"{option} is {url!r}: {error}; expected http://HOST:PORT") from error
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise UsageError(f"{option} is {url!r}: expected http://HOST:PORT")
+    if parsed.port is not None and not 1 <= parsed.port <= MAX_PORT:
+        raise UsageError(f"{option} is {url!r}: a port is from 1 to {MAX_PORT}")
+
+
+def refusal(status: int) -> str:
+    """What an HTTP status that is no success tells, for a message, with what to do about it."""
+    return f"answered {status}" + (": --token-file FILE or RRR_TOKEN gives its token" if status == 401 else "")
 
 
 async def watch(scraper: Scraper, seconds: float, report: Callable[[float], None]) -> list[Span]:
