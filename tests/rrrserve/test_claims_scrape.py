@@ -31,7 +31,7 @@ class Fake:
         self.random = np.random.default_rng(seed)
         self.requests = requests
         self.edit: Callable[[int, str], str] = lambda _, text: text
-        self.triton = ""
+        self.triton = self.prometheus = ""
         self.scrapes = 0
         self.status = 200
         fake = self
@@ -45,6 +45,13 @@ class Fake:
                 self.send_header("Content-Length", str(len(text.encode())))
                 self.end_headers()
                 self.wfile.write(text.encode())
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(fake.prometheus.encode())))
+                self.end_headers()
+                self.wfile.write(fake.prometheus.encode())
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -252,6 +259,23 @@ def test_a_service_that_refuses_says_why(
     found, _ = verdicts(capsys, claims_file(tmp_path, "mean at_least 4"), *arguments, code=1)
     assert found[0]["reason"] == "target_down"
     assert found[0]["explanation"] == f"{fake.url}: GET {fake.url}{message}".removeprefix(f"{fake.url}: " * drive)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "message"),
+    [
+        ("<html>", "target_down", "answered without JSON: is it a Prometheus?"),
+        ('{"status": "success"}', "bad_metrics", "answered without results: is it a Prometheus?"),
+        ('{"status": "success", "data": {"result": [{}]}}', "bad_metrics", "not as Prometheus: KeyError('metric')"),
+    ],
+)
+def test_what_is_no_prometheus_leaves_claims_undecided(
+    fake: Fake, text: str, reason: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.prometheus = text
+    found, _ = verdicts(capsys, claims_file(tmp_path, "mean at_least 4"), "--prometheus", fake.url, code=1)
+    assert (found[0]["verdict"], found[0]["reason"]) == ("undecided", reason)
+    assert message in found[0]["explanation"]
 
 
 TRITON = """\

@@ -1,8 +1,10 @@
 """The claims file: read strictly, refused with the line, the value seen and what is allowed."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ from rrrserve.claims.marked_yaml import MarkedDocument, Place, read_marked
 VERSION = 1
 DEFAULT_CONFIDENCE = 0.95
 _CONFIDENCES = (0.5, 0.9999)
+# Numbers to a reader, and words to YAML 1.1, which wants a point, a sign of the exponent and no quotes.
+_NUMBER = re.compile(r"(?P<whole>[-+]?[0-9]+)(?P<fraction>\.[0-9]+)?(?:[eE](?P<sign>[-+]?)(?P<exponent>[0-9]{1,3}))?")
+_MOST_DIGITS = 20
 _TOP_FIELDS = ("version", "confidence", "claims")
 
 
@@ -68,7 +73,9 @@ def _confidence(document: MarkedDocument, top: dict[str, Any]) -> float:
     low, high = _CONFIDENCES
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise document.error(
-            ("confidence",), f"confidence is {_shown(value)}: allowed are numbers from {low} to {high}"
+            ("confidence",),
+            f"confidence is {_shown(value)}: allowed are numbers from {low} to {high}"
+            + (f".{hint}" if isinstance(value, str) and (hint := _as_number(value)) else ""),
         )
     return float(value)
 
@@ -123,17 +130,30 @@ def _explained(
         message = problem["msg"].removeprefix("Value error, ")
     else:
         seen = value.get(field)
-        hint = nearest(seen, _words(problem)) if isinstance(seen, str) else ""
+        hint = ""
+        if isinstance(seen, str):
+            wants_number = problem["type"] in ("float_type", "int_type")
+            hint = _as_number(seen) if wants_number else nearest(seen, _words(problem))
         rule = problem["msg"].replace("Input should be", "it should be").replace("String should", "it should")
         message = f"{field} is {_shown(seen)}: {rule}.{hint}"
     return document.error(inside, claim + message)
 
 
 def _words(problem: Any) -> list[str]:
-    """The words that a Literal allows."""
-    return [
-        word.strip("'") for word in str(problem.get("ctx", {}).get("expected", "")).replace(" or ", ", ").split(", ")
-    ]
+    """The words that a Literal allows; none for another type."""
+    expected = str(problem.get("ctx", {}).get("expected", "")).replace(" or ", ", ")
+    return [word.strip("'") for word in expected.split(", ") if word]
+
+
+def _as_number(seen: str) -> str:
+    """A sentence on how to write the number that YAML 1.1 reads as a word, after a space; or nothing."""
+    found = _NUMBER.fullmatch(seen)
+    if found is None:
+        return ""
+    ways = [text] if len(text := format(Decimal(seen), "f")) <= _MOST_DIGITS else []
+    if found["exponent"]:
+        ways.append(f"{found['whole']}{found['fraction'] or '.0'}e{found['sign'] or '+'}{found['exponent']}")
+    return f" YAML reads it as a word: write {' or '.join(ways)}, without quotes" if ways else ""
 
 
 def _shown(value: Any) -> str:

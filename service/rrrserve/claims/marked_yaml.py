@@ -1,5 +1,6 @@
 """YAML whose every value remembers its line, so that an error can name it. Nothing is executed, nothing is guessed."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,11 @@ from rrrnet.errors import ArtifactError
 
 MAX_BYTES = 1 << 20
 _MAX_DEPTH = 20
+
+# What PyYAML raises for a date as 2026-13-45, or for `!!float ""`, `!!bool maybe` and `!!timestamp x`.
+_UNREADABLE = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+# YAML 1.1 counts 1:30 in sixties, and 010 in eights.
+_SURPRISING = re.compile(r"[-+]?(?:[0-9][0-9_]*(?::.*)|0[0-7_]+)")
 
 # Where a value stands: keys and indices from the root of the document.
 Place = tuple[str | int, ...]
@@ -77,6 +83,10 @@ def read_marked(path: Path) -> MarkedDocument:
     return MarkedDocument(path, value, document.lines)
 
 
+def _shown(node: yaml.Node) -> str:
+    return f"{node.value!r:.60}"
+
+
 class _Builder:
     """Turns nodes into values and writes down their lines."""
 
@@ -100,9 +110,16 @@ class _Builder:
         if isinstance(node, yaml.SequenceNode):
             return [self.build(item, (*place, index)) for index, item in enumerate(node.value)]
         try:
-            return self._loader.construct_object(node)
-        except (yaml.YAMLError, ValueError) as error:  # the date 2026-13-45, say
-            raise self._document.error(place, f"{node.value!r} cannot be read as {node.tag}") from error
+            value = self._loader.construct_object(node)
+        except _UNREADABLE as error:
+            raise self._document.error(place, f"{_shown(node)} cannot be read as {node.tag}") from error
+        if type(value) in (int, float) and _SURPRISING.fullmatch(node.value):
+            raise self._document.error(
+                place,
+                f"YAML reads {_shown(node)} as {value}: write the number that is meant in decimal digits, or a word in "
+                "quotes",
+            )
+        return value
 
     def _mapping(self, node: yaml.MappingNode, place: Place) -> dict[str, Any]:
         values: dict[str, Any] = {}
