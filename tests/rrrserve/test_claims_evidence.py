@@ -27,6 +27,7 @@ from rrrserve.claims.kinds import KINDS
 from rrrserve.claims.verdicts import Verdict
 from rrrserve.cli import run
 
+ROOT = Path(__file__).parents[2]
 ALPHA, RATIO, ROUNDS = 0.05, 5.0, 12
 
 
@@ -126,6 +127,10 @@ def test_a_bench_result_that_is_none_or_too_short_is_refused(
     document = json.loads(bench.read_text())
     for text, code, message in (
         ("{", 3, "is not JSON"),
+        ("", 3, "is not JSON"),
+        (bench.read_text()[:5000], 3, "is not JSON (Invalid JSON: EOF while parsing"),
+        ("[" * 5000, 3, "is not JSON (Invalid JSON: recursion limit exceeded"),
+        ((ROOT / "benchmarks" / "results" / "demo.json").read_text(), 3, "is not a result of rrr bench --out"),
         ('{"kind": "rrr-verdicts", "format": 1}', 3, "is not a result of rrr bench --out"),
         (
             json.dumps({**document, "runs": [{**document["runs"][0], "rounds": [{}] * 9}]}),
@@ -139,7 +144,9 @@ def test_a_bench_result_that_is_none_or_too_short_is_refused(
         bench.write_text(text)
         assert run([*command, str(bench)]) == code
         assert message in capsys.readouterr().err
-    assert run([*command, str(tmp_path / "none.json")]) == 3
+    for path, message in ((tmp_path / "none.json", "No such file or directory"), (tmp_path, "Is a directory")):
+        assert run([*command, str(path)]) == 3
+        assert capsys.readouterr().err == f"rrr: {path} cannot be read: {message}\n"
 
 
 def changed(path: Path, **fields: Any) -> Path:
@@ -173,6 +180,7 @@ def broken(**fields: Any) -> dict[str, Any]:
         ({"runs": [broken(ok=21)]}, "a histogram of 20 requests where ok is 21"),
         ({"highest_rate": None}, "highest_rate: Input should be a valid array, found None"),
         ({"highest_rate": [{}]}, "highest_rate.0.model: Field required"),
+        ({"highest_rate": [search(rate_per_second=1e-320)]}, "highest_rate.0.rate_per_second: Input should be greater"),
         ({"highest_rate": [search(rate_per_second=float("inf"))]}, "highest_rate.0.rate_per_second: Input should be a"),
     ],
 )

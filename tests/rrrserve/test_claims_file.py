@@ -124,12 +124,14 @@ def test_a_mistake_is_refused_with_its_line(tmp_path: Path, old: str, new: str, 
     ("data", "message"),
     [
         (b"", "claims.yaml:1: the file is empty"),
+        (b"# version: 1\n\n# claims\n", "claims.yaml:1: the file is empty"),
+        (b"PK\x03\x04\x14\x00", "claims.yaml:1: not YAML: unacceptable character #x0003"),
         (b"- 1\n", "claims.yaml:1: expected version, confidence, claims as keys, not [1]"),
         (b"version: 1\nclaims: []\n", "claims.yaml:2: claims is []: expected a list of at least one claim"),
         (b"version: 1\n\xff\n", "claims.yaml:2: byte 0xff is not UTF-8"),
         (b"a: 1\n---\nb: 1\n", "claims.yaml:2: not YAML"),
         (b"version: 1\nclaims: " + b"[" * 5000, "claims.yaml:"),
-        (b"#" * (1 << 21), "has 2097152 bytes: a file of claims has at most"),
+        (b"#" * (10 << 20), "has 10485760 bytes: a file of claims has at most"),
     ],
 )
 def test_a_file_that_is_no_list_of_claims_is_refused(tmp_path: Path, data: bytes, message: str) -> None:

@@ -14,7 +14,7 @@ _MAX_HISTOGRAM_CHARACTERS = 1 << 18  # three digits from 1 us to an hour take le
 # Sums and products of such numbers stay finite.
 Count = Annotated[int, Field(ge=0, le=1 << 53)]
 Figure = Annotated[float, Field(ge=0, le=1e12)]
-Limit = Annotated[float, Field(gt=0, le=1e12)]
+Limit = Annotated[float, Field(ge=1e-6, le=1e12)]
 
 
 class _Part(BaseModel):
@@ -129,7 +129,7 @@ def read_result(path: Path) -> Result:
         return Result.model_validate_json(data)
     except ValidationError as error:
         first: Any = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
+    place = ".".join(str(part) if str(part).isprintable() else repr(part) for part in first["loc"])
     if first["type"] == "json_invalid":
         raise ArtifactError(f"{path} is not JSON ({first['msg']}): expected a result of rrr bench --out")
     if place in ("", "format", "kind"):

@@ -6,16 +6,17 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeFloat, PositiveFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError, model_validator
 
 from rrrnet.errors import ArtifactError, UsageError
+from rrrserve.claims.bench_document import Count, Figure, Limit
 from rrrserve.claims.verdict_document import Environment, Verdicts
 
 _MAX_BYTES = 64 * 2**20
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
 
 class Run(_Part):
@@ -24,35 +25,42 @@ class Run(_Part):
     model: str
     level: str
     target: str | None = None
-    members: int | None = None
-    batch: int = 1
+    members: Count | None = None
+    batch: Count = 1
     mode: Literal["closed", "open"]
-    concurrency: int | None = None
-    rate_per_second: PositiveFloat | None = None
-    ok: int
-    errors: dict[str, int] = {}
-    throughput: NonNegativeFloat
-    mean_ms: NonNegativeFloat | None = None
-    p50_ms: NonNegativeFloat | None = None
-    p90_ms: NonNegativeFloat | None = None
-    p95_ms: NonNegativeFloat | None = None
-    p99_ms: NonNegativeFloat | None = None
-    p999_ms: NonNegativeFloat | None = None
-    max_ms: NonNegativeFloat | None = None
+    concurrency: Count | None = None
+    rate_per_second: Limit | None = None
+    ok: Count
+    errors: dict[str, Count] = {}
+    throughput: Figure
+    mean_ms: Figure | None = None
+    p50_ms: Figure | None = None
+    p90_ms: Figure | None = None
+    p95_ms: Figure | None = None
+    p99_ms: Figure | None = None
+    p999_ms: Figure | None = None
+    max_ms: Figure | None = None
 
     @property
     def load(self) -> float:
         """Requests under way, or requests sent a second."""
         return float((self.concurrency if self.mode == "closed" else self.rate_per_second) or 0)
 
+    @model_validator(mode="after")
+    def _has_its_load(self) -> "Run":
+        if not self.load:
+            name = "concurrency" if self.mode == "closed" else "rate_per_second"
+            raise ValueError(f"a run of mode {self.mode} needs {name}, above 0")
+        return self
+
 
 class HighestRate(_Part):
     """The most requests a second that kept a limit to the 99th percentile."""
 
     model: str
-    p99_ms_limit: PositiveFloat
-    rate_per_second: NonNegativeFloat | None = None
-    p99_ms: NonNegativeFloat | None = None
+    p99_ms_limit: Limit
+    rate_per_second: Figure | None = None
+    p99_ms: Figure | None = None
 
 
 class Client(_Part):
@@ -112,6 +120,8 @@ def _read(path: Path, document: type[Document], what: str) -> Document:
 
 
 def _check_file(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise ArtifactError(f"{path} is not a file: give one that a command of rrr wrote")
     if not path.is_file():
         raise UsageError(f"there is no file {path}")
     if path.stat().st_size > _MAX_BYTES:
