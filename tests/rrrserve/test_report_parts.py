@@ -1,5 +1,6 @@
 """The parts of a report: calibration by hand-made probabilities, charts, result files."""
 
+import json
 import re
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from rrrnet.metrics import score
 from rrrserve.commands.describe import summarise
 from rrrserve.report import figures, latency_figures
 from rrrserve.report.calibration import calibration, mutual_information
-from rrrserve.report.inputs import read_predictions
+from rrrserve.report.inputs import read_bench, read_predictions
 from rrrserve.report.svg import Scale, linear_ticks, number
 
 
@@ -51,6 +52,43 @@ def test_predictions_of_another_shape_or_with_objects_are_refused(tmp_path: Path
     np.savez(path, probabilities=np.array([{}]), labels=np.array([0]))
     with pytest.raises(ArtifactError, match=r"holds no predictions \(Object arrays"):
         read_predictions(path, members=2, classes=3)
+
+
+def bench_text(**fields: object) -> str:
+    """A bench result of one run with other fields."""
+    figures_ = {"ok": 9, "throughput": 9.0, "p50_ms": 1.0}
+    run = {"model": "m", "level": "http", "mode": "closed", "concurrency": 1, **figures_, **fields}
+    top = {"format": 1, "kind": "rrr-bench", "command": "rrr bench", "started": "2026-11-22T10:00:00Z"}
+    return json.dumps({**top, "environment": {"machine": {}, "versions": {}}, "runs": [run]})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (bench_text(p50_ms=float("inf")), "runs.0.p50_ms: Input should be a finite number, found inf"),
+        (bench_text(p50_ms=1e308), "runs.0.p50_ms: Input should be less than or equal to"),
+        (bench_text(ok=-1), "runs.0.ok: Input should be greater than or equal to 0, found -1"),
+        (bench_text(ok=10**400), "runs.0.ok: Input should be less than or equal to"),
+        (bench_text(concurrency=0), "runs.0: Value error, a run of mode closed needs concurrency, above 0"),
+        (bench_text(mode="open"), "runs.0: Value error, a run of mode open needs rate_per_second, above 0"),
+        (bench_text()[:90], "JSON: Invalid JSON: EOF while parsing"),
+        ("", "JSON: Invalid JSON: EOF while parsing"),
+        ("{}", "format: Field required"),
+    ],
+)
+def test_a_bench_result_that_cannot_be_drawn_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    path.write_text(bench_text())
+    assert read_bench(path).runs[0].load == 1
+    path.write_text(text)
+    with pytest.raises(ArtifactError) as raised:
+        read_bench(path)
+    assert str(raised.value).startswith(f"{path} is not a bench result: rrr bench --out FILE writes one; {message}")
+
+
+def test_a_folder_is_no_result_file(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="is not a file: give one that a command of rrr wrote"):
+        read_bench(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ REASONS: dict[str, str] = {
     "not_saturated": "undecided: the rate is below the bound, but nothing tells whether more was asked for",
     "not_verified": "undecided: the engine's manifest holds no such comparison",
     "sources_disagree": "undecided: the interval from Prometheus and the one from our own scrapes exclude each other",
-    "no_evidence": "undecided: this source holds no evidence for this kind of claim",
+    "no_evidence": "undecided: this source holds no evidence for this claim, or several runs that fit it",
 }
 
 
