@@ -65,13 +65,13 @@ class BenchEvidence:
             raise ArtifactError(f"{self.path}: the rounds are not as rrr bench writes them ({error!r})") from error
         return found, {"concurrency": wanted} | ({"errors": errors} if errors else {})
 
-    def queries(self, queries: Sequence[str]) -> tuple[str, ...]:  # noqa: ARG002  one signature for every source
+    def queries(self, claim: Timed, promql: Sequence[str]) -> tuple[str, ...]:  # noqa: ARG002  one signature for all
         """The command that measured it."""
         return (str(self._document.get("command", "rrr bench")),)
 
-    def window(self) -> str:
-        """Of no use without PromQL."""
-        return ""
+    def window(self) -> None:
+        """There is nothing to ask by PromQL."""
+        return
 
     def direct(self, claim: Timed) -> Verdict | None:
         """A throughput claim, judged by the search for the highest rate, if there was one for this limit of p99."""
@@ -91,7 +91,7 @@ class BenchEvidence:
         verdict, reason, text = judge(interval, claim.bound, claim.unit, remedy="search more finely")
         if above is None and verdict != "pass":
             raise UndecidableError("not_saturated", f"{text}; no rate that misses p99 {claim.p99_ms:g} ms was tried")
-        return Verdict(claim, verdict, reason, text, interval, {}, {"highest_rate": found}, self.queries(()))
+        return Verdict(claim, verdict, reason, text, interval, {}, {"highest_rate": found}, self.queries(claim, ()))
 
     def _run(self, model: str, level: str, concurrency: int) -> dict[str, Any]:
         runs: list[dict[str, Any]] = [run for run in self._document["runs"] if run["model"] == model]
