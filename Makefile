@@ -74,7 +74,7 @@ demo: setup ## Train, build, serve and measure an ensemble beside a ResNet152: a
 observe: prometheus ## Run a real Prometheus against the service at URL, until Ctrl-C: make observe URL=http://127.0.0.1:3000
 	@exec $(BIN)/python deploy/prometheus/observe.py --url '$(URL)' --port '$(PROMETHEUS_PORT)' $(OBSERVE_OPTIONS)
 
-verify: prometheus ## Judge the claims of benchmarks/claims.yaml on the models of make demo: by scrapes, and by a real Prometheus.
+verify: prometheus ## Judge the claims of benchmarks/claims.yaml on the models of make demo: by scrapes and a real Prometheus, and by the repository.
 	@$(BIN)/python benchmarks/verify.py $(VERIFY)
 
 test: setup prometheus lint ## Lint, then run all tests, the end-to-end ones included.

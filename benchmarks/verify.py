@@ -1,11 +1,13 @@
-"""Claims judged twice over one load: from the service's own histograms, and from a real Prometheus that scraped them.
+"""Claims about time judged twice over one load: from the service's own histograms, and from a real Prometheus.
 
 .venv/bin/python benchmarks/verify.py                  what `make verify` runs, after `make demo`: two minutes at most
 .venv/bin/python benchmarks/verify.py --stamp          the verdicts travel with the engines from then on
 
 It serves the repository with every model side by side, starts Prometheus beside it, and lets `rrr verify --drive` send
-the load in turns until both the scraped histograms and Prometheus decide every claim. The two have to agree: no claim
-may pass in one and fail in the other, and the intervals of each have to overlap.
+the load in turns until both the scraped histograms and Prometheus decide every claim about time. The two have to
+agree: no claim may pass in one and fail in the other, and the intervals of each have to overlap. Claims about size and
+accuracy are judged once, from the repository; so is, from the scrapes, what Prometheus cannot tell apart
+(docs/claims.md).
 """
 
 import argparse
@@ -29,6 +31,7 @@ from rrrnet.errors import CheckFailedError, RRRError
 
 OBSERVE = ROOT / "deploy" / "prometheus" / "observe.py"
 SCRAPED = "rrr_inference_duration_seconds_count"
+TIMED = ("speedup", "latency", "throughput")
 Verdict = dict[str, Any]
 
 
@@ -80,11 +83,20 @@ def disagreements(scraped: Sequence[Verdict], asked: Sequence[Verdict]) -> list[
 
 
 def show(scraped: Sequence[Verdict], asked: Sequence[Verdict]) -> None:
-    """Both judgements side by side."""
-    table = Table("claim", "from scrapes", "from Prometheus", title="The same load, judged twice")
+    """Both judgements side by side; one where there is one."""
+    table = Table("claim", "from scrapes", "from Prometheus", "from artifacts", title="Claims, by source")
     for ours, theirs in zip(scraped, asked, strict=True):
-        table.add_row(ours["sentence"], _words(ours), _words(theirs))
+        sources = judged_by(theirs)
+        words = {"scrapes": _words(ours), "Prometheus": _words(theirs), "artifacts": _words(theirs)}
+        table.add_row(ours["sentence"], *(word if source in sources else "" for source, word in words.items()))
     Console().print(table)
+
+
+def judged_by(verdict: Verdict) -> tuple[str, ...]:
+    """What a verdict of the drive rests on."""
+    if verdict["kind"] not in TIMED:
+        return ("artifacts",)
+    return ("scrapes",) if "scrapes_alone" in verdict["evidence"] else ("scrapes", "Prometheus")
 
 
 def _words(verdict: Verdict) -> str:
@@ -95,7 +107,7 @@ def _words(verdict: Verdict) -> str:
 
 
 def main() -> None:
-    """Serve, drive, judge twice, compare."""
+    """Serve, drive, judge, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repository", type=Path, default=ROOT / "artifacts" / "repository")
     parser.add_argument("--claims", type=Path, default=ROOT / "benchmarks" / "claims.yaml")

@@ -63,6 +63,18 @@ class Machine:
             found.append(blocks_from(list(scale * np.exp(noise + (shared + speed)[:, None])), bounds))
         return found[0], found[1]
 
+    def alone(self, seed: int, turns: int, correlation: float) -> Blocks:
+        """One model's turns of 20 requests. No slow swing: an hour that was slow is no different from a slow model."""
+        random = np.random.default_rng(seed)
+        state = autoregressive(random, turns, correlation, 0.1)
+        speed = autoregressive(random, turns, 0.5, self.own) if self.own else np.zeros(turns)
+        noise = autoregressive(random, turns * 20, self.correlation, self.skew).reshape(turns, 20)
+        return blocks_from(list(0.005 * np.exp(noise + (state + speed)[:, None])), FINE)
+
+    def mean(self) -> float:
+        """Of `alone`, whose median is 0.005."""
+        return 0.005 * math.exp((self.skew**2 + 0.1**2 + self.own**2) / 2)
+
 
 MACHINES = {
     "quiet": Machine(skew=0.4, correlation=0.0, drift=0.0, own=0.0),
@@ -115,6 +127,31 @@ def test_so_does_an_interval_of_a_ratio_of_percentiles_from_fine_histograms(
         lambda seed: intervals.quantile_ratio(*machine.run(seed, 30, requests, FINE), share, ALPHA), RATIO
     )
     assert 0.90 <= covered <= 0.99
+
+
+@pytest.mark.parametrize("name", MACHINES)
+@pytest.mark.parametrize("turns", [30, 60])
+def test_so_does_an_interval_of_one_models_mean_median_and_rate(name: str, turns: int) -> None:
+    """The machine's speed, which a ratio is free of, is part of a single model's noise: 0.64 from turn to turn."""
+    machine = MACHINES[name]
+    runs = [machine.alone(seed, turns, 0.64) for seed in range(RUNS)]
+    for judge, truth in (
+        (intervals.mean, machine.mean()),
+        (lambda blocks, alpha: intervals.quantile(blocks, 0.5, alpha), 0.005),
+        (intervals.rate, 1 / machine.mean()),  # one request under way
+    ):
+        covered = coverage(lambda seed, judge=judge: judge(runs[seed], ALPHA), truth)  # type: ignore[misc]
+        assert 0.90 <= covered <= 0.99, judge
+
+
+@pytest.mark.parametrize(("turns", "at_least"), [(12, 0.83), (20, 0.83), (30, 0.87), (60, 0.90)])
+def test_a_few_strongly_dependent_turns_of_one_model_are_the_limit_that_the_documentation_states(
+    turns: int, at_least: float
+) -> None:
+    """20 blocks of a machine whose speed is correlated by 0.8 from one to the next are worth two independent ones."""
+    machine = MACHINES["quiet"]
+    covered = coverage(lambda seed: intervals.mean(machine.alone(seed, turns, 0.8), ALPHA), machine.mean())
+    assert at_least <= covered <= 0.99
 
 
 def test_coarse_buckets_only_make_it_wider() -> None:

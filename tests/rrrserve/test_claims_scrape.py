@@ -1,7 +1,9 @@
 """Verdicts from scraped text, over real HTTP: the same claims, and one thing after another goes wrong."""
 
 import json
+import re
 import socket
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -118,12 +120,16 @@ def test_true_and_false_claims_and_one_that_buckets_cannot_tell(
     assert high / low < 1.1
     assert found[0]["samples"]["quick"] == found[0]["samples"]["slow"] == 100 * (fake.scrapes - 1)
     assert "claim the mean, or verify from a result of rrr bench" in found[2]["explanation"]
-    assert found[0]["queries"] == [
-        '(sum(increase(rrr_inference_duration_seconds_sum{model="slow"}[1s])) / '
-        'sum(increase(rrr_inference_duration_seconds_count{model="slow"}[1s]))) / '
-        '(sum(increase(rrr_inference_duration_seconds_sum{model="quick"}[1s])) / '
-        'sum(increase(rrr_inference_duration_seconds_count{model="quick"}[1s])))'
-    ]
+    mean = '(sum(increase({0}_sum{{model="{1}"}}[{2}] @ {3})) / sum(increase({0}_count{{model="{1}"}}[{2}] @ {3})))'
+    query, command = found[0]["queries"]
+    (window,), (moment,) = (set(re.findall(pattern, query)) for pattern in (r"\[(\w+)\]", r"@ ([\d.]+)"))
+    name = "rrr_inference_duration_seconds"
+    assert query == " / ".join(mean.format(name, model, window, moment) for model in ("slow", "quick"))
+    assert 300 <= int(window.removesuffix("ms")) < 10_000  # the time from the first scrape to the last, not --seconds
+    assert time.time() - 10 < float(moment) <= time.time()
+    # So short a window may hold no two scrapes of a Prometheus.
+    assert command == f"rrr verify --claims {path} --scrape {fake.url} --seconds 0.3 --concurrency 1"
+    assert low < found[0]["evidence"]["pooled"] < high
     assert said == "rrr: 2 pass, 1 fail, 1 undecided: claim 1, claim 2"
 
 
@@ -184,6 +190,58 @@ def _bucket(old: str, new: str) -> Edit:
         if scrape == 7
         else text
     )
+
+
+def told(*names: str, at: int) -> Callable[[int, str], str]:
+    """Metrics that tell what is served, which are those of the second of each pair from one scrape on."""
+    return lambda scrape, text: text + "".join(f"{name.split(' | ')[scrape >= at]}\n" for name in names)
+
+
+def engines(first: str, second: str) -> tuple[str, str]:
+    """What a service tells before and after it was changed; "1 a" is version 1 from repository a."""
+    info = 'rrr_model_info{{model="quick",version="{}",target="t",members="1"}} 1'
+    words = [pair.split() for pair in (first, second)]
+    repositories = " | ".join(f'rrr_repository_info{{repository="{repository}"}} 1' for _, repository in words)
+    return " | ".join(info.format(version) for version, _ in words), repositories
+
+
+RELOADED = 'rrr_reloads_total{outcome="switched"} 3 | rrr_reloads_total{outcome="switched"} 5'
+STARTED = "process_start_time_seconds 1000 | process_start_time_seconds 1100"
+
+
+@pytest.mark.parametrize(
+    ("told_of", "reason", "message", "with_allow_resets"),
+    [
+        (
+            engines("1 a", "2 a"),
+            "engine_changed",
+            "the engine was version 1 (t) and is version 2 (t)",
+            "engine_changed",
+        ),
+        (engines("1 a", "1 b"), "engine_changed", "the repository was a and is b", "engine_changed"),
+        ((*engines("1 a", "1 a"), RELOADED), "engine_changed", "was reloaded 2 times meanwhile", "bound_met"),
+        ((*engines("1 a", "1 a"), STARTED), "counter_reset", "the service was restarted meanwhile", "bound_met"),
+        ((*engines("1 a", "1 a"), STARTED.replace("1100", "1001")), "bound_met", "as claimed", "bound_met"),
+    ],
+)
+def test_a_reload_or_a_restart_is_seen_though_no_counter_falls(
+    fake: Fake,
+    told_of: tuple[str, ...],
+    reason: str,
+    message: str,
+    with_allow_resets: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fake.edit = told(*told_of, at=6)
+    path = claims_file(tmp_path, "mean at_least 4")
+    found, _ = verdicts(capsys, path, "--scrape", fake.url, code=reason != "bound_met")
+    assert found[0]["reason"] == reason
+    assert message in found[0]["explanation"]
+    fake.scrapes = 0
+    found, _ = verdicts(capsys, path, "--scrape", fake.url, "--allow-resets", code=with_allow_resets != "bound_met")
+    assert found[0]["reason"] == with_allow_resets
+    assert found[0]["evidence"].get("dropped_blocks", 0) == 2 * (reason != with_allow_resets)  # one of each model
 
 
 @pytest.mark.parametrize(

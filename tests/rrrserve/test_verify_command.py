@@ -114,6 +114,8 @@ def test_scraped_and_asked_of_prometheus_the_verdicts_agree(service: Any, tmp_pa
         )
         window = f"{round(time.time() - begun) + 1}s"
         asked_code, asked = verify(tmp_path, claims, "--prometheus", server, "--range", window)
+        for verdict in (*both, *asked):  # to within the scrapes at the window's ends
+            assert value_of(server, verdict["queries"][0]) == pytest.approx(verdict["evidence"]["pooled"], rel=0.25)
         code_of_missing, missing = verify(
             tmp_path, [claim("other", kind="latency", at_most_ms=1) | {"model": "singel"}], "--prometheus", server
         )
@@ -181,6 +183,13 @@ def test_ctrl_c_ends_a_drive_with_code_130_and_a_misspelt_model_ends_it_at_once(
     )
     assert (code, found[0]["reason"]) == (1, "unknown_model")
     assert "serve tiny, single, and not 'singel'. Did you mean 'single'?" in found[0]["explanation"]
+
+
+def value_of(server: str, query: str) -> float:
+    """What a query gives now."""
+    answer = httpx.get(f"{server}/api/v1/query", params={"query": query}, trust_env=False).json()
+    (series,) = answer["data"]["result"]
+    return float(series["value"][1])
 
 
 def service_count(url: str) -> float:

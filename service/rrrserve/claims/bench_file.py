@@ -72,13 +72,13 @@ class BenchEvidence:
             raise ArtifactError(f"{self.path}: the rounds are not as rrr bench writes them ({error!r})") from error
         return found, {"concurrency": wanted} | ({"errors": errors} if errors else {})
 
-    def queries(self, queries: Sequence[str]) -> tuple[str, ...]:  # noqa: ARG002  one signature for every source
+    def queries(self, claim: Timed, promql: Sequence[str]) -> tuple[str, ...]:  # noqa: ARG002  one signature for all
         """The command that measured it."""
         return (self._result.command,)
 
-    def window(self) -> str:
-        """Of no use without PromQL."""
-        return ""
+    def window(self) -> None:
+        """There is nothing to ask by PromQL."""
+        return
 
     def direct(self, claim: Timed) -> Verdict | None:
         """A throughput claim, judged by the search for the highest rate, if there was one for this limit of p99."""
@@ -118,7 +118,7 @@ class BenchEvidence:
                 samples=samples,
             )
         evidence = {"highest_rate": found.model_dump()}
-        return Verdict(claim, verdict, reason, text, interval, samples, evidence, self.queries(()))
+        return Verdict(claim, verdict, reason, text, interval, samples, evidence, self.queries(claim, ()))
 
     def _run(self, model: str, level: str, concurrency: int) -> Run:
         """The one run of a model at a level and load."""

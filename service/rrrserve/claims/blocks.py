@@ -9,11 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from rrrserve.claims.claims_file import nearest
+from rrrserve.claims.continuity import check_engine, check_span
 from rrrserve.claims.levels import EXECUTIONS, LEVELS, ROWS, Level
 from rrrserve.claims.readings import Reading, increase
 from rrrserve.claims.reasons import UndecidableError
 
 Array = npt.NDArray[np.float64]
+_LEFT_OUT = ("counter_reset", "target_down", "engine_changed")
 
 
 @dataclass(frozen=True)
@@ -50,23 +52,27 @@ def blocks_of(spans: Sequence[Span], model: str, level_name: str, *, allow_reset
         spans: the stretches of time.
         model: whose.
         level_name: a key of `LEVELS`.
-        allow_resets: give an empty block where a counter was reset or a target was down, rather than refuse.
+        allow_resets: give an empty block where a counter was reset, a target was down, or the engines were changed and
+            changed back, rather than refuse.
 
     Returns:
         The blocks, and how many of them were emptied.
 
     Raises:
-        UndecidableError: the metric or model is missing, the service was down, a counter was reset or is NaN.
+        UndecidableError: the metric or model is missing, the service was down, a counter was reset or is NaN, the
+            engines were changed.
     """
     level = LEVELS[level_name]
     present(spans, model, level)
+    check_engine([reading for span in spans for reading in (span.before, span.after)], model)
     bounds = _bounds(spans, model, level)
     rows, dropped = [], 0
     for span in spans:
         try:
+            check_span(span.before, span.after, model, level)
             rows.append(_row(span, model, level, bounds))
         except UndecidableError as error:
-            if not (allow_resets and error.reason in ("counter_reset", "target_down")):
+            if not (allow_resets and error.reason in _LEFT_OUT):
                 raise
             dropped += 1
             rows.append((0.0, 0.0, np.zeros(len(bounds))))

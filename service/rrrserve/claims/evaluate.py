@@ -3,11 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+
 from rrrserve.claims import intervals
 from rrrserve.claims.blocks import Blocks, no_traffic
 from rrrserve.claims.intervals import Interval
 from rrrserve.claims.kinds import QUANTILES, Latency, Speedup, Throughput, Timed
-from rrrserve.claims.levels import LEVELS, promql, promql_rate
+from rrrserve.claims.levels import LEVELS, Window, promql, promql_rate
 from rrrserve.claims.reasons import UndecidableError
 from rrrserve.claims.verdicts import FAIL, PASS, UNDECIDED, Verdict, judge, undecided
 
@@ -37,11 +39,11 @@ class Evidence(Protocol):
             UndecidableError: there is no such evidence.
         """
 
-    def queries(self, queries: Sequence[str]) -> tuple[str, ...]:
-        """The PromQL of a claim, or what reproduces it in its place."""
+    def queries(self, claim: Timed, promql: Sequence[str]) -> tuple[str, ...]:
+        """The PromQL of a claim, which is given, or what reproduces it in its place."""
 
-    def window(self) -> str:
-        """The time that was looked at, as PromQL writes it."""
+    def window(self) -> Window | None:
+        """The time that was looked at, if it can be asked for."""
 
     def direct(self, claim: Timed) -> Verdict | None:
         """A verdict that needs no blocks, if the source has one."""
@@ -56,7 +58,8 @@ def evaluate(claim: Timed, evidence: Evidence, alpha: float) -> Verdict:
         alpha: 1 - confidence.
     """
     level = claim.level if not isinstance(claim, Throughput) else "http"
-    queries = evidence.queries(_queries(claim, level, evidence.window()))
+    window = evidence.window()
+    queries = evidence.queries(claim, [] if window is None else _queries(claim, level, window))
     samples: dict[str, int] = {}
     try:
         direct = evidence.direct(claim)
@@ -68,7 +71,7 @@ def evaluate(claim: Timed, evidence: Evidence, alpha: float) -> Verdict:
         for model, count in samples.items():
             if count == 0:
                 raise no_traffic(model, LEVELS[level])
-        notes = {"blocks": len(found[0].counts), "confidence": 1 - alpha, **notes, **_figures(claim.models, found)}
+        notes = {"blocks": len(found[0].counts), "confidence": 1 - alpha, **notes, **_figures(claim, found)}
         if isinstance(claim, Throughput):
             return _throughput(claim, found[0], evidence, alpha, samples, notes, queries)
         interval = _interval(claim, found, alpha)
@@ -121,24 +124,52 @@ def _throughput(
     return Verdict(claim, verdict, reason, text + _dropped(notes), found, samples, notes, queries)
 
 
-def _figures(models: Sequence[str], found: Sequence[Blocks]) -> dict[str, Any]:
-    return {
-        "mean_ms": {
-            model: _MS * float(blocks.totals_seconds.sum() / blocks.counts.sum())
-            for model, blocks in zip(models, found, strict=True)
-        }
+def _figures(claim: Timed, found: Sequence[Blocks]) -> dict[str, Any]:
+    """Means, and the claim's figure of all requests together: what the PromQL of `_queries` gives, without weights."""
+    means = {
+        model: _MS * float(blocks.totals_seconds.sum() / blocks.counts.sum())
+        for model, blocks in zip(claim.models, found, strict=True)
     }
+    try:
+        pooled = _pooled(claim, found)
+    except UndecidableError:  # a percentile beyond the last bucket
+        pooled = None
+    return {"mean_ms": means, "pooled": pooled}
+
+
+def _pooled(claim: Timed, found: Sequence[Blocks]) -> float | None:
+    if isinstance(claim, Throughput):
+        return float(found[0].counts.sum() / found[0].seconds.sum())
+    figures = [_pooled_statistic(blocks, claim.statistic) for blocks in found]
+    if None in figures or not figures[0]:
+        return None
+    of_model = figures[0]
+    return _MS * of_model if isinstance(claim, Latency) else float(figures[1] or 0.0) / of_model
+
+
+def _pooled_statistic(blocks: Blocks, statistic: str) -> float | None:
+    """In seconds."""
+    if statistic == "mean":
+        return float(blocks.totals_seconds.sum() / blocks.counts.sum())
+    cumulative = np.cumsum(blocks.buckets.sum(axis=0))[None]
+    if not cumulative.any():
+        return None
+    return float(intervals.interpolated_quantile(cumulative, blocks.bounds_seconds, QUANTILES[statistic])[0])
 
 
 def _dropped(notes: dict[str, Any]) -> str:
     count = notes.get("dropped_blocks", 0)
-    return f"; {count} of {notes['blocks']} blocks were left out: a counter was reset or a target down" if count else ""
+    return (
+        f"; {count} of {notes['blocks']} blocks were left out: a counter was reset or a target down, or it was reloaded"
+        if count
+        else ""
+    )
 
 
-def _queries(claim: Timed, level_name: str, window: str) -> list[str]:
+def _queries(claim: Timed, level_name: str, window: Window) -> list[str]:
     level = LEVELS[level_name]
     if isinstance(claim, Throughput):
-        return [promql_rate(level, claim.model, window), promql(level, claim.model, "p99", window)]
+        return [promql_rate(level, claim.model, window), f"1000 * ({promql(level, claim.model, 'p99', window)})"]
     one: Callable[[str], str] = lambda model: promql(level, model, claim.statistic, window)  # noqa: E731  used twice
     if isinstance(claim, Speedup):
         return [f"({one(claim.baseline)}) / ({one(claim.model)})"]

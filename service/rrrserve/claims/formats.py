@@ -26,8 +26,9 @@ def table(document: dict[str, Any]) -> Table:
     for verdict in document["verdicts"]:
         color = _COLORS[verdict["verdict"]]
         measured, interval = _numbers(verdict)
-        # What holds needs no explanation: the figure stands beside the claim.
-        why = "" if verdict["verdict"] == PASS else f"[{color}]{verdict['reason']}[/{color}]: "
+        # What holds needs no explanation: the figure stands beside the claim. One source fewer than asked for does.
+        alone = "scrapes_alone" in verdict["evidence"]
+        why = "" if verdict["verdict"] == PASS and not alone else f"[{color}]{verdict['reason']}[/{color}]: "
         found.add_row(
             f"[{color}]{verdict['verdict']}[/{color}]",
             f"[bold]{escape(verdict['name'])}[/bold]\n{escape(verdict['sentence'])}",

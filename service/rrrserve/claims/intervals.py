@@ -9,7 +9,8 @@ the machine does meets both. Every estimate is a smooth function of sums over bl
 * its standard error is the delete-one-block jackknife's (Miller, Biometrika 61, 1974), inflated by (1 + r) / (1 - r)
   for the blocks' lag-1 autocorrelation r, which is first freed of its downward bias (Kendall, Biometrika 41, 1954);
 * the interval is Student's t, and never narrower than that of 10 batches of adjacent blocks (Schmeiser, Operations
-  Research 30, 1982), which holds where correlation reaches further than one block;
+  Research 30, 1982), which holds where correlation reaches further than one block. A single model's interval takes 5:
+  what the machine does to two models side by side cancels out in their ratio, but stays in each alone;
 * a percentile lies somewhere in its bucket: beyond the sampling error the interval reaches to the bucket's ends.
 """
 
@@ -27,7 +28,7 @@ MIN_BLOCKS = 8
 MIN_SAMPLES = 30
 MIN_BEYOND = 10  # requests on either side of a percentile
 _MIN_IN_BLOCK = 4  # requests of each model; blocks with fewer are merged with the next
-_BATCHES = 10
+_BATCHES, _BATCHES_OF_ONE = 10, 5
 _MAX_AUTOCORRELATION = 0.9
 
 
@@ -57,7 +58,7 @@ class _Part(NamedTuple):
 def mean(blocks: Blocks, alpha: float) -> Interval:
     """Mean duration in seconds; `alpha` is 1 - confidence."""
     blocks = _answered(blocks)
-    return _exponential(*_log_interval([_mean_part(blocks, blocks.counts)], alpha))
+    return _exponential(*_log_interval([_mean_part(blocks, blocks.counts)], alpha, _BATCHES_OF_ONE))
 
 
 def mean_ratio(above: Blocks, below: Blocks, alpha: float) -> Interval:
@@ -71,7 +72,7 @@ def quantile(blocks: Blocks, share: float, alpha: float) -> Interval:
     blocks = _answered(blocks)
     _check_beyond(blocks, share)
     part = _quantile_part(blocks, blocks.counts, share)
-    center, half = _log_interval([part], alpha)
+    center, half = _log_interval([part], alpha, _BATCHES_OF_ONE)
     down, up = _slack(blocks.bounds_seconds, center, half)
     coarse_down, coarse_up = _slack(blocks.bounds_seconds, center, 0.0)
     if not math.isfinite(up):
@@ -114,7 +115,7 @@ def rate(blocks: Blocks, alpha: float) -> Interval:
     _merged([blocks])
     contributions = np.stack([blocks.counts, blocks.seconds], axis=1)
     part = _Part(contributions, lambda sums: np.log(sums[:, 0] / sums[:, 1]))
-    return _exponential(*_log_interval([part], alpha))
+    return _exponential(*_log_interval([part], alpha, _BATCHES_OF_ONE))
 
 
 def _exponential(center: float, half: float) -> Interval:
@@ -238,12 +239,13 @@ def _slack(bounds: Array, center: float, half: float) -> tuple[float, float]:
     return max(down, 0.0), max(up, 0.0)
 
 
-def _log_interval(parts: list[_Part], alpha: float) -> tuple[float, float]:
+def _log_interval(parts: list[_Part], alpha: float, batches: int = _BATCHES) -> tuple[float, float]:
     """The estimate's logarithm and half of its interval's width.
 
     Args:
         parts: one, or two whose difference is estimated.
         alpha: 1 - confidence.
+        batches: of adjacent blocks, whose interval is the narrowest that is given.
     """
     signs = (1.0, -1.0)
     blocks = len(parts[0].contributions)
@@ -263,9 +265,9 @@ def _log_interval(parts: list[_Part], alpha: float) -> tuple[float, float]:
     )
     singles = left_out(list(np.arange(blocks)[:, None]))
     half = _half_width(singles, alpha, correct=True)
-    if blocks > _BATCHES:
-        batches = left_out(np.array_split(np.arange(blocks), _BATCHES))
-        half = max(half, _half_width(batches, alpha, correct=False))
+    if blocks > batches:
+        batched = left_out(np.array_split(np.arange(blocks), batches))
+        half = max(half, _half_width(batched, alpha, correct=False))
     return whole, half
 
 

@@ -9,13 +9,16 @@ import httpx
 
 from rrrnet.errors import UsageError
 from rrrserve.claims.blocks import Span
-from rrrserve.claims.levels import series_selector
-from rrrserve.claims.readings import INSTANCE, PREFIXES, Reading, Series
+from rrrserve.claims.continuity import MODEL, RELOADS, REPOSITORY
+from rrrserve.claims.levels import duration, resets_query, series_selector
+from rrrserve.claims.readings import INSTANCE, PREFIXES, START, Reading, Series, Target
 from rrrserve.claims.reasons import UndecidableError
 
 _TIMEOUT_SECONDS = 30.0
 _POINTS = 60
 _MIN_STEP_SECONDS = 0.25
+# What tells restarts and reloads; the time of a start only of those that are services of ours.
+_IDENTITY = f'{{__name__=~"{MODEL}|{REPOSITORY}|{RELOADS}"}} or ({START} and on (job, instance) {MODEL})'
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
 
@@ -52,10 +55,21 @@ class Prometheus:
         """
         step = max(_MIN_STEP_SECONDS, (end - start) / _POINTS)
         window = {"start": f"{start:.3f}", "end": f"{end:.3f}", "step": f"{step:.3f}"}
-        found = await self._ask("query_range", {"query": series_selector(models), **window})
-        health = await self._ask("query_range", {"query": "up", **window})
+
+        async def asked(query: str) -> list[dict[str, Any]]:
+            found: list[dict[str, Any]] = (await self._ask("query_range", {"query": query, **window}))["result"]
+            return found
+
         try:
-            readings = _readings(found["result"], health["result"])
+            counters = await asked(series_selector(models))
+            # Where a step is longer than the time between two scrapes, these see the scrapes that no step falls on.
+            # The window of resets is twice as long: a fall from a step's last scrape to the first of the next counts.
+            readings = _readings(
+                [*counters, *await asked(_IDENTITY)],
+                {(item["metric"].get("job", ""), item["metric"].get(INSTANCE, "")) for item in counters},
+                [*await asked("up"), *await asked(f"min_over_time(up[{duration(step)}])")],
+                await asked(resets_query(models, duration(2 * step))),
+            )
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise UndecidableError("bad_metrics", f"{self.url} answered, but not as Prometheus: {error!r}") from error
         if not readings:
@@ -65,7 +79,7 @@ class Prometheus:
             )
         if len(readings) == 1:
             readings *= 2
-        if not any(name.startswith(PREFIXES) for reading in readings for name in reading.names):
+        if not counters:
             readings.append(Reading(end, await self._others(readings[-1]), readings[-1].down))
         return [Span(one, two, two.time_seconds - one.time_seconds) for one, two in pairwise(readings)]
 
@@ -103,30 +117,56 @@ class Prometheus:
         return data
 
 
-def _readings(counters: Sequence[dict[str, Any]], health: Sequence[dict[str, Any]]) -> list[Reading]:
-    """Range vectors of our counters and of `up`, turned into a reading for each step.
+def _readings(
+    series_found: Sequence[dict[str, Any]],
+    ours: set[Target],
+    health: Sequence[dict[str, Any]],
+    resets: Sequence[dict[str, Any]],
+) -> list[Reading]:
+    """Range vectors turned into a reading for each step.
 
-    A scrape that failed is bridged where a later one succeeded: counters go on, and if the service was restarted in
-    between they fell. Only instances that have our counters matter, unless none has.
+    A step at which a target was down gives no reading, but a gap in the next one: whether it can be bridged is told by
+    `continuity`.
+
+    Args:
+        series_found: of our counters, and of what tells which engine they belong to.
+        ours: targets that have our counters. Only they matter, unless there is none.
+        health: of `up`, 1 where all went well.
+        resets: label `counter` names what was reset.
     """
     values: dict[float, dict[Series, float]] = {}
-    down: dict[float, dict[str, str]] = {}
-    ours = {item["metric"].get(INSTANCE, "") for item in counters}
-    for item in [*counters, *health]:
-        series, instance = _series(item["metric"]), item["metric"].get(INSTANCE, "")
+    down: dict[float, dict[Target, str]] = {}
+    gaps: dict[float, dict[Target, str]] = {}
+    fallen: dict[float, set[Series]] = {}
+    for item in series_found:
         for moment, value in item["values"]:
-            if series[0] != "up" or float(value) == 1:
-                values.setdefault(float(moment), {})[series] = float(value)
-            elif instance in ours or not ours:
-                job = item["metric"].get("job")
-                down.setdefault(float(moment), {})[instance] = f"Prometheus could not scrape its job {job!r} (up is 0)"
+            values.setdefault(float(moment), {})[_series(item["metric"])] = float(value)
+    for item in health:
+        metric, at_the_step = item["metric"], "__name__" in item["metric"]
+        target = metric.get("job", ""), metric.get(INSTANCE, "")
+        for moment, value in item["values"]:
+            if float(value) == 1 and at_the_step:
+                values.setdefault(float(moment), {})[_series(metric)] = 1.0
+            elif float(value) != 1 and (target in ours or not ours):
+                reason = f"Prometheus could not scrape {target[1]} of its job {target[0]!r} (up is 0)"
+                (down if at_the_step else gaps).setdefault(float(moment), {})[target] = reason
+    for item in resets:
+        name, labels = _series(item["metric"] | {"__name__": item["metric"]["counter"]})
+        series = name, tuple(pair for pair in labels if pair[0] != "counter")
+        for moment, _ in item["values"]:
+            fallen.setdefault(float(moment), set()).add(series)
     moments = sorted({*values, *down})
-    last = moments[-1] if moments else 0.0
-    return [
-        Reading(moment, values.get(moment, {}), down.get(moment, {}))
-        for moment in moments
-        if moment not in down or moment == last
-    ]
+    readings: list[Reading] = []
+    gone: dict[Target, str] = {}
+    reset: set[Series] = set()
+    for moment in moments:
+        gone |= {**gaps.get(moment, {}), **down.get(moment, {})}
+        reset |= fallen.get(moment, set())
+        if moment not in down or moment == moments[-1]:
+            away = {instance: reason for (_, instance), reason in down.get(moment, {}).items()}
+            readings.append(Reading(moment, values.get(moment, {}), away, frozenset(reset), gone))
+            gone, reset = {}, set()
+    return readings
 
 
 def _series(metric: dict[str, str]) -> Series:

@@ -17,9 +17,13 @@ from rrrserve.claims.reasons import UndecidableError
 # Name of a sample, such as rrr_inference_duration_seconds_bucket, and its labels in the order of their names.
 Series = tuple[str, tuple[tuple[str, str], ...]]
 
+# A job's name, empty where we scraped, and an instance: what answers a scrape.
+Target = tuple[str, str]
+
 # Label that tells the services apart whose metrics are read together; Prometheus gives its targets the same label.
 INSTANCE = "instance"
 PREFIXES = ("rrr_", "nv_inference_")
+START = "process_start_time_seconds"
 _BUCKETS = tuple(level.bucket for level in LEVELS.values() if level.bucket)
 
 
@@ -31,11 +35,15 @@ class Reading:
         time_seconds: when; only differences matter.
         values: of each series.
         down: instances that did not answer, and why.
+        resets: counters of requests that are known to have been reset since the reading before.
+        gaps: targets that did not answer for a while since the reading before, and why.
     """
 
     time_seconds: float
     values: Mapping[Series, float]
     down: Mapping[str, str] = field(default_factory=dict)
+    resets: frozenset[Series] = frozenset()
+    gaps: Mapping[Target, str] = field(default_factory=dict)
 
     @cached_property
     def names(self) -> frozenset[str]:
@@ -73,7 +81,7 @@ def parse(text: str, instance: str) -> dict[Series, float]:
             (_plain(sample.name), tuple(sorted({**sample.labels, INSTANCE: instance}.items()))): float(sample.value)
             for metric in text_string_to_metric_families(_without_other_buckets(text))
             for sample in metric.samples
-            if sample.name.startswith(PREFIXES)
+            if sample.name.startswith((*PREFIXES, START))
         }
     except (ValueError, KeyError, IndexError, TypeError) as error:  # the parser's own kinds for a malformed line
         raise UndecidableError(
@@ -91,7 +99,7 @@ def increase(before: Reading, after: Reading, series: Series) -> float:
         UndecidableError: NaN, a value that fell, or a series that is gone; names the counter.
     """
     now, then = after.values.get(series), before.values.get(series)
-    name = _shown(series)
+    name = shown_series(series)
     instance = dict(series[1]).get(INSTANCE, "")
     if now is None:
         if then is None:
@@ -129,6 +137,13 @@ def _plain(name: str) -> str:
     return name.removesuffix("_total") if name.startswith("nv_") else name
 
 
-def _shown(series: Series) -> str:
+def target_of(series: Series) -> Target:
+    """What a series was read from."""
+    labels = dict(series[1])
+    return labels.get("job", ""), labels.get(INSTANCE, "")
+
+
+def shown_series(series: Series) -> str:
+    """A series for people, as PromQL writes it, without its instance."""
     labels = ",".join(f'{label}="{value}"' for label, value in series[1] if label != INSTANCE)
     return f"{series[0]}{{{labels}}}"

@@ -12,6 +12,7 @@ REASONS: dict[str, str] = {
     "no_traffic": "undecided: the histogram is empty over the time that was looked at",
     "requests_failed": "undecided: most requests that were sent for this claim failed",
     "counter_reset": "undecided: a counter fell, so the service was restarted meanwhile",
+    "engine_changed": "undecided: a reload, or a restart from another repository, changed the engines meanwhile",
     "not_a_number": "undecided: a metric is NaN or infinite",
     "bad_metrics": "undecided: the answer is not in Prometheus's format, or its histogram contradicts itself",
     "metric_missing": "undecided: the metric is not among those that were read",

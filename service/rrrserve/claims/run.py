@@ -1,6 +1,6 @@
 """A whole verification: claims in, the document of verdicts out."""
 
-import asyncio
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,18 +14,19 @@ from rrrnet.errors import UsageError
 from rrrserve.claims.artifacts import Artifacts
 from rrrserve.claims.bench_file import BenchEvidence
 from rrrserve.claims.claims_file import Claims
-from rrrserve.claims.drive import Driven, drive, find_subjects
+from rrrserve.claims.drive import drive, find_subjects
 from rrrserve.claims.evaluate import Evidence, evaluate
-from rrrserve.claims.kinds import AnyClaim, Throughput, Timed
+from rrrserve.claims.kinds import AnyClaim, Timed
+from rrrserve.claims.levels import Window
+from rrrserve.claims.looks import Looks
 from rrrserve.claims.prometheus import Prometheus, duration_seconds
 from rrrserve.claims.reasons import UndecidableError
 from rrrserve.claims.scrape import Scraper, check_url, watch
-from rrrserve.claims.spans import SpanEvidence, Turn
-from rrrserve.claims.verdicts import UNDECIDED, Verdict, agreed, shown, undecided
+from rrrserve.claims.spans import SpanEvidence
+from rrrserve.claims.verdicts import Verdict, shown, undecided
 from rrrserve.environment import describe
 
 FORMAT, KIND = 1, "rrr-verdicts"
-_SETTLE_SECONDS, _POLL_SECONDS = 90.0, 0.5  # Prometheus scrapes once a minute unless it is told otherwise
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Source:
         repository: for claims about artifacts.
         engines: likewise.
         headers: sent to the services, not to Prometheus.
+        image_path: where the image was read from.
     """
 
     scrape: tuple[str, ...]
@@ -59,6 +61,7 @@ class Source:
     repository: Path
     engines: Path
     headers: Mapping[str, str] = field(default_factory=dict)
+    image_path: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For the document."""
@@ -76,6 +79,19 @@ class Source:
         if self.scrape:
             return {"kind": "scrape", "url": ", ".join(self.scrape), **how}
         return {"kind": "artifacts", "path": shown(self.repository)}
+
+    def command(self, claims: Path) -> str:
+        """What measures again, as a shell takes it; a token is not in it."""
+        words = ["rrr", "verify", "--claims", shown(claims)]
+        for url in self.scrape:
+            words += ["--scrape", url]
+        if self.prometheus is not None:
+            words += ["--prometheus", self.prometheus]
+        words += ["--seconds", f"{self.seconds:g}", "--concurrency", str(self.concurrency)]
+        words += [option for option, given in (("--drive", self.drive), ("--allow-resets", self.allow_resets)) if given]
+        if self.image_path is not None:
+            words += ["--image", shown(self.image_path)]
+        return shlex.join(words)
 
     def check(self, claims: Sequence[AnyClaim]) -> None:
         """Check that the options fit together and are enough.
@@ -125,7 +141,7 @@ async def verify(claims: Claims, source: Source, report: Callable[[float, str], 
     }
     if timed:
         try:
-            found |= await _timed(timed, source, alpha, report)
+            found |= await _timed(timed, source, source.command(claims.path), alpha, report)
         except UndecidableError as error:
             found |= {claim.name: undecided(claim, error) for claim in timed}
     return {
@@ -141,7 +157,7 @@ async def verify(claims: Claims, source: Source, report: Callable[[float, str], 
 
 
 async def _timed(
-    claims: Sequence[Timed], source: Source, alpha: float, report: Callable[[float, str], None]
+    claims: Sequence[Timed], source: Source, command: str, alpha: float, report: Callable[[float, str], None]
 ) -> dict[str, Verdict]:
     """Verdicts by name."""
     if source.bench is not None:
@@ -153,20 +169,36 @@ async def _timed(
     ):
         prometheus = None if source.prometheus is None else Prometheus(other, source.prometheus)
         if prometheus is not None and not source.drive:
-            end = time.time()
-            spans = await prometheus.spans(models, end - duration_seconds(source.range_text), end)
-            remedy = "ask for a longer --range"
+            end, seconds = time.time(), duration_seconds(source.range_text)
+            spans = await prometheus.spans(models, end - seconds, end)
             evidence = SpanEvidence(
-                spans, window_text=source.range_text, allow_resets=source.allow_resets, remedy=remedy
+                spans,
+                window_looked_at=Window(source.range_text, end, seconds),
+                remembered=True,
+                allow_resets=source.allow_resets,
+                remedy="ask for a longer --range",
             )
             return _judged(claims, evidence, alpha)
         levels = {getattr(claim, "level", "http") for claim in claims}
         scraper = Scraper(client, source.scrape, triton="engine" in levels)
         if not source.drive:
+            start = time.time()
             watched = await watch(scraper, source.seconds, lambda passed: report(passed, "watching"))
-            window = f"{max(1, round(source.seconds))}s"
-            return _judged(claims, SpanEvidence(watched, window_text=window, allow_resets=source.allow_resets), alpha)
-        return await _driven(claims, source, alpha, report, client, scraper, prometheus)
+            window = Window.between(start, time.time())
+            watched_evidence = SpanEvidence(
+                watched, window_looked_at=window, command=command, allow_resets=source.allow_resets
+            )
+            return _judged(claims, watched_evidence, alpha)
+        looks = Looks(
+            claims,
+            alpha=alpha,
+            concurrency=source.concurrency,
+            allow_resets=source.allow_resets,
+            command=command,
+            prometheus=prometheus,
+            report=report,
+        )
+        return await _driven(claims, source, report, client, scraper, looks)
 
 
 def _judged(claims: Sequence[Timed], evidence: Evidence, alpha: float) -> dict[str, Verdict]:
@@ -176,71 +208,22 @@ def _judged(claims: Sequence[Timed], evidence: Evidence, alpha: float) -> dict[s
 async def _driven(
     claims: Sequence[Timed],
     source: Source,
-    alpha: float,
     report: Callable[[float, str], None],
     client: httpx.AsyncClient,
     scraper: Scraper,
-    prometheus: Prometheus | None,
+    looks: Looks,
 ) -> dict[str, Verdict]:
     models = sorted({model for claim in claims for model in claim.models})
     subjects, missing = await find_subjects(client, scraper.urls, models, lambda size: source.image or _picture(size))
-    found: dict[str, Verdict] = {}
-    for claim in claims:
-        for model in claim.models:
-            if model in missing:
-                found[claim.name] = undecided(claim, missing[model])
-    open_claims = {claim.name: claim for claim in claims if claim.name not in found}
-    turns = sorted({turn for claim in open_claims.values() for turn in _turns(claim, source.concurrency)})
-
-    async def look(driven: Driven, alpha_share: float, last: bool) -> list[Turn]:
-        evidence = SpanEvidence(
-            turns=driven.turns,
-            failed=driven.failed,
-            tally=driven.tally(),
-            concurrency=source.concurrency,
-            window_text=f"{max(1, round(time.time() - driven.started))}s",
-            allow_resets=source.allow_resets,
-            saturated=True,
-        )
-        remembered = None
-        if prometheus is not None:
-            remembered = await _asked(prometheus, models, driven.started, evidence, last=last)
-        for name, claim in list(open_claims.items()):
-            found[name] = evaluate(claim, evidence, alpha * alpha_share)
-            if remembered is not None:
-                found[name] = agreed(evaluate(claim, remembered, alpha * alpha_share), found[name])
-            if found[name].verdict != UNDECIDED:
-                del open_claims[name]
-        report(time.time() - driven.started, f"{len(found) - len(open_claims)} of {len(claims)} decided")
-        return [turn for claim in open_claims.values() for turn in _turns(claim, source.concurrency)]
-
+    looks.without(missing)
+    await looks.meet_prometheus()
+    turns = looks.turns()
     if turns:
-        await drive(scraper, subjects, turns, source.seconds, look, lambda passed: report(passed, ""))
-    return found
-
-
-async def _asked(
-    prometheus: Prometheus, models: Sequence[str], start: float, client_side: SpanEvidence, *, last: bool
-) -> SpanEvidence:
-    """The same time as Prometheus remembers it; at the last look, once it has scraped the end of it."""
-    end = time.time()
-    while last and time.time() < end + _SETTLE_SECONDS and await prometheus.last_sample(models) < end:  # noqa: ASYNC110
-        await asyncio.sleep(_POLL_SECONDS)  # no event: Prometheus tells nobody when it scrapes
-    end = time.time()
-    spans = await prometheus.spans(models, start, end)
-    return SpanEvidence(
-        spans,
-        tally=client_side.tally,
-        failed=client_side.failed,
-        concurrency=client_side.concurrency,
-        window_text=client_side.window_text,
-        allow_resets=client_side.allow_resets,
-    )
-
-
-def _turns(claim: Timed, concurrency: int) -> list[Turn]:
-    """The turns that a claim is judged by."""
-    return [(model, claim.concurrency if isinstance(claim, Throughput) else concurrency) for model in claim.models]
+        try:
+            await drive(scraper, subjects, turns, source.seconds, looks.look, lambda passed: report(passed, ""))
+        except UndecidableError as error:
+            looks.give_up(error)
+    return looks.found
 
 
 def _picture(size: int) -> bytes:

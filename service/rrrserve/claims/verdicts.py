@@ -111,6 +111,13 @@ def agreed(asked: Verdict, scraped: Verdict) -> Verdict:
     return both
 
 
+def by_scrapes_alone(scraped: Verdict, why: str) -> Verdict:
+    """The verdict on a claim of which Prometheus cannot see the same as our scrapes; says so."""
+    note = f"by scrapes alone, without Prometheus: {why}"
+    evidence = {**scraped.evidence, "scrapes_alone": why}
+    return replace(scraped, evidence=evidence, explanation=f"{scraped.explanation}; {note}")
+
+
 def shown(path: Path) -> str:
     """A path as a document holds it: relative where it lies below the present folder, to mean something elsewhere."""
     here = Path.cwd()

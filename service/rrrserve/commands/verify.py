@@ -61,7 +61,8 @@ def verify(
         Path, typer.Option(metavar="DIR", help="Where engines of other targets lie, as DIR/MODEL/TARGET.")
     ] = DEFAULT_ENGINES,
     allow_resets: Annotated[
-        bool, typer.Option("--allow-resets", help="Leave out the blocks of time in which a service was restarted.")
+        bool,
+        typer.Option("--allow-resets", help="Leave out the blocks of time in which a service was restarted or away."),
     ] = False,
     allow_undecided: Annotated[
         bool, typer.Option("--allow-undecided", help="Exit with 0 if no claim failed, though some are undecided.")
@@ -100,6 +101,7 @@ def verify(
         repository=repository,
         engines=engines,
         headers=client_headers(os.environ, token_file),
+        image_path=image,
     )
     source.check(read.claims)
     if stamp:
