@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import httpx
 import numpy as np
 
+from rrrnet import sealed
 from rrrnet.errors import CheckFailedError, UsageError
 from rrrserve.bench import images
 from rrrserve.bench.client import Client
@@ -51,6 +52,8 @@ class Subject:
         batch: images in a request.
         connect: makes a client of it.
         connect_to_answerer: makes a client that sends the same to the address of an answerer (`rrrserve.bench.limit`).
+        repository: short digest of what the service serves; None at other levels, or where it does not tell.
+        engine_sha256: of the engine's manifest, which seals its files; None at other levels.
     """
 
     model: str
@@ -61,13 +64,15 @@ class Subject:
     batch: int
     connect: Callable[[], Client]
     connect_to_answerer: Callable[[str], Client]
+    repository: str | None = None
+    engine_sha256: str | None = None
 
     def __str__(self) -> str:
         return f"{self.model} ({self.level})"
 
     def to_json(self) -> dict[str, Any]:
         """The keys that tell a subject in a result."""
-        names = ("model", "level", "target", "members", "where", "batch")
+        names = ("model", "level", "target", "members", "where", "batch", "repository", "engine_sha256")
         return {name: getattr(self, name) for name in names}
 
 
@@ -86,7 +91,7 @@ def http_subjects(url: str, models: Sequence[str], bodies: Sequence[bytes], opti
     """
     if options.batch != 1:
         raise UsageError(f"--batch is {options.batch}: over HTTP a request carries one image; use --triton or --engine")
-    listed = _listed(url, options.headers)
+    listed, repository = _listed(url, options.headers)
     for name in models:
         if name not in listed:
             raise UsageError(f"--model is {name!r}: {url} has {', '.join(listed) or 'no model'}")
@@ -115,13 +120,22 @@ def http_subjects(url: str, models: Sequence[str], bodies: Sequence[bytes], opti
             1,
             lambda: connect_to(base),
             lambda address: connect_to(f"http://{address}"),
+            repository=repository,
         )
 
     return [subject(name) for name in dict.fromkeys(models or listed)]
 
 
-def _listed(url: str, headers: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """The rows of /v1/models by name."""
+def repository_now(url: str, options: Options) -> str | None:
+    """Short digest of what a service serves; None if it does not tell."""
+    try:
+        return _listed(url, options.headers)[1]
+    except CheckFailedError:
+        return None
+
+
+def _listed(url: str, headers: Mapping[str, str]) -> tuple[dict[str, dict[str, Any]], str | None]:
+    """The rows of /v1/models by name, and the repository that they are of."""
     parts = urlsplit(url)
     if parts.scheme != "http" or not parts.hostname or parts.path.strip("/") or parts.query:
         raise UsageError(f"--url is {url!r}: expected http://HOST:PORT")
@@ -129,7 +143,8 @@ def _listed(url: str, headers: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         answer = httpx.get(
             f"{url.rstrip('/')}/v1/models", headers=headers, timeout=_ASK_TIMEOUT_SECONDS, trust_env=False
         )
-        return {row["name"]: row for row in answer.raise_for_status().json()["models"]}
+        document = answer.raise_for_status().json()
+        return {row["name"]: row for row in document["models"]}, document.get("repository")
     except httpx.TransportError as error:
         raise CheckFailedError(
             f"no answer from {url} ({error}): start the service with rrr serve, or name another --url"
@@ -194,6 +209,7 @@ def engine_subjects(paths: Sequence[Path], bodies: Sequence[bytes], options: Opt
         IncompatibleError: one that cannot run here.
     """
     from rrrbuild.engine import load_engine
+    from rrrbuild.manifest import MANIFEST
 
     def subject(path: Path) -> Subject:
         engine = load_engine(path, threads=options.threads)
@@ -211,6 +227,7 @@ def engine_subjects(paths: Sequence[Path], bodies: Sequence[bytes], options: Opt
             options.batch,
             lambda: EngineClient(engine, arrays),
             lambda _: EngineClient(np.shape, arrays),
+            engine_sha256=sealed.sha256_of(path / MANIFEST),
         )
 
     return [subject(path) for path in paths]

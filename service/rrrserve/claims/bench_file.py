@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from rrrserve.claims.blocks import Array, Blocks
 from rrrserve.claims.claims_file import nearest
 from rrrserve.claims.intervals import MIN_BLOCKS, Interval
 from rrrserve.claims.kinds import Throughput, Timed
+from rrrserve.claims.measured import Measured
 from rrrserve.claims.reasons import UndecidableError
+from rrrserve.claims.verdict_document import Environment
 from rrrserve.claims.verdicts import Verdict, judge
 
 FORMAT, KIND = 1, "rrr-bench"
@@ -43,6 +46,7 @@ class BenchEvidence:
             ArtifactError: not a result of `rrr bench`.
         """
         self.path = path
+        self._used: dict[str, Measured] = {}
         self._concurrency = concurrency
         self._document = _read(path)
 
@@ -65,6 +69,30 @@ class BenchEvidence:
             raise ArtifactError(f"{self.path}: the rounds are not as rrr bench writes them ({error!r})") from error
         return found, {"concurrency": wanted} | ({"errors": errors} if errors else {})
 
+    @property
+    def measured(self) -> list[Measured]:
+        """What the runs that verdicts were asked of are about, as the file tells."""
+        return list(self._used.values())
+
+    def when_and_where(self) -> tuple[str, dict[str, Any]]:
+        """When the measurement began, and the machine and versions it was made with.
+
+        Raises:
+            ArtifactError: the file does not tell.
+        """
+        try:
+            started = str(self._document["started"])
+            environment: dict[str, Any] = self._document["environment"]
+            Environment.model_validate(environment)
+            if datetime.fromisoformat(started).tzinfo is None:
+                raise ValueError("no time zone")
+        except (KeyError, ValueError) as error:
+            raise ArtifactError(
+                f"{self.path} does not tell when and where it was measured (started, environment): write it again with "
+                "rrr bench --out"
+            ) from error
+        return started, environment
+
     def queries(self, queries: Sequence[str]) -> tuple[str, ...]:  # noqa: ARG002  one signature for every source
         """The command that measured it."""
         return (str(self._document.get("command", "rrr bench")),)
@@ -79,6 +107,7 @@ class BenchEvidence:
             return None
         for found in self._document.get("highest_rate", []):
             if found["model"] == claim.model and math.isclose(found["p99_ms_limit"], claim.p99_ms, rel_tol=1e-9):
+                self._use(found)
                 return self._searched(claim, found)
         return None
 
@@ -93,6 +122,14 @@ class BenchEvidence:
             raise UndecidableError("not_saturated", f"{text}; no rate that misses p99 {claim.p99_ms:g} ms was tried")
         return Verdict(claim, verdict, reason, text, interval, {}, {"highest_rate": found}, self.queries(()))
 
+    def _use(self, part: Mapping[str, Any]) -> None:
+        """Remember what a run, or a search, is about."""
+        where, model, repository = str(part.get("where")), str(part["model"]), part.get("repository")
+        digests = () if repository is None else (str(repository),)
+        engine_sha256 = part.get("engine_sha256")
+        item = Measured(where, digests, model, None if engine_sha256 is None else str(engine_sha256))
+        self._used[repr(item)] = item
+
     def _run(self, model: str, level: str, concurrency: int) -> dict[str, Any]:
         runs: list[dict[str, Any]] = [run for run in self._document["runs"] if run["model"] == model]
         if not runs:
@@ -104,6 +141,7 @@ class BenchEvidence:
         fitting = [run for run in runs if run["level"] == level and run["mode"] == "closed"]
         for run in fitting:
             if run["concurrency"] == concurrency:
+                self._use(run)
                 return run
         seen = sorted({f"{run['level']} at {run.get('concurrency') or run.get('rate_per_second')}" for run in runs})
         raise UndecidableError(

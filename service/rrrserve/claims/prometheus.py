@@ -1,7 +1,8 @@
 """Evidence from a Prometheus server: the same counters, as it remembers them, by PromQL over its HTTP API."""
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -9,7 +10,8 @@ import httpx
 
 from rrrnet.errors import UsageError
 from rrrserve.claims.blocks import Span
-from rrrserve.claims.levels import series_selector
+from rrrserve.claims.levels import LEVELS, series_selector
+from rrrserve.claims.measured import INFO, LABEL
 from rrrserve.claims.readings import INSTANCE, PREFIXES, Reading, Series
 from rrrserve.claims.reasons import UndecidableError
 
@@ -65,6 +67,33 @@ class Prometheus:
         if not any(name.startswith(PREFIXES) for reading in readings for name in reading.names):
             readings.append(Reading(end, await self._others(readings[-1]), readings[-1].down))
         return [Span(one, two, two.time_seconds - one.time_seconds) for one, two in pairwise(readings)]
+
+    async def repositories(
+        self, models: Sequence[str], levels: Iterable[str], start: float, end: float
+    ) -> dict[str, set[str]]:
+        """Short digests of the repositories that each instance served between two times; empty if it told none.
+
+        Args:
+            models: only instances with counters of these.
+            levels: and of these levels (`LEVELS`).
+            start: Unix time in seconds.
+            end: likewise.
+
+        Raises:
+            UndecidableError: the server does not answer, or not as Prometheus.
+        """
+        window = f"[{max(1, math.ceil((end - start) * 1000))}ms]"
+        counters = series_selector(models, {name for level in levels for name in LEVELS[level].samples})
+        series = (
+            f"count by ({INSTANCE}) (last_over_time({counters}{window}))",
+            f"count by ({INSTANCE}, {LABEL}) (last_over_time({INFO}{window}))",
+        )
+        measured, told = [(await self._ask("query", {"query": query, "time": f"{end:.3f}"})) for query in series]
+        found: dict[str, set[str]] = {item["metric"].get(INSTANCE, ""): set() for item in measured["result"]}
+        for item in told["result"]:
+            if (instance := item["metric"].get(INSTANCE, "")) in found:
+                found[instance].add(item["metric"].get(LABEL, ""))
+        return found
 
     async def last_sample(self, models: Sequence[str]) -> float:
         """Unix time of the newest sample of these models; 0 if there is none."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from rrrbuild.repository_document import Repository
 from rrrnet.errors import UsageError
 from rrrserve.claims.artifacts import Artifacts
 from rrrserve.claims.bench_file import BenchEvidence
@@ -17,6 +18,7 @@ from rrrserve.claims.claims_file import Claims
 from rrrserve.claims.drive import Driven, drive, find_subjects
 from rrrserve.claims.evaluate import Evidence, evaluate
 from rrrserve.claims.kinds import AnyClaim, Throughput, Timed
+from rrrserve.claims.measured import Measured, check_served, served_there
 from rrrserve.claims.prometheus import Prometheus, duration_seconds
 from rrrserve.claims.reasons import UndecidableError
 from rrrserve.claims.scrape import Scraper, check_url, watch
@@ -45,6 +47,7 @@ class Source:
         repository: for claims about artifacts.
         engines: likewise.
         headers: sent to the services, not to Prometheus.
+        stamped: what the verdicts are to be stamped on: services that serve anything else are not driven.
     """
 
     scrape: tuple[str, ...]
@@ -59,6 +62,7 @@ class Source:
     repository: Path
     engines: Path
     headers: Mapping[str, str] = field(default_factory=dict)
+    stamped: Repository | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For the document."""
@@ -115,17 +119,25 @@ async def verify(claims: Claims, source: Source, report: Callable[[float, str], 
 
     Raises:
         ArtifactError: a damaged repository, engine or bench result.
+        UsageError: a service does not serve what is to be stamped.
     """
-    started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    started, environment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), describe()
     alpha = 1 - claims.confidence
     artifacts = Artifacts(source.repository, source.engines)
     timed: list[Timed] = [claim for claim in claims.claims if isinstance(claim, Timed)]
     found: dict[str, Verdict] = {
         claim.name: artifacts.verdict(claim, alpha) for claim in claims.claims if not isinstance(claim, Timed)
     }
-    if timed:
+    measured: list[Measured] = []
+    if timed and source.bench is not None:
+        evidence = BenchEvidence(source.bench, source.concurrency)
+        started, environment = evidence.when_and_where()
+        found |= _judged(timed, evidence, alpha)
+        measured = evidence.measured
+    elif timed:
         try:
-            found |= await _timed(timed, source, alpha, report)
+            live, measured = await _live(timed, source, alpha, report)
+            found |= live
         except UndecidableError as error:
             found |= {claim.name: undecided(claim, error) for claim in timed}
     return {
@@ -135,17 +147,16 @@ async def verify(claims: Claims, source: Source, report: Callable[[float, str], 
         "confidence": claims.confidence,
         "started": started,
         "source": source.to_json(),
-        "environment": describe(),
+        "environment": environment,
+        "measured": [item.to_json() for item in measured],
         "verdicts": [found[claim.name].to_json() for claim in claims.claims],
     }
 
 
-async def _timed(
+async def _live(
     claims: Sequence[Timed], source: Source, alpha: float, report: Callable[[float, str], None]
-) -> dict[str, Verdict]:
-    """Verdicts by name."""
-    if source.bench is not None:
-        return _judged(claims, BenchEvidence(source.bench, source.concurrency), alpha)
+) -> tuple[dict[str, Verdict], list[Measured]]:
+    """Verdicts by name, and what the services that they are about served."""
     models = sorted({model for claim in claims for model in claim.models})
     async with (
         httpx.AsyncClient(trust_env=False, timeout=10, headers=source.headers) as client,
@@ -159,14 +170,38 @@ async def _timed(
             evidence = SpanEvidence(
                 spans, window_text=source.range_text, allow_resets=source.allow_resets, remedy=remedy
             )
-            return _judged(claims, evidence, alpha)
-        levels = {getattr(claim, "level", "http") for claim in claims}
-        scraper = Scraper(client, source.scrape, triton="engine" in levels)
+            start = end - duration_seconds(source.range_text)
+            return _judged(claims, evidence, alpha), await _remembered(prometheus, claims, start, end)
+        scraper = Scraper(client, source.scrape, triton="engine" in _levels(claims))
+        if source.stamped is not None:
+            await scraper.read()
+            answered = {url: digests for url, digests in scraper.repositories.items() if digests}
+            check_served(served_there(answered), source.stamped)
+        began = time.time()
         if not source.drive:
             watched = await watch(scraper, source.seconds, lambda passed: report(passed, "watching"))
             window = f"{max(1, round(source.seconds))}s"
-            return _judged(claims, SpanEvidence(watched, window_text=window, allow_resets=source.allow_resets), alpha)
-        return await _driven(claims, source, alpha, report, client, scraper, prometheus)
+            evidence = SpanEvidence(watched, window_text=window, allow_resets=source.allow_resets)
+            return _judged(claims, evidence, alpha), served_there(scraper.repositories)
+        found = await _driven(claims, source, alpha, report, client, scraper, prometheus)
+        served = served_there(scraper.repositories)
+        if prometheus is not None:
+            served += await _remembered(prometheus, claims, began, time.time())
+        return found, served
+
+
+async def _remembered(prometheus: Prometheus, claims: Sequence[Timed], start: float, end: float) -> list[Measured]:
+    """What Prometheus remembers of which repositories were served; the server itself where it remembers nothing."""
+    models = sorted({model for claim in claims for model in claim.models})
+    try:
+        found = await prometheus.repositories(models, _levels(claims), start, end)
+    except UndecidableError:  # verdicts need no digest: only a stamp does
+        found = {}
+    return served_there(found or {prometheus.url: set()})
+
+
+def _levels(claims: Sequence[Timed]) -> set[str]:
+    return {getattr(claim, "level", "http") for claim in claims}
 
 
 def _judged(claims: Sequence[Timed], evidence: Evidence, alpha: float) -> dict[str, Verdict]:

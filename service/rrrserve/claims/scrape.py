@@ -8,6 +8,7 @@ import httpx
 
 from rrrnet.errors import UsageError
 from rrrserve.claims.blocks import Span
+from rrrserve.claims.measured import INFO, LABEL
 from rrrserve.claims.readings import Reading, Series, parse
 
 _TIMEOUT_SECONDS = 10.0
@@ -21,6 +22,7 @@ class Scraper:
 
     Attributes:
         urls: of the services.
+        repositories: short digests that each told so far which repository it serves; "" for an answer without.
     """
 
     def __init__(self, client: httpx.AsyncClient, urls: Sequence[str], *, triton: bool) -> None:
@@ -28,6 +30,7 @@ class Scraper:
         self.urls = tuple(dict.fromkeys(url.rstrip("/").removesuffix(OURS) for url in urls))
         for url in self.urls:
             check_url("--scrape", url)
+        self.repositories: dict[str, set[str]] = {url: set() for url in self.urls}
         self._client = client
         self._paths = (OURS, TRITONS) if triton else (OURS,)
 
@@ -53,7 +56,11 @@ class Scraper:
                     )
                     break
                 else:
-                    values |= parse(answer.text, url)
+                    found = parse(answer.text, url)
+                    values |= found
+                    if path == OURS:
+                        told = {dict(labels).get(LABEL, "") for name, labels in found if name == INFO}
+                        self.repositories[url] |= told or {""}
         return Reading(time.monotonic(), values, down)
 
 

@@ -119,6 +119,8 @@ def bench(
         timeout, keep_alive, client_headers(os.environ, token_file) | _headers(header or []), batch, threads
     )
     bodies = _bodies(image or [], images, sizes, formats, seed)
+    if url is None and triton is None and not engine:
+        url = _DEFAULT_URL
     subjects = _subjects(url, triton, engine or [], model or [], bodies, options)
     _say_how_long(plan, len(subjects))
     # Each drawing takes the interpreter away from the load for 1 ms: one a second leaves p99 alone.
@@ -130,6 +132,8 @@ def bench(
             report=lambda text, done, total: bar.update(task, completed=done, total=total or None, text=escape(text)),
         )
         bar.update(task, text="")
+    if url is not None:
+        _forget_what_was_reloaded(document, url, options)
     _show(document, as_json=as_json)
     for path, content in writers.items():
         write_atomically(path, content(document))
@@ -188,8 +192,6 @@ def _subjects(
     """What is to be measured, level by level."""
     from rrrserve.bench import subjects
 
-    if url is None and triton is None and not engines:
-        url = _DEFAULT_URL
     if models and url is None and triton is None:
         raise UsageError("--model names a model of --url or --triton: an engine is named by its folder")
     found = []
@@ -201,6 +203,22 @@ def _subjects(
     if engines:
         found += subjects.engine_subjects(engines, bodies, options)
     return found
+
+
+def _forget_what_was_reloaded(document: dict[str, Any], url: str, options: "Options") -> None:
+    """Leave the repository of HTTP runs open where the service serves another one by now, and warn."""
+    from rrrserve.bench.subjects import repository_now
+
+    now = repository_now(url, options)
+    parts = [*document["runs"], *document.get("highest_rate", [])]
+    changed = [part for part in parts if part["repository"] not in (None, now)]
+    for part in changed:
+        part["repository"] = None
+    if changed:
+        document["client"]["warnings"].append(
+            f"{url} does not serve the repository any more that it served in the beginning ({now or 'it tells none'} "
+            "now): figures may be of both, and claims judged by them cannot be stamped"
+        )
 
 
 def _writers(out: Path | None, csv: Path | None, plot: Path | None) -> dict[Path, Callable[[dict[str, Any]], bytes]]:
