@@ -99,6 +99,19 @@ def test_a_bench_is_stamped_with_its_own_time_and_machine_if_it_measured_these_e
         assert not (other / "single" / STAMP).exists()
 
 
+@pytest.mark.e2e
+def test_a_bench_over_which_the_repository_changed_warns_and_holds_no_digest(
+    service: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rrrserve.bench.subjects.repository_now", lambda url, options: OTHER)
+    _, document = benched(tmp_path, "--url", service.url, "--model", "single")
+    assert document["runs"][0]["repository"] is None
+    assert (
+        f"does not serve the repository any more that it served in the beginning ({OTHER} now)"
+        in (document["client"]["warnings"][-1])
+    )
+
+
 def test_a_bench_that_does_not_tell_when_and_where_it_was_made_is_refused(
     copy: Path, tmp_path: Path, verify: Any
 ) -> None:

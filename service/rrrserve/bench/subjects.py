@@ -1,6 +1,7 @@
 """What is measured: a model at a level, and how to reach it."""
 
-from collections.abc import Callable, Mapping, Sequence
+import ssl
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from rrrnet import sealed
 from rrrnet.errors import CheckFailedError, UsageError
+from rrrserve import tls
 from rrrserve.bench import images
 from rrrserve.bench.client import Client
 from rrrserve.bench.engine_client import EngineClient
@@ -30,6 +32,7 @@ class Options:
         headers: further HTTP headers.
         batch: images in a request, where the level has batches.
         threads: CPU threads of an engine; None leaves the choice to the runtime.
+        trust: for https; None for the certificates that this machine trusts.
     """
 
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
@@ -37,6 +40,7 @@ class Options:
     headers: dict[str, str] = field(default_factory=dict)
     batch: int = 1
     threads: int | None = None
+    trust: ssl.SSLContext | None = None
 
 
 @dataclass(frozen=True)
@@ -86,12 +90,12 @@ def http_subjects(url: str, models: Sequence[str], bodies: Sequence[bytes], opti
         options: how.
 
     Raises:
-        UsageError: an address that is not plain HTTP, a model that the service does not have, or a batch.
+        UsageError: an address that is neither http nor https, a model that the service does not have, or a batch.
         CheckFailedError: nobody answers there, or not an rrr service.
     """
     if options.batch != 1:
         raise UsageError(f"--batch is {options.batch}: over HTTP a request carries one image; use --triton or --engine")
-    listed, repository = _listed(url, options.headers)
+    listed, repository = _listed(url, options)
     for name in models:
         if name not in listed:
             raise UsageError(f"--model is {name!r}: {url} has {', '.join(listed) or 'no model'}")
@@ -107,6 +111,7 @@ def http_subjects(url: str, models: Sequence[str], bodies: Sequence[bytes], opti
                 timeout_seconds=options.timeout_seconds,
                 headers=headers,
                 keep_alive=options.keep_alive,
+                trust=options.trust,
             )
 
         base = url.rstrip("/")
@@ -129,23 +134,29 @@ def http_subjects(url: str, models: Sequence[str], bodies: Sequence[bytes], opti
 def repository_now(url: str, options: Options) -> str | None:
     """Short digest of what a service serves; None if it does not tell."""
     try:
-        return _listed(url, options.headers)[1]
+        return _listed(url, options)[1]
     except CheckFailedError:
         return None
 
 
-def _listed(url: str, headers: Mapping[str, str]) -> tuple[dict[str, dict[str, Any]], str | None]:
+def _listed(url: str, options: Options) -> tuple[dict[str, dict[str, Any]], str | None]:
     """The rows of /v1/models by name, and the repository that they are of."""
     parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname or parts.path.strip("/") or parts.query:
-        raise UsageError(f"--url is {url!r}: expected http://HOST:PORT")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
+        raise UsageError(f"--url is {url!r}: expected http://HOST:PORT or https://HOST:PORT")
     try:
         answer = httpx.get(
-            f"{url.rstrip('/')}/v1/models", headers=headers, timeout=_ASK_TIMEOUT_SECONDS, trust_env=False
+            f"{url.rstrip('/')}/v1/models",
+            headers=options.headers,
+            timeout=_ASK_TIMEOUT_SECONDS,
+            trust_env=False,
+            verify=options.trust or True,
         )
         document = answer.raise_for_status().json()
         return {row["name"]: row for row in document["models"]}, document.get("repository")
     except httpx.TransportError as error:
+        if reason := tls.failure(error):
+            raise CheckFailedError(f"no answer from {url}: {reason}") from error
         raise CheckFailedError(
             f"no answer from {url} ({error}): start the service with rrr serve, or name another --url"
         ) from error

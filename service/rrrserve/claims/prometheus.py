@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from rrrnet.errors import UsageError
+from rrrserve import tls
 from rrrserve.claims.blocks import Span
 from rrrserve.claims.levels import LEVELS, series_selector
 from rrrserve.claims.measured import INFO, LABEL
@@ -112,9 +113,10 @@ class Prometheus:
             answer = await self._client.post(place, data=parameters, timeout=_TIMEOUT_SECONDS)
             document = answer.json()
         except httpx.HTTPError as error:
+            reason = tls.failure(error)
+            words = f"({str(error) or type(error).__name__}): is Prometheus running there?"
             raise UndecidableError(
-                "target_down",
-                f"POST {place} failed ({str(error) or type(error).__name__}): is Prometheus running there?",
+                "target_down", f"POST {place} failed {words if reason is None else f'over TLS: {reason}'}"
             ) from error
         except ValueError as error:
             raise UndecidableError("target_down", f"{place} answered without JSON: is it a Prometheus?") from error

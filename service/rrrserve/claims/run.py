@@ -1,6 +1,7 @@
 """A whole verification: claims in, the document of verdicts out."""
 
 import asyncio
+import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,6 +48,7 @@ class Source:
         repository: for claims about artifacts.
         engines: likewise.
         headers: sent to the services, not to Prometheus.
+        trust: for https, of services and of Prometheus; None for the certificates that this machine trusts.
         stamped: what the verdicts are to be stamped on: services that serve anything else are not driven.
     """
 
@@ -62,6 +64,7 @@ class Source:
     repository: Path
     engines: Path
     headers: Mapping[str, str] = field(default_factory=dict)
+    trust: ssl.SSLContext | None = None
     stamped: Repository | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -158,9 +161,10 @@ async def _live(
 ) -> tuple[dict[str, Verdict], list[Measured]]:
     """Verdicts by name, and what the services that they are about served."""
     models = sorted({model for claim in claims for model in claim.models})
+    trust = source.trust or True
     async with (
-        httpx.AsyncClient(trust_env=False, timeout=10, headers=source.headers) as client,
-        httpx.AsyncClient(trust_env=False, timeout=10) as other,
+        httpx.AsyncClient(trust_env=False, timeout=10, verify=trust, headers=source.headers) as client,
+        httpx.AsyncClient(trust_env=False, timeout=10, verify=trust) as other,
     ):
         prometheus = None if source.prometheus is None else Prometheus(other, source.prometheus)
         if prometheus is not None and not source.drive:
@@ -218,7 +222,9 @@ async def _driven(
     prometheus: Prometheus | None,
 ) -> dict[str, Verdict]:
     models = sorted({model for claim in claims for model in claim.models})
-    subjects, missing = await find_subjects(client, scraper.urls, models, lambda size: source.image or _picture(size))
+    subjects, missing = await find_subjects(
+        client, scraper.urls, models, lambda size: source.image or _picture(size), trust=source.trust
+    )
     found: dict[str, Verdict] = {}
     for claim in claims:
         for model in claim.models:

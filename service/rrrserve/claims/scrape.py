@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import httpx
 
 from rrrnet.errors import UsageError
+from rrrserve import tls
 from rrrserve.claims.blocks import Span
 from rrrserve.claims.measured import INFO, LABEL
 from rrrserve.claims.readings import Reading, Series, parse
@@ -51,9 +52,7 @@ class Scraper:
                     if path == OURS:
                         down[url] = f"GET {url}{path} answered {error.response.status_code}"
                 except httpx.HTTPError as error:
-                    down[url] = (
-                        f"GET {url}{path} failed ({str(error) or type(error).__name__}): is it running? rrr serve"
-                    )
+                    down[url] = f"GET {url}{path} failed {why(error)}"
                     break
                 else:
                     found = parse(answer.text, url)
@@ -64,18 +63,26 @@ class Scraper:
         return Reading(time.monotonic(), values, down)
 
 
+def why(error: httpx.HTTPError) -> str:
+    """The reason of a service's silence, in brackets or after a colon, and what to do."""
+    reason = tls.failure(error)
+    return (
+        f"({str(error) or type(error).__name__}): is it running? rrr serve" if reason is None else f"over TLS: {reason}"
+    )
+
+
 def check_url(option: str, url: str) -> None:
     """Check the form of an address.
 
     Raises:
-        UsageError: not http://HOST:PORT.
+        UsageError: neither http://HOST:PORT nor https://HOST:PORT.
     """
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
-        raise UsageError(f"{option} is {url!r}: {error}; expected http://HOST:PORT") from error
+        raise UsageError(f"{option} is {url!r}: {error}; expected http://HOST:PORT or https://HOST:PORT") from error
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise UsageError(f"{option} is {url!r}: expected http://HOST:PORT")
+        raise UsageError(f"{option} is {url!r}: expected http://HOST:PORT or https://HOST:PORT")
 
 
 async def watch(scraper: Scraper, seconds: float, report: Callable[[float], None]) -> list[Span]:

@@ -15,6 +15,7 @@ from rrrnet.files import check_writable, write_atomically
 from rrrserve import output
 from rrrserve.access import client_headers
 from rrrserve.settings import check_address
+from rrrserve.tls import client_trust
 
 if TYPE_CHECKING:
     from rrrserve.bench.plan import Plan
@@ -80,6 +81,10 @@ def bench(
     token_file: Annotated[
         Path | None, typer.Option(metavar="FILE", envvar="RRR_TOKEN_FILE", help="The service's token (else RRR_TOKEN).")
     ] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="PEM certificates to trust for https (else those of the machine)."),
+    ] = None,
     timeout: Annotated[
         float, typer.Option(min=0.001, max=3600, metavar="SECONDS", help="Without an answer a request has failed.")
     ] = 10.0,
@@ -116,7 +121,12 @@ def bench(
         arrivals=arrivals,
     )
     options = Options(
-        timeout, keep_alive, client_headers(os.environ, token_file) | _headers(header or []), batch, threads
+        timeout,
+        keep_alive,
+        client_headers(os.environ, token_file) | _headers(header or []),
+        batch,
+        threads,
+        client_trust(ca),
     )
     bodies = _bodies(image or [], images, sizes, formats, seed)
     if url is None and triton is None and not engine:

@@ -17,6 +17,7 @@ from rrrnet.files import check_writable, write_atomically
 from rrrserve import output
 from rrrserve.access import client_headers
 from rrrserve.settings import DEFAULT_REPOSITORY
+from rrrserve.tls import client_trust
 
 if TYPE_CHECKING:
     from rrrserve.claims.claims_file import Claims
@@ -53,6 +54,10 @@ def verify(
     ] = None,
     token_file: Annotated[
         Path | None, typer.Option(metavar="FILE", envvar="RRR_TOKEN_FILE", help="The services' token (else RRR_TOKEN).")
+    ] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="PEM certificates to trust for https (else those of the machine)."),
     ] = None,
     repository: Annotated[
         Path, typer.Option(metavar="REPO", help="For claims about parameters, MACs, bytes, accuracy and agreement.")
@@ -101,6 +106,7 @@ def verify(
         repository=repository,
         engines=engines,
         headers=client_headers(os.environ, token_file),
+        trust=client_trust(ca),
         stamped=read_repository(repository) if stamp else None,
     )
     source.check(read.claims)
