@@ -1,5 +1,6 @@
 """A closed loop over HTTP that gives raw latencies; `rrr bench` is built from the same parts."""
 
+import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -46,6 +47,7 @@ async def closed_loop(
     seconds: float | None = None,
     timeout_seconds: float = 30.0,
     headers: Mapping[str, str] | None = None,
+    trust: ssl.SSLContext | None = None,
 ) -> Result:
     """Keep `concurrency` requests under way, each sent when the last was answered.
 
@@ -57,13 +59,14 @@ async def closed_loop(
         seconds: for how long to begin new ones; at least one of both.
         timeout_seconds: a request without an answer by then counts as an error, and its connection is closed.
         headers: sent with each request.
+        trust: for https; None for the certificates that this machine trusts.
 
     Raises:
-        UsageError: an address that is not plain HTTP, or neither limit is given.
+        UsageError: an address that is neither http nor https, or neither limit is given.
     """
     if requests is None and seconds is None:
         raise UsageError("a load needs a limit: give a number of requests or of seconds")
-    client = HttpClient(url, bodies, timeout_seconds=timeout_seconds, headers=headers)
+    client = HttpClient(url, bodies, timeout_seconds=timeout_seconds, headers=headers, trust=trust)
     recorder = loops.Recorder()
     try:
         await loops.closed_loop(client, concurrency, recorder, requests=requests, seconds=seconds)

@@ -110,6 +110,21 @@ def client_trust(authorities: Path | None) -> ssl.SSLContext:
         raise UsageError(f"--ca {authorities} cannot be read: {error.strerror}") from error
 
 
+def failure(error: BaseException) -> str | None:
+    """What to say of TLS that failed, found among the causes of a client's error; None where something else did."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None:
+        return None
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        reason = cause.verify_message.rstrip(".")
+        return f"its certificate is not trusted ({reason}): --ca FILE names the PEM certificates to trust"
+    reason = cause.reason or "no reason told"
+    advice = "a service without --tls-cert is asked with http://, one with it needs --ca FILE"
+    return f"TLS does not work there ({reason}): {advice}"
+
+
 def check(files: TlsFiles) -> None:
     """See that clients would accept the certificate today.
 

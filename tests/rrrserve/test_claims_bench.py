@@ -55,6 +55,8 @@ def bench(tmp_path: Path) -> Path:
         "format": 1,
         "kind": "rrr-bench",
         "command": "rrr bench --rounds 12",
+        "started": "2020-02-29T12:00:00Z",
+        "environment": {"machine": {"cpu": "an older one", "cores": 64}, "versions": {"rrr": "0.0.1"}},
         "runs": [bench_run("quick", 0.01, 200, 1), bench_run("slow", 0.01 * RATIO, 200, 2)],
         "highest_rate": [search()],
     }

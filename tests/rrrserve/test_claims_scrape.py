@@ -382,7 +382,7 @@ def test_every_format_holds_every_verdict(fake: Fake, tmp_path: Path, capsys: py
     document = json.loads(files[0].read_text())
     assert (document["format"], document["kind"], document["confidence"]) == (1, "rrr-verdicts", 0.95)
     assert set(document) == {
-        *("format", "kind", "claims", "confidence", "started", "source", "environment", "verdicts"),
+        *("format", "kind", "claims", "confidence", "started", "source", "environment", "measured", "verdicts"),
     }
     assert document["source"]["kind"] == "scrape"
     assert set(document["environment"]) == {"machine", "versions"}

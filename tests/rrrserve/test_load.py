@@ -80,8 +80,8 @@ def test_a_broken_answer_is_an_error_and_the_next_request_gets_a_new_connection(
     assert connections == 2
 
 
-def test_a_load_needs_a_plain_http_address_and_a_limit() -> None:
-    with pytest.raises(UsageError, match="https://"):
-        asyncio.run(closed_loop("https://localhost/", [b"x"], 1, requests=1))
+def test_a_load_needs_an_http_address_and_a_limit() -> None:
+    with pytest.raises(UsageError, match=r"'ftp://localhost/': expected http://HOST:PORT/PATH or https://HOST:PORT"):
+        asyncio.run(closed_loop("ftp://localhost/", [b"x"], 1, requests=1))
     with pytest.raises(UsageError, match="limit"):
         asyncio.run(closed_loop("http://localhost/", [b"x"], 1))

@@ -5,6 +5,7 @@ service it measures.
 """
 
 import asyncio
+import ssl
 import time
 from collections.abc import Mapping, Sequence
 from typing import cast
@@ -14,8 +15,10 @@ import httptools
 
 from rrrnet.errors import UsageError
 from rrrserve.bench.client import RequestFailedError
+from rrrserve.tls import client_trust
 
 _OK = 200
+_PORTS = {"http": 80, "https": 443}
 # Servers close connections that were idle for long (uvicorn after 5 s); a request sent at that moment would be lost.
 _MAX_IDLE_SECONDS = 2.0
 
@@ -31,6 +34,7 @@ class HttpClient:
         timeout_seconds: float,
         headers: Mapping[str, str] | None = None,
         keep_alive: bool = True,
+        trust: ssl.SSLContext | None = None,
     ) -> None:
         """Put the requests together.
 
@@ -40,20 +44,22 @@ class HttpClient:
             timeout_seconds: a request without an answer by then counts as failed, and its connection is closed.
             headers: further ones, or others in place of Content-Type.
             keep_alive: whether connections are used again.
+            trust: for https; None for the certificates that this machine trusts.
 
         Raises:
-            UsageError: an address that is not plain HTTP.
+            UsageError: an address that is neither http nor https.
         """
         parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
-            raise UsageError(f"the address is {url!r}: expected http://HOST:PORT/PATH")
+        if parts.scheme not in _PORTS or not parts.hostname:
+            raise UsageError(f"the address is {url!r}: expected http://HOST:PORT/PATH or https://HOST:PORT/PATH")
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         fields = {"Content-Type": "application/octet-stream", **(headers or {})}
         if not keep_alive:
             fields["Connection"] = "close"
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         head = f"POST {target} HTTP/1.1\r\nHost: {parts.netloc}\r\n{lines}"
-        self._host, self._port = parts.hostname, parts.port or 80
+        self._host, self._port = parts.hostname, parts.port or _PORTS[parts.scheme]
+        self._trust = (trust or client_trust(None)) if parts.scheme == "https" else None
         self._requests = [f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body for body in bodies]
         self._timeout_seconds = timeout_seconds
         self._keep_alive = keep_alive
@@ -98,7 +104,7 @@ class HttpClient:
 
     async def _connect(self) -> "_Connection":
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(_Connection, self._host, self._port)
+        _, connection = await loop.create_connection(_Connection, self._host, self._port, ssl=self._trust)
         self._open.add(connection)
         return connection
 

@@ -1,6 +1,7 @@
 """What is measured: a model at a level, and how to reach it."""
 
-from collections.abc import Callable, Mapping, Sequence
+import ssl
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +9,9 @@ from typing import Any, NamedTuple
 import httpx
 import numpy as np
 
+from rrrnet import sealed
 from rrrnet.errors import CheckFailedError, UsageError
+from rrrserve import tls
 from rrrserve.bench import images
 from rrrserve.bench.client import Client
 from rrrserve.bench.engine_client import EngineClient
@@ -29,6 +32,7 @@ class Options:
         headers: further HTTP headers.
         batch: images in a request, where the level has batches.
         threads: CPU threads of an engine; None leaves the choice to the runtime.
+        trust: for https; None for the certificates that this machine trusts.
     """
 
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
@@ -36,6 +40,7 @@ class Options:
     headers: dict[str, str] = field(default_factory=dict)
     batch: int = 1
     threads: int | None = None
+    trust: ssl.SSLContext | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,8 @@ class Subject:
         batch: images in a request.
         connect: makes a client of it.
         connect_to_answerer: makes a client that sends the same to the address of an answerer (`rrrserve.bench.limit`).
+        repository: short digest of what the service serves; None at other levels, or where it does not tell.
+        engine_sha256: of the engine's manifest, which seals its files; None at other levels.
     """
 
     model: str
@@ -61,13 +68,15 @@ class Subject:
     batch: int
     connect: Callable[[], Client]
     connect_to_answerer: Callable[[str], Client]
+    repository: str | None = None
+    engine_sha256: str | None = None
 
     def __str__(self) -> str:
         return f"{self.model} ({self.level})"
 
     def to_json(self) -> dict[str, Any]:
         """The keys that tell a subject in a result."""
-        names = ("model", "level", "target", "members", "where", "batch")
+        names = ("model", "level", "target", "members", "where", "batch", "repository", "engine_sha256")
         return {name: getattr(self, name) for name in names}
 
 
@@ -81,12 +90,12 @@ def http_subjects(url: str, models: Sequence[str], bodies: Sequence[bytes], opti
         options: how.
 
     Raises:
-        UsageError: an address that is not plain HTTP, a model that the service does not have, or a batch.
+        UsageError: an address that is neither http nor https, a model that the service does not have, or a batch.
         CheckFailedError: nobody answers there, or not an rrr service.
     """
     if options.batch != 1:
         raise UsageError(f"--batch is {options.batch}: over HTTP a request carries one image; use --triton or --engine")
-    listed = _listed(url, options.headers)
+    listed, repository = _listed(url, options)
     for name in models:
         if name not in listed:
             raise UsageError(f"--model is {name!r}: {url} has {', '.join(listed) or 'no model'}")
@@ -102,6 +111,7 @@ def http_subjects(url: str, models: Sequence[str], bodies: Sequence[bytes], opti
                 timeout_seconds=options.timeout_seconds,
                 headers=headers,
                 keep_alive=options.keep_alive,
+                trust=options.trust,
             )
 
         base = url.rstrip("/")
@@ -115,9 +125,18 @@ def http_subjects(url: str, models: Sequence[str], bodies: Sequence[bytes], opti
             1,
             lambda: connect_to(base),
             lambda address: connect_to(f"http://{address}"),
+            repository=repository,
         )
 
     return [subject(name) for name in dict.fromkeys(models or listed)]
+
+
+def repository_now(url: str, options: Options) -> str | None:
+    """Short digest of what a service serves; None if it does not tell."""
+    try:
+        return _listed(url, options)[1]
+    except CheckFailedError:
+        return None
 
 
 class _Row(NamedTuple):
@@ -127,19 +146,27 @@ class _Row(NamedTuple):
     members: int
 
 
-def _listed(url: str, headers: Mapping[str, str]) -> dict[str, _Row]:
-    """The rows of /v1/models by name."""
+def _listed(url: str, options: Options) -> tuple[dict[str, _Row], str | None]:
+    """The rows of /v1/models by name, and the repository that they are of."""
     check_url("--url", url)
     parts = httpx.URL(url)
-    if parts.scheme != "http" or parts.path.strip("/") or parts.query:
-        raise UsageError(f"--url is {url!r}: expected http://HOST:PORT")
+    if parts.path.strip("/") or parts.query:
+        raise UsageError(f"--url is {url!r}: expected http://HOST:PORT or https://HOST:PORT")
     try:
         answer = httpx.get(
-            f"{url.rstrip('/')}/v1/models", headers=headers, timeout=_ASK_TIMEOUT_SECONDS, trust_env=False
+            f"{url.rstrip('/')}/v1/models",
+            headers=options.headers,
+            timeout=_ASK_TIMEOUT_SECONDS,
+            trust_env=False,
+            verify=options.trust or True,
         )
-        rows = answer.raise_for_status().json()["models"]
-        return {str(row["name"]): _Row(str(row["target"]), int(row["members"])) for row in rows}
+        document = answer.raise_for_status().json()
+        rows = {str(row["name"]): _Row(str(row["target"]), int(row["members"])) for row in document["models"]}
+        repository = document.get("repository")
+        return rows, None if repository is None else str(repository)
     except httpx.RequestError as error:
+        if reason := tls.failure(error):
+            raise CheckFailedError(f"no answer from {url}: {reason}") from error
         raise CheckFailedError(
             f"no answer from {url} ({error}): start the service with rrr serve, or name another --url"
         ) from error
@@ -203,6 +230,7 @@ def engine_subjects(paths: Sequence[Path], bodies: Sequence[bytes], options: Opt
         IncompatibleError: one that cannot run here.
     """
     from rrrbuild.engine import load_engine
+    from rrrbuild.manifest import MANIFEST
 
     def subject(path: Path) -> Subject:
         engine = load_engine(path, threads=options.threads)
@@ -220,6 +248,7 @@ def engine_subjects(paths: Sequence[Path], bodies: Sequence[bytes], options: Opt
             options.batch,
             lambda: EngineClient(engine, arrays),
             lambda _: EngineClient(np.shape, arrays),
+            engine_sha256=sealed.sha256_of(path / MANIFEST),
         )
 
     return [subject(path) for path in paths]

@@ -1,11 +1,13 @@
 """A result of `rrr bench --out` as claims read it: checked as a whole before anything is computed from it."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rrrnet.errors import ArtifactError
+from rrrserve.claims.verdict_document import Environment
 
 FORMAT, KIND = 1, "rrr-bench"
 _MAX_BYTES = 1 << 28
@@ -43,6 +45,8 @@ class _Subject(_Part):
     members: Count | None = None
     where: str = ""
     batch: Annotated[int, Field(ge=1, le=1 << 20)] = 1
+    repository: str | None = None
+    engine_sha256: str | None = None
 
     def __str__(self) -> str:
         """What tells it from another of the same model and level."""
@@ -102,12 +106,20 @@ class Search(_Subject):
     tried: list[Trial]
 
 
+def _aware(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("no time zone")
+    return text
+
+
 class Result(_Part):
     """What claims read of a result (docs/bench.md has all of it)."""
 
     format: Literal[1]
     kind: Literal["rrr-bench"]
     command: str = "rrr bench"
+    started: Annotated[str, AfterValidator(_aware)]
+    environment: Environment
     runs: list[Run]
     highest_rate: list[Search] = []
 

@@ -17,6 +17,7 @@ from rrrserve.claims.claims_file import nearest
 from rrrserve.claims.drive import MOST_FAILURES
 from rrrserve.claims.intervals import MIN_BEYOND, MIN_BLOCKS, Interval
 from rrrserve.claims.kinds import QUANTILES, Throughput, Timed
+from rrrserve.claims.measured import Measured
 from rrrserve.claims.reasons import UndecidableError
 from rrrserve.claims.verdicts import FAIL, PASS, Verdict, judge
 
@@ -38,6 +39,7 @@ class BenchEvidence:
         path: of the file.
         remedy: what to do about an interval that is too wide.
         saturated: a closed loop always asks for more.
+        measured: what the runs that verdicts were asked of are about, as the file tells.
     """
 
     remedy = _REMEDY
@@ -50,6 +52,7 @@ class BenchEvidence:
             ArtifactError: not a result of `rrr bench`.
         """
         self.path = path
+        self.measured: list[Measured] = []
         self._concurrency = concurrency
         self._result: Result = read_result(path)
 
@@ -72,6 +75,10 @@ class BenchEvidence:
             raise ArtifactError(f"{self.path}: the rounds are not as rrr bench writes them ({error!r})") from error
         return found, {"concurrency": wanted} | ({"errors": errors} if errors else {})
 
+    def when_and_where(self) -> tuple[str, dict[str, Any]]:
+        """When the measurement began, and the machine and versions it was made with."""
+        return self._result.started, self._result.environment.model_dump()
+
     def queries(self, claim: Timed, promql: Sequence[str]) -> tuple[str, ...]:  # noqa: ARG002  one signature for all
         """The command that measured it."""
         return (self._result.command,)
@@ -92,7 +99,10 @@ class BenchEvidence:
         ]
         if len(found) > 1:
             raise self._ambiguous(f"searches for the highest rate of {claim.model} at level http", found)
-        return self._searched(claim, found[0]) if found else None
+        if not found:
+            return None
+        self._use(found[0])
+        return self._searched(claim, found[0])
 
     def _searched(self, claim: Throughput, found: Search) -> Verdict:
         """The highest rate lies between the best that kept the limit and the lowest above it that did not."""
@@ -120,6 +130,13 @@ class BenchEvidence:
         evidence = {"highest_rate": found.model_dump()}
         return Verdict(claim, verdict, reason, text, interval, samples, evidence, self.queries(claim, ()))
 
+    def _use(self, part: Run | Search) -> None:
+        """Remember what a run, or a search, is about."""
+        digests = () if part.repository is None else (part.repository,)
+        item = Measured(part.where, digests, part.model, part.engine_sha256)
+        if item not in self.measured:
+            self.measured.append(item)
+
     def _run(self, model: str, level: str, concurrency: int) -> Run:
         """The one run of a model at a level and load."""
         runs = [run for run in self._result.runs if run.model == model]
@@ -130,6 +147,7 @@ class BenchEvidence:
         if len(fitting) > 1:
             raise self._ambiguous(f"runs of {model} at level {level} with {concurrency} under way", fitting)
         if fitting:
+            self._use(fitting[0])
             return fitting[0]
         seen = [*sorted({run.load for run in runs}), *self._searches(model)]
         raise UndecidableError(

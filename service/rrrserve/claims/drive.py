@@ -8,6 +8,7 @@ intervals of a run together cover the truth with the confidence that the claims 
 
 import math
 import random
+import ssl
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ from rrrnet.preprocess import MAX_SIZE, MIN_SIZE
 from rrrserve.claims.blocks import Span
 from rrrserve.claims.claims_file import nearest
 from rrrserve.claims.reasons import UndecidableError
-from rrrserve.claims.scrape import Scraper, refusal
+from rrrserve.claims.scrape import Scraper, refusal, why
 from rrrserve.claims.spans import Turn
 from rrrserve.load import Result, closed_loop
 
@@ -41,6 +42,7 @@ class Subject(NamedTuple):
     url: str
     body: bytes
     headers: Mapping[str, str]
+    trust: ssl.SSLContext | None = None
 
 
 @dataclass
@@ -89,7 +91,12 @@ class Driven:
 
 
 async def find_subjects(
-    client: httpx.AsyncClient, urls: Sequence[str], models: Sequence[str], body: Callable[[int], bytes]
+    client: httpx.AsyncClient,
+    urls: Sequence[str],
+    models: Sequence[str],
+    body: Callable[[int], bytes],
+    *,
+    trust: ssl.SSLContext | None = None,
 ) -> tuple[dict[str, Subject], dict[str, UndecidableError]]:
     """Which service serves each model; the reason for those that none does.
 
@@ -98,6 +105,7 @@ async def find_subjects(
         urls: of the services.
         models: wanted.
         body: gives an encoded image for a model's image size.
+        trust: that the load is sent with over https.
     """
     served: dict[str, Subject] = {}
     token = {name: value for name, value in client.headers.items() if name == "authorization"}
@@ -110,12 +118,12 @@ async def find_subjects(
         except httpx.HTTPStatusError as error:
             down.append(f"GET {url}/v1/models {refusal(error.response.status_code)}")
         except httpx.HTTPError as error:
-            down.append(f"GET {url}/v1/models failed ({str(error) or type(error).__name__}): is it running? rrr serve")
+            down.append(f"GET {url}/v1/models failed {why(error)}")
         except (ValueError, KeyError, TypeError, RecursionError):
             down.append(f"GET {url}/v1/models did not list models: is it an rrr service?")
         else:
             for name, size in listed.items():
-                served.setdefault(name, Subject(f"{url}/v1/models/{name}/predict", body(size), token))
+                served.setdefault(name, Subject(f"{url}/v1/models/{name}/predict", body(size), token, trust))
     missing = {}
     for model in models:
         if model not in served and down:
@@ -204,4 +212,5 @@ async def _one_turn(subject: Subject, concurrency: int, requests: int) -> Result
         requests=requests,
         timeout_seconds=_TIMEOUT_SECONDS,
         headers=subject.headers,
+        trust=subject.trust,
     )

@@ -85,9 +85,9 @@ def promql_rate(level: Level, model: str, window: Window) -> str:
     return f"sum(rate({level.count}{_selector(level, model, window)}))"
 
 
-def series_selector(models: Iterable[str]) -> str:
-    """The selector of every series that claims about these models read."""
-    names, wanted = "|".join(NEEDED), "|".join(sorted({escaped(model) for model in models}))
+def series_selector(models: Iterable[str], samples: Iterable[str] = NEEDED) -> str:
+    """The selector of the series that claims about these models read; `samples` are their names."""
+    names, wanted = "|".join(sorted(samples)), "|".join(sorted({escaped(model) for model in models}))
     return f'{{__name__=~"{names}",model=~"{wanted}"}}'
 
 

@@ -1,16 +1,19 @@
 """Evidence from a Prometheus server: the same counters, as it remembers them, by PromQL over its HTTP API."""
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import httpx
 
 from rrrnet.errors import UsageError
+from rrrserve import tls
 from rrrserve.claims.blocks import Span
 from rrrserve.claims.continuity import MODEL, RELOADS, REPOSITORY
-from rrrserve.claims.levels import duration, resets_query, series_selector
+from rrrserve.claims.levels import LEVELS, duration, resets_query, series_selector
+from rrrserve.claims.measured import LABEL
 from rrrserve.claims.readings import INSTANCE, PREFIXES, START, Reading, Series, Target
 from rrrserve.claims.reasons import UndecidableError
 
@@ -83,6 +86,33 @@ class Prometheus:
             readings.append(Reading(end, await self._others(readings[-1]), readings[-1].down))
         return [Span(one, two, two.time_seconds - one.time_seconds) for one, two in pairwise(readings)]
 
+    async def repositories(
+        self, models: Sequence[str], levels: Iterable[str], start: float, end: float
+    ) -> dict[str, set[str]]:
+        """Short digests of the repositories that each instance served between two times; empty if it told none.
+
+        Args:
+            models: only instances with counters of these.
+            levels: and of these levels (`LEVELS`).
+            start: Unix time in seconds.
+            end: likewise.
+
+        Raises:
+            UndecidableError: the server does not answer, or not as Prometheus.
+        """
+        window = f"[{max(1, math.ceil((end - start) * 1000))}ms]"
+        counters = series_selector(models, {name for level in levels for name in LEVELS[level].samples})
+        series = (
+            f"count by ({INSTANCE}) (last_over_time({counters}{window}))",
+            f"count by ({INSTANCE}, {LABEL}) (last_over_time({REPOSITORY}{window}))",
+        )
+        measured, told = [(await self._ask("query", {"query": query, "time": f"{end:.3f}"})) for query in series]
+        found: dict[str, set[str]] = {item["metric"].get(INSTANCE, ""): set() for item in measured["result"]}
+        for item in told["result"]:
+            if (instance := item["metric"].get(INSTANCE, "")) in found:
+                found[instance].add(item["metric"].get(LABEL, ""))
+        return found
+
     async def last_sample(self, models: Sequence[str]) -> float:
         """Unix time of the newest sample of these models; 0 if there is none."""
         found = await self._ask("query", {"query": f"max(timestamp({series_selector(models)}))"})
@@ -100,9 +130,10 @@ class Prometheus:
             answer = await self._client.post(place, data=parameters, timeout=_TIMEOUT_SECONDS)
             document = answer.json()
         except httpx.HTTPError as error:
+            reason = tls.failure(error)
+            words = f"({str(error) or type(error).__name__}): is Prometheus running there?"
             raise UndecidableError(
-                "target_down",
-                f"POST {place} failed ({str(error) or type(error).__name__}): is Prometheus running there?",
+                "target_down", f"POST {place} failed {words if reason is None else f'over TLS: {reason}'}"
             ) from error
         except ValueError as error:
             raise UndecidableError("target_down", f"{place} answered without JSON: is it a Prometheus?") from error

@@ -1,6 +1,7 @@
 """A whole verification: claims in, the document of verdicts out."""
 
 import shlex
+import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from rrrbuild.repository_document import Repository
 from rrrnet.errors import UsageError
 from rrrserve.claims.artifacts import Artifacts
 from rrrserve.claims.bench_file import BenchEvidence
@@ -19,6 +21,7 @@ from rrrserve.claims.evaluate import Evidence, evaluate
 from rrrserve.claims.kinds import AnyClaim, Timed
 from rrrserve.claims.levels import Window
 from rrrserve.claims.looks import Looks
+from rrrserve.claims.measured import Measured, check_served, served_there
 from rrrserve.claims.prometheus import Prometheus, duration_seconds
 from rrrserve.claims.reasons import UndecidableError
 from rrrserve.claims.scrape import Scraper, check_url, watch
@@ -47,6 +50,9 @@ class Source:
         engines: likewise.
         headers: sent to the services, not to Prometheus.
         image_path: where the image was read from.
+        ca_path: where `trust` was read from.
+        trust: for https, of services and of Prometheus; None for the certificates that this machine trusts.
+        stamped: what the verdicts are to be stamped on: services that serve anything else are not driven.
     """
 
     scrape: tuple[str, ...]
@@ -62,6 +68,9 @@ class Source:
     engines: Path
     headers: Mapping[str, str] = field(default_factory=dict)
     image_path: Path | None = None
+    ca_path: Path | None = None
+    trust: ssl.SSLContext | None = None
+    stamped: Repository | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For the document."""
@@ -89,8 +98,9 @@ class Source:
             words += ["--prometheus", self.prometheus]
         words += ["--seconds", f"{self.seconds:g}", "--concurrency", str(self.concurrency)]
         words += [option for option, given in (("--drive", self.drive), ("--allow-resets", self.allow_resets)) if given]
-        if self.image_path is not None:
-            words += ["--image", shown(self.image_path)]
+        for option, path in (("--image", self.image_path), ("--ca", self.ca_path)):
+            if path is not None:
+                words += [option, shown(path)]
         return shlex.join(words)
 
     def check(self, claims: Sequence[AnyClaim]) -> None:
@@ -131,17 +141,25 @@ async def verify(claims: Claims, source: Source, report: Callable[[float, str], 
 
     Raises:
         ArtifactError: a damaged repository, engine or bench result.
+        UsageError: a service does not serve what is to be stamped.
     """
-    started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    started, environment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), describe()
     alpha = 1 - claims.confidence
     artifacts = Artifacts(source.repository, source.engines)
     timed: list[Timed] = [claim for claim in claims.claims if isinstance(claim, Timed)]
     found: dict[str, Verdict] = {
         claim.name: artifacts.verdict(claim, alpha) for claim in claims.claims if not isinstance(claim, Timed)
     }
-    if timed:
+    measured: list[Measured] = []
+    if timed and source.bench is not None:
+        evidence = BenchEvidence(source.bench, source.concurrency)
+        started, environment = evidence.when_and_where()
+        found |= _judged(timed, evidence, alpha)
+        measured = evidence.measured
+    elif timed:
         try:
-            found |= await _timed(timed, source, source.command(claims.path), alpha, report)
+            live, measured = await _live(timed, source, source.command(claims.path), alpha, report)
+            found |= live
         except UndecidableError as error:
             found |= {claim.name: undecided(claim, error) for claim in timed}
     return {
@@ -151,26 +169,27 @@ async def verify(claims: Claims, source: Source, report: Callable[[float, str], 
         "confidence": claims.confidence,
         "started": started,
         "source": source.to_json(),
-        "environment": describe(),
+        "environment": environment,
+        "measured": [item.to_json() for item in measured],
         "verdicts": [found[claim.name].to_json() for claim in claims.claims],
     }
 
 
-async def _timed(
+async def _live(
     claims: Sequence[Timed], source: Source, command: str, alpha: float, report: Callable[[float, str], None]
-) -> dict[str, Verdict]:
-    """Verdicts by name."""
-    if source.bench is not None:
-        return _judged(claims, BenchEvidence(source.bench, source.concurrency), alpha)
+) -> tuple[dict[str, Verdict], list[Measured]]:
+    """Verdicts by name, and what the services that they are about served."""
     models = sorted({model for claim in claims for model in claim.models})
+    trust = source.trust or True
     async with (
-        httpx.AsyncClient(trust_env=False, timeout=10, headers=source.headers) as client,
-        httpx.AsyncClient(trust_env=False, timeout=10) as other,
+        httpx.AsyncClient(trust_env=False, timeout=10, verify=trust, headers=source.headers) as client,
+        httpx.AsyncClient(trust_env=False, timeout=10, verify=trust) as other,
     ):
         prometheus = None if source.prometheus is None else Prometheus(other, source.prometheus)
         if prometheus is not None and not source.drive:
             end, seconds = time.time(), duration_seconds(source.range_text)
-            spans = await prometheus.spans(models, end - seconds, end)
+            start = end - seconds
+            spans = await prometheus.spans(models, start, end)
             evidence = SpanEvidence(
                 spans,
                 window_looked_at=Window(source.range_text, end, seconds),
@@ -178,17 +197,20 @@ async def _timed(
                 allow_resets=source.allow_resets,
                 remedy="ask for a longer --range",
             )
-            return _judged(claims, evidence, alpha)
-        levels = {getattr(claim, "level", "http") for claim in claims}
-        scraper = Scraper(client, source.scrape, triton="engine" in levels)
+            return _judged(claims, evidence, alpha), await _remembered(prometheus, claims, start, end)
+        scraper = Scraper(client, source.scrape, triton="engine" in _levels(claims))
+        if source.stamped is not None:
+            await scraper.read()
+            answered = {url: digests for url, digests in scraper.repositories.items() if digests}
+            check_served(served_there(answered), source.stamped)
+        start = time.time()
         if not source.drive:
-            start = time.time()
             watched = await watch(scraper, source.seconds, lambda passed: report(passed, "watching"))
             window = Window.between(start, time.time())
             watched_evidence = SpanEvidence(
                 watched, window_looked_at=window, command=command, allow_resets=source.allow_resets
             )
-            return _judged(claims, watched_evidence, alpha)
+            return _judged(claims, watched_evidence, alpha), served_there(scraper.repositories)
         looks = Looks(
             claims,
             alpha=alpha,
@@ -198,7 +220,25 @@ async def _timed(
             prometheus=prometheus,
             report=report,
         )
-        return await _driven(claims, source, report, client, scraper, looks)
+        found = await _driven(claims, source, report, client, scraper, looks)
+        served = served_there(scraper.repositories)
+        if prometheus is not None:
+            served += await _remembered(prometheus, claims, start, time.time())
+        return found, served
+
+
+async def _remembered(prometheus: Prometheus, claims: Sequence[Timed], start: float, end: float) -> list[Measured]:
+    """What Prometheus remembers of which repositories were served; the server itself where it remembers nothing."""
+    models = sorted({model for claim in claims for model in claim.models})
+    try:
+        found = await prometheus.repositories(models, _levels(claims), start, end)
+    except UndecidableError:  # verdicts need no digest: only a stamp does
+        found = {}
+    return served_there(found or {prometheus.url: set()})
+
+
+def _levels(claims: Sequence[Timed]) -> set[str]:
+    return {getattr(claim, "level", "http") for claim in claims}
 
 
 def _judged(claims: Sequence[Timed], evidence: Evidence, alpha: float) -> dict[str, Verdict]:
@@ -214,7 +254,9 @@ async def _driven(
     looks: Looks,
 ) -> dict[str, Verdict]:
     models = sorted({model for claim in claims for model in claim.models})
-    subjects, missing = await find_subjects(client, scraper.urls, models, lambda size: source.image or _picture(size))
+    subjects, missing = await find_subjects(
+        client, scraper.urls, models, lambda size: source.image or _picture(size), trust=source.trust
+    )
     looks.without(missing)
     await looks.meet_prometheus()
     turns = looks.turns()

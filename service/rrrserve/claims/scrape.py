@@ -7,7 +7,10 @@ from collections.abc import Callable, Sequence
 import httpx
 
 from rrrnet.errors import UsageError
+from rrrserve import tls
 from rrrserve.claims.blocks import Span
+from rrrserve.claims.continuity import REPOSITORY
+from rrrserve.claims.measured import LABEL
 from rrrserve.claims.readings import Reading, Series, parse
 
 _TIMEOUT_SECONDS = 10.0
@@ -22,6 +25,7 @@ class Scraper:
 
     Attributes:
         urls: of the services.
+        repositories: short digests that each told so far which repository it serves; "" for an answer without.
     """
 
     def __init__(self, client: httpx.AsyncClient, urls: Sequence[str], *, triton: bool) -> None:
@@ -29,6 +33,7 @@ class Scraper:
         self.urls = tuple(dict.fromkeys(url.rstrip("/").removesuffix(OURS) for url in urls))
         for url in self.urls:
             check_url("--scrape", url)
+        self.repositories: dict[str, set[str]] = {url: set() for url in self.urls}
         self._client = client
         self._paths = (OURS, TRITONS) if triton else (OURS,)
 
@@ -49,28 +54,38 @@ class Scraper:
                     if path == OURS:
                         down[url] = f"GET {url}{path} {refusal(error.response.status_code)}"
                 except httpx.HTTPError as error:
-                    down[url] = (
-                        f"GET {url}{path} failed ({str(error) or type(error).__name__}): is it running? rrr serve"
-                    )
+                    down[url] = f"GET {url}{path} failed {why(error)}"
                     break
                 else:
-                    values |= parse(answer.text, url)
+                    found = parse(answer.text, url)
+                    values |= found
+                    if path == OURS:
+                        told = {dict(labels).get(LABEL, "") for name, labels in found if name == REPOSITORY}
+                        self.repositories[url] |= told or {""}
         return Reading(time.monotonic(), values, down)
+
+
+def why(error: httpx.HTTPError) -> str:
+    """The reason of a service's silence, in brackets or after a colon, and what to do."""
+    reason = tls.failure(error)
+    return (
+        f"({str(error) or type(error).__name__}): is it running? rrr serve" if reason is None else f"over TLS: {reason}"
+    )
 
 
 def check_url(option: str, url: str) -> None:
     """Check the form of an address.
 
     Raises:
-        UsageError: not http://HOST:PORT.
+        UsageError: neither http://HOST:PORT nor https://HOST:PORT.
     """
     try:
         parsed = httpx.URL(url)
         parsed.host.encode("idna")  # looking a name up would raise it in the midst of things
     except (httpx.InvalidURL, UnicodeError) as error:
-        raise UsageError(f"{option} is {url!r}: {error}; expected http://HOST:PORT") from error
+        raise UsageError(f"{option} is {url!r}: {error}; expected http://HOST:PORT or https://HOST:PORT") from error
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise UsageError(f"{option} is {url!r}: expected http://HOST:PORT")
+        raise UsageError(f"{option} is {url!r}: expected http://HOST:PORT or https://HOST:PORT")
     if parsed.port is not None and not 1 <= parsed.port <= MAX_PORT:
         raise UsageError(f"{option} is {url!r}: a port is from 1 to {MAX_PORT}")
 

@@ -6,7 +6,7 @@ folder's: a missing, edited or broken one takes its claims with it and nothing e
 signature.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,24 @@ from rrrbuild.manifest import MANIFEST, read_engine
 from rrrbuild.repository_document import Repository, ServedModel, read_repository
 from rrrnet import sealed
 from rrrnet.errors import ArtifactError, UsageError
+from rrrnet.files import check_writable
 from rrrserve.claims.verdict_document import Artifact, Entry, Stamp, Verdict, Verdicts
 
 STAMP = sealed.APART
 MAX_BYTES = 4 * 2**20
 REMEDY = "write it again with rrr verify --stamp"
 _TUNING = "tuning.json"  # rrr tune's notes; what it changes is config.pbtxt
+
+
+def check_stampable(repository: Repository, names: Collection[str]) -> None:
+    """Make sure, before long work, that claims about the models of these names can be stamped.
+
+    Raises:
+        UsageError: none of them is in the repository, or a folder cannot be written.
+    """
+    for model in _named_models(repository, names):
+        for folder in _folders(repository, model):
+            check_writable(folder / STAMP, option="--stamp")
 
 
 def write_stamps(document: Mapping[str, Any], repository_path: Path) -> list[Path]:
@@ -38,18 +50,11 @@ def write_stamps(document: Mapping[str, Any], repository_path: Path) -> list[Pat
 
     Raises:
         ArtifactError: the repository is damaged.
-        UsageError: no verdict names a model of the repository.
+        UsageError: no verdict names a model of the repository, or a folder cannot be written.
     """
     run = Verdicts.model_validate(document)
     repository = read_repository(repository_path)
-    named = {name for verdict in run.verdicts for name in verdict.models}
-    models = [model for model in repository.models if model.name in named]
-    if not models:
-        held = ", ".join(model.name for model in repository.models)
-        raise UsageError(
-            f"no verdict names a model of {repository_path}: they are about {', '.join(sorted(named)) or 'none'}, "
-            f"and it holds {held}; the claims must name models as the repository does"
-        )
+    models = _named_models(repository, {name for verdict in run.verdicts for name in verdict.models})
     artifacts = {
         model.name: Artifact(
             target=model.target, engine_sha256=model.engine_sha256, files=files_compared(repository, model)
@@ -59,8 +64,11 @@ def write_stamps(document: Mapping[str, Any], repository_path: Path) -> list[Pat
     written = []
     for model in models:
         entries = {item.name: entry_of(item, run, artifacts) for item in run.verdicts if model.name in item.models}
-        for folder in [repository.path / model.name, *_engine_folder(model)]:
-            _merge(folder / STAMP, model.name, entries)
+        for folder in _folders(repository, model):
+            try:
+                _merge(folder / STAMP, model.name, entries)
+            except PermissionError as error:
+                raise UsageError(f"--stamp: {folder} cannot be written: {error.strerror}") from error
             written.append(folder / STAMP)
     return written
 
@@ -103,6 +111,27 @@ def entry_of(verdict: Verdict, run: Verdicts, artifacts: Mapping[str, Artifact])
         environment=run.environment,
         artifacts={name: artifacts[name] for name in verdict.models if name in artifacts},
     )
+
+
+def _named_models(repository: Repository, names: Collection[str]) -> list[ServedModel]:
+    """The models of a repository that claims name.
+
+    Raises:
+        UsageError: none.
+    """
+    models = [model for model in repository.models if model.name in names]
+    if not models:
+        held = ", ".join(model.name for model in repository.models)
+        raise UsageError(
+            f"no claim names a model of {repository.path}: they are about {', '.join(sorted(names)) or 'none'}, "
+            f"and it holds {held}; the claims must name models as the repository does"
+        )
+    return models
+
+
+def _folders(repository: Repository, model: ServedModel) -> list[Path]:
+    """Where a model's stamp is written."""
+    return [repository.path / model.name, *_engine_folder(model)]
 
 
 def _engine_folder(model: ServedModel) -> list[Path]:

@@ -15,6 +15,7 @@ from rrrnet.files import check_writable, write_atomically
 from rrrserve import output
 from rrrserve.access import client_headers
 from rrrserve.settings import check_address
+from rrrserve.tls import client_trust
 
 if TYPE_CHECKING:
     from rrrserve.bench.plan import Plan
@@ -80,6 +81,10 @@ def bench(
     token_file: Annotated[
         Path | None, typer.Option(metavar="FILE", envvar="RRR_TOKEN_FILE", help="The service's token (else RRR_TOKEN).")
     ] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="PEM certificates to trust for https (else those of the machine)."),
+    ] = None,
     timeout: Annotated[
         float, typer.Option(min=0.001, max=3600, metavar="SECONDS", help="Without an answer a request has failed.")
     ] = 10.0,
@@ -116,9 +121,16 @@ def bench(
         arrivals=arrivals,
     )
     options = Options(
-        timeout, keep_alive, client_headers(os.environ, token_file) | _headers(header or []), batch, threads
+        timeout,
+        keep_alive,
+        client_headers(os.environ, token_file) | _headers(header or []),
+        batch,
+        threads,
+        client_trust(ca),
     )
     bodies = _bodies(image or [], images, sizes, formats, seed)
+    if url is None and triton is None and not engine:
+        url = _DEFAULT_URL
     subjects = _subjects(url, triton, engine or [], model or [], bodies, options)
     _say_how_long(plan, len(subjects))
     # Each drawing takes the interpreter away from the load for 1 ms: one a second leaves p99 alone.
@@ -130,6 +142,8 @@ def bench(
             report=lambda text, done, total: bar.update(task, completed=done, total=total or None, text=escape(text)),
         )
         bar.update(task, text="")
+    if url is not None:
+        _forget_what_was_reloaded(document, url, options)
     _show(document, as_json=as_json)
     for path, content in writers.items():
         write_atomically(path, content(document))
@@ -188,8 +202,6 @@ def _subjects(
     """What is to be measured, level by level."""
     from rrrserve.bench import subjects
 
-    if url is None and triton is None and not engines:
-        url = _DEFAULT_URL
     if models and url is None and triton is None:
         raise UsageError("--model names a model of --url or --triton: an engine is named by its folder")
     found = []
@@ -201,6 +213,22 @@ def _subjects(
     if engines:
         found += subjects.engine_subjects(engines, bodies, options)
     return found
+
+
+def _forget_what_was_reloaded(document: dict[str, Any], url: str, options: "Options") -> None:
+    """Leave the repository of HTTP runs open where the service serves another one by now, and warn."""
+    from rrrserve.bench.subjects import repository_now
+
+    now = repository_now(url, options)
+    parts = [*document["runs"], *document.get("highest_rate", [])]
+    changed = [part for part in parts if part["repository"] not in (None, now)]
+    for part in changed:
+        part["repository"] = None
+    if changed:
+        document["client"]["warnings"].append(
+            f"{url} does not serve the repository any more that it served in the beginning ({now or 'it tells none'} "
+            "now): figures may be of both, and claims judged by them cannot be stamped"
+        )
 
 
 def _writers(out: Path | None, csv: Path | None, plot: Path | None) -> dict[Path, Callable[[dict[str, Any]], bytes]]:

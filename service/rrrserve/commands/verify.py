@@ -17,6 +17,7 @@ from rrrnet.files import check_writable, write_atomically
 from rrrserve import output
 from rrrserve.access import client_headers
 from rrrserve.settings import DEFAULT_REPOSITORY
+from rrrserve.tls import client_trust
 
 if TYPE_CHECKING:
     from rrrserve.claims.claims_file import Claims
@@ -54,6 +55,10 @@ def verify(
     token_file: Annotated[
         Path | None, typer.Option(metavar="FILE", envvar="RRR_TOKEN_FILE", help="The services' token (else RRR_TOKEN).")
     ] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="PEM certificates to trust for https (else those of the machine)."),
+    ] = None,
     repository: Annotated[
         Path, typer.Option(metavar="REPO", help="For claims about parameters, MACs, bytes, accuracy and agreement.")
     ] = DEFAULT_REPOSITORY,
@@ -79,8 +84,9 @@ def verify(
     from rrrbuild.repository_document import read_repository
     from rrrserve.claims import formats
     from rrrserve.claims.claims_file import read_claims
+    from rrrserve.claims.measured import check_measured
     from rrrserve.claims.run import Source
-    from rrrserve.claims.stamp import write_stamps
+    from rrrserve.claims.stamp import check_stampable, write_stamps
 
     if not math.isfinite(seconds):
         raise UsageError("--seconds must be a finite number")
@@ -102,22 +108,26 @@ def verify(
         engines=engines,
         headers=client_headers(os.environ, token_file),
         image_path=image,
+        ca_path=ca,
+        trust=client_trust(ca),
+        stamped=read_repository(repository) if stamp else None,
     )
     source.check(read.claims)
-    if stamp:
-        read_repository(repository)  # a wrong path shows now, not after minutes of load
+    if source.stamped is not None:  # what is wrong shows now, not after minutes of load
+        check_stampable(source.stamped, {model for claim in read.claims for model in claim.models})
     document = _judged(read, source)
     texts = ((out, _json(document)), (junit, formats.junit(document)), (markdown, formats.markdown(document)))
     for path, text in texts:
         if path is not None:
             write_atomically(path, text.encode())
-    if stamp:
-        for path in write_stamps(document, repository):
-            output.messages.print(f"stamped: {escape(str(path))}", highlight=False, soft_wrap=True)
     if as_json:
         output.print_json(document)
     else:
         output.console.print(formats.table(document))
+    if stamp:
+        check_measured(document, read_repository(repository))
+        for path in write_stamps(document, repository):
+            output.messages.print(f"stamped: {escape(str(path))}", highlight=False, soft_wrap=True)
     _end(document, allow_undecided=allow_undecided)
 
 
