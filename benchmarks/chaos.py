@@ -39,8 +39,8 @@ SECTIONS = ("stop", "kill", "freeze", "parent")
 _POLL_SECONDS = 0.02
 _LONGEST_EXIT_SECONDS = 60.0
 # What must hold, in seconds.
-EXIT_SECONDS, RECOVERY_SECONDS, WORKER_SECONDS, GONE_SECONDS, UNREADY_SECONDS = 15.0, 15.0, 3.0, 3.0, 0.2
-FREEZE_SECONDS = {"tritonserver": 15.0, "stub": 30.0, "worker": 20.0}
+EXIT_SECONDS, RECOVERY_SECONDS, WORKER_SECONDS, GONE_SECONDS, UNREADY_SECONDS = 15.0, 15.0, 2.0, 3.0, 0.2
+FREEZE_SECONDS = {"tritonserver": 15.0, "stub": 30.0, "worker": 5.0}
 
 
 class Chaos:
@@ -93,7 +93,7 @@ class Chaos:
         """What holds for every trial: no wrong answer, no hang."""
         counts = tally.counts()
         self.check(f"{name}: wrong answers: {counts}", not counts.get(WRONG))
-        self.check(f"{name}: requests that hung: {counts}", name.startswith("freeze worker") or not counts.get(HUNG))
+        self.check(f"{name}: requests that hung: {counts}", not counts.get(HUNG))
         return {"endings": counts, "slowest_seconds": tally.slowest_seconds()}
 
     def stop(self) -> None:

@@ -16,11 +16,19 @@ import psutil
 from rrrbench.checking_client import essence
 from rrrnet.errors import CheckFailedError
 from rrrserve import scratch
+from rrrserve.standby import STANDBY_COMM
 
 _RRR = Path(sys.executable).parent / "rrr"
 _READY_SECONDS = 120.0
 # How the processes of each kind are told: a part of the command line.
 KINDS = {"tritonserver": "bin/tritonserver", "stub": "triton_python_backend_stub", "worker": "rrrserve.worker"}
+
+
+def is_of_kind(process: psutil.Process, kind: str) -> bool:
+    """Whether a process is of one of `KINDS`, or a `standby`: a worker that waits to take another's place."""
+    if kind == "standby":
+        return bool(process.name() == STANDBY_COMM)
+    return KINDS[kind] in " ".join(process.cmdline()) and process.name() != STANDBY_COMM
 
 
 class Service:
@@ -65,7 +73,7 @@ class Service:
         found = []
         for process in self.children():
             try:
-                if KINDS[kind] in " ".join(process.cmdline()):
+                if is_of_kind(process, kind):
                     found.append(process)
             except psutil.Error:
                 continue  # it has just ended

@@ -12,10 +12,17 @@ from functools import cache
 from rrrserve import die_with_parent, guardian, scratch
 
 _watched: set[asyncio.Task[None]] = set()  # the event loop keeps only weak references to its tasks
+_groups: set[int] = set()  # of the children that may still run
 
 
 async def spawn(
-    command: list[str], *, environment: Mapping[str, str], output: int, fds: tuple[int, ...] = (), nice: int = 0
+    command: list[str],
+    *,
+    environment: Mapping[str, str],
+    output: int,
+    fds: tuple[int, ...] = (),
+    nice: int = 0,
+    input_pipe: bool = False,
 ) -> asyncio.subprocess.Process:
     """Start `command` in its own process group; the kernel kills it when this process dies.
 
@@ -27,22 +34,25 @@ async def spawn(
         output: file descriptor for its standard output and error.
         fds: further descriptors that it inherits.
         nice: by how much its priority is lower than ours.
+        input_pipe: its standard input is a pipe from us, not empty.
     """
     wrapper = [sys.executable, "-I", "-S", "-B", die_with_parent.__file__, str(os.getpid()), str(nice)]
     _guard()
     process = await asyncio.create_subprocess_exec(
         *wrapper,
         *command,
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=asyncio.subprocess.PIPE if input_pipe else asyncio.subprocess.DEVNULL,
         stdout=output,
         stderr=output,
         env=environment,
         pass_fds=fds,
     )
     _tell(f"+{process.pid}")
+    _groups.add(process.pid)
 
     async def until_ended() -> None:
         await process.wait()
+        _groups.discard(process.pid)
         _tell(f"-{process.pid}")
 
     watching = asyncio.create_task(until_ended())
@@ -93,3 +103,10 @@ def kill(process: asyncio.subprocess.Process) -> None:
     """End a child and all that is left of its group at once."""
     with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody is left in the group
         os.killpg(process.pid, signal.SIGKILL)
+
+
+def kill_all() -> None:
+    """End every child and its group at once; from any thread."""
+    for group in tuple(_groups):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGKILL)

@@ -48,13 +48,13 @@ class Deployment:
             if options.triton_url is None:
                 check_engines(copy)
                 self.triton = TritonServer(copy.path, backends_of(copy))
+            url = self.triton.url if self.triton else options.triton_url or ""
+            metrics_url = self.triton.metrics_url if self.triton else None
+            self.version = Version(number, copy, source.path, default, url, metrics_url)
+            write_version(service, self.version)
         except BaseException:
             remove_version(service, number)
             raise
-        url = self.triton.url if self.triton else options.triton_url or ""
-        metrics_url = self.triton.metrics_url if self.triton else None
-        self.version = Version(number, copy, source.path, default, url, metrics_url)
-        write_version(service, self.version)
 
     async def keep(self, state: SharedState) -> None:
         """Keep its Triton running, or watch someone else's; never returns.

@@ -58,6 +58,7 @@ class Deployments:
         self.state = SharedState.create(service / "state", names, options.workers)
         self.state.version = FIRST_VERSION
         self._keeping: asyncio.Task[None] | None = None
+        self._keepers: set[asyncio.Task[None]] = set()  # the current version's, and that of one that comes or goes
         self._candidate: Deployment | None = None
         self._wanted = asyncio.Event()
         self._number = FIRST_VERSION
@@ -73,7 +74,7 @@ class Deployments:
         Raises:
             CheckFailedError: the Triton of the current version was given up.
         """
-        self._keeping = asyncio.create_task(self.current.keep(self.state))
+        self._keeping = self._keep(self.current, self.state)
         try:
             while True:
                 wanted = asyncio.create_task(self._wanted.wait())
@@ -84,14 +85,21 @@ class Deployments:
                 self._wanted.clear()
                 await self._reload()
         finally:
-            await ended(self._keeping)
+            await ended(*self._keepers)
+
+    def _keep(self, deployment: Deployment, state: SharedState) -> asyncio.Task[None]:
+        """Begin to keep a version's Triton running; whatever becomes of a reload, `run` ends no earlier than that."""
+        keeper = asyncio.create_task(deployment.keep(state))
+        self._keepers.add(keeper)
+        keeper.add_done_callback(self._keepers.discard)
+        return keeper
 
     async def _reload(self) -> None:
         """One reload from beginning to end; its outcome is logged, counted and written down."""
         self._reloads += 1
         started = time.monotonic()
         before = self.current.version.repository
-        write_reload(self._service, Reload(self._reloads, RUNNING))
+        self._write_down(Reload(self._reloads, RUNNING))
         try:
             outcome = "switched" if await self._replaced() else "unchanged"
         except (RRRError, OSError) as error:
@@ -108,7 +116,14 @@ class Deployments:
             log.warning("reload: %s", message)
         self.state.count_reload(outcome)
         digest, seconds = self.current.version.repository.digest, time.monotonic() - started
-        write_reload(self._service, Reload(self._reloads, outcome, message, digest, seconds))
+        self._write_down(Reload(self._reloads, outcome, message, digest, seconds))
+
+    def _write_down(self, reload: Reload) -> None:
+        """Tell `rrr reload`; a disk that is full must not end a service that needs nothing of it."""
+        try:
+            write_reload(self._service, reload)
+        except (RRRError, OSError) as error:
+            log.error("rrr reload cannot be told that reload %d is %s: %s", reload.number, reload.outcome, error)
 
     async def _replaced(self) -> bool:
         """Whether there was something new, which is then served.
@@ -124,15 +139,17 @@ class Deployments:
         self._number += 1
         candidate = await _in_thread(Deployment, self._service, self._number, source, self._options)
         self._candidate = candidate
-        state = self.state.new_version(self._number, [model.name for model in source.models])
-        keeping = asyncio.create_task(candidate.keep(state))
+        keeping: asyncio.Task[None] | None = None
         try:
+            state = self.state.new_version(self._number, [model.name for model in source.models])
+            keeping = self._keep(candidate, state)
             await _first(candidate.until_answered(state), keeping)
         except BaseException:
-            await ended(keeping)
+            if keeping is not None:
+                await ended(keeping)
             await candidate.stop(at_once=True)
             self._candidate = None
-            state.forget_version(self._number)
+            self.state.forget_version(self._number)
             raise
         await self._switch(candidate, state, keeping)
         return True
@@ -141,21 +158,25 @@ class Deployments:
         """Let the workers answer from the candidate, wait until they are done with the version before, and end that."""
         old, old_keeping = self.current, self._keeping
         self.current, self._candidate, self._keeping, self.state = candidate, old, keeping, state
-        state.version = candidate.version.number
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._longest_request_seconds + _MARGIN_SECONDS):
-                while True:
-                    if state.versions_in_use() <= {candidate.version.number}:
-                        break
-                    await asyncio.sleep(_POLL_SECONDS)
-        if old_keeping is not None:
-            await ended(old_keeping)
+        try:
+            state.version = candidate.version.number
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._longest_request_seconds + _MARGIN_SECONDS):
+                    while True:
+                        if state.versions_in_use() <= {candidate.version.number}:
+                            break
+                        await asyncio.sleep(_POLL_SECONDS)
+        finally:  # also where the service is stopped meanwhile: a keeper would start again what `stop` ends
+            if old_keeping is not None:
+                await ended(old_keeping)
         await old.stop()
         self._candidate = None
         state.forget_version(old.version.number)
 
     def kill(self) -> None:
-        """End every Triton at once."""
+        """End every Triton at once, for good."""
+        for keeper in self._keepers:
+            keeper.cancel()  # before its Triton dies, which it would start again
         for deployment in (self.current, self._candidate):
             if deployment is not None and deployment.triton is not None:
                 deployment.triton.kill()
@@ -189,7 +210,8 @@ async def _first(work: Coroutine[Any, Any, None], keeping: asyncio.Task[None]) -
         await ended(working)
 
 
-async def ended(task: "asyncio.Future[None]") -> None:
-    """Cancel a task and wait for its end."""
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+async def ended(*tasks: "asyncio.Future[None]") -> None:
+    """Cancel tasks and wait for their end."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -16,7 +17,7 @@ import httpx
 
 from rrrbuild.repository_document import Repository
 from rrrnet.errors import CheckFailedError
-from rrrserve import scratch
+from rrrserve import children, scratch
 from rrrserve.deployments import Deployments, ended
 from rrrserve.listener import admit_no_more, url_of
 from rrrserve.running_services import announce
@@ -42,6 +43,7 @@ _PROBE_TIMEOUT_SECONDS = 10.0
 # in for so long, so that those that have begun are accepted and answered.
 _REFUSE_SECONDS = 0.3
 _EMPTY_QUEUE_SECONDS = 0.2
+_LAST_SECONDS = 10.0  # from the second signal until this process ends, whatever hinders it
 
 
 class Supervisor:
@@ -89,6 +91,7 @@ class Supervisor:
             if await self._unless_ended(self._until_ready(), keepers):
                 announce(self._folder, self.url, self._source)
                 self._is_ready = True
+                self._pool.stand_by()
                 on_ready()
                 await self._unless_ended(self._stop.wait(), keepers)
                 await self._drain(keepers)
@@ -96,10 +99,15 @@ class Supervisor:
             await self._end(*keepers)
 
     def _signalled(self) -> None:
-        """The first signal lets requests finish; the second ends everything at once."""
+        """The first signal lets requests finish; the second ends everything at once; the third waits for nothing."""
+        if self._at_once.is_set():
+            _end_by_force()
         if self._stop.is_set():
             self._at_once.set()
             self._kill()
+            watchdog = threading.Timer(_LAST_SECONDS, _end_by_force)  # a thread: the event loop may be what hangs
+            watchdog.daemon = True
+            watchdog.start()
         self._stop.set()
         if self._state.phase is Phase.SERVING:
             self._state.phase = Phase.DRAINING
@@ -216,3 +224,9 @@ class Supervisor:
         await finishing
         await self._deployments.stop(at_once=self._at_once.is_set())
         scratch.remove(self._folder)
+
+
+def _end_by_force() -> None:
+    """End this process now; its guardian removes the files."""
+    children.kill_all()
+    os._exit(1)

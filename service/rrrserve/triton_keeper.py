@@ -41,6 +41,7 @@ class TritonKeeper:
         self._restarts = Restarts("Triton", most_restarts)
         self._start_timeout_seconds = start_timeout_seconds
         self._golden: Golden = {}
+        self._has_started = False
         self._was_well = False
         self._was_wrong = False
 
@@ -49,22 +50,32 @@ class TritonKeeper:
 
         Raises:
             CheckFailedError: a model cannot be loaded or never gave a usable answer, or Triton died too often.
+            OSError: it could not be started even once.
         """
         while True:
-            reason, well_seconds = await self._live()
+            try:
+                reason, well_seconds = await self._live()
+            except OSError as error:  # no memory, no file descriptor, a full disk: it may pass
+                if not self._has_started:
+                    raise
+                reason, well_seconds = f"it cannot be started: {error}", 0.0
             self._was_well |= well_seconds > 0
             if not self._was_well and (self._was_wrong or self._triton.has_unusable_model()):
                 raise CheckFailedError(reason)
             pause, which = self._restarts.next_pause(reason, well_seconds=well_seconds)
             when = f"in {pause:.0f} s" if pause else "now"
             log.error("Triton is started again %s (try %s): %s", when, which, reason)
-            await self._triton.stop(at_once=True)
+            try:
+                await self._triton.stop(at_once=True)
+            except OSError as error:  # its process has ended; some of its files may be left
+                log.error("not all that Triton left could be removed: %s", error)
             await asyncio.sleep(pause)
             self._state.count_restart("triton")
 
     async def _live(self) -> tuple[str, float]:
         """One life of the Triton: why it ended, and for how long its models had answered."""
         await self._triton.start()
+        self._has_started = True
         watch = TritonWatch(self._triton.url, self._models, self._state, self._golden, self._triton.model_processes)
         watching = asyncio.create_task(watch.run())
         ending = asyncio.create_task(self._triton.wait())

@@ -1,11 +1,13 @@
 """`rrr reload` with real processes: a good version takes over, a bad one does not, and no request is lost or mixed."""
 
 import asyncio
+import errno
 import json
 import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,18 +17,24 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
-from rrrbench.chaos_service import KINDS
+from rrrbench.chaos_service import KINDS, still_running
 from rrrbench.checking_client import RIGHT, essence
 from rrrbench.damage import DAMAGES, damaged
 from rrrbench.versioned_client import VersionedClients, distinct
 from rrrbuild.repository import write_repository
 from rrrbuild.repository_document import read_repository
 from rrrnet.errors import UsageError
-from rrrserve import scratch
+from rrrserve import deployment, scratch
 from rrrserve.commands.reload import _chosen
-from rrrserve.running_services import RunningService
+from rrrserve.deployment import Deployment
+from rrrserve.deployments import Deployments
+from rrrserve.running_services import RunningService, running_services
+from rrrserve.serve_options import ServeOptions
+from rrrserve.shared_state import SharedState
+from rrrserve.version import version_folder
 
 RRR = Path(sys.executable).parent / "rrr"
 Start = Callable[..., Any]
@@ -58,6 +66,16 @@ def answers(url: str, bodies: list[bytes]) -> list[dict[str, float]]:
 def ask(url: str, path: str, **arguments: Any) -> httpx.Response:
     method = "POST" if arguments else "GET"
     return httpx.request(method, f"{url}{path}", timeout=30, trust_env=False, **arguments)
+
+
+def private_folder(served: Any) -> Path:
+    """Where the service keeps its copies."""
+    return next(Path(service.folder) for service in running_services() if service.pid == served.process.pid)
+
+
+def left_behind(served: Any) -> list[Path]:
+    """Its folders and shared memory."""
+    return [path for place in scratch.places() for path in place.glob(f"{scratch.prefix(served.process.pid)}*")]
 
 
 def wait_until_ready(url: str, gone: set[int], served: Any) -> None:
@@ -152,3 +170,73 @@ def test_a_service_must_be_named_where_there_are_several() -> None:
         _chosen(services, Path("/c"), None, None)
     with pytest.raises(UsageError, match="no rrr serve of this user is ready"):
         _chosen([], None, None, None)
+
+
+def test_sigterm_while_an_old_version_still_answers_ends_both_versions(
+    start_service: Start, repository: Path, swapped: Path, tmp_path: Path
+) -> None:
+    live = tmp_path / "live"
+    put(repository, live)
+    served = start_service(str(live), "--port", "0", "--drain", "0", "--grace", "2")
+    host, port = served.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as slow:
+        head = "POST /v1/predict HTTP/1.1\r\nHost: x\r\nX-Request-Timeout-Ms: 50000\r\nContent-Length: 1000\r\n\r\n"
+        slow.sendall(head.encode() + b"half")
+        ask(served.url, "/livez")
+        put(swapped, live)
+        served.process.send_signal(signal.SIGHUP)
+        end = time.monotonic() + 60
+        while ask(served.url, "/v1/models").json()["repository"] != read_repository(swapped).short_digest:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        children = served.children()
+        assert sum(KINDS["tritonserver"] in " ".join(child.cmdline()) for child in children) == 2
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(15) == 0, served.log.read_text()
+    assert still_running(children, seconds=1) == []
+    assert left_behind(served) == []
+    assert "Triton is started again" not in served.log.read_text()
+
+
+def test_a_reload_on_a_full_disk_is_refused_and_the_service_goes_on(
+    start_service: Start, repository: Path, swapped: Path, tmp_path: Path
+) -> None:
+    live = tmp_path / "live"
+    put(repository, live)
+    served = start_service(str(live), "--port", "0")
+    put(swapped, live)
+    parent = psutil.Process(served.process.pid)
+    _, most = parent.rlimit(psutil.RLIMIT_FSIZE)
+    parent.rlimit(psutil.RLIMIT_FSIZE, (10, most))  # no file can be longer
+    served.process.send_signal(signal.SIGHUP)
+    end = time.monotonic() + 30
+    while 'rrr_reloads_total{outcome="refused"} 1.0' not in ask(served.url, "/metrics").text:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert [path.name for path in version_folder(private_folder(served), 1).parent.iterdir()] == ["1"]
+    parent.rlimit(psutil.RLIMIT_FSIZE, (most, most))
+    assert rrr_reload(str(live)).returncode == 0
+    assert ask(served.url, "/v1/models").json()["repository"] == read_repository(swapped).short_digest
+    assert served.stop() == 0
+
+
+def test_what_fails_after_the_copy_was_made_takes_the_copy_along(
+    repository: Path, swapped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    live = tmp_path / "live"
+    put(repository, live)
+    options = ServeOptions()
+    deployments = Deployments(tmp_path, read_repository(live), options, longest_request_seconds=1.0)
+    put(swapped, live)
+    with monkeypatch.context() as patched:
+        patched.setattr(SharedState, "new_version", full)
+        with pytest.raises(OSError, match="No space left"):
+            asyncio.run(deployments._replaced())
+    assert [path.name for path in (tmp_path / "versions").iterdir()] == ["1"]
+    monkeypatch.setattr(deployment, "write_version", full)
+    with pytest.raises(OSError, match="No space left"):
+        Deployment(tmp_path, 3, read_repository(live), options)
+    assert [path.name for path in (tmp_path / "versions").iterdir()] == ["1"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import os
 import re
 import shutil
 import signal
@@ -17,7 +18,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from rrrbench.chaos_service import KINDS, port_is_free, still_running
+from rrrbench.chaos_service import is_of_kind, port_is_free, still_running
 from rrrbench.checking_client import LOST, RIGHT, UNREACHABLE, Clients, Tally, essence
 from rrrbuild.repository_document import read_repository, write_document
 from rrrserve import scratch
@@ -88,7 +89,25 @@ def is_ready(url: str) -> bool:
 
 def victim(served: Any, kind: str) -> psutil.Process:
     """A process of a kind."""
-    return next(process for process in served.children() if KINDS[kind] in " ".join(process.cmdline()))
+    return next(process for process in served.children() if is_of_kind(process, kind))
+
+
+def waiting(served: Any) -> psutil.Process:
+    """The worker that stands by, once there is one."""
+    wait_for(lambda: any(is_of_kind(process, "standby") for process in served.children()))
+    return victim(served, "standby")
+
+
+def has_prepared(process: psutil.Process) -> bool:
+    """Whether a worker that stands by has used the processor, and does so no more."""
+    before = process.cpu_times()
+    time.sleep(1)
+    return bool(before.user > 0.3 and process.cpu_times() == before)
+
+
+def thread_nice(pid: int, thread: int) -> int:
+    """How far a thread's priority is lowered."""
+    return int(Path(f"/proc/{pid}/task/{thread}/stat").read_text().rpartition(")")[2].split()[16])
 
 
 def left_behind(served: Any) -> list[Path]:
@@ -126,19 +145,22 @@ def sabotaged(repository: Path, copy: Path, edit: Callable[[Path], object]) -> P
 def test_while_it_drains_it_is_unready_and_answers_and_then_nobody_is_cut_off(
     start_service: Start, repository: Path, png: Png
 ) -> None:
-    served = start_service(str(repository), "--port", "0", "--drain", "1")
+    served = start_service(str(repository), "--port", "0", "--drain", "3")
     children = served.children()
     moments: list[float] = []
 
     async def stop() -> None:
         await asyncio.sleep(0.3)
         served.process.send_signal(signal.SIGTERM)
-        wait_until = time.monotonic() + 10
-        while await asyncio.to_thread(is_ready, served.url):
-            assert time.monotonic() < wait_until
-        moments.append(time.monotonic())
-        await asyncio.sleep(0.3)
-        livez = await asyncio.to_thread(ask, served.url, "/livez")
+        async with httpx.AsyncClient(base_url=served.url, timeout=30, trust_env=False) as client:
+            end = time.monotonic() + 10
+            while (await client.get("/readyz")).status_code == 200:
+                assert time.monotonic() < end
+            moments.append(time.monotonic())
+            livez = await client.get("/livez")
+            while "connection" not in livez.headers:  # the worker looks ten times a second whether it is to say so
+                assert time.monotonic() < end
+                livez = await client.get("/livez")
         assert livez.status_code == 200
         assert livez.headers["connection"] == "close"
         await asyncio.to_thread(served.process.wait, 60)
@@ -180,11 +202,68 @@ def test_what_is_killed_or_frozen_is_replaced_under_load_and_no_answer_is_wrong(
     assert set(tally.counts()) <= {RIGHT, LOST}
     assert tally.count(LOST) <= 4
     log = served.log.read_text()
-    assert "Triton is started again in 1 s (try 1 of 5): the process of a model has died" in log
+    started_again = r"Triton is started again (now|in 1 s) \(try 1 of 5\): the process of a model has died"
+    assert re.search(started_again, log), "at once if it had worked for 10 s"
     assert "(try 2 of 5): it has not answered for 6 s" in log
     assert "HTTP worker 1 is started again now (try 1 of 5): it ended with exit code -9" in log
     assert len(list(scratch.SHARED_MEMORY.glob(f"rrr-serve-{served.process.pid}-*"))) == regions
     assert served.stop() == 0
+
+
+def test_the_only_worker_is_replaced_at_once_by_one_that_stood_by(
+    start_service: Start, repository: Path, png: Png
+) -> None:
+    served = start_service(str(repository), "--port", "0")
+    standby = waiting(served)
+    wait_for(lambda: has_prepared(standby))
+
+    async def kill() -> None:
+        await asyncio.sleep(0.3)
+        victim(served, "worker").kill()
+        await asyncio.sleep(2)
+
+    tally = under_load(served, png, kill)
+    assert set(tally.counts()) <= {RIGHT, LOST}
+    assert tally.count(LOST) <= 4
+    assert tally.slowest_seconds() < 2.0, "a start takes longer"
+    assert victim(served, "worker") == standby
+    assert {thread_nice(standby.pid, thread.id) for thread in standby.threads()} == {os.nice(0)}
+    assert restarts(served.url, "worker") == 1
+    children = [waiting(served), *served.children()]
+    assert served.stop() == 0
+    assert still_running(children, seconds=1) == []
+    assert left_behind(served) == []
+
+
+def test_a_second_signal_ends_everything_at_once_and_starts_nothing_again(
+    start_service: Start, repository: Path
+) -> None:
+    served = start_service(str(repository), "--port", "0", "--drain", "60")
+    children = [waiting(served), *served.children()]
+    served.process.send_signal(signal.SIGTERM)
+    wait_for(lambda: not is_ready(served.url))
+    began = time.monotonic()
+    served.process.send_signal(signal.SIGTERM)
+    assert served.process.wait(10) == 0
+    assert time.monotonic() - began < 5
+    assert still_running(children, seconds=1) == []
+    assert left_behind(served) == []
+    assert "started again" not in served.log.read_text()
+
+
+def test_on_a_full_disk_triton_is_tried_again_until_there_is_room(start_service: Start, repository: Path) -> None:
+    served = start_service(str(repository), "--port", "0")
+    parent = psutil.Process(served.process.pid)
+    _, most = parent.rlimit(psutil.RLIMIT_FSIZE)
+    parent.rlimit(psutil.RLIMIT_FSIZE, (10, most))  # no file can be longer
+    victim(served, "tritonserver").kill()
+    wait_for(lambda: restarts(served.url, "triton") >= 2)
+    assert ask(served.url, "/livez").status_code == 200
+    assert ask(served.url, "/readyz").status_code == 503
+    parent.rlimit(psutil.RLIMIT_FSIZE, (most, most))
+    wait_for(lambda: is_ready(served.url))
+    assert served.stop() == 0
+    assert left_behind(served) == []
 
 
 def test_killing_it_under_load_takes_the_children_and_theirs_along(

@@ -1,18 +1,29 @@
-"""The supervisor's parts without processes: back-off, shared state, metrics, sweeping."""
+"""The supervisor's parts, almost without processes: back-off, shared state, metrics, sweeping, ends by force."""
 
+import asyncio
+import contextlib
+import errno
 import itertools
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import psutil
 import pytest
 
 from rrrnet.errors import CheckFailedError
-from rrrserve import scratch
+from rrrserve import scratch, supervisor
 from rrrserve.restarts import Restarts
 from rrrserve.shared_state import PATH_VARIABLE, SLOT_VARIABLE, Phase, SharedState
 from rrrserve.supervision_metrics import SupervisionCollector
+from rrrserve.supervisor import Supervisor
+from rrrserve.triton_keeper import TritonKeeper
+from rrrserve.triton_server import TritonServer
+from rrrserve.worker_pool import WorkerCommand, WorkerPool
 
 MODELS = ("a", "b")
 
@@ -102,3 +113,139 @@ def test_empty_folders_of_tritonservers_that_are_gone_are_swept(
     scratch.sweep_python_environments()
     left = itertools.chain(["python_env_bbbbbb"], ["python_env_cccccc"])
     assert sorted(path.name for path in tmp_path.iterdir()) == list(left)
+
+
+class FullDisk:
+    """A Triton, or what starts workers, that fails from the second start on, as long as it is told to."""
+
+    def __init__(self, failures: int) -> None:
+        self.starts = 0
+        self._failures = failures
+
+    async def start(self, *_: Any, **__: Any) -> Any:
+        self.starts += 1
+        if 1 < self.starts <= 1 + self._failures:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return await asyncio.create_subprocess_exec("true" if self.starts == 1 else "cat", stdin=subprocess.PIPE)
+
+
+def running_groups() -> set[int]:
+    """The process groups that have a member which is not just waiting to be counted out."""
+    found = set()
+    for process in psutil.process_iter(["status"]):
+        with contextlib.suppress(ProcessLookupError):
+            if process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.add(os.getpgid(process.pid))
+    return found
+
+
+async def until(condition: Any) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        await asyncio.sleep(0.01)
+
+
+def test_a_worker_that_cannot_be_started_again_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = FullDisk(failures=1)
+    state = SharedState.create(tmp_path / "state", MODELS, workers=2)
+    pool = WorkerPool(WorkerCommand(0, {}, 1, None), state, most_restarts=5)
+    monkeypatch.setattr(pool, "_spawn", disk.start)
+
+    async def main() -> None:
+        running = asyncio.create_task(pool._keep(1))
+        await until(lambda: disk.starts == 3)
+        pool._keepers = [running]
+        pool.kill()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        await pool.stop()
+
+    asyncio.run(main())
+    assert disk.starts == 3, "who was killed for good is not started again"
+    assert "started again in 2 s (try 2 of 5): it cannot be started: [Errno 28] No space left" in caplog.text
+
+
+def test_a_triton_that_cannot_be_started_again_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    class Triton(FullDisk):
+        url = "127.0.0.1:1"
+
+        async def wait(self) -> int:
+            return await asyncio.Event().wait() if self.starts == 3 else 1
+
+        async def stop(self, *, at_once: bool) -> None:
+            assert at_once
+
+        def failure(self, code: int) -> CheckFailedError:
+            return CheckFailedError(f"it ended with exit code {code}")
+
+        def model_processes(self) -> list[psutil.Process]:
+            return []
+
+        def has_unusable_model(self) -> bool:
+            return False
+
+        async def start(self, *_: Any, **__: Any) -> None:
+            process = await super().start()
+            process.kill()
+            await process.wait()
+
+    disk = Triton(failures=1)
+    keeper = TritonKeeper(
+        cast(TritonServer, disk), (), SharedState.in_process(()), most_restarts=5, start_timeout_seconds=60
+    )
+
+    async def main() -> None:
+        running = asyncio.create_task(keeper.run())
+        await until(lambda: disk.starts == 3)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(main())
+    assert "started again in 2 s (try 2 of 5): it cannot be started: [Errno 28] No space left" in caplog.text
+
+
+def test_a_third_signal_or_ten_seconds_after_the_second_end_the_parent_by_force(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    parent = object.__new__(Supervisor)
+    parent._stop, parent._at_once = asyncio.Event(), asyncio.Event()
+    parent._state = SharedState.in_process(MODELS)
+    parent._pool = cast(Any, SimpleNamespace(kill=lambda: told.append("workers")))
+    parent._deployments = cast(Any, SimpleNamespace(kill=lambda: told.append("Triton")))
+    monkeypatch.setattr(supervisor, "_end_by_force", lambda: told.append("itself"))
+    monkeypatch.setattr(supervisor, "_LAST_SECONDS", 0.2)
+    parent._signalled()
+    assert (told, parent._state.phase) == ([], Phase.DRAINING)
+    parent._signalled()
+    assert told == ["workers", "Triton"]
+    time.sleep(0.5)
+    assert told == ["workers", "Triton", "itself"]
+    monkeypatch.setattr(supervisor, "_LAST_SECONDS", 60)
+    parent._signalled()
+    assert told[3] == "itself"
+
+
+def test_a_parent_that_ends_by_force_takes_its_children_along() -> None:
+    script = """
+import asyncio, os
+from rrrserve import children, supervisor
+
+async def main():
+    process = await children.spawn(["sh", "-c", "sleep 100 & sleep 100"], environment=os.environ, output=2)
+    print(process.pid, flush=True)
+    await asyncio.sleep(0.3)
+    supervisor._end_by_force()
+
+asyncio.run(main())
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert (ran.returncode, ran.stderr) == (1, "")
+    end = time.monotonic() + 5
+    while int(ran.stdout) in running_groups():
+        assert time.monotonic() < end
+        time.sleep(0.05)
