@@ -277,14 +277,17 @@ def unread(url: str) -> socket.socket:
 
 def kernels_room() -> int:
     """Bytes that the kernel takes for such a client."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        with unread(f"http://127.0.0.1:{listener.getsockname()[1]}"), listener.accept()[0] as accepted:
-            accepted.setblocking(False)
-            taken = 0
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    taken += accepted.send(bytes(20_000))
-            return taken
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        unread(f"http://127.0.0.1:{listener.getsockname()[1]}"),
+        listener.accept()[0] as accepted,
+    ):
+        accepted.setblocking(False)
+        taken = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                taken += accepted.send(bytes(20_000))
+        return taken
 
 
 def with_a_little_unread(url: str) -> contextlib.ExitStack:
