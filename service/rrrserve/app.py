@@ -27,6 +27,7 @@ from rrrserve.admission import Admission, BodyMemory, default_in_flight
 from rrrserve.catalogue import backends_of, default_model
 from rrrserve.data_plane import DataPlane
 from rrrserve.decoding import DecodePool
+from rrrserve.following import keep_following
 from rrrserve.readiness import Readiness
 from rrrserve.restarts import DEFAULT_RESTARTS
 from rrrserve.routes import Backend, Routes
@@ -42,7 +43,6 @@ from rrrserve.version import Version, read_version
 log = logging.getLogger("rrrserve")
 
 _START_TIMEOUT_SECONDS = 120.0
-_POLL_SECONDS = 0.05
 
 ROUTES = Routes()
 APPLICATION = ROUTES.application()
@@ -90,7 +90,7 @@ class Service:
         if self._repository is None:
             self._state = SharedState.of_service(os.environ)
             self._answer_from(self._state.use_current_version())
-            self._tasks.append(asyncio.create_task(self._follow()))
+            self._tasks.append(asyncio.create_task(keep_following(self._follow)))
         else:
             self._state = SharedState.in_process([model.name for model in self._repository.models])
             self._open(self._unsupervised(self._repository), self._state)
@@ -143,15 +143,13 @@ class Service:
 
     async def _follow(self) -> None:
         """Answer from the version that the supervisor names, and let go of the one before when nothing uses it."""
-        while True:
-            self._state.use_version(self._number)
-            number = self._state.version
-            if number != self._number and ROUTES.backend is not None:
-                before = ROUTES.backend.data_plane
-                self._answer_from(number)
-                await before.until_unused()
-                await before.client.close()
-            await asyncio.sleep(_POLL_SECONDS)
+        self._state.use_version(self._number)
+        number = self._state.version
+        if number != self._number and ROUTES.backend is not None:
+            before = ROUTES.backend.data_plane
+            self._answer_from(number)
+            await before.until_unused()
+            await before.client.close()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:

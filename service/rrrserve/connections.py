@@ -53,21 +53,28 @@ class Connections:
     """Closes connections that wait for their client too long, and the longest waiting one when there are too many.
 
     One sweep over all of them twice a second costs less than a timer for each.
+
+    Attributes:
+        limits: what one client may hold open.
+        most: connections at the same time.
+        open: connections now.
+        stopping: whether the service is; who does not read an answer then gets the time for lingering only.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.most = _most_connections(limits.connections)
-        self._open = 0
+        self.stopping = False
+        self.open = 0
         self._waiting: dict[Waiting, float] = {}  # since a dict keeps its order, the first has waited longest
         self._sweeper: asyncio.TimerHandle | None = None
 
     def opened(self) -> bool:
         """Count a new connection; False if there is no room for it."""
-        self._open += 1
+        self.open += 1
         if self._sweeper is None:
             self._sweep()
-        if self._open > self.most:
+        if self.open > self.most:
             longest = next(iter(self._waiting), None)
             if longest is None:
                 return False
@@ -77,7 +84,7 @@ class Connections:
 
     def closed(self, connection: Waiting) -> None:
         """Count the end of a connection."""
-        self._open -= 1
+        self.open -= 1
         self.release(connection)
 
     def wait(self, connection: Waiting, seconds: float) -> None:

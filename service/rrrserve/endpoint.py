@@ -1,6 +1,7 @@
 """What every route has in common: request id, deadline, the one error shape, metrics, the answer's headers."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import secrets
@@ -108,8 +109,10 @@ class Endpoint:
         )
         if reply is not None:
             headers = _raw_headers(reply, exchange.request_id)
-            await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-            await send({"type": "http.response.body", "body": reply.body})
+            # Cancelled while earlier answers wait to be read: there is nobody left to read this one.
+            with contextlib.suppress(asyncio.CancelledError):
+                await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+                await send({"type": "http.response.body", "body": reply.body})
 
     async def _reply(self, exchange: Exchange) -> Reply | None:
         """The handler's reply or the error's; None when the client has gone."""

@@ -8,6 +8,7 @@ group that it starts and `-PID` for each that has ended; when it dies, the kerne
 killed and swept: process groups, and all in the folders whose name begins with the prefix.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -28,10 +29,11 @@ def main() -> None:
         time.sleep(_LOOK_SECONDS)
     for folder in folders:
         for path in Path(folder).glob(f"{prefix}*"):
-            if path.is_dir():
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+                continue
+            with contextlib.suppress(OSError):  # just gone, or another user's
+                path.unlink()
 
 
 def _until_parent_ends() -> set[int]:

@@ -7,6 +7,7 @@ text, and goes on working for a client that has gone.
 import asyncio
 import enum
 from collections.abc import Callable
+from math import ceil
 from typing import Any, cast
 
 import httptools
@@ -19,6 +20,7 @@ from rrrserve.endpoint import CLIENT_GONE, raw_error
 from rrrserve.errors import APIError
 
 _BODY_FIELDS = (b"content-length", b"transfer-encoding")
+_BYTES_FOR_EACH_TIME = 64 * 1024  # that the client must read in the time for a header
 
 
 class _Phase(enum.Enum):
@@ -115,9 +117,24 @@ class GuardedProtocol(HttpToolsProtocol):
         if gently and self._wire.can_write_eof() and not self._wire.is_closing():
             self._wire.write_eof()
             self.flow.resume_reading()
-            self._guard.wait(self, self._limits.linger_seconds)
         else:
             self._wire.close()
+        # Both take effect when all that was written has gone: for a client that does not read, that would be never.
+        self._guard.wait(self, self._patience())
+
+    def _patience(self) -> float:
+        """How long the client may take to read what the kernel has not taken yet, in seconds."""
+        unsent = self._wire.get_write_buffer_size()
+        if not unsent or self._guard.stopping:
+            return self._limits.linger_seconds
+        return self._limits.header_seconds * ceil(unsent / _BYTES_FOR_EACH_TIME)
+
+    def shutdown(self) -> None:
+        """Called by uvicorn when the service stops."""
+        self._guard.stopping = True
+        super().shutdown()
+        if self._wire.get_write_buffer_size():
+            self._guard.wait(self, self._patience())
 
     def waited_too_long(self) -> None:
         """Called by `Connections`."""
@@ -127,7 +144,7 @@ class GuardedProtocol(HttpToolsProtocol):
             seconds = self._limits.header_seconds
             self._refuse(APIError("request_timeout", f"the header was not complete after {seconds:g} s"))
         else:
-            self._wire.close()
+            self._end(gently=False)
 
     def make_room(self) -> None:
         """Called by `Connections`."""
@@ -141,10 +158,19 @@ class GuardedProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         """Called by the event loop when the client reads again."""
         super().resume_writing()
-        if self.cycle is None or self.cycle.response_complete:
-            self._guard.wait(self, self._limits.keep_alive_seconds)
+        if self._closing:
+            return
+        if self._phase is _Phase.HEADER:
+            self._wait(self._limits.header_seconds)
+        elif self.cycle is None or self.cycle.response_complete:
+            self._wait(self._limits.keep_alive_seconds)
         else:
             self._guard.release(self)
+
+    def _wait(self, seconds: float) -> None:
+        """Wait for the client to send; one that has answers to read is waited for in `pause_writing`."""
+        if not self.flow.write_paused:
+            self._guard.wait(self, seconds)
 
     # Bytes of requests
 
@@ -164,7 +190,7 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         if self._phase is _Phase.HEADER:
             if before is not _Phase.HEADER:
-                self._guard.wait(self, self._limits.header_seconds)
+                self._wait(self._limits.header_seconds)
             else:
                 self._pending_bytes += len(data)
                 if self._pending_bytes > self._limits.header_bytes + self._limits.target_bytes:
@@ -208,7 +234,8 @@ class GuardedProtocol(HttpToolsProtocol):
             self._stop(APIError("bad_http", "an offer to upgrade must come without a body"))
         if len(self.pipeline) >= self._limits.pipelined:
             self._stop(APIError("bad_http", f"more than {self._limits.pipelined} requests wait for an answer"))
-        self._guard.release(self)
+        if not self.flow.write_paused:
+            self._guard.release(self)
         super().on_headers_complete()
         self._phase = _Phase.BODY
 
@@ -223,7 +250,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._phase = _Phase.BETWEEN
         super().on_message_complete()
         if self.cycle.response_complete and not self._closing:  # what was left of a body that nobody wanted
-            self._guard.wait(self, self._limits.keep_alive_seconds)
+            self._wait(self._limits.keep_alive_seconds)
 
     def _stop(self, error: APIError) -> None:
         """End the parsing that called us; `data_received` then answers with `error`."""
@@ -265,11 +292,11 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         elif self._phase is _Phase.BETWEEN:
-            self._guard.wait(self, self._limits.keep_alive_seconds)
+            self._wait(self._limits.keep_alive_seconds)
         elif self.expect_100_continue and self._phase is _Phase.BODY:
             self._end(gently=True)  # the client may or may not send the body now: what comes next cannot be told
         else:  # the rest of a body that nobody wants, or the next request's header
-            self._guard.wait(self, self._limits.header_seconds)
+            self._wait(self._limits.header_seconds)
 
 
 def _rendered(error: APIError) -> bytes:

@@ -6,6 +6,7 @@ line break or a terminal's control character in it can neither forge a line nor 
 
 import json
 import logging
+import math
 import sys
 import traceback
 from collections.abc import Mapping
@@ -20,7 +21,9 @@ FORMAT_VARIABLE = "RRR_LOG_FORMAT"
 ACCESS_VARIABLE = "RRR_ACCESS_LOG"
 MOST_BYTES = 1024  # of a line with its end
 
-_MOST_MESSAGE_CHARACTERS = 700
+# To so many characters message and fields are cut, the stack to half as many, one after the other until the line fits.
+_SHORTER = (700, 350, 175, 87, 43)
+_MOST_NAME_CHARACTERS = 80
 _MOST_FRAMES = 4
 _CUT = "..."
 
@@ -86,31 +89,37 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         message = escaped(record.getMessage())
-        fields: dict[str, Any] = getattr(record, "fields", {})
+        fields = {name: _plain(value) for name, value in getattr(record, "fields", {}).items()}
         stack = _stack(record)
-        shorter = _MOST_MESSAGE_CHARACTERS
-        while True:
-            line = self.line(when, record, message, fields, stack)
+        name = _cut(escaped(record.name), _MOST_NAME_CHARACTERS)
+        line = self.line(when, record.levelname, name, message, fields, stack)
+        for most in _SHORTER:
             if len(line.encode()) < MOST_BYTES:  # its end comes on top
                 return line
-            message, stack, shorter = _cut(message, shorter), _cut(stack, shorter // 2), shorter // 2
+            message, stack = _cut(message, most), _cut(stack, most // 2)
+            shown = {key: _shortened(value, most) for key, value in fields.items()}
+            line = self.line(when, record.levelname, name, message, shown, stack)
+        if len(line.encode()) < MOST_BYTES:
+            return line
+        # Without fields the rest always fits, even where JSON doubles every character of it.
+        return self.line(when, record.levelname, name, message, {}, stack)
 
-    def line(self, when: str, record: logging.LogRecord, message: str, fields: dict[str, Any], stack: str) -> str:
+    def line(self, when: str, level: str, name: str, message: str, fields: dict[str, Any], stack: str) -> str:
         """One line of the parts."""
         raise NotImplementedError
 
 
 class _TextFormatter(_Formatter):
-    def line(self, when: str, record: logging.LogRecord, message: str, fields: dict[str, Any], stack: str) -> str:
+    def line(self, when: str, level: str, name: str, message: str, fields: dict[str, Any], stack: str) -> str:
         """See `_Formatter.line`."""
-        told = "".join(f" {name}={value}" for name, value in fields.items())
-        return f"{when} {record.levelname} {record.name} {message}{told}{f' [{stack}]' if stack else ''}"
+        told = "".join(escaped(f" {key}={value}") for key, value in fields.items())
+        return f"{when} {level} {name} {message}{told}{f' [{stack}]' if stack else ''}"
 
 
 class _JsonFormatter(_Formatter):
-    def line(self, when: str, record: logging.LogRecord, message: str, fields: dict[str, Any], stack: str) -> str:
+    def line(self, when: str, level: str, name: str, message: str, fields: dict[str, Any], stack: str) -> str:
         """See `_Formatter.line`."""
-        document = {"time": when, "level": record.levelname.lower(), "logger": record.name, "event": message, **fields}
+        document = {"time": when, "level": level.lower(), "logger": name, "event": message, **fields}
         if stack:
             document["error"] = stack
         return json.dumps(document)  # ASCII: what is not is escaped
@@ -123,6 +132,28 @@ def escaped(text: str) -> str:
 
 def _cut(text: str, characters: int) -> str:
     return text if len(text) <= characters else text[: max(0, characters - len(_CUT))] + _CUT
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can tell of a field's value."""
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return str(value)
+
+
+def _shortened(value: Any, characters: int) -> Any:
+    """A field's value in about so many characters; of a list as many items as fit, and how many more there are."""
+    if isinstance(value, list):
+        kept: list[Any] = []
+        for item in value:
+            characters -= len(str(item)) + 4  # quotes, comma and space
+            if characters < 0:
+                break
+            kept.append(item)
+        return kept if len(kept) == len(value) else [*kept, f"{_CUT} {len(value) - len(kept)} more"]
+    return value if len(str(value)) <= characters else _cut(str(value), characters)
 
 
 def _stack(record: logging.LogRecord) -> str:

@@ -48,21 +48,34 @@ def owned_folders(place: Path) -> list[Path]:
 def remove(folder: Path) -> None:
     """Remove a private folder and the shared memory that bears its name."""
     for region in SHARED_MEMORY.glob(f"{folder.name}*"):
-        region.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # just gone, or another user's
+            region.unlink()
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep() -> None:
-    """Remove folders and shared memory whose owner no longer runs."""
+    """Remove this user's folders and shared memory whose owner no longer runs.
+
+    Anybody may put a file of any name into these places: what cannot be removed is passed over.
+    """
     for place in places():
         for path in place.glob(f"{_PREFIX}-*"):
             owner = _NAME.match(path.name)
             if owner and not Path(f"/proc/{owner.group(1)}").exists():
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    _remove_own(path)
     sweep_python_environments()
+
+
+def _remove_own(path: Path) -> None:
+    """Remove a file, a link or a folder, if it is this user's; what a link points to is left alone."""
+    state = path.lstat()
+    if state.st_uid != os.getuid():
+        return
+    if stat.S_ISDIR(state.st_mode):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink()
 
 
 def sweep_python_environments() -> None:

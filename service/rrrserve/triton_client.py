@@ -6,6 +6,7 @@ pixels; tritonclient's own client adds another copy.
 Shapes come from the sealed repository document and from arrays our own code made, never from a client's request.
 """
 
+import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -97,15 +98,21 @@ class TritonClient:
         answer = await _call(self._metadata, b"", timeout_seconds)
         return str(pb.ServerMetadataResponse.FromString(answer).version)
 
-    async def close(self) -> None:
-        """Close the connection."""
-        await self._channel.close()
+    async def close(self, grace_seconds: float = 0.0) -> None:
+        """Close the connection; what is under way after `grace_seconds` gets `backend_unavailable`."""
+        await self._channel.close(grace_seconds)
 
 
 async def _call(method: grpc.aio.UnaryUnaryMultiCallable, request: bytes, timeout_seconds: float) -> bytes:
     """The answer's bytes; gRPC's errors become ours, for the log: Triton's own texts hold paths of this machine."""
     try:
         answer: bytes = await method(request, timeout=timeout_seconds)
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # Nobody cancelled us: gRPC tells so that the connection was closed under the call.
+        raise TritonError("backend_unavailable", "the connection was closed") from error
     except grpc.aio.AioRpcError as error:
         if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
             code = "deadline_exceeded"

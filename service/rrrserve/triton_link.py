@@ -1,5 +1,6 @@
 """A worker's way to a Triton that may be replaced: refuses at once while it is down, connects anew to each new one."""
 
+import asyncio
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +9,8 @@ import numpy.typing as npt
 from rrrbuild.repository_document import ServedModel
 from rrrserve.shared_state import SharedState
 from rrrserve.triton_client import Inference, TritonClient, TritonError
+
+_MARGIN_SECONDS = 1.0  # a call should meet its deadline, not the closing of its connection
 
 
 class TritonLink:
@@ -21,6 +24,8 @@ class TritonLink:
         self._state = state
         self._generation = state.generation
         self._client = TritonClient(url)
+        self._busy_until = 0.0  # on the event loop's clock: when the last of the calls so far has its answer or none
+        self._retired: dict[TritonClient, asyncio.Task[None]] = {}
 
     async def infer(
         self, model: ServedModel, images: Sequence[npt.NDArray[np.uint8]], *, timeout_seconds: float
@@ -30,7 +35,7 @@ class TritonLink:
         Raises:
             TritonError: as there, and at once while Triton is down.
         """
-        client = await self._connected()
+        client = self._connected(timeout_seconds)
         try:
             result = await client.infer(model, images, timeout_seconds=timeout_seconds)
         except TritonError as error:
@@ -46,19 +51,31 @@ class TritonLink:
         Raises:
             TritonError: as there, and at once while Triton is down.
         """
-        client = await self._connected()
+        client = self._connected(timeout_seconds)
         return await client.server_version(timeout_seconds=timeout_seconds)
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; calls that are under way are given up."""
+        retired, self._retired = self._retired, {}
+        for client, task in retired.items():
+            task.cancel()
+            await client.close()
         await self._client.close()
 
-    async def _connected(self) -> TritonClient:
+    def _connected(self, timeout_seconds: float) -> TritonClient:
+        """The connection for a call that takes at most so long."""
         if not self._state.triton_up:
             raise TritonError("backend_unavailable", "Triton is down, and nothing is sent to it")
+        now = asyncio.get_running_loop().time()
         generation = self._state.generation
         if generation != self._generation:
             # A connection to the one before would wait before it tries again.
             old, self._client, self._generation = self._client, TritonClient(self._url), generation
-            await old.close()
+            self._retire(old, self._busy_until - now)
+        self._busy_until = max(self._busy_until, now + timeout_seconds)
         return self._client
+
+    def _retire(self, client: TritonClient, grace_seconds: float) -> None:
+        """Close a connection once its calls have ended: the Triton at its other end may only have been frozen."""
+        self._retired[client] = task = asyncio.create_task(client.close(max(0.0, grace_seconds) + _MARGIN_SECONDS))
+        task.add_done_callback(lambda _: self._retired.pop(client, None))

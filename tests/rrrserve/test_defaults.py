@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -205,6 +206,41 @@ def test_a_line_of_the_log_cannot_be_forged_and_has_at_most_1_kib(own_log: io.St
         assert first["event"].startswith("from elsewhere: a\\r\\nFORGED line\\x1b[31m\\x00\\u2028")
         assert (first["level"], second["logger"]) == ("warning", "other")
         assert second["event"].endswith("...")
+
+
+NAMES = [f"model-{index:02}-{'x' * 24}" for index in range(30)]  # of 33 characters
+
+
+@pytest.mark.parametrize("style", logs.FORMATS)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"models": NAMES},
+        {"models": [HOSTILE * 50] * 50},
+        {"text": '"\\\n' * 100_000},
+        {"number": 10**4000},
+        {"odd": [float("nan"), Path("/x"), {"a": b"b"}, [NAMES]]},
+        {f"field-{index}": "é" * 99 for index in range(200)},
+    ],
+    ids=["30 models", "hostile list", "long text", "long number", "odd values", "200 fields"],
+)
+def test_a_line_with_long_fields_ends_within_1_kib(own_log: io.StringIO, style: str, fields: dict[str, Any]) -> None:
+    logs.configure(style, stream=own_log)
+    logs.tell('"' * 500, **fields)
+    (line,) = own_log.getvalue().splitlines()
+    assert line.isascii()
+    assert line.isprintable()
+    assert len(line) < logs.MOST_BYTES
+    if style == "json":
+        assert json.loads(line, parse_constant=pytest.fail)["event"].startswith('"""')
+
+
+def test_of_too_many_models_as_many_are_named_as_fit(own_log: io.StringIO) -> None:
+    logs.configure("json", stream=own_log)
+    logs.tell("ready", models=NAMES)
+    told = json.loads(own_log.getvalue())
+    assert told["event"] == "ready"
+    assert told["models"] == [*NAMES[:18], "... 12 more"]
 
 
 @pytest.mark.parametrize("style", logs.FORMATS)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import json
 import socket
@@ -9,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import pytest
 import uvicorn
@@ -31,6 +33,8 @@ GET = b"GET / HTTP/1.1\r\n\r\n"
 
 class Application:
     """Answers with the number of bytes it was sent; /slow takes its time; /big answers with 64 MB; /deaf reads nothing.
+
+    /some answers with 20 kB.
 
     Attributes:
         given_up: requests that were cancelled.
@@ -56,10 +60,11 @@ class Application:
             except asyncio.CancelledError:
                 self.given_up += 1
                 return
-        body = bytes(2**26) if scope["path"] == "/big" else b"%d" % size
+        body = {"/big": bytes(2**26), "/some": bytes(20_000)}.get(scope["path"], b"%d" % size)
         headers = [(b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        with contextlib.suppress(asyncio.CancelledError):
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +73,20 @@ def application() -> Application:
 
 
 @pytest.fixture(scope="module")
-def url(application: Application) -> Iterator[str]:
+def connections() -> Connections:
+    return Connections(LIMITS)
+
+
+@pytest.fixture(scope="module")
+def url(application: Application, connections: Connections) -> Iterator[str]:
     """The address of a server with short limits."""
-    protocol = functools.partial(GuardedProtocol, connections=Connections(LIMITS))
+    with served(application, connections) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def served(application: Application, connections: Connections) -> Iterator[str]:
+    protocol = functools.partial(GuardedProtocol, connections=connections)
     config = uvicorn.Config(
         application, http=cast(type[asyncio.Protocol], protocol), log_config=None, ws="none", lifespan="off"
     )
@@ -80,9 +96,11 @@ def url(application: Application) -> Iterator[str]:
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def code(answer: Answer) -> tuple[int | None, str]:
@@ -245,6 +263,66 @@ def test_a_client_that_does_not_read_its_answer_is_cut_off(url: str) -> None:
             while data := opened.recv(2**20):
                 size += len(data)
     assert size < 2**26
+
+
+def unread(url: str) -> socket.socket:
+    """A connection whose client will read nothing, with little room in its kernel for answers."""
+    parts = urlsplit(url)
+    opened = socket.socket()
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    opened.connect((parts.hostname, parts.port))
+    return opened
+
+
+def kernels_room() -> int:
+    """Bytes that the kernel takes for such a client."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        unread(f"http://127.0.0.1:{listener.getsockname()[1]}"),
+        listener.accept()[0] as accepted,
+    ):
+        accepted.setblocking(False)
+        taken = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                taken += accepted.send(bytes(20_000))
+        return taken
+
+
+def with_a_little_unread(url: str) -> contextlib.ExitStack:
+    """Clients of whose answers less than 64 KiB are left to the server: not enough to pause its writing."""
+    stack = contextlib.ExitStack()
+    fits = kernels_room() // 20_000
+    counts = {stack.enter_context(unread(url)): count for count in range(fits, fits + 18)}
+    for number in range(fits + 18):
+        for opened, count in counts.items():
+            if number < count:
+                opened.sendall(b"GET /some HTTP/1.1\r\n\r\n")
+        time.sleep(0.005)
+    return stack
+
+
+def test_a_client_that_leaves_the_end_of_an_answer_unread_is_let_go(url: str, connections: Connections) -> None:
+    with with_a_little_unread(url):
+        _until(lambda: connections.open == 0)
+
+
+def test_a_client_that_sends_on_without_reading_is_let_go(url: str, connections: Connections) -> None:
+    with unread(url) as opened:
+        for data in (b"GET /big HTTP/1.1\r\n\r\n", GET, GET):
+            opened.sendall(data)
+            time.sleep(0.2)
+        _until(lambda: connections.open == 0)
+
+
+def test_a_stop_does_not_wait_for_clients_that_do_not_read(application: Application) -> None:
+    limits = dataclasses.replace(LIMITS, header_seconds=30.0, keep_alive_seconds=30.0)
+    with contextlib.ExitStack() as stack:
+        with served(application, Connections(limits)) as address:
+            stack.enter_context(with_a_little_unread(address))
+            start = time.perf_counter()
+        assert time.perf_counter() - start < 5
 
 
 def test_http_1_0_is_answered_and_closed(url: str) -> None:

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from rrrnet.errors import CheckFailedError
-from rrrserve import scratch, supervisor
+from rrrserve import guardian, scratch, supervisor
 from rrrserve.restarts import Restarts
 from rrrserve.shared_state import PATH_VARIABLE, SLOT_VARIABLE, Phase, SharedState
 from rrrserve.supervision_metrics import SupervisionCollector
@@ -249,3 +249,58 @@ asyncio.run(main())
     while int(ran.stdout) in running_groups():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+GONE = 4_194_999  # above the largest process id there can be
+
+
+def test_stale_names_of_other_users_and_what_links_point_to_are_left_and_the_rest_is_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = tmp_path / "outside"
+    (outside / "folder").mkdir(parents=True)
+    place = tmp_path / "place"
+    names = {kind: place / f"rrr-serve-{GONE}-{kind}" for kind in ("file", "folder", "link", "foreign", "stubborn")}
+    (names["folder"] / "below").mkdir(parents=True)
+    names["link"].symlink_to(outside)
+    for kind in ("file", "foreign", "stubborn"):
+        names[kind].touch()
+    lstat, unlink = Path.lstat, Path.unlink
+
+    def owned_by_others(path: Path) -> os.stat_result:
+        found = lstat(path)
+        return os.stat_result((*found[:4], os.getuid() + 1, *found[5:])) if path == names["foreign"] else found
+
+    def refused(path: Path, missing_ok: bool = False) -> None:
+        if path == names["stubborn"]:
+            raise PermissionError(path)
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(scratch, "places", lambda: (place,))
+    monkeypatch.setattr(Path, "lstat", owned_by_others)
+    monkeypatch.setattr(Path, "unlink", refused)
+    scratch.sweep()
+    assert sorted(place.iterdir()) == [names["foreign"], names["stubborn"]]
+    assert (outside / "folder").is_dir()
+
+
+def test_the_guardian_sweeps_on_where_a_name_cannot_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    names = [tmp_path / f"{index}-{kind}" for index, kind in enumerate(("stubborn", "link", "file"))]
+    names[0].touch()
+    names[1].symlink_to(outside)
+    names[2].touch()
+    unlink = Path.unlink
+
+    def refused(path: Path, missing_ok: bool = False) -> None:
+        if path == names[0]:
+            raise PermissionError(path)
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(names))
+    monkeypatch.setattr(guardian, "_until_parent_ends", set)
+    monkeypatch.setattr("sys.argv", ["guardian.py", "", str(tmp_path)])
+    guardian.main()
+    assert sorted(tmp_path.iterdir()) == [names[0], outside]
