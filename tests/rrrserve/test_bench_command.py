@@ -127,8 +127,9 @@ def test_the_highest_rate_within_a_limit_is_searched_and_what_was_tried_is_kept(
     best = found["rate_per_second"]
     # Nothing is that slow: what ends it is that more than 40 requests are under way, or what the client can do.
     assert (code, found["model"], found["p99_ms_limit"]) == (0, "single", 60000.0), said
-    good = [trial for trial in found["tried"] if trial["rate_per_second"] == best]
-    assert [(trial["ok"], trial["errors"], trial["p99_ms"]) for trial in good] == [(True, 0, found["p99_ms"])]
+    # A rate that failed is tried again: it may have been somebody else's work on this machine.
+    *_, last = [trial for trial in found["tried"] if trial["rate_per_second"] == best]
+    assert (last["ok"], last["errors"], last["p99_ms"]) == (True, 0, found["p99_ms"])
     assert all(trial["errors"] > 0 for trial in found["tried"] if not trial["ok"])
 
 

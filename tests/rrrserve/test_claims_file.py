@@ -175,3 +175,27 @@ def test_the_readmes_claims_are_read_and_every_kind_is_documented() -> None:
         assert f"`{name}`" in page
         for field in kind.model_fields:
             assert f"`{field}`" in page, f"docs/claims.md does not explain the field {field} of {name}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "say where the evidence is, with --scrape"),
+        (["--drive"], "--drive needs to know whom to ask"),
+        (["--scrape", "localhost:3000"], "--scrape is 'localhost:3000': expected http://HOST:PORT"),
+        (["--prometheus", "http://h:1", "--range", "5 minutes"], "--range is '5 minutes': expected a duration such as"),
+        (["--prometheus", "http://h:1", "--scrape", "http://h:2"], "together need --drive"),
+        (["--scrape", "http://127.0.0.1:99999"], "--scrape is 'http://127.0.0.1:99999': a port is from 1 to 65535"),
+        (["--prometheus", "http://127.0.0.1:99999"], "--prometheus is 'http://127.0.0.1:99999': a port is from 1 to"),
+        (["--scrape", "http://127.0.0.1:0"], "a port is from 1 to 65535"),
+        (["--scrape", f"http://{'a' * 70}:3000"], "label too long"),
+        (["--bench", "x.json", "--scrape", "http://h:2"], "--bench is evidence of its own"),
+    ],
+)
+def test_options_that_do_not_fit_are_a_usage_error(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "claims.yaml"
+    path.write_text("version: 1\nclaims: [{name: it, kind: latency, model: quick, at_most_ms: 1}]\n")
+    assert run(["verify", "--claims", str(path), *arguments]) == 2
+    assert message in capsys.readouterr().err
