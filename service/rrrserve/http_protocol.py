@@ -48,6 +48,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     Args:
         connections: all connections of this worker, and their limits.
+        counted: whether `connections` counts this one already.
         config, server_state, app_state, _loop: given by uvicorn.
     """
 
@@ -59,9 +60,11 @@ class GuardedProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         connections: Connections,
+        counted: bool = False,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._guard = connections
+        self._counted = counted
         self._limits = connections.limits
         self._phase = _Phase.BETWEEN
         self._wire: asyncio.Transport
@@ -78,7 +81,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._wire = transport
         self.transport = cast(asyncio.Transport, _Outlet(transport, self._close, self._is_closing))
-        if self._guard.opened():
+        if self._counted or self._guard.opened():
             self._guard.wait(self, self._limits.header_seconds)
         else:
             most = self._guard.most
@@ -133,7 +136,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """Called by uvicorn when the service stops."""
         self._guard.stopping = True
         super().shutdown()
-        if self._wire.get_write_buffer_size():
+        if self._closing or self._wire.get_write_buffer_size():
             self._guard.wait(self, self._patience())
 
     def waited_too_long(self) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import socket
+import ssl
 from typing import cast
 
 import uvicorn
@@ -11,6 +12,7 @@ from rrrserve.app import ROUTES
 from rrrserve.connections import Connections, Limits
 from rrrserve.http_protocol import GuardedProtocol
 from rrrserve.settings import Settings
+from rrrserve.tls_gate import TlsGate
 
 # What clients had sent before the port closed is accepted, and then read and answered, within these times.
 _ACCEPT_SECONDS = 0.05
@@ -19,16 +21,22 @@ _CLOSE = (b"connection", b"close")
 _FRAMING_BYTES = 2**20  # chunk headers and trailers around the largest body
 
 
-def protocol(settings: Settings) -> type[asyncio.Protocol]:
-    """What uvicorn makes a client's connection with."""
+def protocol(settings: Settings, context: ssl.SSLContext | None = None) -> type[asyncio.Protocol]:
+    """What uvicorn makes a client's connection with: TLS where there is a context, of which uvicorn must not know."""
     limits = Limits(
         body_bytes=settings.max_body_bytes + _FRAMING_BYTES,
         header_seconds=settings.header_timeout_ms / 1000,
         keep_alive_seconds=settings.keep_alive_ms / 1000,
         connections=settings.max_connections,
     )
+    connections = Connections(limits)
+    make = (
+        functools.partial(GuardedProtocol, connections=connections)
+        if context is None
+        else functools.partial(TlsGate, connections=connections, context=context)
+    )
     # uvicorn only calls it; its annotation asks for a class.
-    return cast(type[asyncio.Protocol], functools.partial(GuardedProtocol, connections=Connections(limits)))
+    return cast(type[asyncio.Protocol], make)
 
 
 class Server(uvicorn.Server):

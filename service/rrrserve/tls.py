@@ -2,10 +2,9 @@
 
 import ssl
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rrrnet.errors import UsageError
 
@@ -41,17 +40,16 @@ def files_of(certificate: Path | None, key: Path | None) -> TlsFiles | None:
     return files
 
 
-def context_factory(environ: Mapping[str, str]) -> Callable[..., ssl.SSLContext] | None:
-    """What uvicorn asks for its TLS, from the variables that `rrr serve` sets for its workers; None for plain HTTP."""
+def context_of(environ: Mapping[str, str]) -> ssl.SSLContext | None:
+    """A worker's TLS, from the variables that `rrr serve` sets for its workers; None for plain HTTP.
+
+    Raises:
+        UsageError: see `server_context`.
+    """
     certificate, key = environ.get(CERTIFICATE_VARIABLE, ""), environ.get(KEY_VARIABLE, "")
     if not (certificate or key):
         return None
-    files = TlsFiles(Path(certificate), Path(key))
-
-    def make(*_: Any) -> ssl.SSLContext:
-        return server_context(files)
-
-    return make
+    return server_context(TlsFiles(Path(certificate), Path(key)))
 
 
 def server_context(files: TlsFiles) -> ssl.SSLContext:

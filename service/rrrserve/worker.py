@@ -66,14 +66,13 @@ def _prepare(arguments: argparse.Namespace) -> uvicorn.Server:
 
     config = uvicorn.Config(
         RRRService.to_asgi(),
-        http=protocol(Settings.from_environment(os.environ)),
+        http=protocol(Settings.from_environment(os.environ), tls.context_of(os.environ)),
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,  # nobody asks for the client's address
         lifespan="on",
         ws="none",
-        ssl_context_factory=tls.context_factory(os.environ),
         timeout_graceful_shutdown=arguments.grace_seconds,
     )
     config.get_loop_factory()
