@@ -12,7 +12,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import trustme
@@ -56,12 +56,12 @@ def authority() -> trustme.CA:
 
 
 @contextlib.contextmanager
-def served(authority: trustme.CA, connections: Connections, loop: str = "uvloop") -> Iterator[str]:
+def served(authority: trustme.CA, connections: Connections) -> Iterator[str]:
     """The address of a TLS server."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     gate: Any = functools.partial(TlsGate, connections=connections, context=context)
-    config = uvicorn.Config(application, http=gate, loop=cast(Any, loop), log_config=None, ws="none", lifespan="off")
+    config = uvicorn.Config(application, http=gate, loop="uvloop", log_config=None, ws="none", lifespan="off")
     server = uvicorn.Server(config)
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -75,21 +75,14 @@ def served(authority: trustme.CA, connections: Connections, loop: str = "uvloop"
         thread.join()
 
 
-@pytest.fixture(scope="module", params=["uvloop"])
-def loop(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture(scope="module")
-def connections(loop: str) -> Connections:
-    """Those of one event loop: they sweep in the first one that they are used in."""
-    del loop
+def connections() -> Connections:
     return Connections(LIMITS)
 
 
 @pytest.fixture(scope="module")
-def url(authority: trustme.CA, connections: Connections, loop: str) -> Iterator[str]:
-    with served(authority, connections, loop) as address:
+def url(authority: trustme.CA, connections: Connections) -> Iterator[str]:
+    with served(authority, connections) as address:
         yield address
 
 
@@ -269,14 +262,12 @@ def test_a_client_that_does_not_read_is_let_go(dial: Callable[[], ssl.SSLSocket]
     until(lambda: connections.open == 0)
 
 
-def test_a_stop_waits_neither_for_who_does_not_read_nor_for_who_does_not_shake_hands(
-    authority: trustme.CA, loop: str
-) -> None:
+def test_a_stop_waits_neither_for_who_does_not_read_nor_for_who_does_not_shake_hands(authority: trustme.CA) -> None:
     limits = dataclasses.replace(LIMITS, header_seconds=30.0, keep_alive_seconds=30.0)
     context = ssl.create_default_context()
     authority.configure_trust(context)
     with contextlib.ExitStack() as stack:
-        with served(authority, Connections(limits), loop) as address:
+        with served(authority, Connections(limits)) as address:
             stack.enter_context(connect(address))
             opened = stack.enter_context(context.wrap_socket(connect(address), server_hostname="127.0.0.1"))
             opened.sendall(b"GET /big HTTP/1.1\r\n\r\n")
