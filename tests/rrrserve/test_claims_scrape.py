@@ -40,6 +40,7 @@ class Fake:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = 1 << 20  # head and body in one packet: else the body waits 40 ms for the head's acknowledgement
 
             def do_GET(self) -> None:
                 text = fake.triton if self.path == "/metrics/triton" else fake.advance()
@@ -61,7 +62,7 @@ class Fake:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}"
-        Thread(target=self.server.serve_forever, daemon=True).start()
+        Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     def advance(self) -> str:
         speed = self.random.lognormal(0, 0.1)
