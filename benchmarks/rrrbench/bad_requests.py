@@ -28,6 +28,7 @@ def noise(width: int = 64, height: int = 48, *, seed: int = 0) -> Image.Image:
 
 JPEG = encoded(noise(), "JPEG", quality=90)
 PNG = encoded(noise(), "PNG")
+WEBP = encoded(noise(), "WEBP")
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -103,7 +104,11 @@ REFUSED: list[tuple[str, bytes, int, str]] = [
     ("a JPEG cut by 200 bytes", request(JPEG[:-200]), 422, "truncated_image"),
     ("a JPEG of its first 20 bytes", request(JPEG[:20]), 422, "bad_image"),
     ("a JPEG of 300 scans", request(scans(300)), 422, "bad_image"),
+    ("a JPEG with 400 KB of fill bytes", request(JPEG[:2] + b"\xff" * 400_000 + JPEG[2:]), 422, "bad_image"),
+    ("a JPEG of 100 000 segments", request(JPEG[:2] + b"\xff\xfe\0\2" * 100_000 + JPEG[2:]), 422, "bad_image"),
     ("a PNG cut by 200 bytes", request(PNG[:-200]), 422, "truncated_image"),
+    ("a WebP cut by 200 bytes", request(WEBP[:-200]), 422, "truncated_image"),
+    ("a PNG of 16 million rows", request(png_header(1, 2**24)), 413, "too_many_pixels"),
     ("a header of 20000 x 20000 pixels", request(png_header(20_000, 20_000)), 413, "too_many_pixels"),
     ("12000 x 12000 black pixels", request(black_png(12_000)), 413, "too_many_pixels"),
     ("a width of 0 pixels", request(png_header(0, 10)), 422, "bad_image"),
@@ -164,6 +169,7 @@ REFUSED: list[tuple[str, bytes, int, str]] = [
     ("JSON 100 000 deep", request(b"[" * 100_000, content_type=JSON), 400, "bad_request"),
     ("base64 of another alphabet", request(image_json("?*"), content_type=JSON), 400, "bad_request"),
     ("base64 badly padded", request(image_json("QQ"), content_type=JSON), 400, "bad_request"),
+    ("base64 padded too much", request(image_json("QUJD="), content_type=JSON), 400, "bad_request"),
     ("base64 of 14 MB", request(image_json("Q" * 14 * MIB), content_type=JSON), 413, "body_too_large"),
     *(
         (f"top_k {value[:9]}", request(JPEG, path=f"/v1/predict?top_k={value}"), 400, "bad_request")

@@ -7,26 +7,33 @@ network, so that it cannot skew between training and serving. numpy and Pillow o
 """
 
 import struct
+import warnings
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
+from rrrnet import jpeg_markers
 from rrrnet.errors import ArtifactError, ImageError
 
 Uint8Array = npt.NDArray[np.uint8]
 
 # The limit below is stricter than Pillow's, and Pillow's warning cannot be silenced safely in several threads.
 Image.MAX_IMAGE_PIXELS = None
+# Pillow unpacks a PNG's comments though nobody asks for them: 64 MB out of 64 KB of file, were it not for this.
+PngImagePlugin.MAX_TEXT_MEMORY = 8 * PngImagePlugin.MAX_TEXT_CHUNK
+# It warns of damaged metadata in words that hold numbers of the file: a log without end, written by whoever sends
+# images, and a registry of warnings in memory that grows with it.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 4096 * 4096
-# A progressive JPEG has some ten scans. Each costs a pass over the whole picture, and takes a few bytes of the file.
-MAX_JPEG_SCANS = 100
-_START_OF_SCAN = b"\xff\xda"
+# Of width and height. Pillow keeps a pointer for each row, and weights for each column while it resizes: an image of 16
+# million rows takes ten times the memory of a square one.
+MAX_SIDE = 2**20
 MIN_SIZE, MAX_SIZE = 32, 1024
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -105,7 +112,7 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         max_pixels: width x height allowed; checked before memory is spent.
 
     Raises:
-        ImageError: with code `empty_image`, `unsupported_image`, `too_many_pixels` or `bad_image`.
+        ImageError: with code `empty_image`, `unsupported_image`, `too_many_pixels`, `truncated_image` or `bad_image`.
     """
     if not data:
         raise ImageError("empty_image", "the image has 0 bytes")
@@ -118,11 +125,14 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if kind == "PNG" and len(data) >= 24:  # told at once, however damaged the rest of the header is
         width, height = struct.unpack_from(">II", data, 16)
         _check_pixels(width, height, max_pixels)
-    if kind == "JPEG" and data.count(_START_OF_SCAN) > MAX_JPEG_SCANS:
-        raise ImageError("bad_image", f"the JPEG has more than {MAX_JPEG_SCANS} scans")
+    if kind == "JPEG" and (problem := jpeg_markers.problem_of(data)) is not None:
+        raise ImageError("bad_image", problem)
     try:
         opened = Image.open(BytesIO(data), formats=(kind,))
     except Exception as error:  # Pillow's plugins raise many types on hostile bytes; all mean the same to a client
+        # A WebP is read as a whole when it is opened; it tells its length.
+        if kind == "WEBP" and len(data) < 8 + int.from_bytes(data[4:8], "little"):
+            raise ImageError("truncated_image", "the WEBP data are cut short") from error
         raise ImageError("bad_image", f"the {kind} header cannot be read") from error
     _check_pixels(*opened.size, max_pixels)
     return opened
@@ -133,6 +143,8 @@ def _check_pixels(width: int, height: int, most: int) -> None:
         raise ImageError("bad_image", f"the image is {width} x {height} pixels")
     if width * height > most:
         raise ImageError("too_many_pixels", f"the image is {width} x {height} pixels: at most {most} are allowed")
+    if max(width, height) > MAX_SIDE:
+        raise ImageError("too_many_pixels", f"the image is {width} x {height} pixels: at most {MAX_SIDE} a side")
 
 
 def load_rgb(opened: Image.Image, preprocess: Preprocess | None = None) -> Image.Image:

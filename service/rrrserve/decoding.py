@@ -22,6 +22,8 @@ from rrrserve.requests import Headers, images_of
 # since a header too can be made to cost time.
 _INLINE_PIXELS = 256 * 256
 _INLINE_BYTES = 64 * 1024
+# What Pillow unpacks while it reads a PNG's header, a thousand bytes out of one.
+_PACKED = (b"zTXt", b"iTXt", b"iCCP")
 # At the peak, where a WebP is decoded; Pillow's own pictures have 4 bytes a pixel, and there are two of them at times.
 _BYTES_PER_PIXEL = 16
 
@@ -67,7 +69,7 @@ class DecodePool:
             jobs = [loop.run_in_executor(self._executor, self._decode_bytes, data, preprocess) for data in images]
             return await asyncio.gather(*jobs)
         (data,) = images
-        if len(data) > _INLINE_BYTES:
+        if len(data) > _INLINE_BYTES or any(kind in data for kind in _PACKED):
             return [await loop.run_in_executor(self._executor, self._decode_bytes, data, preprocess)]
         start = time.perf_counter()
         try:

@@ -70,7 +70,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._wire: asyncio.Transport
         self._deaf = False  # what the client sends from now on is thrown away
         self._closing = False
-        self._header_bytes = self._pending_bytes = self._body_bytes = self._chunks = 0
+        self._header_bytes = self._header_fields = self._pending_bytes = self._body_bytes = self._chunks = 0
         self._refusal: APIError | None = None
         self._running: tuple[RequestResponseCycle, asyncio.Task[None]] | None = None
 
@@ -210,7 +210,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Called by httptools at a request's first byte."""
         self._phase = _Phase.HEADER
-        self._header_bytes = self._pending_bytes = self._body_bytes = self._chunks = 0
+        self._header_bytes = self._header_fields = self._pending_bytes = self._body_bytes = self._chunks = 0
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -220,10 +220,16 @@ class GuardedProtocol(HttpToolsProtocol):
             self._stop(APIError("target_too_long", f"path and query have at most {self._limits.target_bytes} bytes"))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Called by httptools for each header field, and each trailer after a chunked body."""
-        super().on_header(name, value)
+        """Called by httptools for each header field, and each trailer after a chunked body.
+
+        Trailers are counted and thrown away: uvicorn would add them to the header, where a token or a length is looked
+        for that a proxy before us has not seen there.
+        """
+        if self._phase is _Phase.HEADER:
+            super().on_header(name, value.rstrip(b" \t"))  # httptools leaves the space behind a value
         self._header_bytes += len(name) + len(value) + 4
-        if self._header_bytes > self._limits.header_bytes or len(self.headers) > self._limits.header_fields:
+        self._header_fields += 1
+        if self._header_bytes > self._limits.header_bytes or self._header_fields > self._limits.header_fields:
             self._stop(self._too_large_header())
 
     def on_headers_complete(self) -> None:

@@ -1,6 +1,7 @@
 """multipart/form-data parsed in memory, with python-multipart's parser: no temporary files, file names ignored."""
 
 import logging
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 MAX_TEXT_BYTES = 64 * 1024
 _MAX_PARTS = 1024
+# Some clients write a file name that is not ASCII in this way only, which RFC 7578 forbids and the parser passes over.
+_EXTENDED_FILENAME = re.compile(rb";[ \t]*filename\*", re.IGNORECASE)
+_QUOTED = re.compile(rb'"[^"]*"')
 
 
 @dataclass
@@ -90,10 +94,11 @@ class _Collector:
 
     def _header_end(self) -> None:
         if self._header.lower() == b"content-disposition":
-            options = parse_options_header(bytes(self._value))[1]
+            value = bytes(self._value)
+            options = parse_options_header(value)[1]
             part = self.parts[-1]
             part.name = options.get(b"name", b"").decode("utf-8", "replace")
-            part.is_file = b"filename" in options or b"filename*" in options
+            part.is_file = b"filename" in options or bool(_EXTENDED_FILENAME.search(_QUOTED.sub(b"", value)))
 
     def _headers_finished(self) -> None:
         if not self.parts[-1].name:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -125,6 +126,21 @@ def test_an_image_is_turned_as_its_exif_data_say(service: Any, png: Files, pictu
     exif[0x0112] = orientation
     turned = predictions(send(service.url, request(encoded(stored, "PNG", exif=exif))))
     assert turned == predictions(send(service.url, request(png(5))))
+
+
+def test_a_film_behind_a_photograph_is_passed_over(service: Any) -> None:
+    film = np.random.default_rng(2).bytes(9 * MIB)
+    assert film.count(b"\xff\xda") > 100
+    assert predictions(send(service.url, request(JPEG + film))) == predictions(send(service.url, request(JPEG)))
+
+
+def test_damaged_metadata_cost_an_image_nothing_and_the_log_no_line(service: Any) -> None:
+    tags = b"".join(struct.pack("<HHII", 0x9000 + tag, 7, 2**20, 0) for tag in range(2000))
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2000) + tags + bytes(4)
+    before = service.log.stat().st_size
+    answer = send(service.url, request(encoded(noise(), "JPEG", quality=90, exif=exif)))
+    assert predictions(answer) == predictions(send(service.url, request(JPEG)))
+    assert service.log.stat().st_size - before < 1024
 
 
 def test_as_many_labels_as_there_are_may_be_asked_for(service: Any) -> None:

@@ -1,6 +1,9 @@
 """Image bytes to network input: formats, modes, orientation, limits."""
 
 import io
+import struct
+import subprocess
+import sys
 import zlib
 from typing import Any
 
@@ -8,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rrrnet import jpeg_markers
 from rrrnet.errors import ArtifactError, ImageError
 from rrrnet.preprocess import Preprocess, decode, image_to_array, load_rgb, open_image
 
@@ -138,12 +142,81 @@ def test_a_jpeg_with_damaged_exif_is_still_read(picture: Image.Image) -> None:
     assert decode(data).size == picture.size
 
 
+def lying_exif(tags: int) -> bytes:
+    """EXIF data of many tags, each of which claims to be longer than the file."""
+    entries = (struct.pack("<HHII", 0x9000 + tag, 7, 2**20, 0) for tag in range(tags))
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, tags) + b"".join(entries) + bytes(4)
+
+
+def test_damaged_metadata_write_nothing_to_the_log(picture: Image.Image) -> None:
+    script = "import sys; from rrrnet.preprocess import decode; print(decode(sys.stdin.buffer.read()).size)"
+    data = encode(picture, "JPEG", exif=lying_exif(50))
+    done = subprocess.run([sys.executable, "-c", script], input=data, capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (b"(48, 36)\n", b"")
+
+
+def many_scans(picture: Image.Image) -> bytes:
+    """A progressive JPEG with 300 scans more than it needs."""
+    data = encode(picture, "JPEG", progressive=True)
+    start = data.rindex(b"\xff\xda")
+    return data[:start] + data[start:-2] * 300 + data[-2:]
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_what_follows_the_end_of_a_jpeg_is_passed_over(picture: Image.Image, *, progressive: bool) -> None:
+    data = encode(picture, "JPEG", progressive=progressive)
+    film = b"\xff\xda\xff\xc4\xff\xff" * 20_000
+    assert np.array_equal(np.asarray(decode(data + film)), np.asarray(decode(data)))
+
+
+def test_a_jpeg_within_a_jpegs_metadata_is_passed_over(picture: Image.Image) -> None:
+    data = encode(picture, "JPEG")
+    segment = b"\xff\xe5\xff\xff" + (b"\xff\xda" * 32_767)[:65_533]
+    assert jpeg_markers.problem_of(data[:2] + segment * 20 + data[2:]) is None
+
+
+def test_scans_cannot_be_hidden_behind_what_a_decoder_passes_over(picture: Image.Image) -> None:
+    data = many_scans(picture)
+    start = data.index(b"\xff\xda")
+    for hidden in (
+        b"\xff" * 9,
+        b"\xff\xd0",
+        b"\xff\xff\xd7",
+        b"\xff\x01",
+        b"\xff\0",
+        b"\xff\xfe\0\2",
+        b"\xff\xfe\0\4\xff\xd9",
+    ):
+        assert "scans" in (jpeg_markers.problem_of(data[:start] + hidden + data[start:]) or ""), hidden
+
+
+@pytest.mark.parametrize(
+    "padding", [b"\xff\xfe\0\2" * 100_000, b"\xff" * 400_000, b"\xff\xd0" * 200_000, b"\xff\0" * 200_000]
+)
+def test_a_jpeg_whose_header_is_long_without_saying_anything_is_refused(picture: Image.Image, padding: bytes) -> None:
+    data = encode(picture, "JPEG")
+    with pytest.raises(ImageError, match="segments") as caught:
+        open_image(data[:2] + padding + data[2:])
+    assert caught.value.code == "bad_image"
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """A piece of a PNG."""
+    return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
+
+
+@pytest.mark.parametrize("head", [b"zTXt" + b"a\0\0", b"iTXt" + b"a\0\1\0\0\0"])
+def test_a_png_whose_comments_unpack_to_many_megabytes_is_refused(picture: Image.Image, head: bytes) -> None:
+    data = encode(picture)
+    comment = chunk(head[:4], head[4:] + zlib.compress(bytes(2**20 - 100), 9))
+    assert decode(data[:33] + comment * 7 + data[33:]).size == picture.size
+    with pytest.raises(ImageError) as caught:
+        open_image(data[:33] + comment * 9 + data[33:])
+    assert caught.value.code == "bad_image"
+
+
 def png_header(width: int, height: int) -> bytes:
     """A PNG that says how large it is, and holds one byte of pixels."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
-
     header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\x00\x00\x00"
     pixels = chunk(b"IDAT", zlib.compress(b"\0"))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
@@ -163,6 +236,11 @@ def bad_images() -> dict[str, tuple[bytes, str]]:
         "jpeg magic only": (jpeg[:4], "bad_image"),
         "cut jpeg": (encode(noise, "JPEG")[:-200], "truncated_image"),
         "cut png": (encode(noise)[:-2000], "truncated_image"),
+        "cut webp": (encode(noise, "WEBP")[:-200], "truncated_image"),
+        "webp of its first 20 bytes": (encode(noise, "WEBP")[:20], "truncated_image"),
+        "damaged webp": (b"RIFF" + struct.pack("<I", 1004) + b"WEBP" + b"VP8L" + b"x" * 996, "bad_image"),
+        "more rows than a side may have": (png_header(1, 2**20 + 1), "too_many_pixels"),
+        "more columns than a side may have": (png_header(2**20 + 1, 1), "too_many_pixels"),
         "20000 x 20000 pixels": (png_header(20_000, 20_000), "too_many_pixels"),
         "zero width": (png_header(0, 5), "bad_image"),
     }

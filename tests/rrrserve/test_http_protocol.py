@@ -32,9 +32,9 @@ GET = b"GET / HTTP/1.1\r\n\r\n"
 
 
 class Application:
-    """Answers with the number of bytes it was sent; /slow takes its time; /big answers with 64 MB; /deaf reads nothing.
+    """Answers with the number of bytes it was sent; /headers with the header it was given; /slow takes its time.
 
-    /some answers with 20 kB.
+    /big answers with 64 MB; /deaf reads nothing; /some answers with 20 kB.
 
     Attributes:
         given_up: requests that were cancelled.
@@ -60,7 +60,8 @@ class Application:
             except asyncio.CancelledError:
                 self.given_up += 1
                 return
-        body = {"/big": bytes(2**26), "/some": bytes(20_000)}.get(scope["path"], b"%d" % size)
+        known = {"/big": bytes(2**26), "/some": bytes(20_000), "/headers": b"\n".join(map(b"=".join, scope["headers"]))}
+        body = known.get(scope["path"], b"%d" % size)
         headers = [(b"content-length", b"%d" % len(body))]
         with contextlib.suppress(asyncio.CancelledError):
             await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -230,6 +231,25 @@ def test_an_endless_chunked_body_ends_with_413(url: str) -> None:
     chunks = (b"%x\r\n%s\r\n" % (50_000, bytes(50_000)) for _ in range(10))
     answer = send(url, [request(headers=(("Transfer-Encoding", "chunked"),)), *chunks])
     assert code(answer) == (413, "body_too_large")
+
+
+def test_trailers_are_not_taken_for_the_header(url: str) -> None:
+    head = request(path="/headers", headers=(("Transfer-Encoding", "chunked"),))
+    with connect(url) as opened:
+        opened.sendall(head + b"1\r\nx\r\n0\r\nAuthorization: Bearer stolen\r\nX-Request-ID: other\r\n\r\n")
+        assert receive(opened).body.splitlines() == [b"host=test", b"transfer-encoding=chunked"]
+        opened.sendall(GET)
+        assert receive(opened).status == 200
+
+
+def test_the_trailers_of_a_chunked_body_count_as_its_header_does(url: str) -> None:
+    head = request(path="/headers", headers=(("Transfer-Encoding", "chunked"),))
+    assert code(send(url, head + b"0\r\n" + b"A: b\r\n" * 99 + b"\r\n")) == (431, "header_too_large")
+
+
+def test_white_space_around_a_value_is_no_part_of_it(url: str) -> None:
+    answer = send(url, request(path="/headers", headers=(("X-A", " \t b c \t "), ("X-B", "  "))))
+    assert answer.body.splitlines()[-2:] == [b"x-a=b c", b"x-b="]
 
 
 def test_a_client_that_expects_100_continue_gets_it(url: str) -> None:

@@ -37,6 +37,16 @@ def test_a_file_in_a_form_is_read_and_its_name_ignored() -> None:
     assert images_of(body, FORM, field="image", most=1) == [b"\x00\r\n--xy bytes"]
 
 
+@pytest.mark.parametrize("name", ["filename*=UTF-8''%e2%82%ac.jpg", "FileName*0=a; filename*1=b", "filename*=?''%ff"])
+def test_a_file_whose_name_is_written_in_the_extended_way_is_a_file(name: str) -> None:
+    body = form((f'name="image"; {name}', b"bytes"))
+    assert images_of(body, FORM, field="image", most=1) == [b"bytes"]
+
+
+def test_the_words_of_a_file_name_in_another_parameter_make_no_file() -> None:
+    refusal("not_a_file", form(('name="image"; note="; filename*=a"', b"text")), FORM)
+
+
 def test_several_files_are_read_in_order() -> None:
     body = form(('name="images"; filename="a"', b"1"), ('name="images"; filename="b"', b""))
     assert images_of(body, FORM, field="images", most=2) == [b"1", b""]
@@ -84,6 +94,13 @@ def test_an_unusable_body_is_refused_with_its_code(code: str, body: bytes, conte
 def test_a_json_image_is_decoded_from_base64() -> None:
     body = json.dumps({"image": base64.b64encode(b"bytes").decode()}).encode()
     assert images_of(body, JSON, field="image", most=1) == [b"bytes"]
+
+
+@pytest.mark.parametrize(
+    "text", ["QUJD=", "QUJD==", "QUJD====", "QQ", "QQ=", "QQ===", "=", "QQ==QQ==", "QU\nJD", " QUJD"]
+)
+def test_base64_that_is_badly_padded_or_broken_into_lines_is_refused(text: str) -> None:
+    refusal("bad_request", json.dumps({"image": text}).encode(), JSON)
 
 
 def test_a_json_batch_must_be_a_list_of_strings() -> None:
@@ -144,8 +161,10 @@ def test_a_clients_request_id_is_taken_if_it_is_plain() -> None:
 def test_a_clients_deadline_is_cut_to_the_largest() -> None:
     assert timeout_ms({}, default=10, largest=20) == 10
     assert timeout_ms({b"x-request-timeout-ms": b"15"}, default=10, largest=20) == 15
-    assert timeout_ms({b"x-request-timeout-ms": b"99999"}, default=10, largest=20) == 20
-    for bad in (b"0", b"-1", b"1.5", b"", b"9" * 13, b"1e3"):
+    assert timeout_ms({b"x-request-timeout-ms": b"0015"}, default=10, largest=20) == 15
+    for large in (b"21", b"99999", b"9" * 13, b"9" * 9999):
+        assert timeout_ms({b"x-request-timeout-ms": large}, default=10, largest=20) == 20
+    for bad in (b"0", b"000", b"-1", b"1.5", b"", b"1e3", b"+5", b"5_0", b"5 0", b"\xb2"):
         with pytest.raises(APIError, match="X-Request-Timeout-Ms"):
             timeout_ms({b"x-request-timeout-ms": bad}, default=10, largest=20)
 

@@ -11,18 +11,20 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import threading
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from tritonclient.grpc import service_pb2
 
 from rrrbuild.repository_document import ServedModel
 from rrrnet.errors import IncompatibleError, UsageError
-from rrrnet.preprocess import MAX_PIXELS, Preprocess, image_to_array
-from rrrserve import triton_install
+from rrrnet.preprocess import MAX_PIXELS, Preprocess, image_to_array, open_image
+from rrrserve import decoding, triton_install
 from rrrserve.decoding import Decoded, DecodePool
 from rrrserve.errors import ERRORS, APIError
 from rrrserve.listener import listen, url_of
@@ -91,6 +93,32 @@ def test_the_service_decodes_a_large_jpeg_to_the_very_pixels_that_training_sees(
             assert isinstance(found, Decoded)
             assert np.array_equal(found.array, expected)
     pool.close()
+
+
+def test_a_small_png_whose_header_has_to_be_unpacked_is_not_decoded_on_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def opened_in(data: bytes) -> str:
+        names: list[str] = []
+
+        def opening(data: bytes, *, max_pixels: int) -> Image.Image:
+            names.append(threading.current_thread().name)
+            return open_image(data, max_pixels=max_pixels)
+
+        monkeypatch.setattr(decoding, "open_image", opening)
+        pool = DecodePool(1, max_pixels=MAX_PIXELS, memory_bytes=2**26)
+        (found,) = asyncio.run(pool.decode([data], Preprocess(32)))
+        pool.close()
+        assert isinstance(found, Decoded)
+        (name,) = names
+        return name
+
+    for comment in ("", "short", "long" * 1000):
+        buffer, text = io.BytesIO(), PngInfo()
+        if comment:
+            text.add_text("Comment", comment, zip=True)
+        Image.new("RGB", (32, 32)).save(buffer, "PNG", pnginfo=text)
+        assert opened_in(buffer.getvalue()).startswith("decode") == bool(comment)
 
 
 def test_latency_buckets_are_fine_from_a_quarter_millisecond_to_half_a_minute() -> None:
