@@ -1,5 +1,6 @@
 """Prometheus's rules and Grafana's dashboard, on a real Prometheus that scraped the real service under load."""
 
+import asyncio
 import json
 import math
 import re
@@ -18,6 +19,7 @@ import yaml
 
 from rrrnet import __version__
 from rrrnet.errors import UsageError
+from rrrserve.claims.prometheus import Prometheus
 from rrrserve.prometheus_install import find
 
 ROOT = Path(__file__).parents[2]
@@ -96,6 +98,15 @@ def test_prometheus_scraped_both_jobs_and_its_rules_are_healthy(observed: Any) -
     rules = [rule for group in observed.get("rules")["groups"] for rule in group["rules"]]
     assert {rule["health"] for rule in rules} == {"ok"}, [rule.get("lastError") for rule in rules]
     assert {rule["name"] for rule in rules} == {*RECORDS, *ALERTS}
+
+
+def test_the_newest_sample_is_found_among_metrics_of_many_names(observed: Any) -> None:
+    async def newest(*models: str) -> float:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            return await Prometheus(client, observed.url).last_sample(models)
+
+    assert asyncio.run(newest(*observed.answers)) > observed.started
+    assert asyncio.run(newest("nobody")) == 0
 
 
 def test_prometheus_counted_what_the_clients_did(observed: Any) -> None:

@@ -12,7 +12,7 @@ from rrrnet.errors import UsageError
 from rrrserve import tls
 from rrrserve.claims.blocks import Span
 from rrrserve.claims.continuity import MODEL, RELOADS, REPOSITORY
-from rrrserve.claims.levels import LEVELS, duration, resets_query, series_selector
+from rrrserve.claims.levels import LEVELS, NEEDED, duration, resets_query, series_selector
 from rrrserve.claims.measured import LABEL
 from rrrserve.claims.readings import INSTANCE, PREFIXES, START, Reading, Series, Target
 from rrrserve.claims.reasons import UndecidableError
@@ -115,7 +115,13 @@ class Prometheus:
 
     async def last_sample(self, models: Sequence[str]) -> float:
         """Unix time of the newest sample of these models; 0 if there is none."""
-        found = await self._ask("query", {"query": f"max(timestamp({series_selector(models)}))"})
+        # Name by name: timestamp() takes the names away, and a histogram's _sum and _count without their names are the
+        # same, which Prometheus refuses.
+        newest = (
+            f'label_replace(max(timestamp({series_selector(models, [name])})), "of", "{name}", "", "")'
+            for name in NEEDED
+        )
+        found = await self._ask("query", {"query": f"max({' or '.join(newest)})"})
         return float(found["result"][0]["value"][1]) if found["result"] else 0.0
 
     async def _others(self, last: Reading) -> dict[Series, float]:
