@@ -27,7 +27,7 @@ async def keep_following(look: Callable[[], Awaitable[None]]) -> None:
         try:
             await look()
             failed_since = None
-        except Exception:  # file descriptors used up, a folder gone, ...
+        except Exception:  # whatever it is (descriptors used up, a folder gone), requests go on from the old version
             now = time.monotonic()
             if failed_since is None:
                 failed_since = now

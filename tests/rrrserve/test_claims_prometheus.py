@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from rrrbench.servers import answers, free_port, running
 from rrrserve.claims.evaluate import evaluate
 from rrrserve.claims.kinds import KINDS
 from rrrserve.claims.levels import Window, duration
@@ -119,25 +119,11 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     filled = [str(find("promtool")), "tsdb", "create-blocks-from", "openmetrics"]
     filled += [str(folder / "samples"), str(folder / "data")]
     subprocess.run(filled, check=True, stdout=subprocess.DEVNULL)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    command = [str(find("prometheus")), f"--config.file={folder / 'prometheus.yml'}", f"--web.listen-address={address}"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([*command, f"--storage.tsdb.path={folder / 'data'}"], stdout=log, stderr=log)
-    try:
-        for _ in range(200):
-            try:
-                if httpx.get(f"http://{address}/-/ready", trust_env=False).status_code == httpx.codes.OK:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.1)
-        else:
-            pytest.fail((folder / "log").read_text())
-        yield f"http://{address}"
-    finally:
-        process.terminate()
-        process.wait(20)
+    url = f"http://127.0.0.1:{free_port()}"
+    command = [str(find("prometheus")), f"--config.file={folder / 'prometheus.yml'}"]
+    command += [f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={url.removeprefix('http://')}"]
+    with running(command, url=url, ready=answers(f"{url}/-/ready"), log=folder / "log"):
+        yield url
 
 
 def judged(url: str, *, allow_resets: bool = False, **fields: Any) -> Verdict:

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import psutil
 import pytest
 import yaml
 
+from rrrbench.servers import answers, free_port, running
 from rrrserve.prometheus_install import find
 
 pytestmark = pytest.mark.e2e
@@ -55,26 +55,11 @@ def prometheus(folder: Path, target: str) -> Iterator[str]:
     ]
     configuration = {"global": {"scrape_interval": "500ms", "scrape_timeout": "500ms"}, "scrape_configs": jobs}
     (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    command = [str(find("prometheus")), f"--config.file={folder / 'prometheus.yml'}"]
-    command += [f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={address}", "--log.level=warn"]
-    with (folder / "prometheus.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        for _ in range(200):
-            try:
-                if httpx.get(f"http://{address}/-/ready", trust_env=False).status_code == httpx.codes.OK:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.1)
-        else:
-            pytest.fail((folder / "prometheus.log").read_text())
-        yield f"http://{address}"
-    finally:
-        process.terminate()
-        process.wait(20)
+    url = f"http://127.0.0.1:{free_port()}"
+    command = [str(find("prometheus")), f"--config.file={folder / 'prometheus.yml'}", "--log.level=warn"]
+    command += [f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={url.removeprefix('http://')}"]
+    with running(command, url=url, ready=answers(f"{url}/-/ready"), log=folder / "prometheus.log"):
+        yield url
 
 
 @contextmanager
