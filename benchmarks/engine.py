@@ -9,7 +9,8 @@ members  1 to 32 members
 batch    1 to 64 images, 8 members; ResNet152 up to 16
 peak     ResNet152 and 8 members beside large matrix products of the same precision: the share of the limit
 eager    ResNet152 in PyTorch as users have it, beside the 8 members in each target, at batch 1
-layers   where OpenVINO's engines spend their time, by groups of layers
+layers   where OpenVINO's engines spend their time as members grow thinner, by kinds of layers
+profile  the same for ResNet152 beside 8 members, by stages
 
 Networks have random weights, which does not change their speed, and are built once into artifacts/benchmarks. All that
 is compared takes turns in one process; the file keeps the milliseconds of every round. benchmarks/performance.py makes
@@ -38,7 +39,7 @@ from rrrnet.checkpoint import Checkpoint
 from rrrnet.ensemble import normalise
 from rrrnet.preprocess import Preprocess
 
-SECTIONS = ("ratios", "members", "batch", "peak", "eager", "layers")
+SECTIONS = ("ratios", "members", "batch", "peak", "eager", "layers", "profile")
 # Beyond this batch size the ResNet152 takes seconds a call and no less for an image.
 LARGEST_BASELINE_BATCH = 16
 Timed = dict[str, Callable[[], object]]
@@ -163,23 +164,39 @@ class Measurements:
 
     def layers(self) -> None:
         """Where the time goes as members grow thinner."""
-        pixels, tiny = self.options.pixels[-1], self.options.quick
+        networks = {str(members): members_name(members) for members in self.options.members}
         for target in self.options.target:
-            for batch in (1, 8) if target_named(target).family == "openvino" else ():
+            for batch in (1, 8):
+                key = {"target": target, "pixels": self.options.pixels[-1], "batch": batch}
+                self._divide("layers", key, networks, layers.KINDS)
 
-                def call(target: str = target, batch: int = batch) -> dict[str, Any]:
-                    rows = {}
-                    for name in map(members_name, self.options.members):
-                        model = layers.model_file(self.networks.engine_folder(name, pixels, target), batch)
-                        if model is not None:  # plan `split` has no graph of the whole
-                            precision = target_named(target).precision
-                            rows[name.removeprefix("members-")] = {
-                                "ms": layers.milliseconds_by_group(model, precision, pixels, batch),
-                                "macs": layers.macs_by_group(architecture_named(name, tiny=tiny), pixels),
-                            }
-                    return {"rows": rows}
+    def profile(self) -> None:
+        """Where the time goes beside ResNet152."""
+        networks = {name: name for name in (BASELINE, ENSEMBLE)}
+        for target in self.options.target:
+            for pixels in self.options.pixels:
+                for batch in (1, 8):
+                    key = {"target": target, "pixels": pixels, "batch": batch}
+                    self._divide("profile", key, networks, layers.STAGES)
 
-                self.result.measure("layers", {"target": target, "pixels": pixels, "batch": batch}, call)
+    def _divide(self, section: str, key: dict[str, Any], networks: dict[str, str], groups: layers.Groups) -> None:
+        target, pixels = target_named(key["target"]), key["pixels"]
+        if target.family != "openvino":  # the others' runtimes do not tell
+            return
+
+        def call() -> dict[str, Any]:
+            rows = {}
+            for label, name in networks.items():
+                model = layers.model_file(self.networks.engine_folder(name, pixels, target.name), key["batch"])
+                if model is not None:  # plan `split` has no graph of the whole
+                    architecture = architecture_named(name, tiny=self.options.quick)
+                    rows[label] = {
+                        "ms": layers.milliseconds_by_group(model, groups, target.precision, pixels, key["batch"]),
+                        "macs": layers.macs_by_group(architecture, groups, pixels),
+                    }
+            return {"rows": rows}
+
+        self.result.measure(section, key, call)
 
 
 def parse() -> argparse.Namespace:

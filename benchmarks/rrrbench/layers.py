@@ -2,6 +2,7 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,30 +15,35 @@ from rrrbuild.plan_runner import plans_by_size
 from rrrnet.architecture import Architecture, convolutions, output_side
 from rrrnet.preprocess import Preprocess
 
-# In this order; the first that is found in a layer's name takes it.
-GROUPS = {
+# A division of a network: patterns in this order; the first that is found in a layer's name takes it.
+Groups = Mapping[str, str]
+KINDS: Groups = {
     "stem": r"^conv1\.|maxpool|layer[12]\.",
     "members: 1x1 on the stem's output": r"layer3\.0\.(conv1|downsample)",
     "members: 3x3": r"layer[34]\.\d+\.conv2",
     "members: other 1x1": r"layer[34]\.",
 }
+STAGES: Groups = {
+    "conv1, max pooling": r"^conv1\.|maxpool",
+    **{stage: rf"{stage}\." for stage in ("layer1", "layer2", "layer3", "layer4")},
+}
 REST = "input, pooling, classifiers, softmax"
 _HINTS = {"bf16": "bf16"}
 
 
-def group_of(name: str) -> str:
+def group_of(name: str, groups: Groups) -> str:
     """The group of a layer or operator by its name in the graph."""
-    return next((group for group, pattern in GROUPS.items() if re.search(pattern, name)), REST)
+    return next((group for group, pattern in groups.items() if re.search(pattern, name)), REST)
 
 
-def macs_by_group(architecture: Architecture, pixels: int) -> dict[str, int]:
+def macs_by_group(architecture: Architecture, groups: Groups, pixels: int) -> dict[str, int]:
     """Multiply-accumulates of one image."""
     totals: dict[str, int] = defaultdict(int)
     for part, conv in convolutions(architecture):
         side = 1 if conv.name == "fc" else output_side(conv, pixels)
         times = 1 if part == "stem" else architecture.members
         name = f"{conv.name}." if part == "stem" else conv.name
-        totals[group_of(name)] += times * conv.in_channels * conv.out_channels * conv.kernel**2 * side**2
+        totals[group_of(name, groups)] += times * conv.in_channels * conv.out_channels * conv.kernel**2 * side**2
     return dict(totals)
 
 
@@ -49,11 +55,12 @@ def model_file(engine: Path, batch: int) -> Path | None:
     return file if file.is_file() else None
 
 
-def milliseconds_by_group(model: Path, precision: str, pixels: int, batch: int) -> dict[str, float]:
+def milliseconds_by_group(model: Path, groups: Groups, precision: str, pixels: int, batch: int) -> dict[str, float]:
     """Median over some inferences of the time that OpenVINO counts for each group.
 
     Args:
         model: an OpenVINO IR.
+        groups: how to divide it.
         precision: what the CPU is to compute in; 8-bit models say so themselves.
         pixels: image size.
         batch: images in a call.
@@ -68,8 +75,8 @@ def milliseconds_by_group(model: Path, precision: str, pixels: int, batch: int) 
     runs: list[dict[str, float]] = []
     for _ in range(2 * MIN_ROUNDS):
         request.infer({0: images}, share_inputs=True)
-        sums: dict[str, float] = dict.fromkeys([*GROUPS, REST], 0.0)
+        sums: dict[str, float] = dict.fromkeys([*groups, REST], 0.0)
         for item in request.profiling_info:
-            sums[group_of(item.node_name)] += item.real_time.total_seconds() * 1000
+            sums[group_of(item.node_name, groups)] += item.real_time.total_seconds() * 1000
         runs.append(sums)
     return {group: float(np.median([run[group] for run in runs[MIN_ROUNDS:]])) for group in runs[0]}

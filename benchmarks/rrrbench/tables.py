@@ -116,14 +116,24 @@ def eager_table(document: Case) -> str:
 
 
 def layers_table(document: Case) -> str:
-    """Milliseconds by group of layers and number of members, with 10^9 operations a second where they count."""
-    members = list(dict.fromkeys(count for case in document["layers"] for count in case["rows"]))
+    """Time of each kind of layers by number of members."""
+    return _division(document["layers"])
+
+
+def profile_table(document: Case) -> str:
+    """Time of each stage in ResNet152 and in the ensemble."""
+    return _division(document["profile"])
+
+
+def _division(cases: list[Case]) -> str:
+    """A column for each network: milliseconds of each group, with 10^9 operations a second where they count."""
+    networks = list(dict.fromkeys(name for case in cases for name in case["rows"]))
     rows = []
-    for case in document["layers"]:
+    for case in cases:
         for group in next(iter(case["rows"].values()), {"ms": {}})["ms"]:
-            cells = [_layer_cell(case["rows"].get(count), group, case["batch"]) for count in members]
-            rows.append([f"`{case['target']}`", str(case["batch"]), group, *cells])
-    return markdown(["target", "batch", "layers", *members], rows)
+            cells = [_layer_cell(case["rows"].get(name), group, case["batch"]) for name in networks]
+            rows.append([f"`{case['target']}`", str(case["pixels"]), str(case["batch"]), group, *cells])
+    return markdown(["target", "px", "batch", "layers", *networks], rows)
 
 
 def _layer_cell(row: Case | None, group: str, batch: int) -> str:
@@ -143,6 +153,7 @@ def engine_tables(document: Case) -> dict[str, str]:
         "peak": ("Share of the peak", peak_table),
         "eager": ("Against PyTorch eager", eager_table),
         "layers": ("Layers by members: ms (10^9 operations a second)", layers_table),
+        "profile": ("ResNet152 and 8 members by stages: ms (10^9 operations a second)", profile_table),
     }
     return {title: table(document) for section, (title, table) in tables.items() if document.get(section)}
 

@@ -45,6 +45,7 @@ def test_the_engine_benchmark_measures_every_section(cache: Path) -> None:
     assert {"matmul-openvino", "matmul-torch", BASELINE, ENSEMBLE} == set(document["peak"][0]["times_ms"])
     assert {"torch-eager", "torch-eager-channels-last", "openvino-fp32"} == set(document["eager"][0]["times_ms"])
     assert set(document["layers"][0]["rows"]) == {"1", "8"}
+    assert set(document["profile"][0]["rows"]) == {BASELINE, ENSEMBLE}
     assert document["environment"]["peak"]["command"].startswith(".venv/bin/python benchmarks/engine.py --quick")
     assert "ResNet152 / 8 members, openvino-fp32, 32 px, batch 1 | at least 6 |" in printed
 

@@ -12,7 +12,7 @@ from rrrbench.names import BASELINE, ENSEMBLE, SINGLE
 from rrrbench.service_tables import overhead_ms, throughput_share
 from rrrbench.tables import bar_row, bars, peak_rates, shares
 from rrrbench.turns import MIN_ROUNDS, Interval, median_interval, ratio, share_of_peak, take_turns
-from rrrnet.architecture import cost, ensemble, full
+from rrrnet.architecture import Architecture, cost, ensemble, full
 
 
 @pytest.mark.parametrize("rounds", [5, 11, 25])
@@ -91,23 +91,24 @@ def test_what_http_adds_and_its_share_of_the_throughput_are_taken_round_by_round
 
 
 @pytest.mark.parametrize("architecture", [full(20), ensemble(20, 8)])
-def test_the_groups_of_layers_hold_every_multiplication_once(architecture: object) -> None:
-    macs = layers.macs_by_group(architecture, 224)  # type: ignore[arg-type]  # pytest's parameter is untyped
-    assert sum(macs.values()) == cost(architecture, 224)["total"]["macs"]  # type: ignore[arg-type]
-    assert set(macs) == {*layers.GROUPS, layers.REST}
+def test_the_groups_of_layers_hold_every_multiplication_once(architecture: Architecture) -> None:
+    for groups in (layers.KINDS, layers.STAGES):
+        macs = layers.macs_by_group(architecture, groups, 224)
+        assert sum(macs.values()) == cost(architecture, 224)["total"]["macs"]
+        assert set(macs) == {*groups, layers.REST}
 
 
 @pytest.mark.parametrize(
-    ("name", "group"),
+    ("name", "kind", "stage"),
     [
-        ("conv1.output", "stem"),
-        ("layer2.0.conv1.output", "stem"),
-        ("members.3.layer3.0.conv1.output", "members: 1x1 on the stem's output"),
-        ("layer3.0.downsample.0.output", "members: 1x1 on the stem's output"),
-        ("members.0.layer4.0.conv2.output.relu", "members: 3x3"),
-        ("layer4.0.conv1.output", "members: other 1x1"),
-        ("probabilities", layers.REST),
+        ("conv1.output", "stem", "conv1, max pooling"),
+        ("layer2.0.conv1.output", "stem", "layer2"),
+        ("members.3.layer3.0.conv1.output", "members: 1x1 on the stem's output", "layer3"),
+        ("layer3.0.downsample.0.output", "members: 1x1 on the stem's output", "layer3"),
+        ("members.0.layer4.0.conv2.output.relu", "members: 3x3", "layer4"),
+        ("layer4.0.conv1.output", "members: other 1x1", "layer4"),
+        ("probabilities", layers.REST, layers.REST),
     ],
 )
-def test_a_layer_is_grouped_by_its_name_in_the_graph(name: str, group: str) -> None:
-    assert layers.group_of(name) == group
+def test_a_layer_is_grouped_by_its_name_in_the_graph(name: str, kind: str, stage: str) -> None:
+    assert (layers.group_of(name, layers.KINDS), layers.group_of(name, layers.STAGES)) == (kind, stage)
