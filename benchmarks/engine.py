@@ -28,6 +28,7 @@ import torch
 from rrrbench import layers, peak
 from rrrbench.eager import load_eager
 from rrrbench.environment import RESULTS, ResultFile
+from rrrbench.layers import Groups
 from rrrbench.names import BASELINE, ENSEMBLE, SINGLE, members_name
 from rrrbench.networks import CACHE, Networks, architecture_named
 from rrrbench.tables import bars, engine_tables
@@ -179,7 +180,7 @@ class Measurements:
                     key = {"target": target, "pixels": pixels, "batch": batch}
                     self._divide("profile", key, networks, layers.STAGES)
 
-    def _divide(self, section: str, key: dict[str, Any], networks: dict[str, str], groups: layers.Groups) -> None:
+    def _divide(self, section: str, key: dict[str, Any], networks: dict[str, str], groups: Groups) -> None:
         target, pixels = target_named(key["target"]), key["pixels"]
         if target.family != "openvino":  # the others' runtimes do not tell
             return

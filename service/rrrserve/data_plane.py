@@ -150,8 +150,15 @@ class DataPlane:
         step = model.max_batch_size
         if len(images) <= step:
             return await self._call(model, images, deadline)
-        calls = [self._call(model, images[index : index + step], deadline) for index in range(0, len(images), step)]
-        return np.concatenate(await asyncio.gather(*calls))
+        parts = (images[index : index + step] for index in range(0, len(images), step))
+        calls = [asyncio.ensure_future(self._call(model, part, deadline)) for part in parts]
+        try:
+            return np.concatenate(await asyncio.gather(*calls))
+        except BaseException:  # gather() leaves the others running, and nobody would count them
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+            raise
 
     async def _call(
         self, model: ServedModel, images: list[npt.NDArray[np.uint8]], deadline: float

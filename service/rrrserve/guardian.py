@@ -9,6 +9,7 @@ killed and swept: process groups, and all in the folders whose name begins with 
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -27,13 +28,35 @@ def main() -> None:
     end = time.monotonic() + _PATIENCE_SECONDS
     while _kill(groups) and time.monotonic() < end:
         time.sleep(_LOOK_SECONDS)
+    end = time.monotonic() + _PATIENCE_SECONDS
+    others: list[str] = []
     for folder in folders:
         for path in Path(folder).glob(f"{prefix}*"):
             if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-                continue
-            with contextlib.suppress(OSError):  # just gone, or another user's
-                path.unlink()
+                while (held := _is_held(path)) and time.monotonic() < end:  # the kernel is still ending the parent
+                    time.sleep(_LOOK_SECONDS)
+                if held:
+                    others.append(path.name)
+                else:
+                    shutil.rmtree(path, ignore_errors=True)
+            elif not any(path.name.startswith(name) for name in others):
+                with contextlib.suppress(OSError):  # just gone, or another user's
+                    path.unlink()
+
+
+def _is_held(folder: Path) -> bool:
+    """Whether somebody has a folder locked (`scratch`): a service in another container, where it has the same pid."""
+    try:
+        probe = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(probe)
+    return False
 
 
 def _until_parent_ends() -> set[int]:

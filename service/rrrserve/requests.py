@@ -1,5 +1,6 @@
 """From an HTTP request to checked values: body bytes, images, options, deadline, request id."""
 
+import asyncio
 import base64
 import binascii
 import json
@@ -8,7 +9,7 @@ import secrets
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
@@ -138,22 +139,26 @@ async def read_body(receive: Receive, headers: Headers, *, max_bytes: int, memor
     if announced.isdigit() and int(announced) > max_bytes:
         raise APIError("body_too_large", f"the body has {int(announced)} bytes: at most {max_bytes} are allowed")
     chunks: list[bytes] = []
-    size = 0
+    task = cast("asyncio.Task[Any]", asyncio.current_task())
+    coming = memory.begin(task.cancel)
     try:
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
             chunk = message.get("body", b"")
-            if size + len(chunk) > max_bytes:
+            if coming.size + len(chunk) > max_bytes:
                 raise APIError("body_too_large", f"the body is larger than the {max_bytes} bytes that are allowed")
-            memory.take(len(chunk))
-            size += len(chunk)
+            coming.take(len(chunk))
             chunks.append(chunk)
             if not message.get("more_body", False):
+                coming.finish()
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-    except BaseException:  # whatever ends the reading, a cancellation too
-        memory.give_back(size)
+    except BaseException as error:  # whatever ends the reading, a cancellation too
+        coming.drop()
+        if coming.gave_way and isinstance(error, asyncio.CancelledError):
+            task.uncancel()
+            raise APIError("overloaded", "the body came too slowly: the memory for bodies is used up") from None
         raise
 
 

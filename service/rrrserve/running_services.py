@@ -26,14 +26,12 @@ class RunningService:
 
     Attributes:
         pid: of the supervisor.
-        started: when that process began, to tell it from a later one of the same pid.
         url: where it listens.
         repository: the folder that it reads.
         folder: its private folder.
     """
 
     pid: int
-    started: float
     url: str
     repository: str
     folder: str
@@ -60,8 +58,7 @@ class Reload:
 
 def announce(folder: Path, url: str, repository: Path) -> None:
     """Tell that this process serves, and is ready."""
-    pid = os.getpid()
-    service = RunningService(pid, psutil.Process(pid).create_time(), url, str(repository), str(folder))
+    service = RunningService(os.getpid(), url, str(repository), str(folder))
     write_atomically(folder / _SERVICE, json.dumps(asdict(service)).encode())
 
 
@@ -71,9 +68,9 @@ def running_services() -> list[RunningService]:
     for folder in owned_folders(Path(tempfile.gettempdir())):
         try:
             service = RunningService(**json.loads((folder / _SERVICE).read_text(encoding="utf-8")))
-            if psutil.Process(service.pid).create_time() == service.started:
+            if psutil.pid_exists(service.pid):  # else of another container
                 found.append(service)
-        except (OSError, ValueError, TypeError, psutil.Error):
+        except (OSError, ValueError, TypeError):
             continue  # not a service's folder, or one that is just coming or going
     return sorted(found, key=lambda service: service.pid)
 

@@ -1,6 +1,12 @@
-"""Private temporary folders whose names tell their owner, so that what a killed process left can be removed."""
+"""Private temporary folders whose names tell their owner, so that what a killed process left can be removed.
+
+An owner keeps a lock (flock) on each of its folders. A pid would not tell enough: in a container the next service has
+the pid of the killed one, and a folder that containers share holds those of pids that are not seen here. Programs that
+clean /tmp by age leave locked folders alone too.
+"""
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
@@ -15,13 +21,38 @@ _PREFIX = "rrr-serve"
 # Triton's Python backend makes one such folder each time it starts, wherever TMPDIR points, and a killed one leaves it.
 _PYTHON_ENVIRONMENTS = Path("/tmp")  # noqa: S108  hard-coded in Triton
 _MADE_WITHIN_SECONDS = 60.0  # of Triton's start
-_NAME = re.compile(rf"{_PREFIX}-(\d+)-")
+_NAME = re.compile(rf"{_PREFIX}-(\d+)-[^-]*")
+_UNFINISHED = ".rrr-new-"  # until the lock is there, nobody may take it for one that was left behind
+_locks: dict[Path, int] = {}
 
 
 def private_folder() -> Path:
     """A new folder that only this user can read. Shared memory of its owner begins with the folder's name too."""
     sweep()
-    return Path(tempfile.mkdtemp(prefix=prefix(os.getpid())))
+    made = Path(tempfile.mkdtemp(prefix=_UNFINISHED))
+    lock = os.open(made, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # a file system without locks: `is_held` takes it for held
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    folder = made.with_name(prefix(os.getpid()) + made.name.removeprefix(_UNFINISHED))
+    made.rename(folder)
+    _locks[folder] = lock
+    return folder
+
+
+def is_held(folder: Path) -> bool:
+    """Whether the owner of a private folder runs.
+
+    Raises:
+        OSError: there is no such folder, or not for this user.
+    """
+    probe = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(probe)
+    return False
 
 
 def prefix(pid: int) -> str:
@@ -35,12 +66,12 @@ def places() -> tuple[Path, Path]:
 
 
 def owned_folders(place: Path) -> list[Path]:
-    """The private folders of this user in `place` whose owners may still run."""
+    """The private folders of this user in `place` whose owners run."""
     found = []
     for path in place.glob(f"{_PREFIX}-*"):
         with contextlib.suppress(OSError):  # just gone
             state = path.lstat()
-            if stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid():
+            if stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid() and is_held(path):
                 found.append(path)
     return found
 
@@ -51,6 +82,8 @@ def remove(folder: Path) -> None:
         with contextlib.suppress(OSError):  # just gone, or another user's
             region.unlink()
     shutil.rmtree(folder, ignore_errors=True)
+    if (lock := _locks.pop(folder, None)) is not None:
+        os.close(lock)
 
 
 def sweep() -> None:
@@ -60,21 +93,25 @@ def sweep() -> None:
     """
     for place in places():
         for path in place.glob(f"{_PREFIX}-*"):
-            owner = _NAME.match(path.name)
-            if owner and not Path(f"/proc/{owner.group(1)}").exists():
+            if owner := _NAME.match(path.name):
                 with contextlib.suppress(OSError):
-                    _remove_own(path)
+                    _sweep_one(path, owner)
     sweep_python_environments()
 
 
-def _remove_own(path: Path) -> None:
-    """Remove a file, a link or a folder, if it is this user's; what a link points to is left alone."""
+def _sweep_one(path: Path, owner: re.Match[str]) -> None:
+    """Remove a file, a link or a folder that was left behind, if it is this user's; what a link points to stays."""
     state = path.lstat()
     if state.st_uid != os.getuid():
         return
     if stat.S_ISDIR(state.st_mode):
-        shutil.rmtree(path, ignore_errors=True)
-    else:
+        if not is_held(path):
+            remove(path)
+        return
+    # Shared memory, which goes with the folder of its name; of an owner with another TMPDIR only the pid is known.
+    folder = Path(tempfile.gettempdir(), owner.group())
+    goes_with_it = folder != path and folder.is_dir()
+    if not goes_with_it and not Path(f"/proc/{owner.group(1)}").exists():
         path.unlink()
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import numpy as np
 import numpy.typing as npt
+from google.protobuf.message import DecodeError, Message
 from tritonclient.grpc import service_pb2 as pb
 
 from rrrbuild.repository_document import MEMBER_SECONDS, ServedModel
@@ -86,7 +87,7 @@ class TritonClient:
         if timeout_seconds <= 0:
             raise TritonError("deadline_exceeded", "the deadline passed before the inference began")
         answer = await _call(self._infer, request_bytes(model, images), timeout_seconds)
-        response = pb.ModelInferResponse.FromString(answer)
+        response = _parsed(pb.ModelInferResponse, answer)
         return Inference(checked_output(response, model, len(images)), member_seconds(response, model))
 
     async def server_version(self, *, timeout_seconds: float) -> str:
@@ -96,11 +97,18 @@ class TritonClient:
             TritonError: Triton is not reachable or the deadline passed.
         """
         answer = await _call(self._metadata, b"", timeout_seconds)
-        return str(pb.ServerMetadataResponse.FromString(answer).version)
+        return str(_parsed(pb.ServerMetadataResponse, answer).version)
 
     async def close(self, grace_seconds: float = 0.0) -> None:
         """Close the connection; what is under way after `grace_seconds` gets `backend_unavailable`."""
         await self._channel.close(grace_seconds)
+
+
+def _parsed(kind: type[Message], answer: bytes) -> Any:
+    try:
+        return kind.FromString(answer)
+    except DecodeError as error:  # changed on the way from somebody else's Triton
+        raise TritonError("backend_unavailable", "Triton's answer cannot be parsed") from error
 
 
 async def _call(method: grpc.aio.UnaryUnaryMultiCallable, request: bytes, timeout_seconds: float) -> bytes:

@@ -30,8 +30,10 @@ FROZEN_SECONDS = 6.0
 # A model is asked for a known answer this often, or more seldom, so that it costs no more than that share of the time.
 _PROBE_SECONDS = 2.0
 _PROBE_SHARE = 0.005
-# A model without any answer for this long, to anyone, is stuck.
+# A model without any answer for this long, to anyone, is stuck. A slow one may take longer for its largest batch: so
+# many times what its images would take one by one.
 STUCK_SECONDS = 10.0
+_STUCK_BATCHES = 3.0
 # How far a probability may be from the first answer to the same image: rounding in bfloat16, in batches of other sizes.
 GOLDEN_TOLERANCE = 0.05
 _MOST_WRONG = 2
@@ -67,6 +69,7 @@ class TritonWatch:
         self._state = state
         self._golden = golden
         self._processes = processes
+        self._quickest_seconds: dict[str, float] = {}
         self._probes: Mapping[str, npt.NDArray[np.uint8]] = {model.name: probe_image(model) for model in models}
         self.well_since: float | None = None
         self.answered_wrongly = False
@@ -151,9 +154,14 @@ class TritonWatch:
                 continue
             self._state.note_failure(model.name)
             pause, failures = _LOOK_SECONDS, failures + 1
-            stuck = failures > 1 and self._state.since_answer(model.name) >= STUCK_SECONDS
+            limit = self._stuck_seconds(model)
+            stuck = failures > 1 and self._state.since_answer(model.name) >= limit
             if stuck and self._state.triton_up:
-                raise _FailedError(f"the model {model.name} has not answered for {STUCK_SECONDS:.0f} s")
+                raise _FailedError(f"the model {model.name} has not answered for {limit:.0f} s")
+
+    def _stuck_seconds(self, model: ServedModel) -> float:
+        one_by_one = model.max_batch_size * self._quickest_seconds.get(model.name, 0.0)
+        return max(STUCK_SECONDS, _STUCK_BATCHES * one_by_one)
 
     async def _probe(self, model: ServedModel) -> bool:
         """Whether a model answers its probe, and as it did the first time.
@@ -161,8 +169,10 @@ class TritonWatch:
         Raises:
             _FailedError: it answers wrongly, again and again.
         """
-        timeout = STUCK_SECONDS if self.well_since is None else STUCK_SECONDS / 2
+        limit = self._stuck_seconds(model)
+        timeout = limit if self.well_since is None else limit / 2
         for wrong in range(1, _MOST_WRONG + 1):
+            start = time.monotonic()
             try:
                 answer = await self._client.infer(model, [self._probes[model.name]], timeout_seconds=timeout)
             except TritonError as error:
@@ -173,6 +183,8 @@ class TritonWatch:
                 found = answer.probabilities[0]
                 difference = float(np.abs(found - self._golden.setdefault(model.name, found)).max())
                 if difference <= GOLDEN_TOLERANCE:
+                    seconds = time.monotonic() - start
+                    self._quickest_seconds[model.name] = min(seconds, self._quickest_seconds.get(model.name, seconds))
                     self._state.note_answer(model.name)
                     return True
                 fault = (

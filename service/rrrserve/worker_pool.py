@@ -53,7 +53,8 @@ class WorkerPool:
     def __init__(self, command: WorkerCommand, state: SharedState, *, most_restarts: int) -> None:
         self._command = command
         self._state = state
-        self._restarts = Restarts("an HTTP worker", most_restarts)
+        # Each its own: many workers that were killed one after the other are no crash loop.
+        self._restarts = {slot: Restarts(f"HTTP worker {slot}", most_restarts) for slot in range(1, state.slots)}
         self._running: dict[int, asyncio.subprocess.Process] = {}
         self._keepers: list[asyncio.Task[None]] = []
         only = self._state.slots == 2  # the supervisor's slot and one more
@@ -92,7 +93,7 @@ class WorkerPool:
             except OSError as error:  # no memory, no file descriptor, a full disk: it may pass
                 reason = f"it cannot be started: {error}"
             self._forget(slot)
-            pause, which = self._restarts.next_pause(reason, well_seconds=time.monotonic() - started)
+            pause, which = self._restarts[slot].next_pause(reason, well_seconds=time.monotonic() - started)
             process = self._standby.take() if self._standby is not None else None
             when = f"in {pause:.0f} s" if pause and process is None else "now"
             log.error("HTTP worker %d is started again %s (try %s): %s", slot, when, which, reason)

@@ -60,13 +60,15 @@ def test_what_cannot_be_done_before_half_its_deadline_is_refused_once_a_batch_is
 
 def test_bodies_over_the_memory_are_refused_until_others_are_given_back() -> None:
     memory = BodyMemory(100)
-    memory.take(60)
+    first, second = (memory.begin(lambda: pytest.fail("it is young, and need not give way")) for _ in range(2))
+    first.take(60)
     with pytest.raises(APIError) as caught:
-        memory.take(50)
+        second.take(50)
     assert caught.value.code == "overloaded"
-    memory.take(40)
-    memory.give_back(60)
-    memory.take(60)
+    second.take(40)
+    first.finish()
+    memory.give_back(first.size)
+    second.take(60)
 
 
 def test_a_thread_waits_for_decoding_memory_and_one_that_wants_all_of_it_gets_it() -> None:

@@ -7,6 +7,7 @@ import anyio
 import pytest
 from starlette.requests import ClientDisconnect
 
+from rrrserve import admission
 from rrrserve.admission import BodyMemory
 from rrrserve.errors import APIError
 from rrrserve.requests import headers_of, images_of, options_of, read_body, request_id, timeout_ms
@@ -187,7 +188,8 @@ def read(chunks: Sequence[bytes], headers: dict[bytes, bytes]) -> tuple[bytes | 
             return error
 
     result = anyio.run(run)
-    memory.take(100 - (len(result) if isinstance(result, bytes) else 0))  # what was refused is not counted any more
+    rest = 100 - (len(result) if isinstance(result, bytes) else 0)
+    memory.begin(lambda: None).take(rest)  # what was refused is not counted any more
     return result, taken
 
 
@@ -211,6 +213,37 @@ def test_a_compressed_body_is_refused_unread() -> None:
     error, taken = read([b"x"], {b"content-encoding": b"gzip"})
     assert isinstance(error, APIError)
     assert (error.code, taken) == ("encoding_not_supported", 0)
+
+
+def test_a_body_that_does_not_come_to_an_end_gives_way_to_others_once_it_is_old(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chunks = [b"x" * 9]
+
+    async def stalled() -> dict[str, Any]:
+        if not chunks:
+            await anyio.sleep_forever()
+        return {"type": "http.request", "body": chunks.pop(), "more_body": True}
+
+    memory = BodyMemory(10)
+    codes: list[str] = []
+
+    async def run() -> None:
+        async def slow() -> None:
+            with pytest.raises(APIError) as caught:
+                await read_body(stalled, {}, max_bytes=10, memory=memory)
+            codes.append(caught.value.code)
+
+        async with anyio.create_task_group() as clients:
+            clients.start_soon(slow)
+            await anyio.wait_all_tasks_blocked()
+            with pytest.raises(APIError, match="too many large bodies"):
+                memory.begin(lambda: None).take(10)
+            monkeypatch.setattr(admission, "SLOW_SECONDS", 0.0)
+            memory.begin(lambda: None).take(10)
+
+    anyio.run(run)
+    assert codes == ["overloaded"]
 
 
 def test_a_client_that_goes_away_ends_the_reading() -> None:

@@ -7,6 +7,7 @@ import itertools
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -263,6 +264,10 @@ def test_stale_names_of_other_users_and_what_links_point_to_are_left_and_the_res
     names = {kind: place / f"rrr-serve-{GONE}-{kind}" for kind in ("file", "folder", "link", "foreign", "stubborn")}
     (names["folder"] / "below").mkdir(parents=True)
     names["link"].symlink_to(outside)
+    left_behind_by_a_former_process_of_this_pid = place / f"rrr-serve-{os.getpid()}-former"
+    left_behind_by_a_former_process_of_this_pid.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    held = scratch.private_folder().rename(place / f"rrr-serve-{GONE}-container")  # its pid is not seen here
     for kind in ("file", "foreign", "stubborn"):
         names[kind].touch()
     lstat, unlink = Path.lstat, Path.unlink
@@ -280,7 +285,7 @@ def test_stale_names_of_other_users_and_what_links_point_to_are_left_and_the_res
     monkeypatch.setattr(Path, "lstat", owned_by_others)
     monkeypatch.setattr(Path, "unlink", refused)
     scratch.sweep()
-    assert sorted(place.iterdir()) == [names["foreign"], names["stubborn"]]
+    assert sorted(place.iterdir()) == [held, names["foreign"], names["stubborn"]]
     assert (outside / "folder").is_dir()
 
 

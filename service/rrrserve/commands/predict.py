@@ -91,12 +91,12 @@ def _ask(client: "httpx.Client", path: str, query: dict[str, str], name: str) ->
     """
     answer = client.post(path, params=query, content=_read(name))
     try:
-        document: dict[str, Any] = answer.json()
+        document = answer.json()
     except ValueError as error:
         raise ArtifactError(f"HTTP {answer.status_code} without JSON: is this an rrr service?") from error
-    if answer.is_success:
+    if answer.is_success and isinstance(document, dict):
         return document
-    reported = document.get("error")
+    reported = document.get("error") if isinstance(document, dict) else None
     if not isinstance(reported, dict):
         raise ArtifactError(f"HTTP {answer.status_code}: is this an rrr service?")
     raise ArtifactError(f"{reported.get('message')} ({reported.get('code')})")
