@@ -5,7 +5,7 @@ python gpu.py --device cpu --smoke   # numbers only, tiny networks, in seconds: 
 
 Needs nothing of this project but the folder rrrgpu beside it, so the two can be copied to a machine that is lent for
 minutes. Where onnx and tensorrt or tensorrt-rtx are installed, their engines are timed too. Cases come in the order of
-their weight, --budget-seconds ends the run between two preparations, and the result file is written after each case.
+their weight, nothing is prepared after --budget-seconds, and the result file is written after each case.
 See docs/gpu.md.
 """
 
@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,17 +28,14 @@ import torch
 
 from rrrgpu import engines
 from rrrgpu.network import Network
-from rrrgpu.plans import PLANS, Launch, prepare
+from rrrgpu.order import BASELINE, Variants, cases, every_plan
+from rrrgpu.plans import Launch, prepare
 from rrrgpu.shapes import REDUCED, RESNET152, count_macs
 from rrrgpu.streams import new_stream
-from rrrgpu.timing import environment, measure, peak_tflops
+from rrrgpu.table import HEADER, line, problems, summary
+from rrrgpu.timing import environment, measure, peak_tflops, usable
 
-BASELINE = "resnet152"
-# Largest difference of a probability at which it is still the same network: FP16 has 11 significant bits, BF16 8.
-TOLERANCE = {"float32": 1e-4, "float16": 0.1, "bfloat16": 0.5}
 CHECKED_IMAGES = 2
-HEADER = """| engine | network | plan | precision | px | batch | GPU ms (quartiles) | host ms | of peak | max error |
-|---|---|---|---|---|---|---|---|---|---|"""
 NO_GPU = """gpu.py: torch finds no NVIDIA GPU here.
 Copy gpu.py and the folder rrrgpu to a machine that has one, with its driver and a torch built with CUDA
 (pip install torch numpy; onnx and tensorrt or tensorrt-rtx besides, to time their engines), and run it there.
@@ -59,6 +56,7 @@ class Run:
             "peak_tflops": {},
             "rows": [],
             "left_out": [],
+            "unusable": None,  # what made the GPU unusable, and thereby ended the run
         }
 
     def once(self, make: Callable[..., Any], *key: Any) -> Any:
@@ -88,33 +86,54 @@ class Run:
         peak = peak_tflops(dtype, self.options.device, self.options.peak_size)
         self.document["peak_tflops"][str(dtype).removeprefix("torch.")] = round(peak, 3)
 
-    def case(self, engine: str, dtype: torch.dtype, names: list[str], pixels: int, batch: int) -> None:
-        """Prepare, check and time everything of one size, in turns."""
-        images, precision = images_of(pixels, batch).to(self.options.device), str(dtype).removeprefix("torch.")
+    def images(self, pixels: int, batch: int) -> Any:
+        """On the device."""
+        return images_of(pixels, batch).to(self.options.device)
+
+    def case(self, engine: str, dtype: torch.dtype, variants: Variants, pixels: int, batch: int) -> None:
+        """Prepare, check and time networks with plans, all of one size, in turns."""
+        precision = str(dtype).removeprefix("torch.")
         launches: dict[str, Launch] = {}
         rows: dict[str, dict[str, Any]] = {}
         size = {"precision": precision, "pixels": pixels, "batch": batch}
-        for network, plan in [(name, plan) for name in names for plan in plans_of(name, engine)]:
+        for network, plan in variants:
             row: dict[str, Any] = {"engine": engine, "network": network, "plan": plan, **size}
-            if time.monotonic() > self.deadline:
+            if self.document["unusable"] or time.monotonic() > self.deadline:
                 self.document["left_out"].append(row)
                 continue
             key = f"{network} {plan}"
             rows[key] = row
             try:
-                launch = self.launch(row, dtype, images)
+                launch = self.launch(row, dtype, self.once(self.images, pixels, batch))
                 row |= errors(launch, self.once(self.reference, network, pixels))
                 launches[key] = launch
             except Exception as error:  # no memory, an engine refused, whatever a runtime raises: the others go on
-                row["error"] = f"{type(error).__name__}: {error}"
-        peak = self.document["peak_tflops"].get(precision)
-        for key, times in measure(launches, self.options.rounds, on_gpu=self.on_gpu).items():
-            row = rows[key]
-            row |= times
-            row["share_of_peak"] = round(2 * row["macs"] / times["gpu_ms"] / 1e9 / peak, 4) if peak else None
+                self.fail(row, error)
+        if not self.document["unusable"]:
+            self.time(launches, rows, self.document["peak_tflops"].get(precision))
+        for row in rows.values():
+            if not row.keys() & {"gpu_ms", "error"}:
+                row["error"] = "not timed: the GPU was unusable before its turn"
         self.document["rows"] += rows.values()
         self.write()
-        print("\n".join(map(line, rows.values())), flush=True)
+        for row in rows.values():
+            print(line(row), flush=True)
+
+    def time(self, launches: dict[str, Launch], rows: dict[str, dict[str, Any]], peak: float | None) -> None:
+        """Put times, or what was raised instead, into the rows."""
+        times, failed = measure(launches, self.options.rounds, on_gpu=self.on_gpu)
+        for key, found in times.items():
+            row = rows[key]
+            row |= found
+            row["share_of_peak"] = round(2 * row["macs"] / found["gpu_ms"] / 1e9 / peak, 4) if peak else None
+        for key, error in failed.items():
+            self.fail(rows[key], error)
+
+    def fail(self, row: dict[str, Any], error: Exception) -> None:
+        """Say in the row what was raised; if it leaves the GPU unusable, nothing more is prepared or timed."""
+        row["error"] = f"{type(error).__name__}: {error}"
+        if not usable():
+            self.document["unusable"] = row["error"]
 
     def launch(self, row: dict[str, Any], dtype: torch.dtype, images: Any) -> Launch:
         """What the row describes, ready to be called; the row gets its MACs and what is told about it."""
@@ -147,41 +166,12 @@ def errors(launch: Launch, reference: tuple[Any, Any]) -> dict[str, float]:
     return {name: float((a[: len(b)].cpu().double() - b[: len(a)]).abs().max()) for name, a, b in pairs}
 
 
-def plans_of(name: str, engine: str) -> tuple[str, ...]:
-    """One member cannot be merged or split; NCHW is timed once a network, to show what channels_last gains."""
-    alone = name in ("1", BASELINE)
-    if engine != "pytorch":
-        return ("sequential",) if alone else tuple(engines.PLANS)
-    return (*(PLANS[:1] if alone else PLANS), "sequential-nchw")
-
-
-def cases(options: argparse.Namespace) -> Iterator[tuple[str, list[str], int, int]]:
-    """Those that say most first: the ResNet152, 1 member and 8; then their engines; then the other members beside 1."""
-    first = [BASELINE, *(name for name in options.members if name in ("1", "8"))]
-    waves = [("pytorch", first), *((family, first) for family in options.engines)]
-    waves.append(("pytorch", ["1", *(name for name in options.members if name not in first)]))
-    for engine, names in waves:
-        for batch in options.batch:
-            for pixels in options.pixels:
-                yield engine, names, pixels, batch
-
-
-def line(row: dict[str, Any]) -> str:
-    """A row of the table."""
-    what = "| {engine} | {network} | {plan} | {precision} | {pixels} | {batch} |".format(**row)
-    if "error" in row:
-        return f"{what} {' '.join(row['error'].split())} | | | |"
-    share = "" if row["share_of_peak"] is None else f"{row['share_of_peak']:.1%}"
-    times = "{gpu_ms:.3f} ({gpu_ms_p25:.3f} to {gpu_ms_p75:.3f}) | {host_ms:.3f}".format(**row)
-    return f"{what} {times} | {share} | {row['max_abs_error_probabilities']:.1e} |"
-
-
 def smoke(run: Run) -> None:
     """Every plan in FP32 and BF16; ONNX and an engine built ahead of time where their packages are installed."""
     options = run.options
     run.measure_peak(torch.float32)
     for dtype in (torch.float32, torch.bfloat16):
-        run.case("pytorch", dtype, [BASELINE, *options.members], options.pixels[0], options.batch[0])
+        run.case("pytorch", dtype, every_plan([BASELINE, *options.members]), options.pixels[0], options.batch[0])
     checks = run.document["ahead_of_time"] = {}
     problem = engines.missing("tensorrt_rtx")
     network: Network = run.once(run.network, options.members[-1], options.align)
@@ -204,7 +194,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--pixels", type=positive, nargs="+", default=[224, 128])
     parser.add_argument("--classes", type=positive, default=20)
     parser.add_argument("--align", type=positive, default=8, help="zero-pad members' channels to a multiple of it")
-    parser.add_argument("--rounds", type=positive, default=30, help="timed calls of each")
+    parser.add_argument("--rounds", type=positive, default=30, help="measurements of each")
     parser.add_argument("--engines", nargs="*", choices=engines.FAMILIES, default=list(engines.FAMILIES))
     parser.add_argument("--budget-seconds", type=float, default=540.0, help="prepare nothing more after that long")
     parser.add_argument("--out", type=Path, default=Path("gpu.json"))
@@ -224,7 +214,7 @@ def positive(text: str) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run, print the table, write the file; 1 if any number is wrong, 4 without a GPU."""
+    """Run, print the table, write the file; 1 if a number is wrong, nothing timed or the GPU lost, 4 without one."""
     options = parse(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         print(NO_GPU, file=sys.stderr)
@@ -239,16 +229,16 @@ def main(arguments: list[str] | None = None) -> int:
         if options.smoke and options.device == "cpu":
             smoke(run)
         else:
-            with torch.cuda.stream(new_stream()):  # neither events nor TensorRT like the default stream
-                run.measure_peak(torch.float16)
-                for engine, names, pixels, batch in cases(options):
-                    run.case(engine, torch.float16, names, pixels, batch)
-    rows = [row for row in run.document["rows"] if "error" not in row]
-    wrong = [row for row in rows if not row["max_abs_error_probabilities"] <= TOLERANCE[row["precision"]]]
-    print(f"{len(rows)} cases timed, {len(run.document['left_out'])} left out; written to {options.out}")
-    for row in wrong:
-        print(f"gpu.py: a probability differs from float64's by more than allowed: {row}", file=sys.stderr)
-    return 1 if wrong else 0
+            # Neither events nor TensorRT like the default stream; to return to it may fail on a lost GPU.
+            torch.cuda.set_stream(new_stream())
+            run.measure_peak(torch.float16)
+            for engine, variants, pixels, batch in cases(options):
+                run.case(engine, torch.float16, variants, pixels, batch)
+    print("\n".join(summary(run.document, options.out)), flush=True)
+    found = problems(run.document)
+    for problem in found:
+        print(f"gpu.py: {problem}", file=sys.stderr)
+    return 1 if found else 0
 
 
 if __name__ == "__main__":

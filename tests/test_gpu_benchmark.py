@@ -1,18 +1,22 @@
-"""benchmarks/gpu.py without a GPU: its copied rules, its numbers, its refusal, its budget."""
+"""benchmarks/gpu.py without a GPU: its copied rules, its numbers, its refusal, its budget, its order."""
 
 import json
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 
-from rrrgpu import engines
+from rrrgpu import engines, timing
 from rrrgpu.network import Network
 from rrrgpu.onnx_graph import onnx_model
+from rrrgpu.order import cases
+from rrrgpu.plans import PLANS
 from rrrgpu.shapes import REDUCED, RESNET152, branch_widths, count_macs
 from rrrnet import architecture
 
@@ -59,18 +63,41 @@ def test_on_a_cpu_every_plan_gives_what_float64_gives(tmp_path: Path) -> None:
         assert set(built) == {"sequential", "streams", "merged"}
         assert all(plan["bytes"] > 1_000_000 for plan in built.values())
     assert result.stdout.splitlines()[0].startswith("| engine | network | plan |")
-    assert "18 cases timed, 0 left out" in result.stdout
+    assert "18 cases timed, 0 ended in an error, 0 left out; written to" in result.stdout.splitlines()[-1]
 
 
 def test_when_the_budget_is_spent_the_rest_is_named_and_what_there_is_is_written(tmp_path: Path) -> None:
     result = run("--device", "cpu", "--smoke", "--budget-seconds", "0", "--out", str(tmp_path / "gpu.json"))
 
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 1
+    assert "gpu.py: nothing was timed" in result.stderr
+    assert "0 cases timed, 0 ended in an error, 18 left out; written to" in result.stdout
+    assert "left out of pytorch, bfloat16, 32 px, batch 2: resnet152 sequential, resnet152 seq" in result.stdout
     document = json.loads((tmp_path / "gpu.json").read_text())
     assert document["rows"] == []
     assert len(document["left_out"]) == 18
     first = document["left_out"][0]
     assert (first["network"], first["plan"], first["pixels"], first["batch"]) == ("resnet152", "sequential", 32, 2)
+
+
+def test_pytorch_plans_of_all_members_come_before_engines_and_nchw_last() -> None:
+    members = ["1", "2", "4", "8", "16", "32"]
+    options = Namespace(members=members, engines=["tensorrt"], batch=[1, 8, 32], pixels=[224, 128])
+    found = [(engine, *variant) for engine, variants, _, _ in cases(options) for variant in variants]
+
+    start, end = (index(("tensorrt", "resnet152", "sequential")) for index in (found.index, _last(found)))
+    before = {("pytorch", name, plan) for name in members for plan in PLANS if name != "1" or plan == "sequential"}
+    assert set(found[:start]) == {*before, ("pytorch", "resnet152", "sequential")}
+    assert {variant[0] for variant in found[start:end]} == {"tensorrt"}
+    assert {variant[1] for variant in found[start:] if variant[2] == "sequential-nchw"} == {"resnet152", *members}
+
+
+def _last(items: list[Any]) -> Any:
+    return lambda item: len(items) - 1 - items[::-1].index(item)
+
+
+def test_as_many_calls_are_timed_together_as_take_some_10_ms() -> None:
+    assert [timing.calls_for(call_ms) for call_ms in (0, 0.2, 1, 15)] == [100, 50, 10, 3]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

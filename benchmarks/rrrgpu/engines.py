@@ -1,7 +1,9 @@
 """TensorRT and TensorRT-RTX engines of the same networks; what they refuse is reported in their own words."""
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -39,9 +41,16 @@ def build(
         RuntimeError: carries what the builder logged.
     """
     trt = _imported(family)
+    with _told(trt) as said:
+        return _build(trt, family, network, plan, pixels, batches, capability), [*said]
+
+
+def _build(
+    trt: Any, family: str, network: Network, plan: str, pixels: int, batches: Sequence[int], capability: str
+) -> bytes:
     onnx_graph = importlib.import_module("rrrgpu.onnx_graph")  # imports onnx
     merged, streams = PLANS[plan]
-    logger, lines = _logger(trt)
+    logger, _ = _logger(trt)
     builder = trt.Builder(logger)
     # TensorRT 11 knows no other than strongly typed networks, and may drop the flag.
     flag = trt.NetworkDefinitionCreationFlag.__members__.get("STRONGLY_TYPED")
@@ -60,8 +69,8 @@ def build(
         config.set_compute_capability(getattr(trt.ComputeCapability, capability), 0)
     plan_bytes = builder.build_serialized_network(definition, config)
     if plan_bytes is None:
-        raise RuntimeError("; ".join(lines) or f"{family} built nothing and said nothing")
-    return bytes(plan_bytes), lines
+        raise RuntimeError(f"{family} built nothing")
+    return bytes(plan_bytes)
 
 
 def _imported(family: str) -> Any:
@@ -92,7 +101,7 @@ class Engines:
             row: gets what the engine tells about itself.
 
         Raises:
-            RuntimeError: the family refuses to build, open or run it; carries its words.
+            RuntimeError: the family refuses to build, open or run it; carries its words. The launch raises it as well.
         """
         if problem := missing(family):
             raise RuntimeError(problem)
@@ -106,21 +115,33 @@ class Engines:
         if isinstance(self._built[key], RuntimeError):
             raise self._built[key]
         _, engine, lines = self._built[key]
-        row |= {"auxiliary_streams": engine.num_aux_streams, "layers": engine.num_layers, "warnings": lines}
-        execute, outputs = _execution(trt, family, engine, batches.index(len(images)), network, images)
-        if family == "tensorrt_rtx":  # captures by itself
-            return lambda: (execute(), outputs)[1]
-        graph, _ = captured(execute)
-        return lambda: (graph.replay(), outputs, execute)[1]  # the graph needs the context that `execute` holds
+        with _told(trt, lines) as said:
+            row |= {"auxiliary_streams": engine.num_aux_streams, "layers": engine.num_layers}
+            execute, outputs = _execution(trt, family, engine, batches.index(len(images)), network, images)
+            if family == "tensorrt_rtx":  # captures by itself, after it has compiled its kernels
+                execute()
+                torch.cuda.synchronize()
+            else:
+                graph, _ = captured(execute)
+            row["warnings"] = lines = [*lines, *said]
+        if family != "tensorrt_rtx":
+            return lambda: (graph.replay(), outputs, execute)[1]  # the graph needs the context that `execute` holds
+
+        def launch() -> tuple[Any, Any]:
+            with _told(trt, lines):
+                execute()
+            return outputs
+
+        return launch
 
     @staticmethod
     def _open(trt: Any, plan: bytes, lines: list[str]) -> tuple[Any, Any, list[str]]:
-        logger, more = _logger(trt)
-        runtime = trt.Runtime(logger)
-        engine = runtime.deserialize_cuda_engine(plan)
-        if engine is None:
-            raise RuntimeError("; ".join([*lines, *more]))
-        return (runtime, logger), engine, lines
+        with _told(trt, lines) as said:
+            runtime = trt.Runtime(_logger(trt)[0])
+            engine = runtime.deserialize_cuda_engine(plan)
+            if engine is None:
+                raise RuntimeError("the engine could not be opened")
+            return runtime, engine, [*lines, *said]
 
 
 def _execution(
@@ -130,11 +151,13 @@ def _execution(
     settings = engine.create_runtime_config() if family == "tensorrt_rtx" else None
     if settings is not None:
         settings.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        # Left to itself, it runs fallback kernels while it compiles those for the shape, and they would be timed.
+        settings.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
     context = engine.create_execution_context(settings) if settings is not None else engine.create_execution_context()
     if context is None:
-        raise RuntimeError("no execution context: the log on standard error tells why")
+        raise RuntimeError("no execution context")
     shape = (len(images), network.members, network.classes)
-    logits, probabilities = (torch.empty(shape, dtype=torch.float32, device="cuda") for _ in range(2))
+    logits, probabilities = (torch.empty(shape, dtype=torch.float32, device=images.device) for _ in range(2))
     stream = torch.cuda.current_stream()
     if not context.set_optimization_profile_async(profile, stream.cuda_stream):
         raise RuntimeError(f"optimisation profile {profile} could not be chosen")
@@ -146,13 +169,32 @@ def _execution(
 
     def execute() -> None:
         if not context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
-            raise RuntimeError("the engine could not be executed: the log on standard error tells why")
+            raise RuntimeError("the engine could not be executed")
 
     return execute, (logits, probabilities)
 
 
+@contextmanager
+def _told(trt: Any, before: Sequence[str] = ()) -> Iterator[list[str]]:
+    """Gives what the logger says meanwhile; of any exception it makes a RuntimeError that adds `before` and that.
+
+    Scopes follow one another: one within another would take its words.
+    """
+    _, lines = _logger(trt)
+    lines.clear()
+    try:
+        yield lines
+    except Exception as error:  # pybind raises TypeError where a constructor gives null
+        name = "" if type(error) is RuntimeError else f"{type(error).__name__}: "
+        raise RuntimeError("; ".join([f"{name}{error}", *before, *lines])) from error
+
+
+@cache
 def _logger(trt: Any) -> tuple[Any, list[str]]:
-    """A logger, and the list that it puts warnings and errors into."""
+    """A logger, and the list that it puts warnings and errors into.
+
+    One a family for good: TensorRT holds to the first that it is given, and does not own it.
+    """
     lines: list[str] = []
 
     class Logger(trt.ILogger):  # type: ignore[misc]  # the base class is known at run time only

@@ -38,7 +38,8 @@ def captured(function: Callable[[], Any], *, on_gpu: bool = True) -> tuple[Any, 
             function()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    # Where a capture fails, PyTorch leaves its stream the current one.
+    with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph, capture_error_mode="thread_local"):
         output = function()
     return graph, output
 

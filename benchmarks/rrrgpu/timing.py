@@ -10,37 +10,75 @@ from typing import Any
 import torch
 
 _WARM_UP_ROUNDS = 3
+_MEASUREMENT_MS = 10.0  # what the calls between two events shall take together
+_FEWEST_CALLS, _MOST_CALLS = 3, 100
+
+Launches = Mapping[str, Callable[[], Any]]
+Times = dict[str, dict[str, float]]
 
 
-def measure(launches: Mapping[str, Callable[[], Any]], rounds: int, *, on_gpu: bool) -> dict[str, dict[str, float]]:
-    """Milliseconds of each launch; a round calls all of them in turns.
+def measure(launches: Launches, rounds: int, *, on_gpu: bool) -> tuple[Times, dict[str, Exception]]:
+    """Milliseconds of each launch; a round measures all of them in turns.
 
     Returns:
-        By name, `gpu_ms` between two events of the GPU and `host_ms` by the host's clock until the answer is there,
-        each with quartiles and minimum. Without a GPU both are the host's.
+        By name, `gpu_ms` and `host_ms`, each with quartiles and minimum, and `rounds`, of which they are; and what was
+        raised instead. `gpu_ms` is the time per call of many that follow one another, between two events of the GPU;
+        `host_ms` that of a single call on an idle GPU, by the host's clock, until the answer is there. Without a GPU
+        both are the host's. If the GPU becomes unusable, the others keep the times they have; those without are in
+        neither.
     """
-    times: dict[str, dict[str, list[float]]] = {name: {"gpu_ms": [], "host_ms": []} for name in launches}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in launches}
+    calls = dict.fromkeys(launches, 1)
+    failed: dict[str, Exception] = {}
     for index in range(_WARM_UP_ROUNDS + rounds):
-        for name, launch in launches.items():
-            gpu_ms, host_ms = _time_on_gpu(launch) if on_gpu else _time_on_cpu(launch)
+        for name in [name for name in launches if name not in failed]:
+            try:
+                found = _time_on_gpu(launches[name], calls[name]) if on_gpu else _time_on_cpu(launches[name])
+            except Exception as error:  # whatever a runtime raises: the others go on
+                failed[name] = error
+                if not usable():
+                    return _summaries(times, failed), failed
+                continue
             if index >= _WARM_UP_ROUNDS:
-                times[name]["gpu_ms"].append(gpu_ms)
-                times[name]["host_ms"].append(host_ms)
-    return {
-        name: _spread("gpu_ms", rows["gpu_ms"]) | _spread("host_ms", rows["host_ms"]) for name, rows in times.items()
-    }
+                times[name].append(found)
+            else:
+                calls[name] = calls_for(found[0])
+    return _summaries(times, failed), failed
 
 
-def _time_on_gpu(launch: Callable[[], Any]) -> tuple[float, float]:
+def calls_for(call_ms: float) -> int:
+    """How many calls are timed together, if one takes about `call_ms`."""
+    return max(_FEWEST_CALLS, round(_MEASUREMENT_MS / max(call_ms, _MEASUREMENT_MS / _MOST_CALLS)))
+
+
+def usable() -> bool:
+    """Whether the GPU, if it is in use, still takes work: after some errors every CUDA call of the process fails."""
+    cuda: Any = torch.cuda  # untyped in part
+    for _ in range(2):  # the first may report what the failed call left behind
+        try:
+            if cuda.is_initialized():
+                cuda.synchronize()
+            return True
+        except RuntimeError:
+            continue
+    return False
+
+
+def _time_on_gpu(launch: Callable[[], Any], calls: int) -> tuple[float, float]:
     event: Any = torch.cuda.Event  # untyped in PyTorch
     start, end = event(enable_timing=True), event(enable_timing=True)
     began = time.perf_counter()
-    start.record()
     launch()
     end.record()
     end.synchronize()
     host_ms = 1000 * (time.perf_counter() - began)
-    return start.elapsed_time(end), host_ms
+    launch()  # keeps the GPU busy, so that its clock does not count how long the host takes for the next launch
+    start.record()
+    for _ in range(calls):
+        launch()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / calls, host_ms
 
 
 def _time_on_cpu(launch: Callable[[], Any]) -> tuple[float, float]:
@@ -48,6 +86,15 @@ def _time_on_cpu(launch: Callable[[], Any]) -> tuple[float, float]:
     launch()
     host_ms = 1000 * (time.perf_counter() - began)
     return host_ms, host_ms
+
+
+def _summaries(times: Mapping[str, list[tuple[float, float]]], failed: Mapping[str, Exception]) -> Times:
+    found: Times = {}
+    for name, pairs in times.items():
+        if pairs and name not in failed:
+            gpu_ms, host_ms = ([pair[index] for pair in pairs] for index in (0, 1))
+            found[name] = _spread("gpu_ms", gpu_ms) | _spread("host_ms", host_ms) | {"rounds": len(pairs)}
+    return found
 
 
 def _spread(name: str, times: list[float]) -> dict[str, float]:
@@ -59,8 +106,10 @@ def _spread(name: str, times: list[float]) -> dict[str, float]:
 def peak_tflops(dtype: torch.dtype, device: str, size: int) -> float:
     """What a product of two square matrices of `size` reaches, in 10^12 floating-point operations a second."""
     a, b = (torch.randn((size, size), device=device).to(dtype) for _ in range(2))
-    times = measure({"product": lambda: a @ b}, 20, on_gpu=device == "cuda")["product"]
-    return 2 * size**3 / times["gpu_ms"] / 1e9
+    times, failed = measure({"product": lambda: a @ b}, 20, on_gpu=device == "cuda")
+    for error in failed.values():
+        raise error
+    return 2 * size**3 / times["product"]["gpu_ms"] / 1e9
 
 
 def environment(*, on_gpu: bool) -> dict[str, Any]:
