@@ -94,7 +94,13 @@ REFUSED: list[tuple[str, bytes, int, str]] = [
         "bad_multipart",
     ),
     ("a text field of 2 MB", request(form(('name="note"', b"x" * 2 * MIB)), content_type=FORM), 413, "field_too_large"),
-    ("an unknown field", request(form(file_part(JPEG, name="file")), content_type=FORM), 400, "bad_request"),
+    ("a form with another part", request(form(file_part(JPEG, name="file")), content_type=FORM), 400, "missing_image"),
+    (
+        "an unknown field",
+        request(form(file_part(JPEG), ('name="note"', b"hello")), content_type=FORM),
+        400,
+        "bad_request",
+    ),
     ("two images", request(form(file_part(JPEG), file_part(PNG)), content_type=FORM), 400, "too_many_images"),
     ("a file of 0 bytes", request(form(file_part(b"")), content_type=FORM), 422, "empty_image"),
     *(

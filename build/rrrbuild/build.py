@@ -19,7 +19,7 @@ from rrrbuild.plans import AUTO, check_plan, plans_to_build
 from rrrbuild.targets import Target, build_obstacle, run_obstacle, target_named
 from rrrnet import __version__, sealed
 from rrrnet.checkpoint import DOCUMENT, SPLIT, Checkpoint, read_checkpoint
-from rrrnet.errors import CheckFailedError, IncompatibleError, UsageError
+from rrrnet.errors import IncompatibleError, RRRError, UsageError
 
 if TYPE_CHECKING:  # it imports onnx and onnxruntime
     from rrrbuild.quantize import Quantiser
@@ -109,7 +109,7 @@ def build_engine(
             report(f"not verified: {reason}")
             document |= {"plan": first.name, "unverified_reason": reason}
         else:
-            left_out: dict[str, CheckFailedError] = {}
+            left_out: dict[str, RRRError] = {}
             for other in others:
                 with candidates.leaving_out(other.name, left_out, report):
                     compiled[other.name] = compile_one(other)
@@ -125,7 +125,13 @@ def build_engine(
         candidates.keep(folder, kept)
         document["quantisation"] = None if quantiser is None else quantiser.record()
         again = AUTO if document["plan_by_batch"] else document["plan"]
-        options = [] if quantiser is None else ["--calibration-images", str(calibration_images)]
+        given: list[tuple[str, object, object]] = [
+            ("--max-drop", max_drop, DEFAULT_MAX_DROP),
+            ("--images", images, DEFAULT_IMAGES),
+            ("--data", data, None),
+        ]
+        options = [word for name, value, usual in given if value != usual for word in (name, str(value))]
+        options += [] if quantiser is None else ["--calibration-images", str(calibration_images)]
         document["command"] = _command(checkpoint_path, target, again, batch, out, options)
         if SPLIT in checkpoint.files:
             shutil.copyfile(checkpoint.path / SPLIT, folder / SPLIT)

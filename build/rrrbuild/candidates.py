@@ -21,7 +21,7 @@ from rrrbuild.targets import Plan, Target
 from rrrbuild.verify import compare, run_all
 from rrrnet import sealed
 from rrrnet.checkpoint import DOCUMENT, Checkpoint
-from rrrnet.errors import ArtifactError, CheckFailedError
+from rrrnet.errors import ArtifactError, CheckFailedError, IncompatibleError, RRRError
 
 # An exported FP32 model and its plan's name -> the model in INT8
 Quantise = Callable[[bytes, str], bytes]
@@ -65,13 +65,18 @@ def compile_plan(
 
 
 @contextmanager
-def leaving_out(plan: str, left_out: dict[str, CheckFailedError], report: Report) -> Iterator[None]:
+def leaving_out(plan: str, left_out: dict[str, RRRError], report: Report) -> Iterator[None]:
     """A plan that fails here is noted in `left_out` and told; the build goes on with the others."""
     try:
         yield
-    except CheckFailedError as error:
+    except (CheckFailedError, IncompatibleError) as error:
         left_out[plan] = error
-        report(f"plan {plan} is left out: {error}")
+    except RRRError:
+        raise
+    except Exception as error:  # each runtime raises its own types, for want of memory for example
+        left_out[plan] = CheckFailedError(f"the engine cannot be run: {type(error).__name__}: {error}")
+    if plan in left_out:
+        report(f"plan {plan} is left out: {left_out[plan]}")
 
 
 def prove(
@@ -99,11 +104,11 @@ def prove(
     batch = BatchRange(**document["batch"])
     runners: dict[str, Runner] = {}
     verified: dict[str, dict[str, Any]] = {}
-    left_out: dict[str, CheckFailedError] = {}
+    left_out: dict[str, RRRError] = {}
     for plan in plans:
-        runner = load_runner(folder / plan, target, {**document, "plan": plan, "plan_by_batch": {}}, threads=None)
-        found = run_all(runner, held_out.images, batch)
         with leaving_out(plan, left_out, report):
+            runner = load_runner(folder / plan, target, {**document, "plan": plan, "plan_by_batch": {}}, threads=None)
+            found = run_all(runner, held_out.images, batch)
             verified[plan] = compare(found, reference, held_out, target, max_drop=max_drop)
             runners[plan] = runner
     if not runners:

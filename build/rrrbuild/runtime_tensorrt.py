@@ -92,6 +92,11 @@ class _Part:
         if self.captures_itself:
             settings = self._engine.create_runtime_config()
             settings.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            # Left to itself it runs fallback kernels until those for a size are compiled in the background: after any
+            # warm-up, and while plans are compared.
+            settings.dynamic_shapes_kernel_specialization_strategy = (
+                self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
+            )
             self._context = self._engine.create_execution_context(settings)
         else:
             self._scratch_bytes = max(self._engine.device_memory_size_v2, 1)

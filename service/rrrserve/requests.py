@@ -205,7 +205,9 @@ def images_of(body: bytes, headers: Headers, *, field: str, most: int) -> list[b
 def _from_parts(parts: list[Part], field: str) -> list[bytes]:
     for part in parts:
         if part.name != field:
-            raise APIError("bad_request", f"unknown multipart field {_shown(part.name)}: this route reads {field}")
+            missing = all(other.name != field for other in parts)
+            code, what = ("missing_image", "no image in the") if missing else ("bad_request", "unknown")
+            raise APIError(code, f"{what} multipart field {_shown(part.name)}: this route reads {field}")
         if not part.is_file:
             raise APIError("not_a_file", f"the field {field} must be an uploaded file (curl -F {field}=@cat.jpg)")
     return [bytes(part.data) for part in parts]

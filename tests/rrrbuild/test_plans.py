@@ -21,7 +21,7 @@ from rrrbuild.measure import measure_latency
 from rrrbuild.merging import align_members, merge_members
 from rrrbuild.plans import check_plan, fastest, plans_to_build, winners
 from rrrbuild.targets import TARGETS, Plan, build_obstacle, run_obstacle
-from rrrbuild.verify import compare
+from rrrbuild.verify import compare, run_all
 from rrrnet.architecture import REDUCED_BLOCKS, Architecture
 from rrrnet.checkpoint import Checkpoint
 from rrrnet.errors import CheckFailedError, UsageError
@@ -208,15 +208,22 @@ def test_auto_leaves_out_a_plan_that_fails_and_says_why(
             raise CheckFailedError("accuracy falls by 9 percentage points")
         return compare(*arguments, **options)
 
+    def split_breaks(*arguments: Any) -> Any:
+        if len(judged) == 2:
+            raise MemoryError("no room")
+        return run_all(*arguments)
+
     monkeypatch.setattr(candidates, "compare", merged_fails)
+    monkeypatch.setattr(candidates, "run_all", split_breaks)
     steps: list[str] = []
     manifest = build_engine(
         checkpoint.path, "onnxruntime-fp32", batch=BATCH, out=tmp_path / "engine", report=steps.append
     )
 
     assert "merged" not in manifest.kept_plans
-    assert list(manifest.latency_ms) == ["sequential", "split"]
+    assert list(manifest.latency_ms) == ["sequential"]
     assert "plan merged is left out: accuracy falls by 9 percentage points" in steps
+    assert "plan split is left out: the engine cannot be run: MemoryError: no room" in steps
 
 
 def test_the_fastest_plan_has_the_smallest_geometric_mean_over_the_batch_sizes() -> None:

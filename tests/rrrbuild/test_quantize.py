@@ -112,7 +112,9 @@ def test_no_calibration_images_are_a_usage_error(checkpoint: Checkpoint) -> None
 def test_the_manifest_says_how_the_engine_was_calibrated_and_quantised(tmp_path: Path, checkpoint: Checkpoint) -> None:
     out = tmp_path / "engine"
     told: list[str] = []
-    build_engine(checkpoint.path, OPENVINO.name, batch=BATCH, out=out, calibration_images=9, report=told.append)
+    build_engine(
+        checkpoint.path, OPENVINO.name, batch=BATCH, max_drop=3, out=out, calibration_images=9, report=told.append
+    )
 
     manifest = read_engine(out)
     assert manifest.quantisation is not None
@@ -130,7 +132,7 @@ def test_the_manifest_says_how_the_engine_was_calibrated_and_quantised(tmp_path:
         assert record["accuracy"] == record["reference_accuracy"]
     assert manifest.verified is not False
     assert 0 < manifest.verified["max_abs_error"] < 0.1
-    assert "--calibration-images 9" in manifest.command
+    assert "--max-drop 3 --calibration-images 9" in manifest.command
     assert any(step.startswith("calibrating plan merged on 9 images (training split of colours)") for step in told)
 
 

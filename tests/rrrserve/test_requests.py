@@ -62,7 +62,8 @@ def test_several_files_are_read_in_order() -> None:
         ("bad_multipart", b"", FORM[b"content-type"]),
         ("bad_multipart", form(("filename=a", b"1")), FORM[b"content-type"]),
         ("missing_image", form(), FORM[b"content-type"]),
-        ("bad_request", form(('name="other"; filename="a"', b"1")), FORM[b"content-type"]),
+        ("missing_image", form(('name="other"; filename="a"', b"1")), FORM[b"content-type"]),
+        ("bad_request", form(('name="image"; filename="a"', b"1"), ('name="x"', b"1")), FORM[b"content-type"]),
         ("not_a_file", form(('name="image"', b"http://127.0.0.1/")), FORM[b"content-type"]),
         ("field_too_large", form(('name="note"', b"x" * 70_000)), FORM[b"content-type"]),
         (
