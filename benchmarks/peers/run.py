@@ -93,14 +93,20 @@ def measure(found: Mapping[str, Contender], options: argparse.Namespace) -> Iter
 
 
 def summarise(server: Server, by_level: Mapping[int, list[Result]]) -> dict[str, Any]:
-    """Percentiles of all rounds' requests together, and median and throughput of each round."""
+    """Percentiles of all rounds' requests together, and of each round median, p99 and throughput."""
     row: dict[str, Any] = {"start_seconds": server.start_seconds, "memory_mb": server.memory_mb()}
     for concurrency, results in by_level.items():
         pooled = 1000 * np.concatenate([result.latencies_seconds for result in results])
         row[f"concurrency-{concurrency}"] = {
             "requests": len(pooled),
             **{f"p{percent}_ms": float(np.percentile(pooled, percent)) for percent in (50, 95, 99)},
-            "rounds": [{"p50_ms": result.percentile_ms(50), "throughput": result.throughput} for result in results],
+            "rounds": [
+                {
+                    **{f"p{percent}_ms": result.percentile_ms(percent) for percent in (50, 99)},
+                    "throughput": result.throughput,
+                }
+                for result in results
+            ],
         }
     return row
 

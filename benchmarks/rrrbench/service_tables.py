@@ -112,8 +112,8 @@ def best_throughput(row: Case) -> list[float]:
     return max(by_round, key=median)
 
 
-def _p50_by_round(row: Case) -> list[float]:
-    return [found["p50_ms"] for found in row["concurrency-1"]["rounds"]]
+def _by_round(row: Case, level: str, percent: int) -> list[float]:
+    return [found[f"p{percent}_ms"] for found in row[level]["rounds"]]
 
 
 def peers_table(document: Case) -> str:
@@ -125,7 +125,11 @@ def peers_table(document: Case) -> str:
         rows = []
         for name, row in case["rows"].items():
             cells = [f"{row[level][f'p{percent}_ms']:.1f}" for level in levels for percent in (50, 99)]
-            over = "" if row is first else ratio(_p50_by_round(row), _p50_by_round(first)).text(1, "x")
+            over = (
+                ""
+                if row is first
+                else ratio(*(_by_round(each, "concurrency-1", 50) for each in (row, first))).text(1, "x")
+            )
             rows.append([name, *cells, f"{median(best_throughput(row)):.1f}", over])
         titles = [
             f"p{percent} at {level.removeprefix('concurrency-')} (ms)" for level in levels for percent in (50, 99)
@@ -142,14 +146,14 @@ def peers_bars(document: Case) -> str:
         for name, row in case["rows"].items():
             if name.startswith(OURS):
                 continue
-            p50 = ratio(_p50_by_round(row), _p50_by_round(first))
+            p50 = ratio(*(_by_round(each, "concurrency-1", 50) for each in (row, first)))
             rows.append(
                 bar_row(f"p50 at 1: {name} / ours", p50, 15.0 if name.endswith(BASELINE) else 1.0, at_least=True)
             )
             for level in _concurrencies(row)[:2]:
-                p99 = row[level]["p99_ms"] / first[level]["p99_ms"]
+                p99 = ratio(*(_by_round(each, level, 99) for each in (row, first)))
                 title = f"p99 at {level.removeprefix('concurrency-')}: {name} / ours"
-                rows.append(bar_row(title, Interval(p99, p99, p99), 1.0, at_least=True))
+                rows.append(bar_row(title, p99, 1.0, at_least=True))
             rates = ratio(best_throughput(first), best_throughput(row))
             rows.append(bar_row(f"throughput: ours / {name}", rates, 1.0, at_least=True))
     return markdown(["bar", "limit", "measured", ""], rows)
