@@ -36,7 +36,7 @@ def adopt(folder: Path, worker: int) -> None:
         folder: the workers' folder, the same as in PROMETHEUS_MULTIPROC_DIR.
         worker: its number, from 1; no two processes may have the same one at the same time.
     """
-    folder.mkdir(parents=True, exist_ok=True)  # somebody may have cleaned up; better the old counts lost than the worker
+    folder.mkdir(parents=True, exist_ok=True)  # somebody may have cleaned up: counts are lost, not the worker
     forget_gauges(folder, worker)
     for path in folder.glob(f"*_{worker}.db"):
         if not _readable(path):
