@@ -74,7 +74,8 @@ def leaving_out(plan: str, left_out: dict[str, RRRError], report: Report) -> Ite
     except RRRError:
         raise
     except Exception as error:  # each runtime raises its own types, for want of memory for example
-        left_out[plan] = CheckFailedError(f"the engine cannot be run: {type(error).__name__}: {error}")
+        left_out[plan] = CheckFailedError(f"it cannot be built or run: {type(error).__name__}: {error}")
+        left_out[plan].__cause__ = error
     if plan in left_out:
         report(f"plan {plan} is left out: {left_out[plan]}")
 

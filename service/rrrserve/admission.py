@@ -108,12 +108,13 @@ class BodyMemory:
         Raises:
             APIError: `overloaded`, when there is no room for them; they are not counted then.
         """
-        slow_since = time.monotonic() - SLOW_SECONDS
-        while size > self._free:
-            slow = next((other for other in self._coming if other is not body and other.size), None)
-            if slow is None or slow.began > slow_since:
+        if size > self._free:
+            slow_since = time.monotonic() - SLOW_SECONDS
+            slow = [other for other in self._coming if other is not body and other.size and other.began <= slow_since]
+            if size > self._free + sum(other.size for other in slow):
                 raise APIError("overloaded", "too many large bodies are being received")
-            slow.give_way()
+            while size > self._free:
+                slow.pop(0).give_way()
         self._free -= size
 
     def give_back(self, size: int) -> None:

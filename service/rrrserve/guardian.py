@@ -52,8 +52,10 @@ def _is_held(folder: Path) -> bool:
         return False
     try:
         fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return True
+    except OSError:  # no locks there
+        return False
     finally:
         os.close(probe)
     return False

@@ -157,7 +157,8 @@ async def read_body(receive: Receive, headers: Headers, *, max_bytes: int, memor
     except BaseException as error:  # whatever ends the reading, a cancellation too
         coming.drop()
         if coming.gave_way and isinstance(error, asyncio.CancelledError):
-            task.uncancel()
+            if task.uncancel():  # somebody else ends it too: the deadline, or a stop
+                raise
             raise APIError("overloaded", "the body came too slowly: the memory for bodies is used up") from None
         raise
 

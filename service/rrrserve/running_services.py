@@ -10,8 +10,6 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import psutil
-
 from rrrnet.files import write_atomically
 from rrrserve.scratch import owned_folders
 
@@ -26,12 +24,15 @@ class RunningService:
 
     Attributes:
         pid: of the supervisor.
+        started: when that process began, in ticks since the machine's start, which no change of the clock touches: to
+            tell it from a later one of the same pid, and from one of another container.
         url: where it listens.
         repository: the folder that it reads.
         folder: its private folder.
     """
 
     pid: int
+    started: int
     url: str
     repository: str
     folder: str
@@ -58,7 +59,8 @@ class Reload:
 
 def announce(folder: Path, url: str, repository: Path) -> None:
     """Tell that this process serves, and is ready."""
-    service = RunningService(os.getpid(), url, str(repository), str(folder))
+    pid = os.getpid()
+    service = RunningService(pid, _started(pid), url, str(repository), str(folder))
     write_atomically(folder / _SERVICE, json.dumps(asdict(service)).encode())
 
 
@@ -68,11 +70,20 @@ def running_services() -> list[RunningService]:
     for folder in owned_folders(Path(tempfile.gettempdir())):
         try:
             service = RunningService(**json.loads((folder / _SERVICE).read_text(encoding="utf-8")))
-            if psutil.pid_exists(service.pid):  # else of another container
+            if _started(service.pid) == service.started:
                 found.append(service)
         except (OSError, ValueError, TypeError):
             continue  # not a service's folder, or one that is just coming or going
     return sorted(found, key=lambda service: service.pid)
+
+
+def _started(pid: int) -> int:
+    """The field `starttime` of proc(5); the name of a process, in parentheses before it, may hold anything.
+
+    Raises:
+        OSError: no such process.
+    """
+    return int(Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19])
 
 
 def write_reload(folder: Path, reload: Reload) -> None:

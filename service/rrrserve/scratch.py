@@ -12,6 +12,7 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 from pathlib import Path
 
 import psutil
@@ -21,8 +22,9 @@ _PREFIX = "rrr-serve"
 # Triton's Python backend makes one such folder each time it starts, wherever TMPDIR points, and a killed one leaves it.
 _PYTHON_ENVIRONMENTS = Path("/tmp")  # noqa: S108  hard-coded in Triton
 _MADE_WITHIN_SECONDS = 60.0  # of Triton's start
-_NAME = re.compile(rf"{_PREFIX}-(\d+)-[^-]*")
+_NAME = re.compile(rf"{_PREFIX}-(\d+)-")
 _UNFINISHED = ".rrr-new-"  # until the lock is there, nobody may take it for one that was left behind
+_UNFINISHED_SECONDS = 60.0
 _locks: dict[Path, int] = {}
 
 
@@ -41,6 +43,8 @@ def private_folder() -> Path:
 
 def is_held(folder: Path) -> bool:
     """Whether the owner of a private folder runs.
+
+    On a file system without locks every folder is taken for held.
 
     Raises:
         OSError: there is no such folder, or not for this user.
@@ -96,6 +100,10 @@ def sweep() -> None:
             if owner := _NAME.match(path.name):
                 with contextlib.suppress(OSError):
                     _sweep_one(path, owner)
+    for path in Path(tempfile.gettempdir()).glob(f"{_UNFINISHED}*"):
+        with contextlib.suppress(OSError):  # not empty, another user's, or just gone
+            if time.time() - path.lstat().st_mtime > _UNFINISHED_SECONDS:
+                path.rmdir()
     sweep_python_environments()
 
 
@@ -108,10 +116,9 @@ def _sweep_one(path: Path, owner: re.Match[str]) -> None:
         if not is_held(path):
             remove(path)
         return
-    # Shared memory, which goes with the folder of its name; of an owner with another TMPDIR only the pid is known.
-    folder = Path(tempfile.gettempdir(), owner.group())
-    goes_with_it = folder != path and folder.is_dir()
-    if not goes_with_it and not Path(f"/proc/{owner.group(1)}").exists():
+    # Shared memory, named after a folder with Triton's own ending. With another TMPDIR only the owner's pid is known.
+    folders = owned_folders(Path(tempfile.gettempdir()))
+    if not any(path.name.startswith(folder.name) for folder in folders) and not Path(f"/proc/{owner[1]}").exists():
         path.unlink()
 
 

@@ -34,6 +34,7 @@ _PROBE_SHARE = 0.005
 # many times what its images would take one by one.
 STUCK_SECONDS = 10.0
 _STUCK_BATCHES = 3.0
+_MOST_STUCK_SECONDS = 60.0  # the longest deadline, unless the settings say otherwise
 # How far a probability may be from the first answer to the same image: rounding in bfloat16, in batches of other sizes.
 GOLDEN_TOLERANCE = 0.05
 _MOST_WRONG = 2
@@ -161,7 +162,7 @@ class TritonWatch:
 
     def _stuck_seconds(self, model: ServedModel) -> float:
         one_by_one = model.max_batch_size * self._quickest_seconds.get(model.name, 0.0)
-        return max(STUCK_SECONDS, _STUCK_BATCHES * one_by_one)
+        return min(max(STUCK_SECONDS, _STUCK_BATCHES * one_by_one), _MOST_STUCK_SECONDS)
 
     async def _probe(self, model: ServedModel) -> bool:
         """Whether a model answers its probe, and as it did the first time.

@@ -158,7 +158,7 @@ def test_under_load_good_versions_take_over_and_bad_ones_do_not_and_nobody_notic
 
 def test_a_service_must_be_named_where_there_are_several() -> None:
     services = [
-        RunningService(pid, f"http://127.0.0.1:{port}", repository, "/nowhere")
+        RunningService(pid, 0, f"http://127.0.0.1:{port}", repository, "/nowhere")
         for pid, port, repository in ((10, 3000, "/a"), (11, 3001, "/b"), (12, 3002, "/b"))
     ]
     assert _chosen(services, Path("/a"), None, None).pid == 10

@@ -223,7 +223,7 @@ def test_auto_leaves_out_a_plan_that_fails_and_says_why(
     assert "merged" not in manifest.kept_plans
     assert list(manifest.latency_ms) == ["sequential"]
     assert "plan merged is left out: accuracy falls by 9 percentage points" in steps
-    assert "plan split is left out: the engine cannot be run: MemoryError: no room" in steps
+    assert "plan split is left out: it cannot be built or run: MemoryError: no room" in steps
 
 
 def test_the_fastest_plan_has_the_smallest_geometric_mean_over_the_batch_sizes() -> None:

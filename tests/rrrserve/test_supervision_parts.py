@@ -268,6 +268,8 @@ def test_stale_names_of_other_users_and_what_links_point_to_are_left_and_the_res
     left_behind_by_a_former_process_of_this_pid.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(place))
     held = scratch.private_folder().rename(place / f"rrr-serve-{GONE}-container")  # its pid is not seen here
+    region = place / f"{held.name}dc8510f3-dcac"  # as Triton names its shared memory
+    region.touch()
     for kind in ("file", "foreign", "stubborn"):
         names[kind].touch()
     lstat, unlink = Path.lstat, Path.unlink
@@ -285,7 +287,7 @@ def test_stale_names_of_other_users_and_what_links_point_to_are_left_and_the_res
     monkeypatch.setattr(Path, "lstat", owned_by_others)
     monkeypatch.setattr(Path, "unlink", refused)
     scratch.sweep()
-    assert sorted(place.iterdir()) == [held, names["foreign"], names["stubborn"]]
+    assert sorted(place.iterdir()) == [held, region, names["foreign"], names["stubborn"]]
     assert (outside / "folder").is_dir()
 
 
