@@ -31,6 +31,11 @@ def is_of_kind(process: psutil.Process, kind: str) -> bool:
     return KINDS[kind] in " ".join(process.cmdline()) and process.name() != STANDBY_COMM
 
 
+def regions(pid: int) -> int:
+    """Shared memory of a service; the empty files that tell its owner are none."""
+    return sum(1 for path in scratch.SHARED_MEMORY.glob(f"{scratch.prefix(pid)}*") if path.stat().st_size)
+
+
 class Service:
     """A running service."""
 
@@ -81,7 +86,7 @@ class Service:
 
     def shared_memory(self) -> int:
         """How many regions it has."""
-        return len(list(scratch.SHARED_MEMORY.glob(f"rrr-serve-{self.process.pid}-*")))
+        return regions(self.process.pid)
 
     def memory_mb(self) -> float:
         """Memory of all its processes that is theirs alone, in 10^6 bytes."""

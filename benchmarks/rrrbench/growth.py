@@ -9,8 +9,7 @@ from typing import Any
 import psutil
 from scipy import stats
 
-from rrrbench.chaos_service import KINDS
-from rrrserve import scratch
+from rrrbench.chaos_service import KINDS, regions
 
 MOST_GROWTH_MB, MOST_BYTES_PER_REQUEST, MOST_DRIFT = 20.0, 500.0, 2
 _PARENT, _OTHER, _FILES = "parent", "other", "files"
@@ -83,7 +82,7 @@ def take_census(pid: int, requests: int, folders: Sequence[Path]) -> Census:
         pss,
         descriptors,
         threads,
-        sum(1 for _ in scratch.SHARED_MEMORY.glob(f"{scratch.prefix(pid)}*")),
+        regions(pid),
         len(files),
         tuple(sorted(process.pid for process in everybody)),
     )

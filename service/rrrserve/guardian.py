@@ -28,26 +28,24 @@ def main() -> None:
     end = time.monotonic() + _PATIENCE_SECONDS
     while _kill(groups) and time.monotonic() < end:
         time.sleep(_LOOK_SECONDS)
+    paths = [path for folder in folders for path in Path(folder).glob(f"{prefix}*")]
     end = time.monotonic() + _PATIENCE_SECONDS
-    others: list[str] = []
-    for folder in folders:
-        for path in Path(folder).glob(f"{prefix}*"):
-            if path.is_dir() and not path.is_symlink():
-                while (held := _is_held(path)) and time.monotonic() < end:  # the kernel is still ending the parent
-                    time.sleep(_LOOK_SECONDS)
-                if held:
-                    others.append(path.name)
-                else:
-                    shutil.rmtree(path, ignore_errors=True)
-            elif not any(path.name.startswith(name) for name in others):
-                with contextlib.suppress(OSError):  # just gone, or another user's
-                    path.unlink()
+    while (held := [path.name for path in paths if _is_held(path)]) and time.monotonic() < end:
+        time.sleep(_LOOK_SECONDS)  # the kernel may still be ending the parent
+    for path in paths:
+        if any(path.name.startswith(name) for name in held):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+            continue
+        with contextlib.suppress(OSError):  # just gone, or another user's
+            path.unlink()
 
 
-def _is_held(folder: Path) -> bool:
-    """Whether somebody has a folder locked (`scratch`): a service in another container, where it has the same pid."""
+def _is_held(path: Path) -> bool:
+    """Whether somebody has it locked (`scratch`): a service in another container, where it has the same pid."""
     try:
-        probe = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        probe = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False
     try:

@@ -1,8 +1,8 @@
 """Private temporary folders whose names tell their owner, so that what a killed process left can be removed.
 
-An owner keeps a lock (flock) on each of its folders. A pid would not tell enough: in a container the next service has
-the pid of the killed one, and a folder that containers share holds those of pids that are not seen here. Programs that
-clean /tmp by age leave locked folders alone too.
+An owner keeps a lock (flock) on each of its folders, and on an empty file of the same name among the shared memory. A
+pid would not tell enough: in a container the next service has the pid of the killed one, and a place that containers
+share holds names with pids that are not seen here. Programs that clean /tmp by age leave locked folders alone too.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import shutil
 import stat
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -23,33 +24,44 @@ _PREFIX = "rrr-serve"
 _PYTHON_ENVIRONMENTS = Path("/tmp")  # noqa: S108  hard-coded in Triton
 _MADE_WITHIN_SECONDS = 60.0  # of Triton's start
 _NAME = re.compile(rf"{_PREFIX}-(\d+)-")
+_MARKER = re.compile(rf"{_PREFIX}-\d+-[a-z0-9_]{{8}}")  # Triton's names go on behind it
 _UNFINISHED = ".rrr-new-"  # until the lock is there, nobody may take it for one that was left behind
 _UNFINISHED_SECONDS = 60.0
-_locks: dict[Path, int] = {}
+_locks: dict[Path, list[int]] = {}
 
 
 def private_folder() -> Path:
     """A new folder that only this user can read. Shared memory of its owner begins with the folder's name too."""
     sweep()
     made = Path(tempfile.mkdtemp(prefix=_UNFINISHED))
-    lock = os.open(made, os.O_RDONLY)
-    with contextlib.suppress(OSError):  # a file system without locks: `is_held` takes it for held
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    folder = made.with_name(prefix(os.getpid()) + made.name.removeprefix(_UNFINISHED))
-    made.rename(folder)
-    _locks[folder] = lock
+    name = prefix(os.getpid()) + made.name.removeprefix(_UNFINISHED)
+    folder = made.with_name(name)
+    _locks[folder] = [_lock_and_rename(made, folder)]
+    with contextlib.suppress(OSError):  # no shared memory here, so there will be none to sweep
+        made = SHARED_MEMORY / made.name
+        made.touch(0o600)
+        _locks[folder].append(_lock_and_rename(made, SHARED_MEMORY / name))
     return folder
 
 
-def is_held(folder: Path) -> bool:
-    """Whether the owner of a private folder runs.
+def _lock_and_rename(made: Path, name: Path) -> int:
+    """The lock's file descriptor. Locked first: else a sweep may come between."""
+    lock = os.open(made, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # a file system without locks: `is_held` takes it for held
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    made.rename(name)
+    return lock
 
-    On a file system without locks every folder is taken for held.
+
+def is_held(path: Path) -> bool:
+    """Whether the owner of a private folder, or of the file of its name, runs.
+
+    On a file system without locks everything is taken for held.
 
     Raises:
-        OSError: there is no such folder, or not for this user.
+        OSError: there is no such thing, or not for this user.
     """
-    probe = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    probe = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -86,7 +98,7 @@ def remove(folder: Path) -> None:
         with contextlib.suppress(OSError):  # just gone, or another user's
             region.unlink()
     shutil.rmtree(folder, ignore_errors=True)
-    if (lock := _locks.pop(folder, None)) is not None:
+    for lock in _locks.pop(folder, []):
         os.close(lock)
 
 
@@ -96,18 +108,26 @@ def sweep() -> None:
     Anybody may put a file of any name into these places: what cannot be removed is passed over.
     """
     for place in places():
-        for path in place.glob(f"{_PREFIX}-*"):
-            if owner := _NAME.match(path.name):
-                with contextlib.suppress(OSError):
-                    _sweep_one(path, owner)
-    for path in Path(tempfile.gettempdir()).glob(f"{_UNFINISHED}*"):
-        with contextlib.suppress(OSError):  # not empty, another user's, or just gone
-            if time.time() - path.lstat().st_mtime > _UNFINISHED_SECONDS:
-                path.rmdir()
+        paths = [path for path in place.glob(f"{_PREFIX}-*") if _NAME.match(path.name)]
+        held = {path.name: _seems_held(path) for path in paths if _MARKER.fullmatch(path.name)}
+        for path in paths:
+            with contextlib.suppress(OSError):
+                _sweep_one(path, held)
+        for path in place.glob(f"{_UNFINISHED}*"):
+            with contextlib.suppress(OSError):  # not empty, another user's, or just gone
+                if time.time() - path.lstat().st_mtime > _UNFINISHED_SECONDS:
+                    (path.rmdir if path.is_dir() else path.unlink)()
     sweep_python_environments()
 
 
-def _sweep_one(path: Path, owner: re.Match[str]) -> None:
+def _seems_held(path: Path) -> bool:
+    try:
+        return is_held(path)
+    except OSError:  # a link, just gone, or another user's
+        return False
+
+
+def _sweep_one(path: Path, held: Mapping[str, bool]) -> None:
     """Remove a file, a link or a folder that was left behind, if it is this user's; what a link points to stays."""
     state = path.lstat()
     if state.st_uid != os.getuid():
@@ -116,9 +136,11 @@ def _sweep_one(path: Path, owner: re.Match[str]) -> None:
         if not is_held(path):
             remove(path)
         return
-    # Shared memory, named after a folder with Triton's own ending. With another TMPDIR only the owner's pid is known.
-    folders = owned_folders(Path(tempfile.gettempdir()))
-    if not any(path.name.startswith(folder.name) for folder in folders) and not Path(f"/proc/{owner[1]}").exists():
+    marked = [holds for name, holds in held.items() if path.name.startswith(name)]
+    if any(marked):
+        return
+    owner = _NAME.match(path.name)
+    if marked or (owner and not Path(f"/proc/{owner[1]}").exists()):
         path.unlink()
 
 

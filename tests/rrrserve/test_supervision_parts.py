@@ -267,7 +267,8 @@ def test_stale_names_of_other_users_and_what_links_point_to_are_left_and_the_res
     left_behind_by_a_former_process_of_this_pid = place / f"rrr-serve-{os.getpid()}-former"
     left_behind_by_a_former_process_of_this_pid.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(place))
-    held = scratch.private_folder().rename(place / f"rrr-serve-{GONE}-container")  # its pid is not seen here
+    monkeypatch.setattr(scratch, "SHARED_MEMORY", tmp_path / "nowhere")
+    held = scratch.private_folder().rename(place / f"rrr-serve-{GONE}-containr")  # its pid is not seen here
     region = place / f"{held.name}dc8510f3-dcac"  # as Triton names its shared memory
     region.touch()
     for kind in ("file", "foreign", "stubborn"):
