@@ -1,5 +1,6 @@
 """`rrr tune` through the real tritonserver, on tiny networks and, to be short, on one core."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -7,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,10 @@ from rrrserve.scratch import SHARED_MEMORY
 RRR = Path(sys.executable).parent / "rrr"
 
 
-def command(*arguments: str) -> list[str]:
-    """The command with a single core: three candidates."""
-    return ["taskset", "-c", str(min(os.sched_getaffinity(0))), str(RRR), "tune", *arguments, "--rounds", "1", "--json"]
-
-
-def tune(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command with short measurements."""
-    return subprocess.run(command(*arguments, "--seconds", "0.2"), capture_output=True, text=True, timeout=120)
+def command(*arguments: str, which: Callable[[set[int]], int] = min) -> list[str]:
+    """The command with a single core, the first or last one: three candidates."""
+    core = str(which(os.sched_getaffinity(0)))
+    return ["taskset", "-c", core, str(RRR), "tune", *arguments, "--rounds", "1", "--json"]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -44,14 +41,32 @@ def own(repository: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(repository, tmp_path / "repository"))
 
 
+@pytest.fixture(scope="module")
+def limited(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, "subprocess.Popen[str]"]]:
+    """A repository, and the command that works on it, beside the first test on another core, with a limit of 1 us."""
+    own = Path(shutil.copytree(repository, tmp_path_factory.mktemp("limited") / "repository"))
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in contents(own).items()}
+    (own.parent / "before.json").write_text(json.dumps(digests))
+    words = command(
+        str(own), "--model", "single", "--p99-ms", "0.001", "--concurrency", "1", "--seconds", "0.2", which=max
+    )
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        yield own, running
+        running.terminate()
+
+
 @pytest.mark.e2e
+@pytest.mark.usefixtures("limited")
 def test_the_choice_is_written_sealed_and_served(
     own: Path, start_service: Callable[..., Any], png: Callable[[int], bytes], tmp_path: Path
 ) -> None:
     before = contents(own)
     image = tmp_path / "mine.png"
     image.write_bytes(png(0))
-    done = tune(str(own), "--model", "single", "--concurrency", "1,2", "--image", str(image))
+    words = ("--model", "single", "--concurrency", "1,2", "--image", str(image), "--seconds", "0.2")
+    done = subprocess.run(command(str(own), *words), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert len(document["figures"]) == 3 * 2
@@ -77,14 +92,15 @@ def test_the_choice_is_written_sealed_and_served(
 
 
 @pytest.mark.e2e
-def test_a_limit_that_nothing_keeps_changes_nothing(own: Path) -> None:
-    before = contents(own)
-    done = tune(str(own), "--model", "single", "--p99-ms", "0.001", "--concurrency", "1")
-    assert done.returncode == 1
-    assert "no candidate keeps p99 <= 0.001 ms: the nearest is 1 instance x 1 thread" in done.stderr
-    assert json.loads(done.stdout)["chosen"] is None
-    assert contents(own) == before
-    assert [path.name for path in own.parent.iterdir()] == ["repository"]
+def test_a_limit_that_nothing_keeps_changes_nothing(limited: tuple[Path, "subprocess.Popen[str]"]) -> None:
+    own, running = limited
+    told, said = running.communicate(timeout=120)
+    assert running.returncode == 1
+    assert "no candidate keeps p99 <= 0.001 ms: the nearest is 1 instance x 1 thread" in said
+    assert json.loads(told)["chosen"] is None
+    before = json.loads((own.parent / "before.json").read_text())
+    assert {name: hashlib.sha256(data).hexdigest() for name, data in contents(own).items()} == before
+    assert sorted(path.name for path in own.parent.iterdir()) == ["before.json", "repository"]
 
 
 @pytest.mark.e2e
