@@ -2,7 +2,7 @@
 
 An owner keeps a lock (flock) on each of its folders, and on an empty file of the same name among the shared memory. A
 pid would not tell enough: in a container the next service has the pid of the killed one, and a place that containers
-share holds names with pids that are not seen here. Programs that clean /tmp by age leave locked folders alone too.
+share holds names with pids that are not seen here. systemd-tmpfiles, which cleans /tmp by age, respects such locks.
 """
 
 import contextlib
