@@ -69,6 +69,14 @@ class Routes:
         )
         self.backend = backend
 
+    def beat(self) -> bool:
+        """Tell the supervisor that this worker goes on; whether the service is stopping."""
+        if self.backend is None:
+            return False
+        state = self.backend.data_plane.state
+        state.beat()
+        return state.draining
+
     def _backend(self) -> Backend:
         if self.backend is None:
             raise APIError("not_ready", "the service is starting")

@@ -14,6 +14,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -22,9 +23,14 @@ from rrrserve.net import tls
 from rrrserve.process import logs
 from rrrserve.supervise.standby import STANDBY_COMM
 
+if TYPE_CHECKING:  # a worker that stands by loads them with low priority
+    from rrrserve.config.settings import Settings
+    from rrrserve.http.connections import Limits
+
 # How long the thread that answers a scrape may keep the event loop waiting. Python's own 5 ms would show in the 99th
 # percentile of the latencies that are scraped.
 _SWITCH_INTERVAL_SECONDS = 0.001
+_FRAMING_BYTES = 2**20  # chunk headers and trailers around the largest body
 _STDIN = 0
 _COMM = Path("/proc/self/comm")  # what `ps` calls this process
 _STANDBY_NICE = 10
@@ -54,9 +60,11 @@ def _prepare(arguments: argparse.Namespace) -> uvicorn.Server:
     from bentoml._internal.context import server_context
     from PIL import Image
 
+    from rrrserve.api.endpoint import client_gone, raw_error
     from rrrserve.config.settings import Settings
+    from rrrserve.http.connections import Connections
     from rrrserve.http.server import Server, protocol
-    from rrrserve.worker.service import RRRService
+    from rrrserve.worker.service import ROUTES, RRRService
 
     logs.configure_from(os.environ)
     server_context.worker_index = arguments.index
@@ -66,9 +74,12 @@ def _prepare(arguments: argparse.Namespace) -> uvicorn.Server:
     BentoMLContainer.development_mode.set(False)
     Image.init()
 
+    limits = _limits(Settings.from_environment(os.environ))
+    context = tls.context_of(os.environ)
     config = uvicorn.Config(
         RRRService.to_asgi(),
-        http=protocol(Settings.from_environment(os.environ), tls.context_of(os.environ)),
+        http=protocol(Connections(limits), render=raw_error, gone=client_gone),
+        ssl_context_factory=None if context is None else lambda *_: context,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -78,7 +89,19 @@ def _prepare(arguments: argparse.Namespace) -> uvicorn.Server:
         timeout_graceful_shutdown=arguments.grace_seconds,
     )
     config.get_loop_factory()
-    return Server(config)
+    return Server(config, limits, beat=ROUTES.beat)
+
+
+def _limits(settings: "Settings") -> "Limits":
+    """Of the HTTP server."""
+    from rrrserve.http.connections import Limits
+
+    return Limits(
+        body_bytes=settings.max_body_bytes + _FRAMING_BYTES,
+        header_seconds=settings.header_timeout_ms / 1000,
+        keep_alive_seconds=settings.keep_alive_ms / 1000,
+        connections=settings.max_connections,
+    )
 
 
 def _stand_by(arguments: argparse.Namespace) -> uvicorn.Server:
