@@ -22,11 +22,13 @@ from rrrbuild.repository_document import Repository, read_repository
 from rrrnet import __version__
 from rrrnet.errors import CheckFailedError
 from rrrserve.api.access import Access, tokens_of
-from rrrserve.api.admission import Admission, BodyMemory, default_in_flight
+from rrrserve.api.admission import Admission, default_in_flight
+from rrrserve.api.backend import Backend
+from rrrserve.api.bodies import BodyMemory
 from rrrserve.api.data_plane import DataPlane
 from rrrserve.api.decoding import DecodePool
 from rrrserve.api.readiness import Readiness
-from rrrserve.api.routes import Backend, Routes
+from rrrserve.api.routes import Routes
 from rrrserve.config.settings import Settings
 from rrrserve.metrics import instruments, multiprocess
 from rrrserve.process.restarts import DEFAULT_RESTARTS
