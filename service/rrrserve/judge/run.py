@@ -19,7 +19,7 @@ from rrrserve.claims.levels import Window
 from rrrserve.claims.reasons import UndecidableError
 from rrrserve.evidence.measured import Measured, check_served, served_there
 from rrrserve.evidence.prometheus import Prometheus, duration_seconds
-from rrrserve.evidence.scrape import Scraper, check_url, watch
+from rrrserve.evidence.scrape import Scraper, watch
 from rrrserve.judge.artifacts import Artifacts
 from rrrserve.judge.bench_file import BenchEvidence
 from rrrserve.judge.drive import drive, find_subjects
@@ -27,6 +27,7 @@ from rrrserve.judge.evaluate import Evidence, evaluate
 from rrrserve.judge.looks import Looks
 from rrrserve.judge.spans import SpanEvidence
 from rrrserve.judge.verdicts import Verdict, shown, undecided
+from rrrserve.net.addresses import check_url
 from rrrserve.stamps.environment import describe
 
 FORMAT, KIND = 1, "rrr-verdicts"

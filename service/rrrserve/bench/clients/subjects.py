@@ -15,8 +15,8 @@ from rrrserve.bench.clients import images
 from rrrserve.bench.clients.client import Client
 from rrrserve.bench.clients.engine_client import EngineClient
 from rrrserve.bench.clients.http_client import HttpClient
-from rrrserve.evidence.scrape import check_url
 from rrrserve.net import tls
+from rrrserve.net.addresses import check_url
 
 DEFAULT_TIMEOUT_SECONDS = 10.0
 _ASK_TIMEOUT_SECONDS = 10.0
