@@ -19,7 +19,7 @@ SPLITS = ("test", "train", "all")
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluatedModel:
     """What is evaluated: a checkpoint through PyTorch or an engine through its runtime."""
 
     name: str
@@ -52,7 +52,7 @@ class Predictions:
     data_matches: bool
 
 
-def open_subject(path: Path) -> Subject:
+def open_model(path: Path) -> EvaluatedModel:
     """The checkpoint or engine at `path`, ready to predict.
 
     Raises:
@@ -64,7 +64,7 @@ def open_subject(path: Path) -> Subject:
         checkpoint = read_checkpoint(path)
         data = checkpoint.training.get("data") or {}
         predictor = Predictor(checkpoint)
-        return Subject(
+        return EvaluatedModel(
             checkpoint.name,
             "pytorch",
             path,
@@ -81,7 +81,7 @@ def open_subject(path: Path) -> Subject:
         engine = load_engine(path)
         manifest = engine.manifest
         data = manifest.data or {}
-        return Subject(
+        return EvaluatedModel(
             manifest.name,
             manifest.target,
             path,
@@ -96,7 +96,7 @@ def open_subject(path: Path) -> Subject:
     raise ArtifactError(f"{message}; make one with rrr train or rrr build")
 
 
-def predict(subject: Subject, data: Path | None, split: str) -> Predictions:
+def predict(subject: EvaluatedModel, data: Path | None, split: str) -> Predictions:
     """Run the subject over a part of a data set, with progress on the terminal.
 
     Args:

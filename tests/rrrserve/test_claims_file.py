@@ -63,7 +63,7 @@ def test_a_good_file_has_its_claims_in_order_with_defaults(tmp_path: Path) -> No
         ("at_least: 5\n", "at_least: 5\n    at_most: 4\n", 3, "the lower limit 5 is above the upper limit 4"),
         ("at_least: 5\n", "at_least: 5\n    statistic: p98\n", 8, "statistic is 'p98': it should be 'mean', 'p50'"),
         ("at_least: 5\n", "at_least: 5\n    level: htpp\n", 8, "Did you mean 'http'?"),
-        ("at_least: 5\n", "at_least: 5\n    at_least: 6\n", 8, "'at_least' is given twice, first in line 7"),
+        ("at_least: 5\n", "at_least: 5\n    at_least: 6\n", 8, 'found duplicate key "at_least" with value "6"'),
         ("baseline: resnet152", "baseline: glyphs", 3, "a model is not compared with itself"),
         ("name: busy", "name: five times", 8, "the name 'five times' was given before, in line 3"),
         ("version: 1", "version: 2", 1, "version is 2: this rrr reads 1"),

@@ -88,7 +88,14 @@ def bench_document() -> dict[str, Any]:
         "client": {"limit_requests_per_second": 9100.0, "largest_share_of_limit": 0.9, "bottleneck": True},
         "runs": runs,
         "highest_rate": [
-            {"model": "hostile", "p99_ms_limit": 50.0, "rate_per_second": 88.0, "p99_ms": 41.0, "tried": []}
+            {
+                "model": "hostile",
+                "level": "http",
+                "p99_ms_limit": 50.0,
+                "rate_per_second": 88.0,
+                "p99_ms": 41.0,
+                "tried": [],
+            }
         ],
     }
 
@@ -343,7 +350,11 @@ def _with(path: Path, change: Callable[[dict[str, Any]], object]) -> str:
             "no: make it first",
         ),
         (lambda root, tmp: ["hostile", "--json", "--bench", tmp / "x"], 2, "there is no file"),
-        (lambda root, tmp: ["hostile", "--json", "--bench", root / "verdicts.json"], 3, "is not a bench result"),
+        (
+            lambda root, tmp: ["hostile", "--json", "--bench", root / "verdicts.json"],
+            3,
+            "is not a result of rrr bench --out",
+        ),
         (
             lambda root, tmp: [
                 "hostile",
@@ -352,7 +363,7 @@ def _with(path: Path, change: Callable[[dict[str, Any]], object]) -> str:
                 _with(tmp / "b", lambda d: d["runs"][1].update(p99_ms="x")),
             ],
             3,
-            "runs.1.p99_ms: Input should be a valid number, unable to parse string as a number, found 'x'",
+            "runs.1.p99_ms: Input should be a valid number, found 'x'",
         ),
         (
             lambda root, tmp: ["hostile", "--json", "--verdicts", root / "predictions.npz"],

@@ -56,7 +56,7 @@ def test_predictions_of_another_shape_or_with_objects_are_refused(tmp_path: Path
 
 def bench_text(**fields: object) -> str:
     """A bench result of one run with other fields."""
-    figures_ = {"ok": 9, "throughput": 9.0, "p50_ms": 1.0}
+    figures_ = {"ok": 9, "throughput": 9.0, "p50_ms": 1.0, "errors": {}, "rounds": []}
     run = {"model": "m", "level": "http", "mode": "closed", "concurrency": 1, **figures_, **fields}
     top = {"format": 1, "kind": "rrr-bench", "command": "rrr bench", "started": "2026-11-22T10:00:00Z"}
     return json.dumps({**top, "environment": {"machine": {}, "versions": {}}, "runs": [run]})
@@ -71,9 +71,6 @@ def bench_text(**fields: object) -> str:
         (bench_text(ok=10**400), "runs.0.ok: Input should be less than or equal to"),
         (bench_text(concurrency=0), "runs.0: Value error, a run of mode closed needs concurrency, above 0"),
         (bench_text(mode="open"), "runs.0: Value error, a run of mode open needs rate_per_second, above 0"),
-        (bench_text()[:90], "JSON: Invalid JSON: EOF while parsing"),
-        ("", "JSON: Invalid JSON: EOF while parsing"),
-        ("{}", "format: Field required"),
     ],
 )
 def test_a_bench_result_that_cannot_be_drawn_is_refused(text: str, message: str, tmp_path: Path) -> None:
@@ -83,7 +80,7 @@ def test_a_bench_result_that_cannot_be_drawn_is_refused(text: str, message: str,
     path.write_text(text)
     with pytest.raises(ArtifactError) as raised:
         read_bench(path)
-    assert str(raised.value).startswith(f"{path} is not a bench result: rrr bench --out FILE writes one; {message}")
+    assert str(raised.value).startswith(f"{path} is not as rrr bench --out writes it: {message}")
 
 
 def test_a_folder_is_no_result_file(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from rrrserve.bench.clients.subjects import Subject
 from rrrserve.bench.figures import Turn, figures, finished, told
 from rrrserve.bench.limit import client_limit
 from rrrserve.bench.loops import Recorder, arrival_times, closed_loop, open_loop
-from rrrserve.bench.plan import Load, Plan
+from rrrserve.bench.plan import BenchPlan, Load
 from rrrserve.bench.result import BOTTLENECK_SHARE, Found
 from rrrserve.bench.search import Search, Trial
 
@@ -32,7 +32,7 @@ Enough = Callable[[dict[str, Any]], bool]
 
 def run(
     subjects: Sequence[Subject],
-    plan: Plan,
+    plan: BenchPlan,
     *,
     report: Report | None = None,
     enough: Enough | None = None,
@@ -59,7 +59,7 @@ def run(
 class _Bench:
     """A run under way."""
 
-    def __init__(self, subjects: Sequence[Subject], plan: Plan, report: Report, enough: Enough | None) -> None:
+    def __init__(self, subjects: Sequence[Subject], plan: BenchPlan, report: Report, enough: Enough | None) -> None:
         self.subjects, self.plan, self.report, self.enough = subjects, plan, report, enough
         self.found = Found(subjects, plan)
         self.start = time.perf_counter()

@@ -96,7 +96,7 @@ def _predictions(
     sources: "Sources", file: Path | None, data: Path | None
 ) -> "tuple[tuple[Floats, Labels] | None, str]":
     """Probabilities (N, M, C) and labels (N,), and where they come from; None without --predictions and --data."""
-    from rrrbuild.evaluation import open_subject, predict
+    from rrrbuild.evaluation import open_model, predict
     from rrrserve.report.inputs import read_predictions
 
     shape = (sources.checkpoint or sources.engines[0]).architecture
@@ -104,7 +104,7 @@ def _predictions(
         return read_predictions(file, members=shape.members, classes=shape.num_classes), f"predictions in {file.name}"
     if data is None:
         return None, ""
-    subject = open_subject(_predictor(sources))
+    subject = open_model(_predictor(sources))
     found = predict(subject, data, "test")
     return (found.probabilities, found.labels), f"{subject.target}, test split of {found.root.name}"
 

@@ -54,7 +54,7 @@ def tune(
     from rrrserve.bench.clients.images import photo_like
     from rrrserve.stamps.environment import describe
     from rrrserve.tune.choose import choose
-    from rrrserve.tune.measure import Plan, apply, measure
+    from rrrserve.tune.measure import TunePlan, apply, measure
 
     levels = _levels(concurrency)
     if not all(math.isfinite(value) for value in (seconds, p99_ms or 1.0)):
@@ -65,7 +65,7 @@ def tune(
     sealed.check_target(read.path, document=DOCUMENT)
     present, tried, left_out = _candidates(read, tuned)
     body = photo_like(tuned.image_size) if image is None else _image_bytes(image, tuned)
-    plan = Plan(levels, rounds, seconds, body)
+    plan = TunePlan(levels, rounds, seconds, body)
     _until_interrupted()
     estimate_seconds = rounds * len(tried) * (_START_SECONDS + 1.25 * seconds * len(levels))
     output.messages.print(f"{len(tried)} candidates, {rounds} rounds: about {estimate_seconds:.0f} s")

@@ -22,7 +22,7 @@ from rrrserve.evidence.prometheus import Prometheus, duration_seconds
 from rrrserve.evidence.scrape import Scraper, watch
 from rrrserve.judge.artifacts import Artifacts
 from rrrserve.judge.bench_file import BenchEvidence
-from rrrserve.judge.drive import drive, find_subjects
+from rrrserve.judge.drive import drive, find_destinations
 from rrrserve.judge.evaluate import Evidence, evaluate
 from rrrserve.judge.looks import Looks
 from rrrserve.judge.spans import SpanEvidence
@@ -255,7 +255,7 @@ async def _driven(
     looks: Looks,
 ) -> dict[str, Verdict]:
     models = sorted({model for claim in claims for model in claim.models})
-    subjects, missing = await find_subjects(
+    destinations, missing = await find_destinations(
         client, scraper.urls, models, lambda size: source.image or _picture(size), trust=source.trust
     )
     looks.without(missing)
@@ -263,7 +263,7 @@ async def _driven(
     turns = looks.turns()
     if turns:
         try:
-            await drive(scraper, subjects, turns, source.seconds, looks.look, lambda passed: report(passed, ""))
+            await drive(scraper, destinations, turns, source.seconds, looks.look, lambda passed: report(passed, ""))
         except UndecidableError as error:
             looks.give_up(error)
     return looks.found

@@ -40,7 +40,7 @@ _OTHERS = (
 
 
 @dataclass(frozen=True)
-class Plan:
+class TunePlan:
     """How to measure.
 
     Attributes:
@@ -60,7 +60,7 @@ async def measure(
     repository: Repository,
     model: ServedModel,
     candidates: Sequence[Candidate],
-    plan: Plan,
+    plan: TunePlan,
     report: Callable[[str], None],
 ) -> tuple[list[Figures], dict[Candidate, str]]:
     """Measure every candidate on a copy of the model; `repository` is only read.
@@ -120,7 +120,7 @@ def _figures(candidate: Candidate, concurrency: int, results: Sequence[Result]) 
     )
 
 
-async def _one_level(url: str, concurrency: int, plan: Plan) -> Result:
+async def _one_level(url: str, concurrency: int, plan: TunePlan) -> Result:
     await closed_loop(url, [plan.image], concurrency, seconds=_WARM_UP_SHARE * plan.seconds)
     result = await closed_loop(url, [plan.image], concurrency, seconds=plan.seconds)
     if result.errors:
