@@ -248,7 +248,7 @@ def _writers(out: Path | None, csv: Path | None, plot: Path | None) -> dict[Path
         check_writable(plot, option="--plot")
         if plot.suffix not in _PLOTS:
             raise UsageError(f"--plot is {plot}: expected a name that ends in {' or '.join(_PLOTS)}")
-        require("matplotlib", "train")
+        require("matplotlib", "report")
         writers[plot] = lambda document: _drawn(document, plot.suffix[1:])
     return writers
 

@@ -44,6 +44,7 @@ def report(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write a page about a model: network, accuracy, calibration, engines, latency, claims, environment."""
+    from rrrbuild.machine import require
     from rrrserve.report import collect
     from rrrserve.report.claims import claims_section
     from rrrserve.report.inputs import read_bench, read_verdicts
@@ -57,6 +58,8 @@ def report(
     for file, option in ((out, "--out"), (markdown, "--markdown")):
         if file is not None:
             check_writable(file, option=option)
+    if out is not None:
+        require("matplotlib", "report")
     benches = {collect.shown(path.absolute()): read_bench(path) for path in bench or ()}
     runs = {collect.shown(path.absolute()): read_verdicts(path) for path in verdicts or ()}
     sources = find_sources(model, repository=repository, checkpoint=checkpoint, engines=engine or ())
