@@ -11,9 +11,9 @@ import pytest
 from rrrnet.architecture import REDUCED_BLOCKS, Architecture, ensemble
 from rrrnet.commands.describe import summarise
 from rrrnet.errors import ArtifactError
-from rrrnet.metrics import score
+from rrrnet.metrics import mutual_information, score
 from rrrserve.report import figures
-from rrrserve.report.calibration import calibration, mutual_information
+from rrrserve.report.calibration import calibration
 from rrrserve.report.drawing import INK, picture
 from rrrserve.report.inputs import read_bench, read_predictions
 

@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from rrrnet import output
 from rrrnet.errors import UsageError
-from rrrnet.files import check_writable, write_atomically
+from rrrnet.files import check_writable, shown, write_atomically
 
 if TYPE_CHECKING:
     from rrrserve.report.calibration import Floats, Labels
@@ -60,8 +60,8 @@ def report(
             check_writable(file, option=option)
     if out is not None:
         require("matplotlib", "report")
-    benches = {collect.shown(path.absolute()): read_bench(path) for path in bench or ()}
-    runs = {collect.shown(path.absolute()): read_verdicts(path) for path in verdicts or ()}
+    benches = {shown(path.absolute()): read_bench(path) for path in bench or ()}
+    runs = {shown(path.absolute()): read_verdicts(path) for path in verdicts or ()}
     sources = find_sources(model, repository=repository, checkpoint=checkpoint, engines=engine or ())
     found, origin = _predictions(sources, predictions, data)
     document: dict[str, Any] = {
@@ -77,7 +77,7 @@ def report(
         "served": None
         if sources.repository is None or sources.served is None
         else {
-            "path": collect.shown(sources.repository.path),
+            "path": shown(sources.repository.path),
             "name": sources.served.name,
             "target": sources.served.target,
             "backend": sources.served.backend,

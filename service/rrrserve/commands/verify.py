@@ -3,7 +3,6 @@
 import asyncio
 import math
 import os
-import signal
 from collections import Counter
 from collections.abc import Coroutine
 from pathlib import Path
@@ -143,18 +142,13 @@ def _judged(claims: "Claims", source: "Source") -> dict[str, Any]:
 
 
 def _run(work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+    from rrrserve.process.interrupts import unless_interrupted
+
     try:
-        return asyncio.run(_unless_interrupted(work))
+        return asyncio.run(unless_interrupted(work))
     except asyncio.CancelledError:
         output.messages.print("stopped: no claim was judged")
         raise typer.Exit(130) from None
-
-
-async def _unless_interrupted(work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
-    task = asyncio.ensure_future(work)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    return await task
 
 
 def _picture(path: Path | None) -> bytes | None:

@@ -13,6 +13,7 @@ import httpx
 
 from rrrbuild.repository_document import Repository
 from rrrnet.errors import UsageError
+from rrrnet.files import shown
 from rrrserve.claims.claims_file import Claims
 from rrrserve.claims.kinds import AnyClaim, Timed
 from rrrserve.claims.levels import Window
@@ -26,7 +27,7 @@ from rrrserve.judge.drive import drive, find_destinations
 from rrrserve.judge.evaluate import Evidence, evaluate
 from rrrserve.judge.looks import Looks
 from rrrserve.judge.spans import SpanEvidence
-from rrrserve.judge.verdicts import Verdict, shown, undecided
+from rrrserve.judge.verdicts import Verdict, undecided
 from rrrserve.net.addresses import check_url
 from rrrserve.stamps.environment import describe
 

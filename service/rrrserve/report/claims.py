@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rrrserve.report.collect import shown
+from rrrnet.files import shown
 from rrrserve.report.sources import Sources
 from rrrserve.stamps.stamp import entry_of
 from rrrserve.stamps.travelling import StampedClaim, engine_claims, judged, measured_text, served_claims

@@ -1,10 +1,8 @@
 """What a report says, as one JSON-ready document. What is missing is listed with the command that makes it."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from rrrbuild.engine import incompatibility
@@ -13,6 +11,7 @@ from rrrbuild.targets import TARGETS
 from rrrnet import sealed
 from rrrnet.checkpoint import DOCUMENT, Checkpoint
 from rrrnet.commands.describe import summarise
+from rrrnet.files import shown
 from rrrnet.metrics import score
 from rrrserve.bench.result_file import BenchResult
 from rrrserve.report.calibration import Floats, Labels, calibration
@@ -214,9 +213,3 @@ def missing_section(document: Mapping[str, Any], damaged: Sequence[str]) -> list
         command = "rrr verify --claims FILE.yaml --stamp; or rrr verify --json > FILE.json and --verdicts FILE.json"
         rows.append(("claims", "No claim about it was verified.", command))
     return [{"section": section, "text": text, "command": command} for section, text, command in rows]
-
-
-def shown(path: Path) -> str:
-    """A path as short as it can be: from the working directory if it lies there."""
-    here = Path(os.path.curdir).absolute()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
