@@ -26,7 +26,7 @@ DEVICES = {"desktop": (1200, 800, 1.0), "phone": (390, 844, 2.0)}
 PLOTS = {"network", "members", "reliability", "coverage", "errors", "plans-0", "load-0-0", "tail-0-0"}
 BOXES = """
 [...document.querySelectorAll('figure')].map(figure => {
-  const box = figure.querySelector('svg[role=img]').getBoundingClientRect();
+  const box = figure.querySelector('[role=img]').getBoundingClientRect();
   return {id: figure.id, x: box.x + scrollX, y: box.y + scrollY, width: box.width, height: box.height};
 })
 """

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure as Canvas
 from rrrserve.bench.plot import COLORS
 
 WIDTH, HEIGHT = 440, 300
-INK, SOFT, GRID, AXIS, BOX, LINE = "#1d2327", "#5c666e", "#e6e4de", "#9aa3a9", "#efede7", "#e1dfd8"
+INK, SOFT, GRID, AXIS, LINE = "#1d2327", "#5c666e", "#e6e4de", "#9aa3a9", "#e1dfd8"
 VERDICTS = {"pass": "#1d7a46", "fail": "#b3261e", "undecided": "#8a5a00"}
 # What is drawn in one of these colours takes, on the page, the variable of style.css, which has another value in dark.
-_VARIABLES = dict(zip((INK, SOFT, GRID, AXIS, BOX, LINE), ("ink", "soft", "grid", "axis", "chip", "line"), strict=True))
+_VARIABLES = dict(zip((INK, SOFT, GRID, AXIS, LINE), ("ink", "soft", "grid", "axis", "line"), strict=True))
 _VARIABLES |= {color: name for name, color in VERDICTS.items()} | {color: f"c{at}" for at, color in enumerate(COLORS)}
 _STYLE = {
     "svg.fonttype": "none",
@@ -53,15 +53,7 @@ class Picture:
 
     def __init__(self, width: float, height: float) -> None:
         self.canvas: Any = Canvas(figsize=(width / 72, height / 72), layout="constrained")
-        self.size = width, height
         self.svg = Markup()
-
-    def plain(self) -> Any:
-        """The whole area without axes, in CSS pixels from its left upper corner."""
-        axis = self.canvas.add_axes((0, 0, 1, 1))
-        axis.set(xlim=(0, self.size[0]), ylim=(self.size[1], 0))
-        axis.axis("off")
-        return axis
 
 
 @contextmanager

@@ -1,16 +1,14 @@
-"""The pictures of a report, drawn with matplotlib: network, members, calibration, engines, latency, claims."""
+"""The pictures of a report, drawn with matplotlib: members, calibration, engines, latency, claims."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from markupsafe import Markup
-from matplotlib.patches import FancyBboxPatch
 
 from rrrserve.bench.plot import COLORS, Tail, draw_load, draw_tails, plain_log
-from rrrserve.report.drawing import AXIS, BOX, HEIGHT, INK, LINE, SOFT, VERDICTS, WIDTH, picture
+from rrrserve.report.drawing import HEIGHT, INK, LINE, SOFT, VERDICTS, WIDTH, picture
 
-_SHOWN_MEMBERS = 8
 _LEAST_ERROR = 1e-8  # of a logarithmic axis
 # Percentiles of a bench result.
 _TAIL = {"p50_ms": 50.0, "p90_ms": 90.0, "p95_ms": 95.0, "p99_ms": 99.0, "p999_ms": 99.9}
@@ -26,7 +24,6 @@ class Figure:
         svg: the drawing.
         caption: how to read it.
         legend: (CSS class of the mark, its name).
-        wide: whether it takes the page's whole width.
     """
 
     key: str
@@ -34,7 +31,6 @@ class Figure:
     svg: Markup
     caption: str = ""
     legend: Sequence[tuple[str, str]] = field(default=())
-    wide: bool = False
 
 
 def figures_of(document: Mapping[str, Any]) -> dict[str, list[Figure]]:
@@ -47,7 +43,6 @@ def figures_of(document: Mapping[str, Any]) -> dict[str, list[Figure]]:
         for place, group in enumerate(bench["groups"])
     ]
     sections: dict[str, list[Figure | None]] = {
-        "model": [network(document["model"])],
         "accuracy": [members(scores[-1])] if scores and len(scores[-1]["members"]) > 1 else [],
         "calibration": [] if found is None else [reliability(found["bins"], scores[-1]["ece"]), coverage(found)],
         "engines": [errors(engines), engine_latency(engines)],
@@ -55,56 +50,6 @@ def figures_of(document: Mapping[str, Any]) -> dict[str, list[Figure]]:
         "bench": [draw(group, key) for key, group in groups for draw in (load, tail)],
     }
     return {name: [figure for figure in drawn if figure is not None] for name, drawn in sections.items()}
-
-
-def network(model: Mapping[str, Any]) -> Figure:
-    """The path of an image: stem, members side by side, mean."""
-    members, classes, size = model["members"], model["num_classes"], model["image_size"]
-    blocks, widths, costs = model["blocks"], model["widths"], model["costs"]
-    told = f"The network: {size} by {size} pixel image, shared stem, {members} member(s), {classes} classes"
-    rows = min(members, _SHOWN_MEMBERS)
-    height = max(150, 30 * rows + 34)
-    middle = height / 2
-    stem = ["stem, shared" if members > 1 else "first stages", f"layer1: {blocks[0]} · layer2: {blocks[1]}"]
-    stem.append(f"{costs['stem']['macs'] / 1e6:,.0f} M MACs")
-    with picture(880, height, told) as drawn:
-        axis = drawn.plain()
-
-        def box(left: float, middle: float, width: float, height: float, color: str) -> None:
-            shape: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=3", "facecolor": BOX, "edgecolor": color}
-            axis.add_patch(FancyBboxPatch((left, middle - height / 2), width, height, **shape))
-
-        def words(place: float, middle: float, lines: Sequence[str]) -> None:
-            for index, line in enumerate(lines):
-                look = {"color": SOFT, "fontsize": 11} if index else {"fontweight": "bold"}
-                axis.text(place, middle + 17 * (index - (len(lines) - 1) / 2), line, ha="center", va="center", **look)
-
-        for left, width, tall, lines, color in (
-            (6, 104, 58, (f"{size} × {size} × 3", "uint8 image"), LINE),
-            (146, 168, 78, stem, COLORS[0]),
-            (666, 92, 58, ("mean", f"of {members}") if members > 1 else ("softmax",), LINE),
-            (794, 80, 58, (f"{classes}", "classes"), LINE),
-        ):
-            box(left, middle, width, tall, color)
-            words(left + width / 2, middle, lines)
-        axis.plot([110, 146], [middle, middle], [758, 794], [middle, middle], color=AXIS, linewidth=1.4)
-        for row in range(rows):
-            y = middle + 30 * (row - (rows - 1) / 2)
-            for path in ((314, 338, 358, 376), (666, 642, 622, 604)):
-                axis.plot(path, [middle, middle, y, y], color=AXIS, linewidth=1.4)
-            hidden = members > rows and row == rows - 2
-            index = members - 1 if row == rows - 1 else row
-            name = f"member {index}" if members > 1 else f"layer3: {blocks[2]} · layer4: {blocks[3]}"
-            more = f"… {members - rows + 1} more …" if hidden else f"{widths[0]} → {widths[1]} channels"
-            box(376, y, 228, 24, COLORS[index % len(COLORS)])
-            axis.text(388, y, "" if hidden else name, va="center", fontweight="bold")
-            axis.text(594, y, more if members > 1 else "", va="center", ha="right", color=SOFT, fontsize=11)
-    cost = costs["member"]
-    caption = (
-        f"Each member has {cost['parameters'] / 1e6:.3g} M parameters, {cost['macs'] / 1e6:.3g} M multiply-accumulates "
-        "and a classifier of its own."
-    )
-    return Figure("network", "How an image becomes an answer", drawn.svg, caption if members > 1 else "", wide=True)
 
 
 def members(scores: Mapping[str, Any]) -> Figure:

@@ -17,33 +17,36 @@ def to_html(document: Mapping[str, Any]) -> str:
     """One self-contained page: style and drawings inside, no script, nothing to fetch; every text is escaped."""
     from rrrserve.report.figures import claim_interval, figures_of  # matplotlib, which the other forms do without
 
-    environment = _environment(autoescape=True)
     style = resources.files("rrrserve.report").joinpath("templates", "style.css").read_text()
-    return environment.get_template("report.html").render(
-        report=document,
-        figures=figures_of(document),
-        style=Markup(style),  # noqa: S704  a file of this package
-        claim_interval=claim_interval,
+    return (
+        environment(autoescape=True)
+        .get_template("report.html")
+        .render(
+            report=document,
+            figures=figures_of(document),
+            style=Markup(style),  # noqa: S704  a file of this package
+            claim_interval=claim_interval,
+        )
     )
 
 
 def to_markdown(document: Mapping[str, Any]) -> str:
     """The same in Markdown, without the drawings."""
-    environment = _environment(autoescape=False)
-    text = environment.get_template("report.md").render(report=document)
+    text = environment(autoescape=False).get_template("report.md").render(report=document)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def _environment(*, autoescape: bool) -> Environment:
-    environment = Environment(
+def environment(*, autoescape: bool) -> Environment:
+    """What the templates are read with."""
+    found = Environment(
         loader=PackageLoader(*_TEMPLATES),
         autoescape=autoescape,  # noqa: S701  Markdown has its own filter `md`; HTML is escaped
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"md": _markdown, "mega": _mega, "size": _size, "day": _day}
-    return environment
+    found.filters |= {"md": _markdown, "mega": _mega, "size": _size, "day": _day}
+    return found
 
 
 def _markdown(text: object) -> str:
