@@ -20,7 +20,7 @@ from rrrserve.net.tls import client_trust
 
 if TYPE_CHECKING:
     from rrrserve.claims.claims_file import Claims
-    from rrrserve.judge.run import Source
+    from rrrserve.judge.source import Source
 
 DEFAULT_CLAIMS = Path("benchmarks/claims.yaml")
 DEFAULT_ENGINES = Path("artifacts/engines")
@@ -84,7 +84,7 @@ def verify(
     from rrrserve.claims.claims_file import read_claims
     from rrrserve.evidence.measured import check_measured
     from rrrserve.judge import formats
-    from rrrserve.judge.run import Source
+    from rrrserve.judge.source import Source
     from rrrserve.stamps.stamp import check_stampable, write_stamps
 
     if not math.isfinite(seconds):

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from rrrserve.claims.kinds import Throughput, Timed
 from rrrserve.claims.levels import Window
@@ -114,10 +115,8 @@ class Looks:
         if last:
             await self._settled(prometheus, time.time())
         end = time.time()
-        evidence = self._evidence(driven, end)
-        evidence.spans, evidence.turns = await prometheus.spans(self._models(), driven.started, end), {}
-        evidence.remembered, evidence.saturated = True, False
-        return evidence
+        spans = await prometheus.spans(self._models(), driven.started, end)
+        return replace(self._evidence(driven, end), spans=spans, turns={}, remembered=True, saturated=False)
 
     async def _settled(self, prometheus: Prometheus, end: float) -> None:
         patience = time.monotonic() + _PATIENCE_SECONDS
