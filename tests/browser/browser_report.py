@@ -129,7 +129,15 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rrr("train", "--data", data, "--out", checkpoint, *common)
     rrr("build", checkpoint, "--target", "onnxruntime-fp32", "--out", engine)
     rrr("evaluate", engine, "--predictions", predictions)
-    times = {"p50_ms": 4.0, "p90_ms": 6.0, "p95_ms": 7.0, "p99_ms": 9.0, "p999_ms": 12.0, "throughput": 90.0, "ok": 180}
+    times: dict[str, Any] = {
+        "p50_ms": 4.0,
+        "p90_ms": 6.0,
+        "p95_ms": 7.0,
+        "p99_ms": 9.0,
+        "p999_ms": 12.0,
+        "throughput": 90.0,
+        "ok": 180,
+    }
     times |= {"errors": {}, "rounds": []}
     runs = [
         {**times, "model": "letters", "level": "engine", "mode": "closed", "concurrency": load} for load in (1, 2, 4)
