@@ -1,18 +1,29 @@
-"""Addresses of services, as options name them."""
-
-import httpx
+"""Addresses that people give."""
 
 from rrrnet.errors import UsageError
 
 MAX_PORT = 65535
 
 
+def check_address(address: str, name: str) -> None:
+    """Check that `address` is HOST:PORT.
+
+    Raises:
+        UsageError: it is not; names the setting or flag `name`.
+    """
+    host, separator, port = address.rpartition(":")
+    if not (host and separator and port.isascii() and port.isdigit() and 1 <= int(port) <= MAX_PORT) or "/" in host:
+        raise UsageError(f"{name} is {address!r}: expected HOST:PORT of Triton's gRPC, such as 127.0.0.1:8001")
+
+
 def check_url(option: str, url: str) -> None:
-    """Check the form of an address.
+    """Check the form of a service's address.
 
     Raises:
         UsageError: neither http://HOST:PORT nor https://HOST:PORT.
     """
+    import httpx  # only the commands that ask a service need it
+
     try:
         parsed = httpx.URL(url)
         parsed.host.encode("idna")  # looking a name up would raise it in the midst of things
