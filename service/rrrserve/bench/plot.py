@@ -81,7 +81,8 @@ def draw_load(axis: Any, mode: str, series: Mapping[str, Sequence[Run]]) -> None
     loads = sorted({run[key] for runs in series.values() for run in runs})
     axis.set_xscale("log")
     axis.set_xticks(loads, [f"{load:g}" for load in loads])
-    axis.set_xlabel(title)
+    arrivals = sorted({run["arrivals"] for runs in series.values() for run in runs if run.get("arrivals")})
+    axis.set_xlabel(f"{title} ({', '.join(arrivals)})" if arrivals else title)
     _finish(axis)
 
 
