@@ -65,7 +65,7 @@ $(INSTALLED): pyproject.toml constraints.txt | .venv/bin/pip
 	touch $@
 
 prometheus: setup ## Get prometheus and promtool where they are missing: Debian's package, unpacked into .venv without root.
-	@$(BIN)/python -m rrrserve.prometheus_install
+	@$(BIN)/python deploy/prometheus/prometheus_install.py
 
 demo: setup ## Train, build, serve and measure an ensemble beside a ResNet152: at most 8 minutes on 2 cores.
 	@$(BIN)/rrr doctor
