@@ -1,6 +1,6 @@
 """The table of targets: engine family + precision, what each needs, and how exact it must be.
 
-To add a target: add a row; a new family also needs a `compile_FAMILY.py` (docs/engines.md).
+To add a target: add a row; a new family also needs `compile_FAMILY.py` and `runtime_FAMILY.py`, which `lazy` imports.
 """
 
 from dataclasses import dataclass, replace
@@ -45,7 +45,7 @@ class Target:
 
     Attributes:
         name: what `--target` takes.
-        family: the runtime's Python package; `compile_FAMILY.py` compiles and loads.
+        family: the runtime's Python package.
         precision: of weights and activations; softmax always runs in FP32.
         files: what the engine consists of; the first is the one that the runtime opens.
         tolerance: see `Tolerance`.
@@ -81,13 +81,8 @@ class Target:
         return self.family in ("tensorrt", "tensorrt_rtx")
 
     @property
-    def compile_module(self) -> str:
-        """The module of this package whose `compile_engine` makes it; TensorRT and TensorRT-RTX share one."""
-        return "compile_tensorrt" if self.on_gpu else f"compile_{self.family}"
-
-    @property
     def runtime_module(self) -> str:
-        """The module of this package whose `load` runs it; imports nothing else of this package."""
+        """The module of this package whose `load` runs it; imports nothing else of it."""
         return "runtime_tensorrt" if self.on_gpu else f"runtime_{self.family}"
 
 

@@ -8,10 +8,10 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from rrrbuild import triton_tensorrt
 from rrrbuild.manifest import Manifest
+from rrrbuild.repository_document import PYTHON_BACKEND
 from rrrbuild.targets import Target
 
 CONFIG = "config.pbtxt"
-PYTHON_BACKEND = "python"
 TYPES = {"uint8": pb.TYPE_UINT8, "int8": pb.TYPE_INT8, "float16": pb.TYPE_FP16, "float32": pb.TYPE_FP32}
 # A request waits for companions only as long as the last batch runs: with a delay, one that finds the server idle
 # would wait all of it in vain.

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from rrrbuild.engine import Float32Array, Runner
 from rrrbuild.heldout import HeldOut
 from rrrbuild.manifest import BatchRange
+from rrrbuild.plan_runner import Probabilities, Run
 from rrrbuild.targets import Target
 from rrrnet.errors import CheckFailedError
 from rrrnet.preprocess import Uint8Array
@@ -18,7 +18,7 @@ _TIE_MARGIN = 0.01
 _RELATIVE_FLOOR = 0.01
 
 
-def run_all(runner: Runner, images: Uint8Array, batch: BatchRange) -> Float32Array:
+def run_all(runner: Run, images: Uint8Array, batch: BatchRange) -> Probabilities:
     """All images in batches of `min`, `opt`, then `max`: in some runtimes each size takes a path of its own."""
     starts = [0, batch.min, batch.min + batch.opt]
     starts += range(starts[-1] + batch.max, len(images), batch.max)
@@ -28,7 +28,7 @@ def run_all(runner: Runner, images: Uint8Array, batch: BatchRange) -> Float32Arr
 
 
 def compare(
-    found: Float32Array, reference: Float32Array, held_out: HeldOut, target: Target, *, max_drop: float
+    found: Probabilities, reference: Probabilities, held_out: HeldOut, target: Target, *, max_drop: float
 ) -> dict[str, Any]:
     """Judge an engine's probabilities.
 

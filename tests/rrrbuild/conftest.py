@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from rrrbuild.build import build_engine
-from rrrbuild.folding import batch_norm_name
 from rrrbuild.manifest import BatchRange, Manifest
 from rrrnet.architecture import REDUCED_BLOCKS, Architecture, convolutions
 from rrrnet.checkpoint import SPLIT, Arrays, Checkpoint, read_checkpoint, write_checkpoint
@@ -37,7 +36,7 @@ def random_weights(architecture: Architecture) -> Arrays:
                 arrays[f"{prefix}fc.bias"] = random.normal(0, 0.1, out)
                 continue
             kernel = (out, conv.in_channels, conv.kernel, conv.kernel)
-            norm = prefix + batch_norm_name(conv.name)
+            norm = prefix + conv.norm
             arrays[f"{prefix}{conv.name}.weight"] = random.normal(0, (2 / fan_in) ** 0.5, kernel)
             arrays[f"{norm}.weight"] = random.uniform(0.5, 1.0, out)
             arrays[f"{norm}.bias"] = random.normal(0, 0.2, out)

@@ -65,6 +65,9 @@ def test_the_manifest_says_where_the_engine_comes_from(openvino_engine: Manifest
     assert openvino_engine.command.startswith("rrr build ")
     assert "--target openvino-fp32 --plan sequential --batch 1,2,4" in openvino_engine.command
     assert sorted(openvino_engine.files) == ["model.bin", "model.xml", SPLIT]
+    assert openvino_engine.engine_bytes == sum(
+        (openvino_engine.path / f"model.{end}").stat().st_size for end in ("bin", "xml")
+    )
     assert (openvino_engine.path / SPLIT).read_bytes() == (checkpoint.path / SPLIT).read_bytes()
 
 

@@ -1,4 +1,3 @@
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,6 @@ from rrrbuild.repository import choose_backend, write_repository
 from rrrbuild.repository_document import DOCUMENT, read_repository
 from rrrbuild.targets import TARGETS
 from rrrbuild.triton_config import model_config, warm_up_sizes
-from rrrnet import sealed
 from rrrnet.checkpoint import Arrays
 from rrrnet.errors import ArtifactError, IncompatibleError, UsageError
 
@@ -177,15 +175,6 @@ def test_a_folder_of_the_users_own_is_not_replaced(tmp_path: Path, openvino_engi
     with pytest.raises(UsageError, match=r"photos exists and holds no repository\.json"):
         write_repository([openvino_engine.path], tmp_path / "photos", backends=PYTHON)
     assert (tmp_path / "photos" / "cat.jpg").read_bytes() == b"precious"
-
-
-def test_a_document_of_a_later_format_is_refused(repository: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(repository, tmp_path / "repository")
-    document = json.loads((copy / DOCUMENT).read_text())
-    sealed.seal(copy, DOCUMENT, {**document, "format_version": 99})
-
-    with pytest.raises(ArtifactError, match="format version 99, not 1: write it again with rrr repository"):
-        read_repository(copy)
 
 
 @pytest.mark.parametrize(

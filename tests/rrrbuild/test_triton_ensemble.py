@@ -40,13 +40,17 @@ def config_of(repository: Path, name: str) -> Any:
     return text_format.Parse((repository / name / "config.pbtxt").read_text(), pb.ModelConfig())
 
 
-def test_with_a_native_backend_a_split_engine_is_an_ensemble_that_counts_as_one_model(native: Repository) -> None:
+def test_with_a_native_backend_a_split_engine_is_an_ensemble_that_counts_as_one_model(
+    native: Repository, split_engine: Manifest
+) -> None:
     (model,) = native.models
 
     assert (model.name, model.backend, model.steps, model.outputs) == ("duo", "onnxruntime", STEPS, ("probabilities",))
     assert backends_of(native) == {"onnxruntime", "python"}
     assert {path.name for path in native.path.iterdir()} == {"duo", *STEPS, "repository.json"}
     assert read_repository(native.path) == native
+    parts = [read_engine(folder) for folder in native.engine_folders(model)]
+    assert sum(part.engine_bytes for part in parts) == split_engine.engine_bytes > 1_000_000
 
 
 def test_the_ensemble_hands_the_stems_output_to_every_member_and_theirs_to_combine(native: Repository) -> None:
