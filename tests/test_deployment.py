@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from rrrserve.commands import serve
-from rrrserve.serve_options import ServeOptions
-from rrrserve.triton_server import EXIT_TIMEOUT_SECONDS
+from rrrserve.config.serve_options import ServeOptions
+from rrrserve.triton.server import EXIT_TIMEOUT_SECONDS
 
 ROOT = Path(__file__).parents[1]
 START_SECONDS = ServeOptions().start_timeout_seconds

@@ -10,6 +10,6 @@ from pathlib import Path
 _ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(_ROOT / folder) for folder in ("models", "build", "service")]
 
-from rrrserve.app import RRRService  # noqa: E402  the path must be set first
+from rrrserve.worker.service import RRRService  # noqa: E402  the path must be set first
 
 __all__ = ["RRRService"]

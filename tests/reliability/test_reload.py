@@ -27,14 +27,15 @@ from rrrbench.versioned_client import VersionedClients, distinct
 from rrrbuild.repository import write_repository
 from rrrbuild.repository_document import read_repository
 from rrrnet.errors import UsageError
-from rrrserve import deployment, scratch
 from rrrserve.commands.reload import _chosen
-from rrrserve.deployment import Deployment
-from rrrserve.deployments import Deployments
-from rrrserve.running_services import RunningService, running_services
-from rrrserve.serve_options import ServeOptions
-from rrrserve.shared_state import SharedState
-from rrrserve.version import version_folder
+from rrrserve.config.serve_options import ServeOptions
+from rrrserve.process import scratch
+from rrrserve.state.shared_state import SharedState
+from rrrserve.versions import deployment
+from rrrserve.versions.deployment import Deployment
+from rrrserve.versions.running_services import RunningService, running_services
+from rrrserve.versions.switch import Deployments
+from rrrserve.versions.version import version_folder
 
 RRR = Path(sys.executable).parent / "rrr"
 Start = Callable[..., Any]

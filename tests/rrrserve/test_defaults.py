@@ -17,10 +17,12 @@ import pytest
 import trustme
 
 from rrrnet.errors import RRRError, UsageError
-from rrrserve import front_door, logs, tls
-from rrrserve.access import Access, client_headers, tokens_of
-from rrrserve.errors import APIError
-from rrrserve.triton_release import age_warning
+from rrrserve.api.access import Access, client_headers, tokens_of
+from rrrserve.api.errors import APIError
+from rrrserve.net import tls
+from rrrserve.process import logs
+from rrrserve.supervise import front_door
+from rrrserve.triton.release import age_warning
 
 RRR = Path(sys.executable).parent / "rrr"
 TOKEN = "0123456789abcdef"

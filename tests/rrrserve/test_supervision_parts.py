@@ -17,14 +17,15 @@ import psutil
 import pytest
 
 from rrrnet.errors import CheckFailedError
-from rrrserve import guardian, scratch, supervisor
-from rrrserve.restarts import Restarts
-from rrrserve.shared_state import PATH_VARIABLE, SLOT_VARIABLE, Phase, SharedState
-from rrrserve.supervision_metrics import SupervisionCollector
-from rrrserve.supervisor import Supervisor
-from rrrserve.triton_keeper import TritonKeeper
-from rrrserve.triton_server import TritonServer
-from rrrserve.worker_pool import WorkerCommand, WorkerPool
+from rrrserve.metrics.supervision import SupervisionCollector
+from rrrserve.process import guardian, scratch
+from rrrserve.process.restarts import Restarts
+from rrrserve.state.shared_state import PATH_VARIABLE, SLOT_VARIABLE, Phase, SharedState
+from rrrserve.supervise import supervisor
+from rrrserve.supervise.supervisor import Supervisor
+from rrrserve.supervise.worker_pool import WorkerCommand, WorkerPool
+from rrrserve.triton.keeper import TritonKeeper
+from rrrserve.triton.server import TritonServer
 
 MODELS = ("a", "b")
 
@@ -234,7 +235,8 @@ def test_a_third_signal_or_ten_seconds_after_the_second_end_the_parent_by_force(
 def test_a_parent_that_ends_by_force_takes_its_children_along() -> None:
     script = """
 import asyncio, os
-from rrrserve import children, supervisor
+from rrrserve.process import children
+from rrrserve.supervise import supervisor
 
 async def main():
     process = await children.spawn(["sh", "-c", "sleep 100 & sleep 100"], environment=os.environ, output=2)

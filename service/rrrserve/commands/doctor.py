@@ -8,9 +8,8 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from rrrnet import __version__
+from rrrnet import __version__, output
 from rrrnet.errors import CheckFailedError
-from rrrserve import output
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -28,7 +27,7 @@ def doctor(
 ) -> None:
     """Check versions, CPU, GPU, Triton, ports and disk; exit code 0 if serving works here, 1 if not."""
     from rrrbuild.machine import describe
-    from rrrserve.diagnosis import Check, diagnose, versions
+    from rrrserve.commands.doctor_checks import Check, diagnose, versions
 
     checks: list[Check] = diagnose(artifacts)
     failed = [check.name for check in checks if check.status == "fail"]

@@ -12,9 +12,9 @@ import typer
 from rich.table import Table
 
 from rrrnet.errors import ArtifactError, CheckFailedError, UsageError
-from rrrserve.access import client_headers
-from rrrserve.output import console, messages
-from rrrserve.tls import client_trust
+from rrrnet.output import console, messages
+from rrrserve.api.access import client_headers
+from rrrserve.net.tls import client_trust
 
 if TYPE_CHECKING:
     import httpx

@@ -13,12 +13,12 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from rrrserve import logs
-from rrrserve.output import messages
-from rrrserve.restarts import DEFAULT_RESTARTS
+from rrrnet.output import messages
+from rrrserve.process import logs
+from rrrserve.process.restarts import DEFAULT_RESTARTS
 
 if TYPE_CHECKING:
-    from rrrserve.tls import TlsFiles
+    from rrrserve.net.tls import TlsFiles
 
 
 def register(app: typer.Typer) -> None:
@@ -99,9 +99,9 @@ def register(app: typer.Typer) -> None:
         # Until the supervisor's own handlers are there: nothing runs yet that must be ended.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: sys.exit(0))
-        from rrrserve.front_door import failures_in_log, prepare, warn_of_what_is_open
-        from rrrserve.hardening import harden
-        from rrrserve.listener import listen
+        from rrrserve.net.listener import listen
+        from rrrserve.process.hardening import harden
+        from rrrserve.supervise.front_door import failures_in_log, prepare, warn_of_what_is_open
 
         harden()
         tls = prepare(
@@ -139,11 +139,11 @@ def _serve(
     in_json: bool,
 ) -> None:
     from rrrbuild.repository_document import Repository, read_repository
-    from rrrserve.catalogue import default_model
-    from rrrserve.claims.travelling import served_claims
-    from rrrserve.serve_options import ServeOptions
-    from rrrserve.settings import Settings, check_address
-    from rrrserve.supervisor import Supervisor
+    from rrrserve.config.serve_options import ServeOptions
+    from rrrserve.config.settings import Settings, check_address
+    from rrrserve.stamps.travelling import served_claims
+    from rrrserve.supervise.supervisor import Supervisor
+    from rrrserve.versions.catalogue import default_model
 
     Settings.from_environment(os.environ)  # the workers read them again: a mistake is told here, in one line
     if triton_url is not None:
