@@ -77,7 +77,7 @@ def prove(order: BuildOrder, manifest: Manifest, plans: Sequence[str], held_out:
     """
     report, checkpoint, batch = order.report, order.checkpoint, order.batch
     report(f"verifying against PyTorch on {len(held_out.images)} images ({held_out.source})")
-    reference = lazy.reference(checkpoint, held_out.images)
+    reference = lazy.predictor(checkpoint)(held_out.images)
     if sealed.sha256_of(checkpoint.path / DOCUMENT) != manifest.checkpoint["sha256"]:
         raise ArtifactError(f"{checkpoint.path} was rewritten meanwhile: let rrr train finish, then build again")
     runners: dict[str, Runner] = {}

@@ -1,7 +1,7 @@
 """Every import that takes seconds or a package that may be missing: ONNX, the compilers, the runtimes, PyTorch.
 
-The rest of this package must be imported without them, by `rrr targets` or by the service. So imports stand in
-functions here, and only here.
+What the command line and the service import of this package must do without them. So imports stand in functions here,
+and only here.
 """
 
 from collections.abc import Callable
@@ -12,10 +12,9 @@ from rrrbuild.calibration import Calibration
 from rrrbuild.heldout import HeldOut
 from rrrbuild.job import BuildOrder, Compiled, CompileJob
 from rrrbuild.manifest import STEM
-from rrrbuild.plan_runner import Probabilities
+from rrrbuild.plan_runner import Run
 from rrrbuild.targets import Plan, Target
 from rrrnet.checkpoint import Checkpoint
-from rrrnet.preprocess import Uint8Array
 
 if TYPE_CHECKING:
     from rrrbuild.quantize import Quantiser
@@ -84,8 +83,8 @@ def tensorrt(family: str) -> Any:
     return tensorrt
 
 
-def reference(checkpoint: Checkpoint, images: Uint8Array) -> Probabilities:
-    """What PyTorch says: images (N, S, S, 3) -> probabilities (N, M, C)."""
-    from rrrnet.inference import member_probabilities
+def predictor(checkpoint: Checkpoint) -> Run:
+    """The trained network in PyTorch: images (N, S, S, 3) -> probabilities (N, M, C)."""
+    from rrrnet import inference
 
-    return member_probabilities(checkpoint, images)
+    return inference.predictor(checkpoint)

@@ -1,5 +1,8 @@
 """Eager PyTorch inference of a checkpoint: the reference that every engine is verified against."""
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -48,18 +51,6 @@ def probabilities(
     return found
 
 
-class Predictor:
-    """A checkpoint's network, loaded once. `predict` takes uint8 images, as an engine does."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.preprocess = checkpoint.preprocess
-        self.model = load_model(checkpoint)
-
-    def predict(self, images: Uint8Array) -> npt.NDArray[np.float32]:
-        """(N, S, S, 3) uint8 to softmax (N, M, C) float32, all in one batch."""
-        return probabilities(self.model, self.preprocess, images, max(1, len(images)))
-
-
-def member_probabilities(checkpoint: Checkpoint, images: Uint8Array) -> npt.NDArray[np.float32]:
-    """What the network of a checkpoint answers; see `probabilities`."""
-    return probabilities(load_model(checkpoint), checkpoint.preprocess, images)
+def predictor(checkpoint: Checkpoint) -> Callable[[Uint8Array], npt.NDArray[np.float32]]:
+    """The checkpoint's network, loaded once, as a function of images; see `probabilities`."""
+    return partial(probabilities, load_model(checkpoint), checkpoint.preprocess)

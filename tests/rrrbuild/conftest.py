@@ -11,6 +11,7 @@ from PIL import Image
 
 from rrrbuild.build import build_engine
 from rrrbuild.manifest import BatchRange, Manifest
+from rrrbuild.targets import TARGETS, build_obstacle, run_obstacle
 from rrrnet.architecture import REDUCED_BLOCKS, Architecture, convolutions
 from rrrnet.checkpoint import SPLIT, Arrays, Checkpoint, read_checkpoint, write_checkpoint
 from rrrnet.dataset import read_dataset, split_dataset, write_split
@@ -91,6 +92,18 @@ def openvino_engine(tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkp
     """A verified openvino-fp32 engine of `checkpoint`; not to be changed."""
     out = tmp_path_factory.mktemp("engines") / "openvino-fp32"
     return build_engine(checkpoint.path, "openvino-fp32", plan="sequential", batch=BatchRange(1, 2, 4), out=out)
+
+
+def obstacle(name: str) -> str | None:
+    return build_obstacle(TARGETS[name]) or run_obstacle(TARGETS[name])
+
+
+@pytest.fixture(params=[name for name, target in TARGETS.items() if not target.on_gpu or obstacle(name) is None])
+def target(request: pytest.FixtureRequest) -> str:
+    """Every target of a CPU, skipped with the reason where this CPU lacks what it needs; a GPU's where there is one."""
+    if reason := obstacle(request.param):
+        pytest.skip(reason)
+    return str(request.param)
 
 
 @pytest.fixture

@@ -20,16 +20,15 @@ from rrrbuild.manifest import BatchRange
 from rrrbuild.measure import measure_latency
 from rrrbuild.merging import align_members, merge_members
 from rrrbuild.plans import check_plan, fastest, plans_to_build, winners
-from rrrbuild.targets import TARGETS, Plan, build_obstacle, run_obstacle
+from rrrbuild.targets import TARGETS, Plan
 from rrrbuild.verify import compare, run_all
 from rrrnet.architecture import REDUCED_BLOCKS, Architecture
 from rrrnet.checkpoint import Checkpoint
 from rrrnet.errors import CheckFailedError, UsageError
-from rrrnet.inference import member_probabilities
+from rrrnet.inference import predictor
 from rrrnet.preprocess import Preprocess
 
 BATCH = BatchRange(1, 2, 4)
-HERE = [name for name, target in TARGETS.items() if not build_obstacle(target) and not run_obstacle(target)]
 Images = npt.NDArray[np.uint8]
 
 
@@ -65,7 +64,7 @@ def test_every_plan_gives_what_pytorch_gives_whatever_its_padding(
     plan: str, align: int, networks: list[Checkpoint], images: Images
 ) -> None:
     for checkpoint in networks:
-        expected = member_probabilities(checkpoint, images)
+        expected = predictor(checkpoint)(images)
 
         found = run(export_onnx(checkpoint, plan=plan, half=False, align=align), images)
 
@@ -78,7 +77,6 @@ def row(median: float) -> dict[str, float]:
     return {"median": median, "p25": 0.99 * median, "p75": 1.01 * median}
 
 
-@pytest.mark.parametrize("target", HERE)
 def test_every_plan_of_a_target_gives_what_its_sequential_one_gives(
     target: str, tmp_path: Path, networks: list[Checkpoint], data: Path, images: Images
 ) -> None:
@@ -96,7 +94,7 @@ def test_every_plan_of_a_target_gives_what_its_sequential_one_gives(
             answers.append(load_engine(out, threads=2)(read_only))
 
         assert max(np.abs(answers[0] - answer).max() for answer in answers) < limit
-        assert np.abs(answers[1] - member_probabilities(checkpoint, images)).max() < limit
+        assert np.abs(answers[1] - predictor(checkpoint)(images)).max() < limit
 
 
 def test_the_number_of_convolutions_of_the_merged_graph_does_not_depend_on_the_members(
@@ -143,7 +141,7 @@ def test_the_half_precision_merged_graph_keeps_softmax_in_fp32(networks: list[Ch
     model = export_onnx(networks[1], plan="merged", half=True, align=8)
 
     assert operators(model)[-4:] == ["Flatten", "Cast", "Reshape", "Softmax"]
-    assert np.abs(run(model, images) - member_probabilities(networks[1], images)).max() < 0.02
+    assert np.abs(run(model, images) - predictor(networks[1])(images)).max() < 0.02
 
 
 @pytest.mark.skipif(machine.package_version("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")

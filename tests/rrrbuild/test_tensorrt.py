@@ -17,7 +17,7 @@ from rrrbuild.manifest import BatchRange, Manifest, read_engine
 from rrrbuild.targets import TARGETS
 from rrrnet.checkpoint import Checkpoint
 from rrrnet.errors import ArtifactError, CheckFailedError, IncompatibleError
-from rrrnet.inference import member_probabilities
+from rrrnet.inference import predictor
 
 BATCH = BatchRange(1, 2, 4)
 RTX = TARGETS["tensorrt-rtx-fp16"]
@@ -172,7 +172,7 @@ def test_a_plan_gives_what_pytorch_gives(name: str, tmp_path: Path, checkpoint: 
     if manifest.verified is False:
         pytest.skip(manifest.unverified_reason)
 
-    engine, reference = load_engine(tmp_path / "engine"), member_probabilities(checkpoint, images)
+    engine, reference = load_engine(tmp_path / "engine"), predictor(checkpoint)(images)
 
     # Batches of 4 and 3. The first call of a size is captured, the next ones launch its graph on other images.
     for _ in range(2):

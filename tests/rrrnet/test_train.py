@@ -18,7 +18,7 @@ from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.fit import Options, Outcome, fit
 from rrrnet.glyph_options import GlyphOptions
 from rrrnet.glyphs import generate_glyphs
-from rrrnet.inference import member_probabilities
+from rrrnet.inference import predictor
 from rrrnet.preprocess import Preprocess
 from rrrnet.recipes import RECIPES, learning_rate
 from rrrnet.train import Plan, Training
@@ -100,7 +100,7 @@ def test_a_stopped_trainings_checkpoint_can_be_used_as_it_is(data: Path, tmp_pat
     run(options(data, tmp_path / "net"), steps=2)
     checkpoint = read_checkpoint(tmp_path / "net")
     assert checkpoint.training["complete"] is False
-    probabilities = member_probabilities(checkpoint, np.zeros((2, 32, 32, 3), np.uint8))
+    probabilities = predictor(checkpoint)(np.zeros((2, 32, 32, 3), np.uint8))
     np.testing.assert_allclose(probabilities.sum(axis=2), np.ones((2, 2)), rtol=1e-5)
 
 
@@ -200,7 +200,7 @@ def test_augmentation_keeps_shape_and_range_and_follows_the_seed(name: str) -> N
 def test_zero_epochs_of_a_random_network_give_finite_varied_answers(data: Path, tmp_path: Path) -> None:
     outcome = run(replace(options(data, tmp_path / "full"), method="full", epochs=0))
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
-    probabilities = member_probabilities(outcome.checkpoint, images)
+    probabilities = predictor(outcome.checkpoint)(images)
     assert probabilities.shape == (4, 1, 3)
     assert np.isfinite(probabilities).all()
     assert 0.34 < probabilities.max() < 0.9999
