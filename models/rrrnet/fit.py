@@ -28,6 +28,8 @@ from rrrnet.weights import check_source, read_pretrained
 
 SAVE_EVERY_SECONDS = 120
 _RANDOM_NETWORK_BATCHES = 8
+_PRECISIONS = ("auto", "fp32", "bf16")
+_DEVICES = ("auto", "cpu", "cuda")
 _STEM = ("conv1", "bn1", "layer1", "layer2")
 _BACKBONE = (*_STEM, "layer3", "layer4")
 
@@ -55,29 +57,29 @@ class Options:
     command: str = "rrr train"
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise UsageError(f"--method {self.method}: no such method; allowed are {', '.join(METHODS)}")
-        if self.epochs is not None and self.epochs < 0:
-            raise UsageError(f"--epochs {self.epochs}: allowed are 0 and more")
-        if self.batch_size is not None and self.batch_size < 2:
-            raise UsageError(f"--batch-size {self.batch_size}: BN needs at least 2 images")
-        if self.lr is not None and not 0 < self.lr < 1:
-            raise UsageError(f"--lr {self.lr}: allowed is a number between 0 and 1")
-        if self.precision not in ("auto", "fp32", "bf16"):
-            raise UsageError(f"--precision {self.precision}: allowed are auto, fp32, bf16")
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise UsageError(f"--device {self.device}: allowed are auto, cpu, cuda")
-        if not MIN_SIZE <= self.size <= MAX_SIZE:
-            raise UsageError(f"--size {self.size}: allowed are {MIN_SIZE} to {MAX_SIZE} pixels")
-        if not 1 <= self.members <= shapes.MAX_MEMBERS:
-            raise UsageError(
-                f"--members {self.members}: members is {self.members}, allowed are 1 to {shapes.MAX_MEMBERS}"
-            )
+        most = shapes.MAX_MEMBERS
+        for wrong, says in (
+            (self.method not in METHODS, f"method {self.method}: no such method; allowed are {', '.join(METHODS)}"),
+            (self.epochs is not None and self.epochs < 0, f"epochs {self.epochs}: allowed are 0 and more"),
+            (
+                self.batch_size is not None and self.batch_size < 2,
+                f"batch-size {self.batch_size}: BN needs at least 2 images",
+            ),
+            (self.lr is not None and not 0 < self.lr < 1, f"lr {self.lr}: allowed is a number between 0 and 1"),
+            (self.precision not in _PRECISIONS, f"precision {self.precision}: allowed are {', '.join(_PRECISIONS)}"),
+            (self.device not in _DEVICES, f"device {self.device}: allowed are {', '.join(_DEVICES)}"),
+            (not MIN_SIZE <= self.size <= MAX_SIZE, f"size {self.size}: allowed are {MIN_SIZE} to {MAX_SIZE} pixels"),
+            (
+                not 1 <= self.members <= most,
+                f"members {self.members}: members is {self.members}, allowed are 1 to {most}",
+            ),
+            (not 0 <= self.seed < 2**32, f"seed {self.seed}: allowed are 0 to {2**32 - 1}"),
+        ):
+            if wrong:
+                raise UsageError(f"--{says}")
         find_recipe(self.recipe)
         check_source(self.weights)
         _device(self.device)
-        if not 0 <= self.seed < 2**32:
-            raise UsageError(f"--seed {self.seed}: allowed are 0 to {2**32 - 1}")
 
     def settings(self) -> dict[str, Any]:
         """What a resumed training must have in common with the stopped one."""

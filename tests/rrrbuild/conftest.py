@@ -1,14 +1,19 @@
 """Tiny checkpoints (32 px, 3 classes) with random weights, and a small data set of real image files."""
 
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from rrrbuild import candidates
 from rrrbuild.build import build_engine
 from rrrbuild.manifest import BatchRange, Manifest
 from rrrbuild.targets import TARGETS, build_obstacle, run_obstacle
@@ -104,6 +109,43 @@ def target(request: pytest.FixtureRequest) -> str:
     if reason := obstacle(request.param):
         pytest.skip(reason)
     return str(request.param)
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Callable[[Path, str], Path]:
+    """A function that copies a folder, flips a bit in the middle of one of its files and gives the copy."""
+
+    def damage(folder: Path, file: str) -> Path:
+        copy = shutil.copytree(folder, tmp_path / "damaged")
+        content = bytearray((copy / file).read_bytes())
+        content[len(content) // 2] ^= 1
+        (copy / file).write_bytes(content)
+        return copy
+
+    return damage
+
+
+@pytest.fixture(scope="session")
+def pretending() -> Callable[[Mapping[str, Sequence[float]]], AbstractContextManager[None]]:
+    """A function: within its block each plan seems to take so many milliseconds at each batch size."""
+
+    @contextmanager
+    def pretend(times_ms: Mapping[str, Sequence[float]]) -> Iterator[None]:
+        def measure(runners: Iterable[str], _: object, sizes: Sequence[int]) -> dict[str, Any]:
+            keys = ("median", "p25", "p75", "p95", "min", "runs")
+            rows = {plan: zip(map(str, sizes), times_ms[plan], strict=True) for plan in runners}
+            return {plan: {size: dict.fromkeys(keys, time) for size, time in row} for plan, row in rows.items()}
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(candidates, "measure_latency", measure)
+            yield
+
+    return pretend
+
+
+@pytest.fixture(scope="session")
+def images() -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(5).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
 
 
 @pytest.fixture

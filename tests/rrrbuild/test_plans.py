@@ -44,11 +44,6 @@ def networks(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable
     return [make_checkpoint(folder / f"of{members}", unaligned(members)) for members in (2, 3)]
 
 
-@pytest.fixture(scope="module")
-def images() -> Images:
-    return np.random.default_rng(5).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
-
-
 def run(model: bytes, images: Images) -> Any:
     session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
     return session.run(["probabilities"], {"images": images})[0]
@@ -171,12 +166,8 @@ def test_auto_takes_sequential_and_says_why_where_nothing_can_be_measured(
 
 
 def test_auto_keeps_the_plan_that_was_fastest_and_the_numbers_of_all(
-    tmp_path: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, checkpoint: Checkpoint, pretending: Callable[..., Any]
 ) -> None:
-    def injected(runners: dict[str, object], preprocess: object, sizes: tuple[int, ...]) -> dict[str, Any]:
-        return {plan: {str(size): row(medians[plan]) for size in sizes} for plan in runners}
-
-    monkeypatch.setattr(candidates, "measure_latency", injected)
     sizes = {}
     for winner, medians in (
         ("sequential", {"sequential": 1.0, "merged": 2.0, "split": 3.0}),
@@ -184,7 +175,8 @@ def test_auto_keeps_the_plan_that_was_fastest_and_the_numbers_of_all(
     ):
         steps: list[str] = []
         out = tmp_path / winner
-        manifest = build_engine(checkpoint.path, "onnxruntime-fp32", batch=BATCH, out=out, report=steps.append)
+        with pretending({plan: [median] * 3 for plan, median in medians.items()}):
+            manifest = build_engine(checkpoint.path, "onnxruntime-fp32", batch=BATCH, out=out, report=steps.append)
 
         assert manifest.plan == winner
         assert f"--plan {winner} " in manifest.command

@@ -151,15 +151,10 @@ def test_too_few_names_and_no_engines_are_refused(tmp_path: Path, openvino_engin
     "file", [DOCUMENT, "duo/config.pbtxt", "duo/1/model.py", "duo/1/runtime.py", "duo/1/model.bin"]
 )
 def test_a_flipped_byte_in_a_repository_is_refused_with_the_file_name(
-    file: str, repository: Path, tmp_path: Path
+    file: str, repository: Path, damaged: Callable[[Path, str], Path]
 ) -> None:
-    copy = shutil.copytree(repository, tmp_path / "repository")
-    content = bytearray((copy / file).read_bytes())
-    content[len(content) // 3] ^= 1
-    (copy / file).write_bytes(content)
-
     with pytest.raises(ArtifactError, match=f"{file} was changed after it was written"):
-        read_repository(copy)
+        read_repository(damaged(repository, file))
 
 
 def test_a_damaged_engine_does_not_get_into_a_repository(tmp_path: Path, openvino_engine: Manifest) -> None:

@@ -1,6 +1,7 @@
 """TensorRT-RTX builds real engines here, without a GPU; what runs on one is marked `gpu`."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,16 +121,11 @@ def test_a_plan_that_cannot_run_here_says_that_it_is_not_verified_and_why(plan: 
 
 
 @needs_rtx
-def test_a_flipped_byte_in_a_plan_is_found_before_the_runtime_sees_it(plan: Manifest, tmp_path: Path) -> None:
-    content = bytearray((plan.path / "model.plan").read_bytes())
-    content[1000] ^= 1
-    copy = tmp_path / "engine"
-    copy.mkdir()
-    for path in plan.path.iterdir():
-        (copy / path.name).write_bytes(content if path.name == "model.plan" else path.read_bytes())
-
+def test_a_flipped_byte_in_a_plan_is_found_before_the_runtime_sees_it(
+    plan: Manifest, damaged: Callable[[Path, str], Path]
+) -> None:
     with pytest.raises(ArtifactError, match=r"model\.plan was changed"):
-        read_engine(copy)
+        read_engine(damaged(plan.path, "model.plan"))
 
 
 @needs_rtx

@@ -120,6 +120,10 @@ def test_a_finished_checkpoint_is_replaced_only_when_told(data: Path, tmp_path: 
     assert_same_weights(first, again)
 
 
+def finish(training: Training) -> None:
+    training.run(lambda progress, total: None, lambda: False)
+
+
 def training(recipe: str, frozen: tuple[str, ...] = (), members: int = 2) -> Training:
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8), rng.integers(0, 3, 12)
@@ -142,7 +146,7 @@ def test_a_members_weights_do_not_depend_on_the_other_members(recipe: str) -> No
             with torch.no_grad():
                 for parameter in run_.model.members[0].parameters():
                     parameter.mul_(0.5)
-        run_.run(lambda progress, total: None, lambda: False)
+        finish(run_)
         results.append({name: value.clone() for name, value in run_.model.members[2].state_dict().items()})
     for name, value in results[0].items():
         assert torch.equal(value, results[1][name]), name
@@ -151,7 +155,7 @@ def test_a_members_weights_do_not_depend_on_the_other_members(recipe: str) -> No
 def test_a_frozen_stem_keeps_its_weights_and_has_its_statistics_re_estimated() -> None:
     run_ = training("paper", STEM)
     before = {name: value.clone() for name, value in run_.model.state_dict().items()}
-    run_.run(lambda progress, total: None, lambda: False)
+    finish(run_)
     after = run_.model.state_dict()
     assert torch.equal(after["layer2.0.conv2.weight"], before["layer2.0.conv2.weight"])
     assert torch.equal(after["bn1.weight"], before["bn1.weight"])
@@ -162,7 +166,7 @@ def test_a_frozen_stem_keeps_its_weights_and_has_its_statistics_re_estimated() -
 def test_from_scratch_the_stem_trains_too() -> None:
     run_ = training("quick")
     before = run_.model.state_dict()["layer1.0.conv2.weight"].clone()
-    run_.run(lambda progress, total: None, lambda: False)
+    finish(run_)
     assert not torch.equal(run_.model.state_dict()["layer1.0.conv2.weight"], before)
 
 
@@ -170,7 +174,7 @@ def test_the_papers_average_covers_the_last_fifth_of_the_epochs() -> None:
     recipe = RECIPES["paper"]
     assert (recipe.epochs, recipe.ema_epochs(300), recipe.lr, recipe.batch_size) == (300, 60, 1e-3, 32)
     run_ = training("paper", STEM)
-    run_.run(lambda progress, total: None, lambda: False)
+    finish(run_)
     assert run_.progress.averaged == 1  # of 5 epochs
     assert run_.result() is not run_.model
 
