@@ -69,12 +69,13 @@ def compare(
         "reference_accuracy": None,
         "tolerance": {**vars(target.tolerance), "max_drop_points": max_drop},
     }
-    if held_out.labels is not None:
-        result["accuracy"] = float((labels == held_out.labels).mean())
-        result["reference_accuracy"] = float((reference_labels == held_out.labels).mean())
     drop = 0.0
     if held_out.labels is not None:
-        drop = 100 * float((reference_labels == held_out.labels).mean() - (decided == held_out.labels).mean())
+        right, right_there, right_decided = (
+            float((found == held_out.labels).mean()) for found in (labels, reference_labels, decided)
+        )
+        result |= {"accuracy": right, "reference_accuracy": right_there}
+        drop = 100 * (right_there - right_decided)
     _judge(result, target, agreement=float((decided == reference_labels).mean()), drop=drop)
     return result
 

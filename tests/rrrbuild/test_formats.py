@@ -7,39 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from rrrbuild import repository_document
 from rrrbuild.manifest import MANIFEST, Manifest, read_engine
 from rrrbuild.repository import write_repository
+from rrrbuild.repository_document import DOCUMENT as REPOSITORY
 from rrrbuild.repository_document import read_repository
 from rrrnet import sealed
 from rrrnet.checkpoint import DOCUMENT, Checkpoint, read_checkpoint
 from rrrnet.errors import ArtifactError
-
-# Function that reads it, the document, the command that makes it anew where the document tells it and where not.
-Kind = tuple[Callable[[Path], object], str, str, str]
-KINDS: dict[str, Kind] = {
-    "checkpoint": (read_checkpoint, DOCUMENT, "rrr train ...", "rrr train --data DIR --out {}"),
-    "engine": (read_engine, MANIFEST, "rrr build ", "rrr build CHECKPOINT --target TARGET --out {}"),
-    "repository": (
-        read_repository,
-        repository_document.DOCUMENT,
-        "rrr repository {engine} --out {}",
-        "rrr repository ENGINE... --out {}",
-    ),
-}
-
-
-@pytest.fixture
-def artifact(
-    request: pytest.FixtureRequest, tmp_path: Path, checkpoint: Checkpoint, openvino_engine: Manifest
-) -> tuple[Path, str]:
-    """A copy of each kind, and the engine behind it."""
-    copy, source = tmp_path / "copy", {"checkpoint": checkpoint.path, "engine": openvino_engine.path}
-    if request.param == "repository":
-        write_repository([openvino_engine.path], copy, backends=frozenset({"python"}))
-    else:
-        shutil.copytree(source[request.param], copy)
-    return copy, str(openvino_engine.path)
 
 
 @pytest.mark.parametrize(
@@ -52,11 +26,30 @@ def artifact(
     ],
     ids=["older", "newer", "missing", "a word"],
 )
-@pytest.mark.parametrize(("artifact", "kind"), [(kind, kind) for kind in KINDS], indirect=["artifact"], ids=list(KINDS))
+@pytest.mark.parametrize(
+    ("read", "name", "told", "untold"),
+    [
+        (read_checkpoint, DOCUMENT, "rrr train ...", "rrr train --data DIR --out {}"),
+        (read_engine, MANIFEST, "rrr build ", "rrr build CHECKPOINT --target TARGET --out {}"),
+        (read_repository, REPOSITORY, "rrr repository {engine} --out {}", "rrr repository ENGINE... --out {}"),
+    ],
+)
 def test_another_format_is_refused_with_the_command_that_makes_it_anew(
-    artifact: tuple[Path, str], kind: str, version: object, says: str
+    read: Callable[[Path], object],
+    name: str,
+    told: str,
+    untold: str,
+    version: object,
+    says: str,
+    tmp_path: Path,
+    checkpoint: Checkpoint,
+    openvino_engine: Manifest,
 ) -> None:
-    (path, engine), (read, name, told, untold) = artifact, KINDS[kind]
+    path, engine = tmp_path / "copy", openvino_engine.path
+    if name == REPOSITORY:
+        write_repository([engine], path, backends=frozenset({"python"}))
+    else:
+        shutil.copytree(checkpoint.path if name == DOCUMENT else engine, path)
     read(path)  # the current one
     document = json.loads((path / name).read_text())
     assert document.pop("format_version") == 1
