@@ -9,7 +9,7 @@ from rich.table import Table
 
 from rrrnet import output
 from rrrnet.errors import IncompatibleError, UsageError
-from rrrserve.config.settings import DEFAULT_REPOSITORY
+from rrrserve.config.service_config import DEFAULT_REPOSITORY
 
 
 def register(app: typer.Typer) -> None:
