@@ -5,7 +5,7 @@ The fonts (DejaVu, STIX, Computer Modern) are those that the matplotlib package 
 
 import importlib.util
 from functools import cache
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ _NO_CHARACTER = "\uffff"  # by the Unicode standard; fonts draw it like any lett
 _SCALE = (0.5, 0.9)  # the letter's longer side in parts of the image's
 _MARGIN = 0.03  # kept free on every side, in parts of the image's side
 _SUPERSAMPLING = 1.5  # of the letter while it is warped
-_CELLS = 5  # to a side of the grid of --elastic: at its largest, two neighbouring nodes cannot meet
+_CELLS = 4  # to a side of the grid of --elastic: at its largest, two neighbouring nodes cannot meet
 _CORNERS = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])  # clockwise from the upper left
 _COLORS = {"plain": 1, "gradient": 2, "noise": 1, "shapes": 3}  # how many colours each background has
 
@@ -82,12 +82,17 @@ def _font(name: str) -> ImageFont.FreeTypeFont:
 
 def draw_letter(font_name: str, letter: str, side: float, margin: float) -> Image.Image:
     """Coverage of an upright letter, longer side about `side` pixels, in a square with `margin` sides free around."""
-    left, top, right, bottom = _font(font_name).getbbox(letter)
+    # Its ink alone: a font's own getbbox counts the advance to the next letter too.
+    left, top, right, bottom = _font(font_name).getmask(letter).getbbox()
     font = _font(font_name).font_variant(size=100 * side / max(right - left, bottom - top))
-    left, top, right, bottom = font.getbbox(letter)
-    frame = int(np.ceil(max(right - left, bottom - top) * (1 + 2 * margin)))
+    left, top, right, bottom = map(int, font.getbbox(letter))
+    drawn = Image.new("L", (right - left, bottom - top))
+    ImageDraw.Draw(drawn).text((-left, -top), letter, fill=255, font=font)
+    ink = drawn.crop(drawn.getbbox())
+    # 2 pixels more on each side: Pillow's transforms smooth no edge that lies on the image's.
+    frame = int(np.ceil(max(ink.size) * (1 + 2 * margin))) + 4
     image = Image.new("L", (frame, frame))
-    ImageDraw.Draw(image).text(((frame - left - right) / 2, (frame - top - bottom) / 2), letter, fill=255, font=font)
+    image.paste(ink, ((frame - ink.width) // 2, (frame - ink.height) // 2))
     return image
 
 
@@ -105,14 +110,14 @@ def draw_shape(font: str, letter: str, options: GlyphOptions, rng: np.random.Gen
     place = rng.uniform(-options.translation, options.translation, 2)
     image = jitter(draw_letter(font, letter, _SUPERSAMPLING * scale * options.size, elastic), elastic, rng)
     image = project(image, transform(_CORNERS + corners, rotation, shear_x, stretch) * image.width)
-    box = image.getbbox() or (0, 0, 1, 1)
-    sides = np.array([box[2] - box[0], box[3] - box[1]])
+    image = image.crop(image.getbbox())
+    sides = np.array(image.size)
     # In whole pixels, the same on either side, so that a letter in the middle is exactly there.
     free = np.rint((1 - sides * scale / sides.max()) * options.size / 2).astype(int).clip(max=options.size // 2 - 1)
     shift = np.rint(place * (free - _MARGIN * options.size).clip(min=0)).astype(int)
     width, height = (options.size - 2 * free).tolist()
     mask = Image.new("L", (options.size, options.size))
-    mask.paste(image.resize((width, height), Image.Resampling.BOX, box), tuple((free + shift).tolist()))
+    mask.paste(image.resize((width, height), Image.Resampling.BILINEAR), tuple((free + shift).tolist()))
     return mask, {
         "ROTATION": rotation,
         "SHEAR_X": shear_x,
@@ -131,14 +136,10 @@ def jitter(image: Image.Image, elastic: float, rng: np.random.Generator) -> Imag
     nodes = np.rint(np.linspace(0, image.width, _CELLS + 1)).astype(int)
     sources = np.stack(np.meshgrid(nodes, nodes), axis=-1)  # (row, column, x and y)
     sources = sources + rng.uniform(-elastic, elastic, sources.shape) * image.width
-    mesh = [
-        (
-            tuple(nodes[[column, row, column + 1, row + 1]].tolist()),
-            # Pillow's order is upper left, lower left, lower right, upper right.
-            tuple(sources[[row, row + 1, row + 1, row], [column, column, column + 1, column + 1]].ravel().tolist()),
-        )
-        for row, column in product(range(_CELLS), repeat=2)
-    ]
+    # Each cell's corners in Pillow's order: upper left, lower left, lower right, upper right.
+    quads = np.concatenate([sources[:-1, :-1], sources[1:, :-1], sources[1:, 1:], sources[:-1, 1:]], axis=-1)
+    cells = [(left, top, right, bottom) for (top, bottom), (left, right) in product(pairwise(nodes.tolist()), repeat=2)]
+    mesh = list(zip(cells, quads.reshape(-1, 8).tolist(), strict=True))
     return image.transform(image.size, Image.Transform.MESH, mesh, Image.Resampling.BILINEAR)
 
 
