@@ -62,14 +62,15 @@ def render_glyph(letter: str, options: GlyphOptions, index: int) -> tuple[Image.
 def fonts_with(letter: str) -> tuple[str, ...]:
     """Names of the fonts that can draw `letter`, always in the same order."""
     names = _TEXT_FONTS + (_ASCII_FONTS if letter.isascii() else ())
-    return tuple(
-        name for name in names if bytes(_font(name).getmask(letter)) != bytes(_font(name).getmask(_NO_CHARACTER))
-    )
+
+    def small(name: str, text: str) -> bytes:
+        return bytes(_font(name, 16).getmask(text))
+
+    return tuple(name for name in names if small(name, letter) != small(name, _NO_CHARACTER))
 
 
 @cache
-def _font(name: str) -> ImageFont.FreeTypeFont:
-    """A font at 100 pixels to the em."""
+def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
     spec = importlib.util.find_spec("matplotlib")  # not imported, which would take a second
     if spec is None or not spec.submodule_search_locations:
         raise IncompatibleError(
@@ -77,14 +78,14 @@ def _font(name: str) -> ImageFont.FreeTypeFont:
             "pip install 'rrrnet-serving[train]'"
         )
     file = Path(spec.submodule_search_locations[0]) / "mpl-data" / "fonts" / "ttf" / f"{name}.ttf"
-    return ImageFont.truetype(file, 100, layout_engine=ImageFont.Layout.BASIC)  # the other is not in every Pillow
+    return ImageFont.truetype(file, size, layout_engine=ImageFont.Layout.BASIC)  # the other is not in every Pillow
 
 
 def draw_letter(font_name: str, letter: str, side: float, margin: float) -> Image.Image:
     """Coverage of an upright letter, longer side about `side` pixels, in a square with `margin` sides free around."""
     # Its ink alone: a font's own getbbox counts the advance to the next letter too.
-    left, top, right, bottom = _font(font_name).getmask(letter).getbbox()
-    font = _font(font_name).font_variant(size=100 * side / max(right - left, bottom - top))
+    left, top, right, bottom = _font(font_name, 100).getmask(letter).getbbox()
+    font = _font(font_name, 100).font_variant(size=100 * side / max(right - left, bottom - top))
     left, top, right, bottom = map(int, font.getbbox(letter))
     drawn = Image.new("L", (right - left, bottom - top))
     ImageDraw.Draw(drawn).text((-left, -top), letter, fill=255, font=font)
