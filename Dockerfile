@@ -28,7 +28,7 @@ ENV PATH=/opt/rrr/bin:$PATH \
     BENTOML_DO_NOT_TRACK=True \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
-RUN python -c "from rrrserve.triton_install import check_libpython, find_tritonserver; check_libpython(find_tritonserver())"
+RUN python -c "from rrrserve.triton.install import check_libpython, find_tritonserver; check_libpython(find_tritonserver())"
 USER 10001:10001
 EXPOSE 3000
 HEALTHCHECK --interval=15s --timeout=5s --start-period=120s \

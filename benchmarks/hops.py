@@ -23,8 +23,8 @@ from rrrbench.environment import ROOT
 from rrrbench.pictures import jpegs
 from rrrbench.servers import Server, ending_on_sigterm
 from rrrbuild.repository_document import ServedModel, read_repository
-from rrrserve.catalogue import default_model
-from rrrserve.load import closed_loop
+from rrrserve.bench.closed_loop import closed_loop
+from rrrserve.versions.catalogue import default_model
 
 # Parts of a process's command line that tell which it is, the first that fits.
 _PROCESSES = {

@@ -20,8 +20,8 @@ from rrrbench.open_loop import OpenLoop, figures, percentile_ms
 from rrrbench.pictures import jpegs
 from rrrbench.servers import ending_on_sigterm
 from rrrbuild.repository_document import read_repository
-from rrrserve.catalogue import default_model
-from rrrserve.load import closed_loop
+from rrrserve.bench.closed_loop import closed_loop
+from rrrserve.versions.catalogue import default_model
 
 _IDLE_SECONDS, _CAPACITY_SECONDS, _RECOVERY_SECONDS = 3.0, 6.0, 5.0
 _CONCURRENCY = 48  # fewer do not fill the batches that an overload does

@@ -35,7 +35,7 @@ from rrrbench.servers import ending_on_sigterm
 from rrrbench.versioned_client import Goldens, VersionedClients, distinct
 from rrrbuild.repository import write_repository
 from rrrbuild.repository_document import read_repository
-from rrrserve.triton_install import find_tritonserver
+from rrrserve.triton.install import find_tritonserver
 
 MODEL = "model"
 _RRR = Path(sys.executable).parent / "rrr"

@@ -29,7 +29,7 @@ from rrrbuild.engine import Engine
 from rrrbuild.heldout import generated_images
 from rrrbuild.repository_document import Repository
 from rrrnet.preprocess import Preprocess, image_to_array
-from rrrserve.load import Result, closed_loop
+from rrrserve.bench.closed_loop import Result, closed_loop
 
 SECTIONS = ("start", "latency", "concurrency")
 REQUESTS_A_TURN = 20

@@ -27,7 +27,7 @@ from rrrnet import sealed
 from rrrnet.architecture import REDUCED_BLOCKS, Architecture
 from rrrnet.checkpoint import DOCUMENT, Checkpoint, read_checkpoint, write_checkpoint
 from rrrnet.preprocess import Preprocess
-from rrrserve.load import closed_loop
+from rrrserve.bench.closed_loop import closed_loop
 
 LABELS = ("red", "green", "blue")
 RRR = Path(sys.executable).parent / "rrr"

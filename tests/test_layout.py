@@ -119,8 +119,8 @@ def test_imports_go_one_way_and_only_rrrnet_imports_torch(path: Path) -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        *("rrrserve.app", "rrrserve.bento", "rrrserve.cli", "rrrserve.commands.serve"),
-        "rrrserve.bench.runner, rrrserve.bench.grpc_client",
+        *("rrrserve.worker.service", "rrrserve.bento", "rrrserve.cli", "rrrserve.commands.serve"),
+        "rrrserve.bench.runner, rrrserve.bench.clients.grpc_client",
     ],
 )
 def test_serving_imports_neither_torch_nor_a_compiler(module: str) -> None:

@@ -26,7 +26,7 @@ from rrrbench.names import BASELINE, ENSEMBLE
 from rrrbench.networks import CACHE, Networks
 from rrrbench.servers import Server, ending_on_sigterm
 from rrrbench.service_tables import peers_bars, peers_table
-from rrrserve.load import Result
+from rrrserve.bench.closed_loop import Result
 
 OURS = "rrr serve"
 ONNX_TARGET = "onnxruntime-fp32"

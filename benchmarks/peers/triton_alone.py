@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rrrbuild.repository_document import read_repository
-from rrrserve.triton_server import TritonServer
+from rrrserve.triton.server import TritonServer
 
 
 async def main(path: Path, tell: Callable[[str], object]) -> None:

@@ -15,8 +15,8 @@ import psutil
 
 from rrrbench.checking_client import essence
 from rrrnet.errors import CheckFailedError
-from rrrserve import scratch
-from rrrserve.standby import STANDBY_COMM
+from rrrserve.process import scratch
+from rrrserve.supervise.standby import STANDBY_COMM
 
 _RRR = Path(sys.executable).parent / "rrr"
 _READY_SECONDS = 120.0

@@ -14,8 +14,8 @@ from rrrbench.networks import Networks
 from rrrbench.servers import Server, answers, free_port, running
 from rrrbuild.repository import write_repository
 from rrrbuild.repository_document import Repository, read_repository
-from rrrserve.load import Result, closed_loop
-from rrrserve.triton_install import find_tritonserver
+from rrrserve.bench.closed_loop import Result, closed_loop
+from rrrserve.triton.install import find_tritonserver
 
 BIN = Path(sys.executable).parent
 PEERS = ROOT / "benchmarks" / "peers"

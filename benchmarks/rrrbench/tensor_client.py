@@ -15,11 +15,11 @@ from tritonclient.grpc.aio import InferenceServerClient, InferInput, InferReques
 from rrrbench.onnx_classifier import decode, top_labels
 from rrrbuild.manifest import INPUT, OUTPUT
 from rrrbuild.repository_document import ServedModel
-from rrrserve.load import Result
+from rrrserve.bench.closed_loop import Result
 
 
 def closed_loop(address: str, model: ServedModel, bodies: Sequence[bytes], concurrency: int, seconds: float) -> Result:
-    """As `rrrserve.load.closed_loop`: so many requests under way for so long."""
+    """As `rrrserve.bench.closed_loop.closed_loop`: so many requests under way for so long."""
     return asyncio.run(_closed_loop(address, model, bodies, concurrency, seconds))
 
 

@@ -1,6 +1,6 @@
 """FP32 to INT8 between export and compilation: calibrate, write Q/DQ nodes, and let accuracy decide how.
 
-The quantised graph is run by ONNX Runtime on held-out images before anything is compiled. So the gate holds for
+The quantised graph is run on held-out images before anything is compiled, Q/DQ pairs in float. So the gate holds for
 targets too whose engines cannot run on this machine; an engine that can is verified again for what it is.
 """
 

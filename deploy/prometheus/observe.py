@@ -23,9 +23,10 @@ import httpx
 import yaml
 
 from rrrnet.errors import CheckFailedError, RRRError, UsageError
-from rrrserve import die_with_parent, prometheus_install
-from rrrserve.access import client_headers, tokens_of
-from rrrserve.listener import listen
+from rrrserve import prometheus_install
+from rrrserve.net.listener import listen
+from rrrserve.net.tokens import client_headers, tokens_of
+from rrrserve.process import die_with_parent
 
 HERE = Path(__file__).parent
 ARTIFACTS = HERE.parents[1] / "artifacts"

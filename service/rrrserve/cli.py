@@ -4,36 +4,26 @@ Exit codes: 0 fine, 1 a check failed, 2 usage, 3 bad input or artifact, 4 engine
 5 no space, 130 interrupted.
 """
 
-import importlib
 import sys
+from importlib.metadata import entry_points
 
 import typer
 
 from rrrnet.errors import FULL_DISK, ArtifactError, NoSpaceError, RRRError, UsageError
-from rrrserve.hardening import do_not_track
+from rrrserve.process.environment import do_not_track
 
-# Each module of rrrserve.commands has `register(app)`; the order is the order of the help page: the way of the data.
-_COMMANDS = (
-    "data",
-    "train",
-    "evaluate",
-    "describe",
-    "targets",
-    "build",
-    "repository",
-    "tune",
-    "serve",
-    "reload",
-    "predict",
-    "bench",
-    "verify",
-    "report",
-    "doctor",
-)
+# The help page: the commands in the order of the work. What another package registers comes last.
+PANELS = {
+    "Train": ("data", "train", "evaluate", "describe"),
+    "Build": ("targets", "build", "repository", "tune"),
+    "Serve": ("serve", "reload", "predict"),
+    "Measure": ("bench", "verify", "report", "doctor"),
+}
+_OTHERS = "Others"
 
 
 def make_app() -> typer.Typer:
-    """The typer application with every command registered."""
+    """The typer application with every command: each entry point of the group `rrr.commands` is a `register(app)`."""
     app = typer.Typer(
         name="rrr",
         help="Reduce a pre-trained ResNet152 to a parallel ensemble, compile it, serve it, and measure it.",
@@ -41,8 +31,14 @@ def make_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for name in _COMMANDS:
-        importlib.import_module(f"rrrserve.commands.{name}").register(app)
+    found = {entry.name: entry for entry in entry_points(group="rrr.commands")}
+    known = {name: panel for panel, names in PANELS.items() for name in names}
+    for name in (*known, *sorted(found.keys() - known.keys())):
+        found[name].load()(app)
+    for command in app.registered_commands:
+        command.rich_help_panel = known.get(command.name or str(getattr(command.callback, "__name__", "")), _OTHERS)
+    for group in app.registered_groups:
+        group.rich_help_panel = known.get(str(group.name), _OTHERS)
     return app
 
 

@@ -12,7 +12,7 @@ from rrrbench import damage, growth
 from rrrbench.growth import Census, take_census
 from rrrbench.raw_http import request
 from rrrbench.soaking import Good, Soak, good_requests
-from rrrserve import scratch
+from rrrserve.process import scratch
 
 REQUESTS = 300
 STEADY = Census(0, {"worker": 100.0, "stub": 60.0}, 180.0, 70, 90, 1, 30, (1, 2, 3))

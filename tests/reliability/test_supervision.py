@@ -21,7 +21,7 @@ from PIL import Image
 from rrrbench.chaos_service import is_of_kind, port_is_free, still_running
 from rrrbench.checking_client import LOST, RIGHT, UNREACHABLE, Clients, Tally, essence
 from rrrbuild.repository_document import read_repository, write_document
-from rrrserve import scratch
+from rrrserve.process import scratch
 
 RRR = Path(sys.executable).parent / "rrr"
 Start = Callable[..., Any]

@@ -16,8 +16,8 @@ from rrrbuild.repository import write_repository
 from rrrbuild.repository_document import MEMBER_SECONDS, Repository, read_repository
 from rrrnet.checkpoint import Checkpoint
 from rrrnet.errors import ArtifactError, IncompatibleError, UsageError
-from rrrserve.catalogue import backends_of
 from rrrserve.cli import run
+from rrrserve.versions.catalogue import backends_of
 
 PYTHON = frozenset({"python"})
 ALL = frozenset({"python", "openvino", "onnxruntime", "tensorrt"})

@@ -22,8 +22,8 @@ from rrrbuild.targets import TARGETS
 from rrrbuild.triton_config import read_config, write_config
 from rrrnet.checkpoint import Arrays, Checkpoint
 from rrrnet.errors import CheckFailedError, IncompatibleError
-from rrrserve.triton_install import find_tritonserver
-from rrrserve.triton_server import TritonServer
+from rrrserve.triton.install import find_tritonserver
+from rrrserve.triton.server import TritonServer
 
 PYTHON = frozenset({"python"})
 Answer = TypeVar("Answer")

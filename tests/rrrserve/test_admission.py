@@ -3,10 +3,10 @@ import time
 
 import pytest
 
-from rrrserve.admission import Admission, BodyMemory, default_in_flight
-from rrrserve.decoding import _Memory
-from rrrserve.errors import APIError
-from rrrserve.shared_state import SharedState
+from rrrserve.api.admission import Admission, BodyMemory, default_in_flight
+from rrrserve.api.decoding import _Memory
+from rrrserve.api.errors import APIError
+from rrrserve.state.shared_state import SharedState
 
 
 def test_the_default_lets_one_batch_run_and_one_wait() -> None:

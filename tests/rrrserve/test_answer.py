@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from rrrserve.answer import answer, uncertainty
+from rrrserve.api.answer import answer, uncertainty
 
 LABELS = ("a", "b", "c")
 

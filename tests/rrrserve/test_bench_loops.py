@@ -16,18 +16,18 @@ import pytest
 
 from rrrnet.errors import UsageError
 from rrrserve.bench import runner
+from rrrserve.bench.clients.http_client import HttpClient
+from rrrserve.bench.clients.subjects import Subject
 from rrrserve.bench.figures import figures, finished, merged, round_to_json
-from rrrserve.bench.http_client import HttpClient
 from rrrserve.bench.loops import Recorder, arrival_times, closed_loop, open_loop
 from rrrserve.bench.plan import Load, Plan
 from rrrserve.bench.search import Search, Trial
-from rrrserve.bench.subjects import Subject
 
 
 @contextmanager
 def answerer() -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A process that answers HTTP at once, and its URL."""
-    command = [sys.executable, "-m", "rrrserve.bench.answerer", "http"]
+    command = [sys.executable, "-m", "rrrserve.bench.clients.answerer", "http"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

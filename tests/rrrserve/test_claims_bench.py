@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rrrserve.bench.client import Client
+from rrrserve.bench.clients.client import Client
+from rrrserve.bench.clients.subjects import Subject
+from rrrserve.bench.document import read_result
 from rrrserve.bench.figures import finished, histogram_of
 from rrrserve.bench.loops import Recorder
 from rrrserve.bench.plan import Load, Plan
 from rrrserve.bench.result import Found
 from rrrserve.bench.search import Search, Trial
-from rrrserve.bench.subjects import Subject
-from rrrserve.claims.bench_document import read_result
-from rrrserve.claims.bench_file import BenchEvidence
-from rrrserve.claims.evaluate import evaluate
 from rrrserve.claims.kinds import KINDS
-from rrrserve.claims.verdicts import Verdict
 from rrrserve.cli import run
+from rrrserve.judge.bench_file import BenchEvidence
+from rrrserve.judge.evaluate import evaluate
+from rrrserve.judge.verdicts import Verdict
 
 ROOT = Path(__file__).parents[2]
 ALPHA, RATIO, ROUNDS = 0.05, 5.0, 12

@@ -10,11 +10,11 @@ import pytest
 from rrrbuild.manifest import MANIFEST, read_engine
 from rrrbuild.repository_document import read_repository, write_document
 from rrrnet import sealed
-from rrrserve.claims.artifacts import Artifacts
 from rrrserve.claims.claims_file import read_claims
 from rrrserve.claims.kinds import KINDS
-from rrrserve.claims.verdicts import Verdict
 from rrrserve.cli import run
+from rrrserve.judge.artifacts import Artifacts
+from rrrserve.judge.verdicts import Verdict
 
 ALPHA = 0.05
 

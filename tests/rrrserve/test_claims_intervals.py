@@ -9,13 +9,13 @@ import numpy.typing as npt
 import pytest
 from scipy.signal import lfilter
 
-from rrrserve.claims import intervals
-from rrrserve.claims.blocks import Blocks
-from rrrserve.claims.drive import FIRST_LOOK_ROUNDS, LAST_LOOK_SHARE, look_share
-from rrrserve.claims.intervals import Interval
-from rrrserve.claims.proportions import changed, difference, proportion
 from rrrserve.claims.reasons import UndecidableError
-from rrrserve.metrics import BUCKETS
+from rrrserve.evidence.blocks import Blocks
+from rrrserve.judge import intervals
+from rrrserve.judge.drive import FIRST_LOOK_ROUNDS, LAST_LOOK_SHARE, look_share
+from rrrserve.judge.intervals import Interval
+from rrrserve.judge.proportions import changed, difference, proportion
+from rrrserve.metrics.instruments import BUCKETS
 
 RUNS, ALPHA, RATIO = 200, 0.05, 5.3
 Array = npt.NDArray[np.float64]

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rrrserve.claims import looks as looks_module
-from rrrserve.claims.blocks import Span
-from rrrserve.claims.drive import Driven
 from rrrserve.claims.kinds import Latency, Throughput, Timed
-from rrrserve.claims.looks import Looks
-from rrrserve.claims.readings import INSTANCE, Reading, Series
 from rrrserve.claims.reasons import UndecidableError
+from rrrserve.evidence.blocks import Span
+from rrrserve.evidence.readings import INSTANCE, Reading, Series
+from rrrserve.judge import looks as looks_module
+from rrrserve.judge.drive import Driven
+from rrrserve.judge.looks import Looks
 
 NAME = "rrr_request_duration_seconds"
 SILENT = UndecidableError("target_down", "http://prometheus answered 503")

@@ -13,13 +13,13 @@ import numpy.typing as npt
 import pytest
 
 from rrrbench.servers import answers, free_port, running
-from rrrserve.claims.evaluate import evaluate
 from rrrserve.claims.kinds import KINDS
 from rrrserve.claims.levels import Window, duration
-from rrrserve.claims.prometheus import Prometheus
 from rrrserve.claims.reasons import UndecidableError
-from rrrserve.claims.spans import SpanEvidence
-from rrrserve.claims.verdicts import Verdict
+from rrrserve.evidence.prometheus import Prometheus
+from rrrserve.judge.evaluate import evaluate
+from rrrserve.judge.spans import SpanEvidence
+from rrrserve.judge.verdicts import Verdict
 from rrrserve.prometheus_install import find
 
 pytestmark = pytest.mark.e2e

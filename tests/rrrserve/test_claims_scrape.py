@@ -16,7 +16,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
 from rrrserve.cli import run
-from rrrserve.metrics import BUCKETS
+from rrrserve.metrics.instruments import BUCKETS
 
 Edit = Callable[[int, str], str]
 RATIO = 5.0
@@ -85,7 +85,7 @@ def fake() -> Iterator[Fake]:
 @pytest.fixture(autouse=True)
 def quick_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Thirty blocks within a fraction of a second: the fake's time passes with scrapes."""
-    monkeypatch.setattr("rrrserve.claims.scrape._MIN_BLOCK_SECONDS", 0.01)
+    monkeypatch.setattr("rrrserve.evidence.scrape._MIN_BLOCK_SECONDS", 0.01)
 
 
 def claims_file(folder: Path, *claims: str, baseline: str = "slow") -> Path:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from rrrserve.cli import run
-from rrrserve.diagnosis import check_port, check_shared_memory
-from rrrserve.listener import listen
+from rrrserve.commands.doctor_checks import check_port, check_shared_memory
+from rrrserve.net.listener import listen
 
 RRR = Path(sys.executable).parent / "rrr"
 

@@ -17,8 +17,8 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from rrrbench.raw_http import Answer, closed_within, connect, receive, request, send
-from rrrserve.connections import Connections, Limits
-from rrrserve.http_protocol import GuardedProtocol
+from rrrserve.http.connections import Connections, Limits
+from rrrserve.http.protocol import GuardedProtocol
 
 LIMITS = Limits(
     body_bytes=100_000,

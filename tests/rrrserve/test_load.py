@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from rrrnet.errors import UsageError
-from rrrserve.load import closed_loop
+from rrrserve.bench.closed_loop import closed_loop
 
 Files = Callable[[int], bytes]
 

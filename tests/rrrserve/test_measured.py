@@ -14,9 +14,9 @@ import pytest
 
 from rrrbuild.repository_document import read_repository, write_document
 from rrrnet.errors import UsageError
-from rrrserve.claims.measured import check_measured
-from rrrserve.claims.stamp import STAMP
 from rrrserve.cli import run
+from rrrserve.evidence.measured import check_measured
+from rrrserve.stamps.stamp import STAMP
 
 LATENCY = "version: 1\nclaims: [{name: quick, kind: latency, model: single, level: LEVEL, at_most_ms: 60000}]\n"
 OTHER = "0123456789ab"
@@ -103,7 +103,7 @@ def test_a_bench_is_stamped_with_its_own_time_and_machine_if_it_measured_these_e
 def test_a_bench_over_which_the_repository_changed_warns_and_holds_no_digest(
     service: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rrrserve.bench.subjects.repository_now", lambda url, options: OTHER)
+    monkeypatch.setattr("rrrserve.bench.clients.subjects.repository_now", lambda url, options: OTHER)
     _, document = benched(tmp_path, "--url", service.url, "--model", "single")
     assert document["runs"][0]["repository"] is None
     assert (

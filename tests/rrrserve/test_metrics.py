@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from rrrserve.metrics import outcome_of
+from rrrserve.metrics.instruments import outcome_of
 from rrrserve.prometheus_install import find
 
 Files = Callable[[int], bytes]

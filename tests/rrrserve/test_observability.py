@@ -19,7 +19,7 @@ import yaml
 
 from rrrnet import __version__
 from rrrnet.errors import UsageError
-from rrrserve.claims.prometheus import Prometheus
+from rrrserve.evidence.prometheus import Prometheus
 from rrrserve.prometheus_install import find
 
 ROOT = Path(__file__).parents[2]

@@ -18,9 +18,9 @@ from rrrbuild.manifest import BatchRange
 from rrrbuild.repository import write_repository
 from rrrnet import sealed
 from rrrnet.checkpoint import DOCUMENT, Checkpoint, read_weights, write_checkpoint
-from rrrserve import environment
-from rrrserve.claims.stamp import STAMP, write_stamps
 from rrrserve.cli import run
+from rrrserve.stamps import environment
+from rrrserve.stamps.stamp import STAMP, write_stamps
 
 HOSTILE = (
     '"><script>alert(1)</script>',

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from rrrnet.architecture import REDUCED_BLOCKS, Architecture, ensemble
+from rrrnet.commands.describe import summarise
 from rrrnet.errors import ArtifactError
 from rrrnet.metrics import score
-from rrrserve.commands.describe import summarise
 from rrrserve.report import figures, latency_figures
 from rrrserve.report.calibration import calibration, mutual_information
 from rrrserve.report.inputs import read_bench, read_predictions

@@ -7,10 +7,10 @@ import anyio
 import pytest
 from starlette.requests import ClientDisconnect
 
-from rrrserve import admission
-from rrrserve.admission import BodyMemory
-from rrrserve.errors import APIError
-from rrrserve.requests import headers_of, images_of, options_of, read_body, request_id, timeout_ms
+from rrrserve.api import admission
+from rrrserve.api.admission import BodyMemory
+from rrrserve.api.errors import APIError
+from rrrserve.api.requests import headers_of, images_of, options_of, read_body, request_id, timeout_ms
 
 JSON = {b"content-type": b"application/json"}
 FORM = {b"content-type": b"multipart/form-data; boundary=xyz"}

@@ -18,7 +18,7 @@ import pytest
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from rrrserve import scratch
+from rrrserve.process import scratch
 
 RRR = Path(sys.executable).parent / "rrr"
 Start = Callable[..., Any]

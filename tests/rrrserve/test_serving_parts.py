@@ -1,4 +1,4 @@
-"""Settings, metrics, the check of Triton's output, the listener, finding Triton: the parts without a server."""
+"""ServiceConfig, metrics, the check of Triton's output, the listener, finding Triton: the parts without a server."""
 
 import asyncio
 import ctypes.util
@@ -24,14 +24,15 @@ from tritonclient.grpc import service_pb2
 from rrrbuild.repository_document import ServedModel
 from rrrnet.errors import IncompatibleError, UsageError
 from rrrnet.preprocess import MAX_PIXELS, Preprocess, image_to_array, open_image
-from rrrserve import decoding, triton_install
-from rrrserve.decoding import Decoded, DecodePool
-from rrrserve.errors import ERRORS, APIError
-from rrrserve.listener import listen, url_of
-from rrrserve.metrics import BUCKETS, OUTCOMES, outcome_of
-from rrrserve.openapi import document
-from rrrserve.settings import Settings
-from rrrserve.triton_client import TritonError, checked_output
+from rrrserve.api import decoding
+from rrrserve.api.decoding import Decoded, DecodePool
+from rrrserve.api.errors import ERRORS, APIError
+from rrrserve.api.openapi import document
+from rrrserve.config.service_config import ServiceConfig
+from rrrserve.metrics.instruments import BUCKETS, OUTCOMES, outcome_of
+from rrrserve.net.listener import listen, url_of
+from rrrserve.triton import install
+from rrrserve.triton.client import TritonError, checked_output
 
 MODEL = ServedModel(
     "m", "1", "onnxruntime-fp32", "python", 2, 4, ("a", "b", "c"), Preprocess(32), 32, 1, 1, ("probabilities",)
@@ -139,7 +140,7 @@ def test_a_503_tells_when_to_try_again_and_unknown_codes_cannot_be_sent() -> Non
 
 
 def test_the_openapi_document_names_every_error_code_and_both_methods() -> None:
-    described = document(Settings(), needs_token=False)
+    described = document(ServiceConfig(), needs_token=False)
     operation = described["paths"]["/v1/models/{name}/predict_batch"]
     assert set(operation) == {"post", "put"}
     told = " ".join(entry["description"] for entry in operation["post"]["responses"].values())
@@ -148,7 +149,9 @@ def test_the_openapi_document_names_every_error_code_and_both_methods() -> None:
 
 
 def test_settings_come_from_the_environment() -> None:
-    settings = Settings.from_environment({"RRR_REPOSITORY": "/r", "RRR_MAX_BATCH_IMAGES": "7", "RRR_TRITON_URL": ""})
+    settings = ServiceConfig.from_environment(
+        {"RRR_REPOSITORY": "/r", "RRR_MAX_BATCH_IMAGES": "7", "RRR_TRITON_URL": ""}
+    )
     assert (settings.repository, settings.max_batch_images, settings.triton_url) == (Path("/r"), 7, None)
     assert settings.max_body_bytes == 10 * 2**20
 
@@ -167,7 +170,7 @@ def test_settings_come_from_the_environment() -> None:
 )
 def test_a_bad_setting_is_refused_by_name(name: str, value: str) -> None:
     with pytest.raises(UsageError, match=name):
-        Settings.from_environment({name: value})
+        ServiceConfig.from_environment({name: value})
 
 
 def test_a_port_in_use_is_refused_by_number() -> None:
@@ -189,17 +192,17 @@ def test_all_interfaces_are_reached_through_loopback() -> None:
 
 
 def test_the_wheels_python_backend_gets_its_stub_beside_it(tmp_path: Path) -> None:
-    install = triton_install.find_tritonserver()
-    backends = triton_install.lay_out(install, tmp_path)
+    found = install.find_tritonserver()
+    backends = install.lay_out(found, tmp_path)
     names = {path.name for path in (backends / "python").iterdir()}
     assert {"libtriton_python.so", "triton_python_backend_stub", "triton_python_backend_utils.py"} <= names
-    assert "python" in install.backends
+    assert "python" in found.backends
 
 
 def test_triton_gets_only_allowed_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    environment = triton_install.child_environment(triton_install.find_tritonserver(), tmp_path, threads=2)
+    environment = install.child_environment(install.find_tritonserver(), tmp_path, threads=2)
     assert "AWS_SECRET_ACCESS_KEY" not in environment
     assert environment["CUDA_VISIBLE_DEVICES"] == "0"
     assert environment["OMP_NUM_THREADS"] == "2"
@@ -212,29 +215,29 @@ def test_a_tritonserver_on_the_path_comes_before_the_wheels(monkeypatch: pytest.
     binary = tmp_path / "bin" / "tritonserver"
     shutil.copy("/bin/true", binary)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(triton_install, "NATIVE_BACKENDS", tmp_path / "none")
-    install = triton_install.find_tritonserver()
-    assert (install.binary, install.source) == (binary, "path")
-    assert install.backends == {"openvino", "python"}
-    assert triton_install.lay_out(install, tmp_path / "x") == tmp_path / "backends"
+    monkeypatch.setattr(install, "NATIVE_BACKENDS", tmp_path / "none")
+    found = install.find_tritonserver()
+    assert (found.binary, found.source) == (binary, "path")
+    assert found.backends == {"openvino", "python"}
+    assert install.lay_out(found, tmp_path / "x") == tmp_path / "backends"
 
 
 def test_without_libpython_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sysconfig, "get_config_var", lambda name: str(tmp_path))
     monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
     with pytest.raises(IncompatibleError, match=r"apt install libpython3\.11"):
-        triton_install.check_libpython(triton_install.find_tritonserver())
+        install.check_libpython(install.find_tritonserver())
 
 
 def test_without_any_triton_the_message_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(IncompatibleError, match=r"rrrnet-serving\[triton\]"):
-        triton_install.find_tritonserver()
+        install.find_tritonserver()
 
 
 def test_the_serving_path_imports_neither_torch_nor_a_compiler() -> None:
-    program = "import sys, rrrserve.app; print(*(name for name in sys.modules if '.' not in name))"
+    program = "import sys, rrrserve.bento; print(*(name for name in sys.modules if '.' not in name))"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = set(ran.stdout.split())
     assert "bentoml" in loaded

@@ -16,7 +16,7 @@ from rrrbuild.repository_document import ServedModel, read_repository
 from rrrnet.checkpoint import Checkpoint
 from rrrnet.preprocess import Preprocess
 from rrrserve.cli import run
-from rrrserve.triton_client import member_seconds
+from rrrserve.triton.client import member_seconds
 
 Files = Callable[[int], bytes]
 

@@ -16,11 +16,11 @@ from rrrbuild.repository import write_repository
 from rrrbuild.repository_document import DOCUMENT, read_repository
 from rrrnet import sealed
 from rrrnet.errors import UsageError
-from rrrserve import environment
-from rrrserve.claims.stamp import STAMP, write_stamps
-from rrrserve.claims.travelling import Claim, engine_claims, served_claims
-from rrrserve.tuner import apply
-from rrrserve.tuning import Candidate
+from rrrserve.stamps import environment
+from rrrserve.stamps.stamp import STAMP, write_stamps
+from rrrserve.stamps.travelling import Claim, engine_claims, served_claims
+from rrrserve.tune.choose import Candidate
+from rrrserve.tune.measure import apply
 
 SENTENCE = "tiny is at least 2 times as fast as single (mean, http)"
 

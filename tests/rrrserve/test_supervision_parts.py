@@ -17,14 +17,15 @@ import psutil
 import pytest
 
 from rrrnet.errors import CheckFailedError
-from rrrserve import guardian, scratch, supervisor
-from rrrserve.restarts import Restarts
-from rrrserve.shared_state import PATH_VARIABLE, SLOT_VARIABLE, Phase, SharedState
-from rrrserve.supervision_metrics import SupervisionCollector
-from rrrserve.supervisor import Supervisor
-from rrrserve.triton_keeper import TritonKeeper
-from rrrserve.triton_server import TritonServer
-from rrrserve.worker_pool import WorkerCommand, WorkerPool
+from rrrserve.metrics.supervision import SupervisionCollector
+from rrrserve.process import guardian, scratch
+from rrrserve.process.restarts import Restarts
+from rrrserve.state.shared_state import Phase, SharedState
+from rrrserve.supervise import supervisor
+from rrrserve.supervise.supervisor import Supervisor
+from rrrserve.supervise.worker_pool import WorkerCommand, WorkerPool
+from rrrserve.triton.keeper import TritonKeeper
+from rrrserve.triton.server import TritonServer
 
 MODELS = ("a", "b")
 
@@ -50,9 +51,7 @@ def test_a_part_that_worked_for_a_while_is_started_again_at_once_and_old_deaths_
 def test_workers_and_supervisor_see_one_state(tmp_path: Path) -> None:
     path = tmp_path / "state"
     parent = SharedState.create(path, MODELS, workers=2)
-    workers = [
-        SharedState.from_environment({PATH_VARIABLE: str(path), SLOT_VARIABLE: str(slot)}, MODELS) for slot in (1, 2)
-    ]
+    workers = [SharedState.attach(path, MODELS, slot) for slot in (1, 2)]
     assert [parent.slots, workers[1].slot] == [3, 2]
     workers[0].add(3)
     workers[1].add(2)
@@ -74,7 +73,7 @@ def test_workers_and_supervisor_see_one_state(tmp_path: Path) -> None:
 
 
 def test_without_a_supervisor_the_state_is_the_workers_own() -> None:
-    state = SharedState.from_environment({}, MODELS)
+    state = SharedState.in_process(MODELS)
     state.add(1)
     assert (state.slots, state.total(), state.triton_up, state.draining) == (1, 1, True, False)
 
@@ -152,7 +151,7 @@ def test_a_worker_that_cannot_be_started_again_is_tried_again(
 ) -> None:
     disk = FullDisk(failures=1)
     state = SharedState.create(tmp_path / "state", MODELS, workers=2)
-    pool = WorkerPool(WorkerCommand(0, {}, 1, None), state, most_restarts=5)
+    pool = WorkerPool(WorkerCommand(0, tmp_path, {}, 1, None), state, most_restarts=5)
     monkeypatch.setattr(pool, "_spawn", disk.start)
 
     async def main() -> None:
@@ -234,7 +233,8 @@ def test_a_third_signal_or_ten_seconds_after_the_second_end_the_parent_by_force(
 def test_a_parent_that_ends_by_force_takes_its_children_along() -> None:
     script = """
 import asyncio, os
-from rrrserve import children, supervisor
+from rrrserve.process import children
+from rrrserve.supervise import supervisor
 
 async def main():
     process = await children.spawn(["sh", "-c", "sleep 100 & sleep 100"], environment=os.environ, output=2)

@@ -20,8 +20,8 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from rrrbench.raw_http import closed_within, connect, receive, request
-from rrrserve.connections import Connections, Limits
-from rrrserve.tls_gate import TlsGate
+from rrrserve.http.connections import Connections, Limits
+from rrrserve.http.tls_gate import TlsGate
 
 LIMITS = Limits(body_bytes=1_000_000, header_seconds=0.6, keep_alive_seconds=1.5, linger_seconds=0.5, connections=8)
 GET = b"GET / HTTP/1.1\r\n\r\n"

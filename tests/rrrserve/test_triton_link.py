@@ -10,10 +10,10 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 
-from rrrserve import following
-from rrrserve.shared_state import SharedState
-from rrrserve.triton_client import TritonClient, TritonError
-from rrrserve.triton_link import TritonLink
+from rrrserve.state.shared_state import SharedState
+from rrrserve.triton.breaker import TritonLink
+from rrrserve.triton.client import TritonClient, TritonError
+from rrrserve.worker import following
 
 
 @asynccontextmanager

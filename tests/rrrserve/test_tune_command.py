@@ -19,7 +19,7 @@ import pytest
 from rrrbuild.repository_document import read_repository
 from rrrbuild.triton_config import read_config
 from rrrserve.cli import run
-from rrrserve.scratch import SHARED_MEMORY
+from rrrserve.process.scratch import SHARED_MEMORY
 
 RRR = Path(sys.executable).parent / "rrr"
 

@@ -9,8 +9,8 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from rrrbuild.triton_config import read_config, write_config
 from rrrnet.errors import CheckFailedError
-from rrrserve.memory import free_bytes, instance_bytes
-from rrrserve.tuning import Candidate, Figures, candidates, choose, present_settings, with_settings, within_memory
+from rrrserve.process.memory import free_bytes, instance_bytes
+from rrrserve.tune.choose import Candidate, Figures, candidates, choose, present_settings, with_settings, within_memory
 
 WIDE, NARROW, PAIRS = Candidate(1, 4, 0), Candidate(4, 1, 0), Candidate(2, 2, 0)
 CONFIG = """

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from rrrserve import worker_metrics
+from rrrserve.metrics import multiprocess
 
 WORKER = """
 import sys
 from pathlib import Path
-from rrrserve import worker_metrics
-worker_metrics.adopt(Path(sys.argv[1]), int(sys.argv[2]))
-from rrrserve import metrics
-metrics.REJECTED.labels("bad_json").inc(7)
-metrics.STAGE_DURATION.labels("read", "m").observe(0.01)
-metrics.IN_FLIGHT.inc()
+from rrrserve.metrics import multiprocess
+multiprocess.adopt(Path(sys.argv[1]), int(sys.argv[2]))
+from rrrserve.metrics import instruments
+instruments.REJECTED.labels("bad_json").inc(7)
+instruments.STAGE_DURATION.labels("read", "m").observe(0.01)
+instruments.IN_FLIGHT.inc()
 print("counted", flush=True)
 sys.stdin.read()
 """
@@ -48,7 +48,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 def samples(folder: Path) -> dict[str, float]:
     """All samples of a scrape."""
-    lines = worker_metrics.exposition(folder).decode().splitlines()
+    lines = multiprocess.exposition(folder).decode().splitlines()
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
 
 
@@ -67,7 +67,7 @@ def test_a_killed_workers_counts_stay_and_its_gauges_go(tmp_path: Path, start: S
 
     first.kill()
     first.wait()
-    worker_metrics.forget_gauges(tmp_path, 1)
+    multiprocess.forget_gauges(tmp_path, 1)
     found = samples(tmp_path)
     assert counts(found) == (14, 2, 1)
     assert 'process_resident_memory_bytes{worker="1"}' not in found
@@ -90,7 +90,7 @@ def test_gauges_named_by_the_id_of_a_process_that_is_gone_are_forgotten(tmp_path
     for identity in (gone.pid, os.getpid()):
         (tmp_path / f"gauge_livesum_{identity}.db").touch()
         (tmp_path / f"counter_{identity}.db").touch()
-    worker_metrics.forget_gauges_of_the_dead(tmp_path)
+    multiprocess.forget_gauges_of_the_dead(tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {f"counter_{gone.pid}.db", f"counter_{os.getpid()}.db", f"gauge_livesum_{os.getpid()}.db"}
 

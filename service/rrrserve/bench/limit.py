@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from rrrnet.errors import CheckFailedError
-from rrrserve import children
+from rrrserve.bench.clients.subjects import Subject
 from rrrserve.bench.figures import told
 from rrrserve.bench.loops import Recorder, closed_loop
-from rrrserve.bench.subjects import Subject
+from rrrserve.process import children
+from rrrserve.process.environment import variables
 
 # What answers in place of a level; an engine's stand-in is a function in this process.
 _ANSWERERS = {"http": "http", "triton": "grpc"}
@@ -52,8 +53,8 @@ async def _answerer(level: str) -> AsyncIterator[str]:
     with os.fdopen(reader) as said:
         try:
             process = await children.spawn(
-                [sys.executable, "-m", "rrrserve.bench.answerer", _ANSWERERS[level]],
-                environment=dict(os.environ),
+                [sys.executable, "-m", "rrrserve.bench.clients.answerer", _ANSWERERS[level]],
+                environment=variables(),
                 output=writer,
             )
         finally:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rrrserve.bench.alarm import Alarm
-from rrrserve.bench.client import Client, RequestFailedError
+from rrrserve.bench.clients.client import Client, RequestFailedError
 
 NOT_SENT = "not_sent"
 ARRIVALS = ("poisson", "constant")

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from rrrserve.bench.clients.subjects import Subject
 from rrrserve.bench.figures import Turn, figures, round_to_json
 from rrrserve.bench.plan import Load, Plan
 from rrrserve.bench.search import Search
-from rrrserve.bench.subjects import Subject
-from rrrserve.environment import describe
+from rrrserve.stamps.environment import describe
 
 FORMAT = 1
 KIND = "rrr-bench"

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import uvloop
 
-from rrrserve.bench.client import Client
+from rrrserve.bench.clients.client import Client
+from rrrserve.bench.clients.subjects import Subject
 from rrrserve.bench.figures import Turn, figures, finished, told
 from rrrserve.bench.limit import client_limit
 from rrrserve.bench.loops import Recorder, arrival_times, closed_loop, open_loop
 from rrrserve.bench.plan import Load, Plan
 from rrrserve.bench.result import BOTTLENECK_SHARE, Found
 from rrrserve.bench.search import Search, Trial
-from rrrserve.bench.subjects import Subject
 
 _PROBES = (1, 8)  # requests under way: what one takes alone, and about how many a second can be had
 _FEWEST_REQUESTS = 100  # of a trial, else its p99 is the worst request alone;

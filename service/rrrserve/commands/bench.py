@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,16 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from rrrnet import output
 from rrrnet.errors import CheckFailedError, UsageError
 from rrrnet.files import check_writable, write_atomically
-from rrrserve import output
-from rrrserve.access import client_headers
-from rrrserve.settings import check_address
-from rrrserve.tls import client_trust
+from rrrserve.net.addresses import check_address
+from rrrserve.net.tls import client_trust
+from rrrserve.net.tokens import client_headers
+from rrrserve.process.environment import variables
 
 if TYPE_CHECKING:
+    from rrrserve.bench.clients.subjects import Options, Subject
     from rrrserve.bench.plan import Plan
-    from rrrserve.bench.subjects import Options, Subject
 
 _DEFAULT_URL = "http://127.0.0.1:3000"
 _DEFAULT_CONCURRENCY = "1,4,16"
@@ -101,8 +101,8 @@ def bench(
 ) -> None:
     """Put load on models, in turns, and report throughput and percentiles of latency."""
     from rrrserve.bench import runner
+    from rrrserve.bench.clients.subjects import Options
     from rrrserve.bench.plan import Load, Plan
-    from rrrserve.bench.subjects import Options
 
     writers = _writers(out, csv, plot)
     closed = [Load(concurrency=int(value)) for value in _numbers(concurrency, "--concurrency", whole=True)]
@@ -123,7 +123,7 @@ def bench(
     options = Options(
         timeout,
         keep_alive,
-        client_headers(os.environ, token_file) | _headers(header or []),
+        client_headers(variables(), token_file) | _headers(header or []),
         batch,
         threads,
         client_trust(ca),
@@ -183,7 +183,7 @@ def _headers(lines: list[str]) -> dict[str, str]:
 
 
 def _bodies(image: list[Path], folder: Path | None, sizes: str, formats: str, seed: int) -> list[bytes]:
-    from rrrserve.bench import images
+    from rrrserve.bench.clients import images
 
     if image or folder is not None:
         return images.from_files(image, folder)
@@ -200,7 +200,7 @@ def _subjects(
     options: "Options",
 ) -> "list[Subject]":
     """What is to be measured, level by level."""
-    from rrrserve.bench import subjects
+    from rrrserve.bench.clients import subjects
 
     if models and url is None and triton is None:
         raise UsageError("--model names a model of --url or --triton: an engine is named by its folder")
@@ -217,7 +217,7 @@ def _subjects(
 
 def _forget_what_was_reloaded(document: dict[str, Any], url: str, options: "Options") -> None:
     """Leave the repository of HTTP runs open where the service serves another one by now, and warn."""
-    from rrrserve.bench.subjects import repository_now
+    from rrrserve.bench.clients.subjects import repository_now
 
     now = repository_now(url, options)
     parts = [*document["runs"], *document.get("highest_rate", [])]

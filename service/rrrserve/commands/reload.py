@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rrrnet import output
 from rrrnet.errors import CheckFailedError, UsageError
-from rrrserve import output
 
 if TYPE_CHECKING:
-    from rrrserve.running_services import Reload, RunningService
+    from rrrserve.versions.running_services import Reload, RunningService
 
 _POLL_SECONDS = 0.1
 
@@ -35,7 +35,7 @@ def reload(
 
     The new version is checked and must answer before it is used; else the old one stays, and the exit code is 1.
     """
-    from rrrserve.running_services import running_services
+    from rrrserve.versions.running_services import running_services
 
     service = _chosen(running_services(), repository, url, pid)
     done = _reloaded(service, timeout)
@@ -80,7 +80,7 @@ def _reloaded(service: "RunningService", timeout: float) -> "Reload":
     Raises:
         CheckFailedError: the service ended, or did not finish in time.
     """
-    from rrrserve.running_services import RUNNING, last_reload, running_services
+    from rrrserve.versions.running_services import RUNNING, last_reload, running_services
 
     before = last_reload(Path(service.folder)).number
     deadline = time.monotonic() + timeout

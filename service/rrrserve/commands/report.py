@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from rrrnet import output
 from rrrnet.errors import UsageError
 from rrrnet.files import check_writable, write_atomically
-from rrrserve import output
 
 if TYPE_CHECKING:
     from rrrserve.report.calibration import Floats, Labels
@@ -96,7 +96,7 @@ def _predictions(
     sources: "Sources", file: Path | None, data: Path | None
 ) -> "tuple[tuple[Floats, Labels] | None, str]":
     """Probabilities (N, M, C) and labels (N,), and where they come from; None without --predictions and --data."""
-    from rrrserve.evaluation import open_subject, predict
+    from rrrbuild.evaluation import open_subject, predict
     from rrrserve.report.inputs import read_predictions
 
     shape = (sources.checkpoint or sources.engines[0]).architecture

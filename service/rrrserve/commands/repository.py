@@ -7,9 +7,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from rrrnet import output
 from rrrnet.errors import IncompatibleError, UsageError
-from rrrserve import output
-from rrrserve.settings import DEFAULT_REPOSITORY
+from rrrserve.config.service_config import DEFAULT_REPOSITORY
 
 
 def register(app: typer.Typer) -> None:
@@ -75,7 +75,7 @@ def _backends(given: str | None) -> frozenset[str]:
     """Those given, else those of this machine's tritonserver; the Python backend, if there is none."""
     if given is not None:
         return _checked(given)
-    from rrrserve.triton_install import find_tritonserver
+    from rrrserve.triton.install import find_tritonserver
 
     try:
         return find_tritonserver().backends

@@ -11,14 +11,14 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from rrrnet import sealed
+from rrrnet import output, sealed
 from rrrnet.errors import CheckFailedError, ImageError, UsageError
-from rrrserve import output
-from rrrserve.settings import DEFAULT_REPOSITORY, available_cores
+from rrrserve.config.service_config import DEFAULT_REPOSITORY
+from rrrserve.process.cores import available_cores
 
 if TYPE_CHECKING:
     from rrrbuild.repository_document import Repository, ServedModel
-    from rrrserve.tuning import Candidate, Figures
+    from rrrserve.tune.choose import Candidate, Figures
 
 _MAX_CONCURRENCY = 1024
 _START_SECONDS = 5  # a service, roughly, for the estimate
@@ -52,10 +52,10 @@ def tune(
 ) -> None:
     """Choose instances, threads and batching of a served model by measurement, and write them into its repository."""
     from rrrbuild.repository_document import DOCUMENT, read_repository
-    from rrrserve.bench.images import photo_like
-    from rrrserve.environment import describe
-    from rrrserve.tuner import Plan, apply, measure
-    from rrrserve.tuning import choose
+    from rrrserve.bench.clients.images import photo_like
+    from rrrserve.stamps.environment import describe
+    from rrrserve.tune.choose import choose
+    from rrrserve.tune.measure import Plan, apply, measure
 
     levels = _levels(concurrency)
     if not all(math.isfinite(value) for value in (seconds, p99_ms or 1.0)):
@@ -163,9 +163,9 @@ def _candidates(
     """Present settings of a model of this repository, what to try, and what is left out for want of memory."""
     from rrrbuild.targets import target_named
     from rrrbuild.triton_config import CONFIG, read_config
-    from rrrserve.memory import free_bytes, instance_bytes
-    from rrrserve.triton_install import check_libpython, find_tritonserver
-    from rrrserve.tuning import candidates, present_settings, within_memory
+    from rrrserve.process.memory import free_bytes, instance_bytes
+    from rrrserve.triton.install import check_libpython, find_tritonserver
+    from rrrserve.tune.choose import candidates, present_settings, within_memory
 
     install = find_tritonserver()
     if model.backend == "python":

@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import os
 import signal
 from collections import Counter
 from collections.abc import Coroutine
@@ -12,16 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from rrrnet import output
 from rrrnet.errors import ArtifactError, CheckFailedError, UsageError
 from rrrnet.files import check_writable, write_atomically
-from rrrserve import output
-from rrrserve.access import client_headers
-from rrrserve.settings import DEFAULT_REPOSITORY
-from rrrserve.tls import client_trust
+from rrrserve.config.service_config import DEFAULT_REPOSITORY
+from rrrserve.net.tls import client_trust
+from rrrserve.net.tokens import client_headers
+from rrrserve.process.environment import variables
 
 if TYPE_CHECKING:
     from rrrserve.claims.claims_file import Claims
-    from rrrserve.claims.run import Source
+    from rrrserve.judge.run import Source
 
 DEFAULT_CLAIMS = Path("benchmarks/claims.yaml")
 DEFAULT_ENGINES = Path("artifacts/engines")
@@ -82,11 +82,11 @@ def verify(
 ) -> None:
     """Accept or reject claims with numbers, or say that the evidence does not decide them."""
     from rrrbuild.repository_document import read_repository
-    from rrrserve.claims import formats
     from rrrserve.claims.claims_file import read_claims
-    from rrrserve.claims.measured import check_measured
-    from rrrserve.claims.run import Source
-    from rrrserve.claims.stamp import check_stampable, write_stamps
+    from rrrserve.evidence.measured import check_measured
+    from rrrserve.judge import formats
+    from rrrserve.judge.run import Source
+    from rrrserve.stamps.stamp import check_stampable, write_stamps
 
     if not math.isfinite(seconds):
         raise UsageError("--seconds must be a finite number")
@@ -106,7 +106,7 @@ def verify(
         allow_resets=allow_resets,
         repository=repository,
         engines=engines,
-        headers=client_headers(os.environ, token_file),
+        headers=client_headers(variables(), token_file),
         image_path=image,
         ca_path=ca,
         trust=client_trust(ca),
@@ -133,7 +133,7 @@ def verify(
 
 def _judged(claims: "Claims", source: "Source") -> dict[str, Any]:
     """The document of verdicts, with progress on standard error; Ctrl-C and SIGTERM end with exit code 130."""
-    from rrrserve.claims.run import verify as judge
+    from rrrserve.judge.run import verify as judge
 
     if not (source.scrape or source.prometheus):  # files are read at once
         return _run(judge(claims, source, lambda *_: None))
@@ -178,7 +178,7 @@ def _end(document: dict[str, Any], *, allow_undecided: bool) -> None:
     Raises:
         CheckFailedError: a claim failed, or is undecided.
     """
-    from rrrserve.claims.formats import counts_text
+    from rrrserve.judge.formats import counts_text
 
     counts = Counter(verdict["verdict"] for verdict in document["verdicts"])
     if counts["fail"] or (counts["undecided"] and not allow_undecided):

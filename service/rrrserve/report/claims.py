@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rrrserve.claims.stamp import entry_of
-from rrrserve.claims.travelling import Claim, engine_claims, judged, measured_text, served_claims
-from rrrserve.claims.verdict_document import Verdicts
 from rrrserve.report.collect import shown
 from rrrserve.report.sources import Sources
+from rrrserve.stamps.stamp import entry_of
+from rrrserve.stamps.travelling import Claim, engine_claims, judged, measured_text, served_claims
+from rrrserve.stamps.verdict_document import Verdicts
 
 
 def claims_section(sources: Sources, files: Mapping[str, Verdicts]) -> list[dict[str, Any]]:

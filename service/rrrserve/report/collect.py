@@ -12,12 +12,12 @@ from rrrbuild.manifest import Manifest
 from rrrbuild.targets import TARGETS
 from rrrnet import sealed
 from rrrnet.checkpoint import DOCUMENT, Checkpoint
+from rrrnet.commands.describe import summarise
 from rrrnet.metrics import score
-from rrrserve.commands.describe import summarise
-from rrrserve.environment import describe
 from rrrserve.report.calibration import Floats, Labels, calibration
 from rrrserve.report.inputs import Bench
 from rrrserve.report.sources import Sources
+from rrrserve.stamps.environment import describe
 
 METHODS = {
     "ensemble": "ensemble of thin branches on a shared stem, RRR-Net [D]",

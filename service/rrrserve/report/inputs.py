@@ -9,8 +9,8 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError, model_validator
 
 from rrrnet.errors import ArtifactError, UsageError
-from rrrserve.claims.bench_document import Count, Figure, Limit
-from rrrserve.claims.verdict_document import Environment, Verdicts
+from rrrserve.bench.document import Count, Figure, Limit
+from rrrserve.stamps.verdict_document import Environment, Verdicts
 
 _MAX_BYTES = 64 * 2**20
 

@@ -1,0 +1,1 @@
+"""The commands around engines: `rrr targets`, `rrr build`, `rrr evaluate`, `rrr repository`."""

@@ -1,0 +1,56 @@
+"""`rrr targets`: every target, whether it works here, and if not, what to do about it."""
+
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from rrrbuild.targets import TARGETS, Target, build_obstacle, run_obstacle
+from rrrnet import output
+
+
+def register(app: typer.Typer) -> None:
+    """Add `rrr targets`."""
+    app.command()(targets)
+
+
+def targets(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show every target: available here? If not, why and what to install."""
+    rows = [_row(target) for target in TARGETS.values()]
+    if as_json:
+        output.print_json({"targets": rows})
+        return
+    table = Table("target", "build here", "run here", "what to do")
+    for row in rows:
+        obstacles = dict.fromkeys(text for text in (row["build_obstacle"], row["run_obstacle"]) if text)
+        answers = ("yes" if row[key] else "no" for key in ("can_build", "can_run"))
+        table.add_row(row["name"], *answers, escape("; ".join(obstacles)))
+    output.console.print(table)
+    for line in _plan_lines(rows):
+        output.console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def _plan_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """The plans, one line for targets that have the same; then why they lack one."""
+    groups: dict[str, list[str]] = {}
+    for row in rows:
+        lacks = "".join(f"; not {plan}: {reason}" for plan, reason in row["plans_not_expressible"].items())
+        groups.setdefault(", ".join(row["plans"]) + lacks, []).append(row["name"])
+    return [f"plans of {', '.join(names)}: {plans}" for plans, names in groups.items()]
+
+
+def _row(target: Target) -> dict[str, Any]:
+    build, run = build_obstacle(target), run_obstacle(target)
+    return {
+        "name": target.name,
+        "family": target.family,
+        "precision": target.precision,
+        "plans": [plan.name for plan in target.plans],
+        "plans_not_expressible": target.lacks,
+        "tolerance": vars(target.tolerance),
+        "can_build": build is None,
+        "build_obstacle": build,
+        "can_run": run is None,
+        "run_obstacle": run,
+    }

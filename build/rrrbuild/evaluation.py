@@ -1,0 +1,145 @@
+"""Predictions of a checkpoint or an engine on the images of a data set, as `rrr evaluate` and `rrr report` use them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from rrrbuild.manifest import MANIFEST
+from rrrnet import output
+from rrrnet.checkpoint import DOCUMENT, SPLIT, read_checkpoint
+from rrrnet.dataset import load_arrays, read_dataset, read_split, select
+from rrrnet.errors import ArtifactError, UsageError
+from rrrnet.preprocess import Preprocess, Uint8Array
+
+BATCH_SIZE = 32
+SPLITS = ("test", "train", "all")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated: a checkpoint through PyTorch or an engine through its runtime."""
+
+    name: str
+    target: str
+    path: Path
+    labels: tuple[str, ...]
+    preprocess: Preprocess
+    data_path: str | None
+    data_sha256: str | None
+    split_recorded: bool
+    predict: Callable[[Uint8Array], npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Member probabilities of N images.
+
+    Attributes:
+        files: N names of images.
+        labels: shape (N,), true classes as indices of the subject's labels.
+        probabilities: shape (N, M, C).
+        root: the data set's folder.
+        data_matches: whether these are the images that the subject was trained on and tested with.
+    """
+
+    files: tuple[str, ...]
+    labels: npt.NDArray[np.int64]
+    probabilities: npt.NDArray[np.float32]
+    root: Path
+    data_matches: bool
+
+
+def open_subject(path: Path) -> Subject:
+    """The checkpoint or engine at `path`, ready to predict.
+
+    Raises:
+        ArtifactError: it is neither, or damaged.
+    """
+    if (path / DOCUMENT).exists():
+        from rrrnet.inference import Predictor
+
+        checkpoint = read_checkpoint(path)
+        data = checkpoint.training.get("data") or {}
+        predictor = Predictor(checkpoint)
+        return Subject(
+            checkpoint.name,
+            "pytorch",
+            path,
+            checkpoint.labels,
+            checkpoint.preprocess,
+            data.get("path"),
+            data.get("sha256"),
+            SPLIT in checkpoint.files,
+            predictor.predict,
+        )
+    if (path / MANIFEST).exists():
+        from rrrbuild.engine import load_engine
+
+        engine = load_engine(path)
+        manifest = engine.manifest
+        data = manifest.data or {}
+        return Subject(
+            manifest.name,
+            manifest.target,
+            path,
+            manifest.labels,
+            manifest.preprocess,
+            data.get("path"),
+            data.get("sha256"),
+            SPLIT in manifest.files,
+            engine,
+        )
+    message = f"{path} is neither a checkpoint (no {DOCUMENT}) nor an engine (no {MANIFEST})"
+    raise ArtifactError(f"{message}; make one with rrr train or rrr build")
+
+
+def predict(subject: Subject, data: Path | None, split: str) -> Predictions:
+    """Run the subject over a part of a data set, with progress on the terminal.
+
+    Args:
+        subject: what predicts.
+        data: the data set; None is the one that the subject was trained on.
+        split: one of `SPLITS`.
+
+    Raises:
+        UsageError: the images are gone.
+        ArtifactError: the data set has other classes, or the split is not recorded.
+    """
+    root = data if data is not None else Path(subject.data_path) if subject.data_path else None
+    if root is None or (data is None and not root.is_dir()):
+        raise UsageError(f"the images of {subject.path} are no longer at {root}: give the folder with --data DIR")
+    images = read_dataset(root)
+    unknown = sorted(set(images.classes) - set(subject.labels))
+    if unknown:
+        message = f"{root} has classes that {subject.path} does not know: {', '.join(unknown[:5])}"
+        raise ArtifactError(f"{message}; it knows {', '.join(subject.labels[:5])} ...")
+    if split != "all" and not subject.split_recorded:
+        raise ArtifactError(f"{subject.path} has no recorded split: score all images with --split all")
+    chosen = images if split == "all" else select(images, read_split(subject.path / SPLIT), split)  # type: ignore[arg-type]  # of SPLITS
+    data_matches = subject.data_sha256 in (None, images.sha256)
+    if not data_matches:
+        output.messages.print(f"note: the images in {root} are not, or not all, those {subject.name} was trained on")
+    arrays, indices = load_arrays(chosen, subject.preprocess)
+    position = {label: index for index, label in enumerate(subject.labels)}
+    labels = np.array([position[images.classes[index]] for index in indices], dtype=np.int64)
+    results: list[npt.NDArray[np.float32]] = []
+    with output.progress_bar() as bar:
+        task = bar.add_task(f"{subject.name} ({subject.target})", total=len(arrays), text="")
+        for start in range(0, len(arrays), BATCH_SIZE):
+            results.append(subject.predict(arrays[start : start + BATCH_SIZE]))
+            bar.advance(task, len(results[-1]))
+    return Predictions(chosen.files, labels, np.concatenate(results), root, data_matches)
+
+
+def write_predictions(predictions: Predictions, path: Path) -> None:
+    """Write an .npz file with the arrays `files`, `labels` and `probabilities`."""
+    with path.open("wb") as file:  # given a name, savez would append .npz to it
+        np.savez(
+            file,
+            files=np.array(predictions.files),
+            labels=predictions.labels,
+            probabilities=predictions.probabilities,
+        )

@@ -1,0 +1,1 @@
+"""The commands that need no engine: `rrr data`, `rrr train`, `rrr describe`."""

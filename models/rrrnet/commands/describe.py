@@ -1,0 +1,80 @@
+"""`rrr describe`: what a network consists of and what it costs, beside the ResNet152 it comes from."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from rrrnet import architecture as shapes
+from rrrnet import output
+from rrrnet.architecture import Architecture
+from rrrnet.checkpoint import read_checkpoint
+from rrrnet.errors import UsageError
+
+
+def register(app: typer.Typer) -> None:
+    """Add `describe` to the application."""
+    app.command()(describe)
+
+
+def describe(
+    checkpoint: Annotated[Path | None, typer.Argument(help="A checkpoint folder; or give --members.")] = None,
+    members: Annotated[int | None, typer.Option(help="Branches of the ensemble; 1 is the reduced network.")] = None,
+    classes: Annotated[int | None, typer.Option(help="Number of classes [default: 20].")] = None,
+    size: Annotated[int | None, typer.Option(help="Image size in pixels [default: 128, or the checkpoint's].")] = None,
+    aligned: Annotated[bool, typer.Option("--aligned", help="Widths in multiples of 8.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show widths, parameters and multiply-accumulates, and the ratio to ResNet152."""
+    if checkpoint is not None and (members is not None or classes is not None or aligned):
+        raise UsageError("give a checkpoint, or --members and --classes, not both")
+    if checkpoint is not None:
+        read = read_checkpoint(checkpoint)
+        document = summarise(read.architecture, read.preprocess.size if size is None else size)
+        document = {"name": read.name, "method": read.method, "labels": list(read.labels), **document}
+    else:
+        num_classes, count = 20 if classes is None else classes, 8 if members is None else members
+        network = shapes.ensemble(num_classes, count, aligned=aligned)
+        document = summarise(network, 128 if size is None else size)
+    if as_json:
+        output.print_json(document)
+    else:
+        output.console.print(_table(document))
+
+
+def summarise(network: Architecture, image_size: int) -> dict[str, Any]:
+    """Costs of `network` and of ResNet152 with the same classes, for one image."""
+    if not 32 <= image_size <= 1024:
+        raise UsageError(f"--size {image_size}: allowed are 32 to 1024 pixels")
+    costs = shapes.cost(network, image_size)
+    baseline = shapes.cost(shapes.full(network.num_classes), image_size)["total"]
+    return {
+        "members": network.members,
+        "num_classes": network.num_classes,
+        "image_size": image_size,
+        "blocks": list(network.blocks),
+        "widths": list(network.widths),
+        **costs["total"],
+        "stem": costs["stem"],
+        "member": costs["member"],
+        "baseline": baseline,
+        "ratio": {key: baseline[key] / costs["total"][key] for key in ("parameters", "macs")},
+    }
+
+
+def _table(document: dict[str, Any]) -> Table:
+    title = f"{document['members']} member(s), {document['num_classes']} classes, {document['image_size']} pixels"
+    table = Table("", "blocks", "widths", "parameters (M)", "MACs (M)", title=title)
+    blocks, widths = document["blocks"], document["widths"]
+
+    def row(name: str, blocks_text: str, widths_text: str, costs: dict[str, int]) -> None:
+        table.add_row(name, blocks_text, widths_text, f"{costs['parameters'] / 1e6:.3f}", f"{costs['macs'] / 1e6:.1f}")
+
+    row("stem, shared", f"{blocks[0]}, {blocks[1]}", "64, 128", document["stem"])
+    row("one member", f"{blocks[2]}, {blocks[3]}", f"{widths[0]}, {widths[1]}", document["member"])
+    row("all", "", "", document)
+    row("ResNet152", "3, 8, 36, 3", "64, 128, 256, 512", document["baseline"])
+    ratio = document["ratio"]
+    table.add_row("ResNet152 / all", "", "", f"{ratio['parameters']:.2f}x", f"{ratio['macs']:.2f}x")
+    return table

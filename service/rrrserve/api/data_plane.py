@@ -1,0 +1,172 @@
+"""The one way from encoded images to answers: decode, infer, encode; each stage measured once, here."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rrrbuild.repository_document import MEMBER_SECONDS, Repository, ServedModel
+from rrrserve.api.answer import answer
+from rrrserve.api.decoding import Decoded, DecodePool
+from rrrserve.api.errors import APIError
+from rrrserve.api.requests import Options
+from rrrserve.metrics import instruments
+from rrrserve.state.shared_state import SharedState
+from rrrserve.triton.breaker import TritonLink
+from rrrserve.triton.client import TritonError
+
+log = logging.getLogger("rrrserve")
+
+_POLL_SECONDS = 0.05
+_CLIENT_MESSAGES = {
+    "backend_unavailable": "the inference server is not available",
+    "deadline_exceeded": "the deadline passed before the model answered",
+    "bad_model_output": "the model gave an unusable answer",
+}
+
+
+@dataclass
+class Timing:
+    """What a request spent, in seconds."""
+
+    started: float
+    read: float = 0.0
+    decode: float = 0.0
+    preprocess: float = 0.0
+    inference: float = 0.0
+
+    def to_json(self) -> dict[str, float]:
+        """Milliseconds, as in the answer's `timing_ms`; `total` counts up to now."""
+        seconds = {
+            "read": self.read,
+            "decode": self.decode,
+            "preprocess": self.preprocess,
+            "inference": self.inference,
+            "total": time.perf_counter() - self.started,
+        }
+        return {name: round(value * 1000, 3) for name, value in seconds.items()}
+
+
+class DataPlane:
+    """Predicts with the models of one repository through one connection to Triton."""
+
+    def __init__(
+        self, repository: Repository, default: ServedModel, client: TritonLink, pool: DecodePool, state: SharedState
+    ) -> None:
+        self.models = {model.name: model for model in repository.models}
+        self.repository = repository.short_digest
+        self._users = 0
+        self.default = default
+        self.client = client
+        self.state = state
+        self.pool = pool
+        # Metric children are looked up once: `labels()` costs more than the observation.
+        self._stages = {
+            (stage, name): instruments.STAGE_DURATION.labels(stage, name)
+            for stage in instruments.STAGES
+            for name in self.models
+        }
+        self._inference = {
+            model.name: instruments.INFERENCE_DURATION.labels(model.name, model.target) for model in repository.models
+        }
+        self._members = {
+            model.name: [instruments.MEMBER_DURATION.labels(model.name, str(index)) for index in range(model.members)]
+            for model in repository.models
+            if MEMBER_SECONDS in model.outputs
+        }
+        self._disagreement = {name: instruments.DISAGREEMENT.labels(name) for name in self.models}
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """While the body of the `with` statement runs, this version must not be taken away."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+
+    async def until_unused(self) -> None:
+        """Wait until nothing is under way with this version."""
+        while True:
+            if not self._users:
+                return
+            await asyncio.sleep(_POLL_SECONDS)
+
+    def observe_stage(self, stage: str, model: ServedModel, seconds: float) -> None:
+        """Count one stage of one request."""
+        self._stages[stage, model.name].observe(seconds)
+
+    async def predict(
+        self, model: ServedModel, images: Sequence[bytes], options: Options, *, deadline: float, timing: Timing
+    ) -> list[dict[str, Any] | APIError]:
+        """Answer each image, in order; one that cannot be used gives its error in its place.
+
+        Args:
+            model: which model.
+            images: encoded images, any number from 1.
+            options: what the client asked for.
+            deadline: on the clock of `time.perf_counter`.
+            timing: filled in.
+
+        Raises:
+            APIError: the batch as a whole got no answer.
+        """
+        decoded = await self.pool.decode(images, model.preprocess)
+        good = [item for item in decoded if isinstance(item, Decoded)]
+        timing.decode = sum(item.decode_seconds for item in good)
+        timing.preprocess = sum(item.preprocess_seconds for item in good)
+        if not good:
+            return [item for item in decoded if isinstance(item, APIError)]
+        self.observe_stage("decode", model, timing.decode)
+        self.observe_stage("preprocess", model, timing.preprocess)
+        start = time.perf_counter()
+        try:
+            probabilities = iter(await self._infer(model, [item.array for item in good], deadline))
+        except TritonError as error:
+            if self.state.triton_up:  # else the supervisor has told, and every request would tell again
+                log.warning("inference with %s failed: %s", model.name, error)
+            raise APIError(error.code, _CLIENT_MESSAGES[error.code]) from error
+        timing.inference = time.perf_counter() - start
+        self.observe_stage("inference", model, timing.inference)
+        return [
+            self._answer(model, next(probabilities), options) if isinstance(item, Decoded) else item for item in decoded
+        ]
+
+    def _answer(self, model: ServedModel, probabilities: npt.NDArray[np.float32], options: Options) -> dict[str, Any]:
+        result = answer(probabilities, model.labels, top_k=options.top_k, members=options.members)
+        self._disagreement[model.name].observe(1.0 - result["uncertainty"]["agreement"])
+        return result
+
+    async def _infer(
+        self, model: ServedModel, images: list[npt.NDArray[np.uint8]], deadline: float
+    ) -> npt.NDArray[np.float32]:
+        """Probabilities (N, M, C) of N images (S, S, 3), in as many calls as the model's largest batch asks for."""
+        step = model.max_batch_size
+        if len(images) <= step:
+            return await self._call(model, images, deadline)
+        parts = (images[index : index + step] for index in range(0, len(images), step))
+        calls = [asyncio.ensure_future(self._call(model, part, deadline)) for part in parts]
+        try:
+            return np.concatenate(await asyncio.gather(*calls))
+        except BaseException:  # gather() leaves the others running, and nobody would count them
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+            raise
+
+    async def _call(
+        self, model: ServedModel, images: list[npt.NDArray[np.uint8]], deadline: float
+    ) -> npt.NDArray[np.float32]:
+        start = time.perf_counter()
+        result = await self.client.infer(model, images, timeout_seconds=deadline - start)
+        self._inference[model.name].observe(time.perf_counter() - start)
+        if result.member_seconds is not None:
+            for member, seconds in zip(self._members[model.name], result.member_seconds, strict=True):
+                member.observe(seconds)
+        return result.probabilities

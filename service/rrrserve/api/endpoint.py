@@ -1,0 +1,170 @@
+"""What every route has in common: request id, deadline, the one error shape, metrics, the answer's headers."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from rrrserve.api.access import Access
+from rrrserve.api.errors import APIError
+from rrrserve.api.requests import Headers, headers_of, request_id
+from rrrserve.metrics import instruments
+from rrrserve.process.logs import log_request
+
+log = logging.getLogger("rrrserve")
+
+JSON_TYPE = "application/json"
+# Set in a request's ASGI scope before its task is cancelled because nobody is there any more to read the answer.
+CLIENT_GONE = "rrr.client_gone"
+
+_NOT_READ = (408, 413)  # the rest of the body is not read, so that no further request can follow
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An HTTP answer."""
+
+    body: bytes
+    status: int = 200
+    content_type: str = JSON_TYPE
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Exchange:
+    """One request on its way through a handler.
+
+    Attributes:
+        scope: ASGI scope.
+        receive: ASGI receive.
+        started: clock of `time.perf_counter` when the request arrived.
+        headers: the request's, by lower-case name.
+        request_id: the client's, or ours.
+        model: the model's name once it is known to be in the repository; the metric label.
+    """
+
+    scope: Scope
+    receive: Receive
+    started: float
+    headers: Headers = field(default_factory=dict)
+    request_id: str = ""
+    model: str = ""
+
+
+Handler = Callable[[Exchange], Awaitable[Reply]]
+
+
+def to_json(document: Any) -> bytes:
+    """Compact JSON in UTF-8."""
+    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+class Endpoint:
+    """An ASGI application around one handler.
+
+    Args:
+        template: the route's path with its parameters unfilled; the metric label.
+        handler: gives the reply or raises `APIError`.
+        access: who is answered; asked for each request.
+        in_flight: whether the gauge of running predictions counts it.
+    """
+
+    def __init__(
+        self, template: str, handler: Handler, *, access: Callable[[], Access], in_flight: bool = False
+    ) -> None:
+        self.template = template
+        self._handler = handler
+        self._access = access
+        self._in_flight = in_flight
+        instruments.REQUEST_DURATION.labels(
+            template, "", "client_error"
+        )  # what a path or method of no use here adds to
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; nothing that a client sends gets past as an exception."""
+        exchange = Exchange(scope, receive, time.perf_counter())
+        if self._in_flight:
+            instruments.IN_FLIGHT.inc()
+        try:
+            reply = await self._reply(exchange)
+        finally:
+            if self._in_flight:
+                instruments.IN_FLIGHT.dec()
+        # Counted before it is sent: who has an answer finds it in the next scrape, whichever worker that one asks.
+        outcome = "client_error" if reply is None else instruments.outcome_of(reply.status)
+        elapsed = time.perf_counter() - exchange.started
+        instruments.REQUEST_DURATION.labels(self.template, exchange.model, outcome).observe(elapsed)
+        log_request(
+            request_id=exchange.request_id,
+            route=self.template,
+            model=exchange.model,
+            status=0 if reply is None else reply.status,
+            seconds=elapsed,
+        )
+        if reply is not None:
+            headers = _raw_headers(reply, exchange.request_id)
+            # Cancelled while earlier answers wait to be read: there is nobody left to read this one.
+            with contextlib.suppress(asyncio.CancelledError):
+                await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+                await send({"type": "http.response.body", "body": reply.body})
+
+    async def _reply(self, exchange: Exchange) -> Reply | None:
+        """The handler's reply or the error's; None when the client has gone."""
+        error: APIError
+        try:
+            exchange.headers = headers_of(exchange.scope["headers"])
+            exchange.request_id = request_id(exchange.headers)
+            self._access().check(self.template, exchange.headers)
+            return await self._handler(exchange)
+        except ClientDisconnect:
+            return None
+        except asyncio.CancelledError:
+            if exchange.scope.get(CLIENT_GONE):
+                return None
+            error = APIError("shutting_down", "the service is stopping: ask another instance")
+        except APIError as refusal:
+            error = refusal
+        except Exception:  # a fault of ours must still be answered in the one shape, and be found in the log
+            exchange.request_id = exchange.request_id or _new_request_id()
+            log.exception("request %s to %s failed", exchange.request_id, self.template)
+            error = APIError("internal_error", "a fault of the service; its log has the details under this request id")
+        exchange.request_id = exchange.request_id or _new_request_id()
+        return _error_reply(error, exchange.request_id)
+
+
+def raw_error(error: APIError) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Header fields and body of an error that no route has to do with; counts it."""
+    identifier = _new_request_id()
+    reply = _error_reply(error, identifier)
+    return _raw_headers(reply, identifier), reply.body
+
+
+def _new_request_id() -> str:
+    return secrets.token_hex(8)
+
+
+def _error_reply(error: APIError, identifier: str) -> Reply:
+    """The reply for an error; counts it."""
+    instruments.REJECTED.labels(error.code).inc()
+    headers = dict(error.headers)
+    if error.status in _NOT_READ:
+        headers["Connection"] = "close"
+    return Reply(to_json(error.to_json(identifier)), error.status, headers=headers)
+
+
+def _raw_headers(reply: Reply, identifier: str) -> list[tuple[bytes, bytes]]:
+    headers = {
+        "content-type": reply.content_type,
+        "content-length": str(len(reply.body)),
+        "x-request-id": identifier,
+        **reply.headers,
+    }
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]

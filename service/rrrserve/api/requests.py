@@ -1,0 +1,262 @@
+"""From an HTTP request to checked values: body bytes, images, options, deadline, request id."""
+
+import asyncio
+import base64
+import binascii
+import json
+import re
+import secrets
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, cast
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
+
+from rrrserve.api.admission import BodyMemory
+from rrrserve.api.errors import APIError
+from rrrserve.api.multipart import Part, parse_multipart
+
+Headers = dict[bytes, bytes]
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_OPTIONS = ("top_k", "members")
+# `curl --data-binary @cat.jpg` announces a form, and `curl -T cat.jpg` nothing at all; both mean the raw image.
+_RAW_TYPES = (b"", b"application/octet-stream", b"application/x-www-form-urlencoded")
+DEFAULT_TOP_K = 5
+# Headers that change how a request is read.
+_READ_ONCE = (
+    b"authorization",
+    b"content-encoding",
+    b"content-length",
+    b"content-type",
+    b"host",
+    b"transfer-encoding",
+    b"x-request-id",
+    b"x-request-timeout-ms",
+)
+# A document as we read it has few of these; one of 10 MB with many would take 30 times its size in memory.
+_STRUCTURE = (b"{", b"[", b",")
+_MOST_STRUCTURE = 2048
+_MOST_SHOWN = 40
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a client may choose: number of labels (1 to num_classes), and whether members are listed."""
+
+    top_k: int
+    members: bool
+
+
+def headers_of(raw: Sequence[tuple[bytes, bytes]]) -> Headers:
+    """ASGI headers by lower-case name; of a repeated header that is not read here the last one counts.
+
+    Raises:
+        APIError: `bad_request`, for a header that is read here and is given twice: which one counts is not for us to
+            say, since a proxy before us may have read the other one.
+    """
+    headers = dict(raw)
+    if len(headers) != len(raw):
+        names = [name for name, _ in raw]
+        for name in _READ_ONCE:
+            if names.count(name) > 1:
+                raise APIError("bad_request", f"the header {name.decode()} is given twice")
+    return headers
+
+
+def request_id(headers: Headers) -> str:
+    """The client's X-Request-ID, or a new one.
+
+    Raises:
+        APIError: `bad_request`, for an id that is not 1 to 64 letters, digits, dots, underscores or hyphens.
+    """
+    sent = headers.get(b"x-request-id")
+    if sent is None:
+        return secrets.token_hex(8)
+    if not _REQUEST_ID.fullmatch(sent):
+        raise APIError("bad_request", "X-Request-ID must be 1 to 64 letters, digits, dots, underscores or hyphens")
+    return sent.decode()
+
+
+def timeout_ms(headers: Headers, *, default: int, largest: int) -> int:
+    """The client's X-Request-Timeout-Ms, cut to `largest`, or the default.
+
+    Raises:
+        APIError: `bad_request`, for anything but a whole number from 1.
+    """
+    sent = headers.get(b"x-request-timeout-ms")
+    if sent is None:
+        return default
+    digits = sent.lstrip(b"0")
+    if not (sent.isdigit() and digits):
+        raise APIError("bad_request", "X-Request-Timeout-Ms must be a whole number of milliseconds, at least 1")
+    return min(int(digits), largest) if len(digits) <= len(str(largest)) else largest
+
+
+def options_of(query: Iterable[tuple[str, str]], *, num_classes: int) -> Options:
+    """The query parameters `top_k` and `members`.
+
+    Raises:
+        APIError: `bad_request`, for an unknown or repeated parameter or a value that is not allowed.
+    """
+    values: dict[str, str] = {}
+    for name, value in query:
+        if name not in _OPTIONS:
+            raise APIError("bad_request", f"unknown query parameter {_shown(name)}: known are {' and '.join(_OPTIONS)}")
+        if name in values:
+            raise APIError("bad_request", f"{name} is given twice")
+        values[name] = value
+    top_k = values.get("top_k", "")
+    if "top_k" in values and not (
+        top_k.isascii() and top_k.isdigit() and len(top_k) <= 6 and 1 <= int(top_k) <= num_classes
+    ):
+        raise APIError("bad_request", f"top_k must be a whole number from 1 to {num_classes}")
+    if values.get("members", "false") not in ("true", "false"):
+        raise APIError("bad_request", "members must be true or false")
+    return Options(int(top_k) if top_k else min(DEFAULT_TOP_K, num_classes), values.get("members") == "true")
+
+
+async def read_body(receive: Receive, headers: Headers, *, max_bytes: int, memory: BodyMemory) -> bytes:
+    """The whole body, refused as soon as it is known to be too large.
+
+    Args:
+        receive: the request's.
+        headers: the request's.
+        max_bytes: largest body.
+        memory: what all bodies may take together; that of this body stays counted, for the caller to give back.
+
+    Raises:
+        APIError: `body_too_large`, `encoding_not_supported`, or `overloaded`.
+        ClientDisconnect: the client went away.
+    """
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise APIError("encoding_not_supported", "send the body as it is, without Content-Encoding")
+    if headers.get(b"transfer-encoding", b"chunked").strip().lower() != b"chunked":
+        raise APIError("encoding_not_supported", "the only Transfer-Encoding that is read here is chunked")
+    announced = headers.get(b"content-length", b"0")
+    if announced.isdigit() and int(announced) > max_bytes:
+        raise APIError("body_too_large", f"the body has {int(announced)} bytes: at most {max_bytes} are allowed")
+    chunks: list[bytes] = []
+    task = cast("asyncio.Task[Any]", asyncio.current_task())
+    coming = memory.begin(task.cancel)
+    try:
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            chunk = message.get("body", b"")
+            if coming.size + len(chunk) > max_bytes:
+                raise APIError("body_too_large", f"the body is larger than the {max_bytes} bytes that are allowed")
+            coming.take(len(chunk))
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                coming.finish()
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    except BaseException as error:  # whatever ends the reading, a cancellation too
+        coming.drop()
+        if coming.gave_way and isinstance(error, asyncio.CancelledError):
+            if task.uncancel():  # somebody else ends it too: the deadline, or a stop
+                raise
+            raise APIError("overloaded", "the body came too slowly: the memory for bodies is used up") from None
+        raise
+
+
+def images_of(body: bytes, headers: Headers, *, field: str, most: int) -> list[bytes]:
+    """The encoded images of a request.
+
+    Args:
+        body: the whole body.
+        headers: the request's.
+        field: `image` or `images`, the name of the multipart field and of the JSON key.
+        most: images allowed; 1 on the route for a single image.
+
+    Returns:
+        1 to `most` byte strings, not decoded yet.
+
+    Raises:
+        APIError: the body holds no such thing; see `ERRORS`.
+    """
+    content_type = headers.get(b"content-type", b"")
+    kind = content_type.partition(b";")[0].strip().lower()
+    if kind == b"multipart/form-data":
+        images = _from_parts(parse_multipart(body, content_type), field)
+    elif kind == b"application/json":
+        images = _from_json(body, field, single=field == "image")
+    elif kind in _RAW_TYPES or kind.startswith(b"image/"):
+        if field == "images":
+            raise APIError("missing_image", "a batch is sent as multipart/form-data with a field images for each image")
+        images = [body] if body else []
+    else:
+        raise APIError(
+            "unsupported_media_type",
+            "Content-Type must be multipart/form-data, application/json, image/... or application/octet-stream",
+        )
+    if not images:
+        raise APIError("missing_image", f"no image: send the multipart field {field}, the raw image, or JSON")
+    if len(images) > most:
+        code, what = (
+            ("too_many_images", "this route takes one") if most == 1 else ("batch_too_large", f"most is {most}")
+        )
+        raise APIError(code, f"{len(images)} images: {what}")
+    return images
+
+
+def _from_parts(parts: list[Part], field: str) -> list[bytes]:
+    for part in parts:
+        if part.name != field:
+            missing = all(other.name != field for other in parts)
+            code, what = ("missing_image", "no image in the") if missing else ("bad_request", "unknown")
+            raise APIError(code, f"{what} multipart field {_shown(part.name)}: this route reads {field}")
+        if not part.is_file:
+            raise APIError("not_a_file", f"the field {field} must be an uploaded file (curl -F {field}=@cat.jpg)")
+    return [bytes(part.data) for part in parts]
+
+
+def _from_json(body: bytes, field: str, *, single: bool) -> list[bytes]:
+    """The images of a JSON body."""
+    shape = f'{{"{field}": "<base64>"}}' if single else f'{{"{field}": ["<base64>", ...]}}'
+    if sum(map(body.count, _STRUCTURE)) > _MOST_STRUCTURE:
+        raise APIError("bad_request", f"the JSON body must be {shape}; this one has too many values")
+
+    def refuse_constant(name: str) -> NoReturn:
+        raise APIError("bad_json", f"{name} is not JSON")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) != len(pairs):
+            (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+            raise APIError("bad_request", f"the key {_shown(twice)} is given twice")
+        return dict(pairs)
+
+    try:
+        document = json.loads(body.decode("utf-8"), parse_constant=refuse_constant, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise APIError("bad_json", "the body is not valid JSON in UTF-8") from error
+    if not isinstance(document, dict):
+        raise APIError("bad_request", f"the JSON body must be {shape}")
+    unknown = next((key for key in document if key != field), None)
+    if unknown is not None:
+        raise APIError(
+            "bad_request", f"unknown key {_shown(unknown)}: the JSON body must be {shape} with no other keys"
+        )
+    if field not in document:
+        raise APIError("missing_image", f"no image: the JSON body must be {shape}")
+    texts = [document[field]] if single else document[field]
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise APIError("bad_request", f"{field} must be {'a string' if single else 'a list of strings'} of base64")
+    try:
+        return [_from_base64(text) for text in texts]
+    except ValueError as error:
+        raise APIError("bad_request", f"{field} is not valid base64") from error
+
+
+def _from_base64(text: str) -> bytes:
+    if len(text) % 4 or text.endswith("==="):  # b64decode passes over padding that is too long
+        raise binascii.Error
+    return base64.b64decode(text, validate=True)
+
+
+def _shown(name: str) -> str:
+    """A client's own word in a message: short, and in ASCII, since JSON can hold halves of characters."""
+    return ascii(name if len(name) <= _MOST_SHOWN else name[:_MOST_SHOWN] + "...")

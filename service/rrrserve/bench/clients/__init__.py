@@ -1,0 +1,1 @@
+"""What the load generator asks: an engine, Triton, the HTTP service."""

@@ -1,0 +1,249 @@
+"""What `rrr doctor` looks at: each check tells what it found, whether serving can live with it, and what to do."""
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from rrrbuild import machine
+from rrrbuild.targets import TARGETS, run_obstacle
+from rrrnet.errors import IncompatibleError, UsageError
+from rrrserve.net.listener import listen
+from rrrserve.process.cores import available_cores
+from rrrserve.process.scratch import SHARED_MEMORY
+from rrrserve.stamps.environment import SERVING_PACKAGES, TRAINING_PACKAGES
+from rrrserve.triton.install import LIBPYTHON, TritonInstall, check_libpython, child_environment, find_tritonserver
+
+DEFAULT_PORT = 3000
+# A served ResNet152 and an ensemble beside it take 1.1 GiB, their engines and checkpoints less than 1 GiB.
+MIN_MEMORY_BYTES = 2 * 2**30
+MIN_DISK_BYTES = 2 * 2**30
+MIN_SHARED_MEMORY_BYTES = 32 * 2**20  # docker gives twice that; a model takes 3 MiB with 8 images of 128 x 128
+TRITON_TIMEOUT_SECONDS = 20
+
+_TRITON_VERSION = re.compile(r"server_version\s*\|\s*(\S+)")
+
+Status = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the doctor's table.
+
+    Attributes:
+        name: what was looked at.
+        status: "ok"; "warn": serving works, something else does not; "fail": serving does not work.
+        found: what there is.
+        advice: what to do about it; empty when ok.
+    """
+
+    name: str
+    status: Status
+    found: str
+    advice: str = ""
+
+
+def diagnose(artifacts: Path) -> list[Check]:
+    """Look at everything.
+
+    Args:
+        artifacts: folder below which checkpoints and engines are written; need not exist yet.
+    """
+    checks = [check_serving_packages(), check_training_packages(), check_cpu(), check_memory(), check_gpu()]
+    checks += [check_targets(), *check_triton()]
+    checks += [check_port(DEFAULT_PORT), check_disk(artifacts), check_temporary_folder(), check_shared_memory()]
+    return checks
+
+
+def check_serving_packages() -> Check:
+    """The packages without which no request is answered."""
+    found, missing = _installed(SERVING_PACKAGES)
+    if missing:
+        return Check("serving packages", "fail", f"no {', '.join(missing)}", "pip install 'rrrnet-serving[serve]'")
+    return Check("serving packages", "ok", found)
+
+
+def check_training_packages() -> Check:
+    """The packages that `rrr train`, `rrr evaluate` of a checkpoint and `rrr build` need."""
+    found, missing = _installed(TRAINING_PACKAGES)
+    if missing:
+        advice = "only to train, evaluate checkpoints and build: pip install 'rrrnet-serving[train]'"
+        return Check("training packages", "warn", f"no {', '.join(missing)}", advice)
+    return Check("training packages", "ok", found)
+
+
+def check_cpu() -> Check:
+    """Model, cores this process may use, and the features that make engines fast."""
+    features = machine.cpu_features()
+    names = " ".join(sorted(features)) or "none of the features that engines use"
+    found = f"{machine.cpu_model()}, {available_cores()} cores: {names}"
+    if not features & {"avx2", "asimd"}:
+        return Check(
+            "cpu", "warn", found, "CPU engines run slowly: use a CPU with AVX2, better with AVX-512 BF16 or AMX"
+        )
+    return Check("cpu", "ok", found)
+
+
+def check_memory() -> Check:
+    """Memory that can be had without swapping."""
+    memory = psutil.virtual_memory()
+    found = f"{_size(memory.available)} available of {_size(memory.total)}"
+    if memory.available < MIN_MEMORY_BYTES:
+        return Check("memory", "warn", found, f"serving two models wants {_size(MIN_MEMORY_BYTES)}: end other programs")
+    return Check("memory", "ok", found)
+
+
+def check_gpu() -> Check:
+    """The first NVIDIA GPU; none is fine, CPU targets serve."""
+    gpu = machine.gpu()
+    if gpu is None:
+        return Check("gpu", "ok", "no NVIDIA GPU (or no driver): CPU targets only")
+    return Check("gpu", "ok", f"{gpu.name}, compute capability {gpu.compute_capability}, driver {gpu.driver_version}")
+
+
+def check_targets() -> Check:
+    """Whether an engine of any target runs here."""
+    runnable = [name for name, target in TARGETS.items() if run_obstacle(target) is None]
+    if not runnable:
+        advice = "pip install 'rrrnet-serving[openvino,onnxruntime]'; rrr targets tells about each"
+        return Check("targets", "fail", "no target runs here", advice)
+    others = len(TARGETS) - len(runnable)
+    return Check("targets", "ok", ", ".join(runnable) + (f" ({others} more: see rrr targets)" if others else ""))
+
+
+def check_triton() -> list[Check]:
+    """The tritonserver that `rrr serve` would start, and what its Python backend needs."""
+    try:
+        install = find_tritonserver()
+    except IncompatibleError as error:
+        return [Check("tritonserver", "fail", "none", f"{error}; or use rrr serve --triton-url")]
+    checks = [_check_server(install)]
+    if install.stub is not None:
+        checks += [_check_libpython(install), _check_numpy(), _check_stub_folder(Path(tempfile.gettempdir()))]
+    return checks
+
+
+def check_port(port: int) -> Check:
+    """Whether `rrr serve` can listen at its default port."""
+    try:
+        listen("127.0.0.1", port).close()
+    except UsageError as error:
+        return Check("port", "warn", str(error).partition(":")[0], "stop what listens there, or rrr serve --port PORT")
+    return Check("port", "ok", f"127.0.0.1 port {port} is free")
+
+
+def check_disk(artifacts: Path) -> Check:
+    """Space where checkpoints and engines are written."""
+    folder = artifacts.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        free = shutil.disk_usage(folder).free
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        return Check("disk", "warn", f"{folder}: {error.strerror}", "only serving works here; others take --out FOLDER")
+    found = f"{_size(free)} free at {folder}"
+    if free < MIN_DISK_BYTES:
+        return Check("disk", "warn", found, f"training and building want {_size(MIN_DISK_BYTES)}: free some space")
+    return Check("disk", "ok", found)
+
+
+def check_temporary_folder() -> Check:
+    """Triton's log and backend folder lie in a temporary folder, so one must be writable."""
+    try:
+        folder = Path(tempfile.gettempdir())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        return Check("temporary folder", "fail", error.strerror or str(error), "set TMPDIR to a folder with free space")
+    return Check("temporary folder", "ok", f"{_size(shutil.disk_usage(folder).free)} free at {folder}")
+
+
+def check_shared_memory(folder: Path = SHARED_MEMORY) -> Check:
+    """Triton's Python backend passes tensors through shared memory."""
+    advice = "docker run --shm-size=256m (Kubernetes: an emptyDir of medium Memory there)"
+    try:
+        free = shutil.disk_usage(folder).free
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        return Check("shared memory", "fail", f"{folder}: {error.strerror}", advice)
+    found = f"{_size(free)} free at {folder}"
+    return (
+        Check("shared memory", "ok", found)
+        if free >= MIN_SHARED_MEMORY_BYTES
+        else Check("shared memory", "warn", found, advice)
+    )
+
+
+def _check_server(install: TritonInstall) -> Check:
+    """Start it on a repository that does not exist: it tells its version and ends, in a blink."""
+    with tempfile.TemporaryDirectory() as folder:
+        # Without the GPU, whose memory pools take seconds to set up and prove nothing here.
+        environment = child_environment(install, Path(folder), threads=1) | {"CUDA_VISIBLE_DEVICES": ""}
+        command = [
+            str(install.binary),
+            f"--model-repository={folder}/none",
+            f"--backend-directory={install.backend_directory}",
+            "--allow-http=false",
+            "--allow-grpc=false",
+            "--allow-metrics=false",
+        ]
+        try:
+            answer = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=TRITON_TIMEOUT_SECONDS
+            )
+            output = answer.stdout + answer.stderr
+        except (OSError, subprocess.TimeoutExpired) as error:
+            output = str(error)
+    version = _TRITON_VERSION.search(output)
+    if version is None:
+        reason = output.strip().splitlines()[-1:] or ["it said nothing"]
+        advice = "install it anew: pip install --force-reinstall 'rrrnet-serving[triton]', or use NVIDIA's Triton image"
+        return Check("tritonserver", "fail", f"{install.binary} does not start: {reason[0]}", advice)
+    origin = "on the PATH" if install.source == "path" else "from the nvidia-pytriton wheel"
+    found = f"{version[1]} {origin} ({install.binary}), backends: {', '.join(sorted(install.backends))}"
+    return Check("tritonserver", "ok", found)
+
+
+def _check_libpython(install: TritonInstall) -> Check:
+    try:
+        check_libpython(install)
+    except IncompatibleError as error:
+        found, _, advice = str(error).partition(": ")
+        return Check("libpython", "fail", found, advice)
+    return Check("libpython", "ok", f"{LIBPYTHON}.so.1.0 can be loaded")
+
+
+def _check_numpy() -> Check:
+    version = machine.package_version("numpy") or "not installed"
+    if version.partition(".")[0] != "1":
+        advice = "the wheel's Triton returns empty outputs with it: pip install 'numpy<2'"
+        return Check("numpy", "fail", version, advice)
+    return Check("numpy", "ok", version)
+
+
+def _check_stub_folder(folder: Path) -> Check:
+    """The wheel's Python-backend stub is run from the temporary folder, which containers like to mount noexec."""
+    if os.statvfs(folder).f_flag & os.ST_NOEXEC:
+        advice = "mount it with exec (docker run --tmpfs /tmp:exec), or set TMPDIR to another folder"
+        return Check("triton stub", "fail", f"programs may not run from {folder}: it is mounted noexec", advice)
+    return Check("triton stub", "ok", f"programs may run from {folder}")
+
+
+def _installed(packages: tuple[str, ...]) -> tuple[str, list[str]]:
+    """Names with versions in one line, and the names of those missing."""
+    found = {name: machine.package_version(name) for name in packages}
+    return ", ".join(f"{name} {version}" for name, version in found.items()), [n for n, v in found.items() if v is None]
+
+
+def _size(count: float) -> str:
+    """Bytes for people."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

@@ -1,0 +1,1 @@
+"""What can be set, from flags and environment: one validated object."""

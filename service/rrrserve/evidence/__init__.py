@@ -1,0 +1,1 @@
+"""Measurements that claims are judged by: scrapes and Prometheus, cut into blocks."""

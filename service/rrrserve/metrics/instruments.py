@@ -1,0 +1,132 @@
+"""Every Prometheus metric of the service. Label sets are closed: nothing that a client sends becomes a label.
+
+With more than one HTTP worker the supervisor sets PROMETHEUS_MULTIPROC_DIR to a fresh folder before this module is
+imported (prometheus_client decides at import time); a scrape of any worker then gives the sum over all of them
+(`rrrserve.metrics.multiprocess`).
+
+Series that can be told beforehand are made before the first request: a counter that springs up at 1 has no increase
+that Prometheus could see, and a path that nobody asked for yet must not add a histogram when somebody does.
+"""
+
+from collections.abc import Iterable
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+
+from rrrbuild.repository_document import ServedModel
+from rrrserve.api.errors import ERRORS
+from rrrserve.metrics import multiprocess
+from rrrserve.metrics.supervision import SupervisionCollector
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a time stamp for every series: nothing that rate() needs
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+STAGES = ("read", "decode", "preprocess", "inference", "encode")
+OUTCOMES = ("ok", "client_error", "rejected", "deadline", "server_error")
+UNMATCHED = "unmatched"
+
+
+def latency_buckets(low: float = 0.00025, high: float = 30.0, factor: float = 1.25) -> tuple[float, ...]:
+    """Bucket bounds in seconds from `low` to `high`, each at most `factor` times the one before."""
+    bounds = [low]
+    while bounds[-1] * factor < high:
+        bounds.append(bounds[-1] * factor)
+    # Four digits keep the `le` labels short; the rounding moves a bound by less than 0.05 %.
+    return (*(float(f"{bound:.4g}") for bound in bounds), high)
+
+
+BUCKETS = latency_buckets(factor=1.249)
+
+REQUEST_DURATION = Histogram(
+    "rrr_request_duration_seconds",
+    "Time from a request's arrival until its answer is handed to the connection, by route, model and outcome.",
+    ["route", "model", "outcome"],
+    buckets=BUCKETS,
+)
+STAGE_DURATION = Histogram(
+    "rrr_stage_duration_seconds",
+    "Time of one stage of a prediction request: read (body), decode, preprocess (resize), inference, encode (JSON).",
+    ["stage", "model"],
+    buckets=BUCKETS,
+)
+INFERENCE_DURATION = Histogram(
+    "rrr_inference_duration_seconds",
+    "Round trip of one call to Triton, by model and target.",
+    ["model", "target"],
+    buckets=BUCKETS,
+)
+DISAGREEMENT = Histogram(
+    "rrr_disagreement",
+    "Share of members whose label is not the ensemble's, one observation for each image.",
+    ["model"],
+    buckets=tuple(step / 16 for step in range(17)),
+)
+MEMBER_DURATION = Histogram(
+    "rrr_member_duration_seconds",
+    "Time of one member's engine; observed only by engines of plan split.",
+    ["model", "member"],
+    buckets=BUCKETS,
+)
+REJECTED = Counter(
+    "rrr_requests_rejected_total",
+    "Requests that were refused or failed, by error code.",
+    ["reason"],
+)
+IN_FLIGHT = Gauge(
+    "rrr_in_flight_requests",
+    "Prediction requests that are being answered now.",
+    multiprocess_mode="livesum",
+)
+MODEL_INFO = Gauge(
+    "rrr_model_info",
+    "Always 1; the labels tell which engine the model of that name is.",
+    ["model", "version", "target", "members"],
+    multiprocess_mode="livemax",
+)
+BUILD_INFO = Gauge(
+    "rrr_build_info",
+    "Always 1; the labels hold the versions of this service, its Triton and its BentoML.",
+    ["version", "triton", "bentoml"],
+    multiprocess_mode="livemax",
+)
+SUPERVISION = SupervisionCollector()
+REGISTRY.register(SUPERVISION)
+
+
+def outcome_of(status: int) -> str:
+    """The outcome label of an HTTP status; one of `OUTCOMES`."""
+    if status < 400:
+        return "ok"
+    if status in (408, 504):
+        return "deadline"
+    if status in (429, 503):
+        return "rejected"
+    return "client_error" if status < 500 else "server_error"
+
+
+def create_series(models: Iterable[ServedModel], answers: Iterable[tuple[str, str]]) -> None:
+    """Make the series of every error code and model, and of good answers.
+
+    Args:
+        models: those of the repository.
+        answers: pairs of a prediction route and the name of a model that it reaches.
+    """
+    for code in ERRORS:
+        REJECTED.labels(code)
+    for model in models:
+        MODEL_INFO.labels(model.name, model.version, model.target, str(model.members)).set(1)
+    for route, name in answers:
+        REQUEST_DURATION.labels(route, name, "ok")
+
+
+def exposition() -> bytes:
+    """All metrics in Prometheus text format, summed over the workers where there are several."""
+    folder = multiprocess.folder_in_use()
+    return generate_latest() if folder is None else multiprocess.exposition(folder, SUPERVISION)

@@ -1,0 +1,126 @@
+"""The metrics of several HTTP workers, which lie as files in one folder: a scrape of any worker gives all of them.
+
+prometheus_client names a worker's files by its process id. Here they are named by the worker's number: the worker that
+is started in place of a dead one goes on where that one stopped, so counters neither fall nor leave a file for every
+death behind, which each scrape would have to read.
+"""
+
+import logging
+import os
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest, values
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+from rrrserve.process.environment import variables
+
+log = logging.getLogger("rrrserve")
+
+# What prometheus_client raises for files that a killed process left empty, short or half-written.
+_UNREADABLE = (OSError, struct.error, RuntimeError, ValueError, TypeError, AttributeError)
+_SET_ASIDE = ".unreadable"
+
+
+def folder_in_use() -> Path | None:
+    """The workers' folder, or None where there is one worker, whose metrics stay in its memory."""
+    name = variables().get("PROMETHEUS_MULTIPROC_DIR")
+    return Path(name) if name else None
+
+
+def adopt(folder: Path, worker: int) -> None:
+    """Make this process the worker of that number. To be called before `rrrserve.metrics.instruments` is imported.
+
+    Args:
+        folder: the workers' folder, the same as in PROMETHEUS_MULTIPROC_DIR.
+        worker: its number, from 1; no two processes may have the same one at the same time.
+    """
+    folder.mkdir(parents=True, exist_ok=True)  # somebody may have cleaned up: counts are lost, not the worker
+    forget_gauges(folder, worker)
+    for path in folder.glob(f"*_{worker}.db"):
+        if not _readable(path):
+            log.warning("%s cannot be read, being the file of a killed worker: its counts are lost", path.name)
+            path.rename(path.with_suffix(_SET_ASIDE))
+    (folder / f"{worker}.pid").write_text(str(os.getpid()))
+    values.ValueClass = values.MultiProcessValue(lambda: worker)  # type: ignore[no-untyped-call]
+
+
+def forget_gauges(folder: Path, worker: int) -> None:
+    """Take a dead worker's gauges, its requests in flight above all, out of the sums. What it counted stays."""
+    mark_process_dead(worker, str(folder))  # type: ignore[no-untyped-call]
+
+
+def forget_gauges_of_the_dead(folder: Path) -> None:
+    """The same for every worker whose files bear the id of a process that no longer runs, as under `bentoml serve`."""
+    for path in folder.glob("gauge_live*.db"):
+        identity = path.stem.rpartition("_")[2]
+        if not Path("/proc", identity).exists():
+            forget_gauges(folder, int(identity))
+
+
+def exposition(folder: Path, *others: Collector) -> bytes:
+    """All workers' metrics in text format, and `others`: counters and histograms summed, `process_*` by worker."""
+    registry = CollectorRegistry()
+    for collector in others:
+        registry.register(collector)
+    registry.register(_Sums(folder))
+    registry.register(_Processes(folder))
+    return generate_latest(registry)
+
+
+class _Sums(Collector):
+    """What the workers counted; a file that cannot be read is left out, and said so, instead of ending the scrape."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterable[Metric]:
+        files = sorted(self._folder.glob("*.db"))
+        try:
+            metrics = _merge(files)
+            unreadable = 0
+        except _UNREADABLE:
+            readable = [path for path in files if _readable(path)]
+            metrics = _merge(readable)
+            unreadable = len(files) - len(readable)
+        yield from metrics
+        yield GaugeMetricFamily(
+            "rrr_metrics_unreadable_files",
+            "Files of workers that were left out of this scrape, or set aside, because a killed process damaged them.",
+            unreadable + len(list(self._folder.glob(f"*{_SET_ASIDE}"))),
+        )
+
+
+class _Processes(Collector):
+    """Memory, processor time and files of each worker that runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterable[Metric]:
+        families: dict[str, Metric] = {}
+        for path in sorted(self._folder.glob("*.pid")):
+            for metric in _process_metrics(path.read_text()):
+                kept = families.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+                for sample in metric.samples:
+                    kept.add_sample(sample.name, {"worker": path.stem}, sample.value)
+        return families.values()
+
+
+def _process_metrics(identity: str) -> Iterable[Metric]:
+    return ProcessCollector(pid=lambda: identity, registry=None).collect()
+
+
+def _merge(files: list[Path]) -> list[Metric]:
+    return list(MultiProcessCollector.merge([str(path) for path in files]))  # type: ignore[no-untyped-call]
+
+
+def _readable(path: Path) -> bool:
+    try:
+        _merge([path])
+    except _UNREADABLE:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Processes: children, their end, private folders, logs, limits."""

@@ -1,0 +1,1 @@
+"""Verdicts that travel with an artifact, and the machine they were measured on."""

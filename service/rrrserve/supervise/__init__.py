@@ -1,0 +1,1 @@
+"""The parent of `rrr serve`: keeps Triton and the HTTP workers, and takes them down in order."""

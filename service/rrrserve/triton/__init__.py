@@ -1,0 +1,1 @@
+"""Triton: started, kept, probed, asked."""

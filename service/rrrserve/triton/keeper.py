@@ -1,0 +1,104 @@
+"""Keep one Triton answering: start it, watch it, and put a new one in its place when it has died, frozen or lied."""
+
+import asyncio
+import logging
+
+from rrrbuild.repository_document import ServedModel
+from rrrnet.errors import CheckFailedError
+from rrrserve.process.restarts import Restarts
+from rrrserve.state.shared_state import SharedState
+from rrrserve.triton.server import TritonServer
+from rrrserve.triton.watch import Golden, TritonWatch
+
+log = logging.getLogger("rrrserve")
+
+_PAUSE_SECONDS = 0.5
+
+
+class TritonKeeper:
+    """Keeps a Triton of our own running.
+
+    Args:
+        triton: not started yet.
+        models: what it serves.
+        state: the breaker, the generation and the count of restarts are kept there.
+        most_restarts: within two minutes.
+        start_timeout_seconds: a new Triton whose models have not all answered by then is given up.
+    """
+
+    def __init__(
+        self,
+        triton: TritonServer,
+        models: tuple[ServedModel, ...],
+        state: SharedState,
+        *,
+        most_restarts: int,
+        start_timeout_seconds: float,
+    ) -> None:
+        self._triton = triton
+        self._models = models
+        self._state = state
+        self._restarts = Restarts("Triton", most_restarts)
+        self._start_timeout_seconds = start_timeout_seconds
+        self._golden: Golden = {}
+        self._has_started = False
+        self._was_well = False
+        self._was_wrong = False
+
+    async def run(self) -> None:
+        """Never returns; the caller cancels it, then stops the Triton.
+
+        Raises:
+            CheckFailedError: a model cannot be loaded or never gave a usable answer, or Triton died too often.
+            OSError: it could not be started even once.
+        """
+        while True:
+            try:
+                reason, well_seconds = await self._live()
+            except OSError as error:  # no memory, no file descriptor, a full disk: it may pass
+                if not self._has_started:
+                    raise
+                reason, well_seconds = f"it cannot be started: {error}", 0.0
+            self._was_well |= well_seconds > 0
+            if not self._was_well and (self._was_wrong or self._triton.has_unusable_model()):
+                raise CheckFailedError(reason)
+            pause, which = self._restarts.next_pause(reason, well_seconds=well_seconds)
+            when = f"in {pause:.0f} s" if pause else "now"
+            log.error("Triton is started again %s (try %s): %s", when, which, reason)
+            try:
+                await self._triton.stop(at_once=True)
+            except OSError as error:  # its process has ended; some of its files may be left
+                log.error("not all that Triton left could be removed: %s", error)
+            await asyncio.sleep(pause)
+            self._state.count_restart("triton")
+
+    async def _live(self) -> tuple[str, float]:
+        """One life of the Triton: why it ended, and for how long its models had answered."""
+        await self._triton.start()
+        self._has_started = True
+        watch = TritonWatch(self._triton.url, self._models, self._state, self._golden, self._triton.model_processes)
+        watching = asyncio.create_task(watch.run())
+        ending = asyncio.create_task(self._triton.wait())
+        try:
+            ended = {watching, ending}
+            await asyncio.wait(ended, timeout=self._start_timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
+            if watch.well_since is None and not watching.done() and not ending.done():
+                return f"its models did not answer within {self._start_timeout_seconds:.0f} s", 0.0
+            await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
+            well_seconds = watch.well_seconds
+            self._was_wrong = watch.answered_wrongly
+            if ending.done():
+                return str(self._triton.failure(ending.result())), well_seconds
+            return watching.result(), well_seconds
+        finally:
+            for task in (watching, ending):
+                task.cancel()
+            await asyncio.gather(watching, ending, return_exceptions=True)
+
+
+async def watch_for_ever(url: str, models: tuple[ServedModel, ...], state: SharedState) -> None:
+    """Keep the circuit breaker of a Triton that somebody else runs, and restarts, maybe with other weights."""
+    while True:
+        reason = await TritonWatch(url, models, state, {}).run()
+        log.error("Triton at %s: %s", url, reason)
+        await asyncio.sleep(_PAUSE_SECONDS)

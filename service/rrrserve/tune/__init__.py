@@ -1,0 +1,1 @@
+"""`rrr tune`: settings of Triton by measurement."""
