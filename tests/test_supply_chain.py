@@ -103,7 +103,7 @@ def test_what_is_installed_is_what_the_constraints_say() -> None:
     versions: dict[str, str] = {}
     while left:
         item = left.pop()
-        name = canonicalize_name(item.name)
+        name = str(canonicalize_name(item.name))
         if (name, frozenset(item.extras)) in seen:
             continue
         seen.add((name, frozenset(item.extras)))
