@@ -128,7 +128,7 @@ def test_extras_install_what_their_work_needs_and_no_more() -> None:
     assert locked("serving").keys() & {"kornia", "pytest", "mypy"} == set()
     kept = {"train", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx", "triton", "peers", "dev"}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert set(project["optional-dependencies"]) == kept | {"build", "bench", "serve"}
+    assert set(project["optional-dependencies"]) == kept | {"build", "bench", "report", "serve"}
 
 
 @pytest.mark.parametrize(

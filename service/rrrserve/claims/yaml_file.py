@@ -82,10 +82,10 @@ def read_yaml(path: Path) -> YamlFile:
         raise ArtifactError(f"{path} is not a file: expected claims in YAML")
     if size_bytes > MAX_BYTES:
         raise ArtifactError(f"{path} has {size_bytes} bytes: a file of claims has at most {MAX_BYTES}")
-    yaml = YAML(pure=True)
-    yaml.Composer, yaml.Constructor = _Composer, _Constructor
+    reader = YAML(pure=True)  # its constructor makes words, numbers, lists and dicts, and nothing else
+    reader.Composer, reader.Constructor = _Composer, _Constructor
     try:
-        value = yaml.load(data.decode())
+        value = reader.load(data.decode())
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise ArtifactError(f"{path}:{line}: byte 0x{data[error.start]:02x} is not UTF-8") from error
