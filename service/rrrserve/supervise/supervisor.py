@@ -21,7 +21,7 @@ from rrrserve.config.serve_options import ServeOptions
 from rrrserve.config.settings import Settings
 from rrrserve.net.listener import admit_no_more, url_of
 from rrrserve.net.tls import probe_context
-from rrrserve.process import children, scratch
+from rrrserve.process.scratch import PrivateFolder
 from rrrserve.state.shared_state import PATH_VARIABLE, Phase
 from rrrserve.supervise.worker_pool import WorkerCommand, WorkerPool
 from rrrserve.triton.server import TritonServer
@@ -59,12 +59,13 @@ class Supervisor:
         self._source = repository.path
         self._listener = listener
         self.url = url_of(listener, scheme="https" if options.tls else "http")
-        self._folder = scratch.private_folder()
+        self._private = PrivateFolder()
+        self._folder = self._private.path
         longest = Settings.from_environment(os.environ).max_request_timeout_ms / 1000
         try:
             self._deployments = Deployments(self._folder, repository, options, longest_request_seconds=longest)
         except BaseException:
-            scratch.remove(self._folder)
+            self._private.remove()
             raise
         self._state = self._deployments.state
         self._had_terminal = os.isatty(_STDIN)
@@ -91,7 +92,6 @@ class Supervisor:
             if await self._unless_ended(self._until_ready(), keepers):
                 announce(self._folder, self.url, self._source)
                 self._is_ready = True
-                self._pool.stand_by()
                 on_ready()
                 await self._unless_ended(self._stop.wait(), keepers)
                 await self._drain(keepers)
@@ -223,10 +223,9 @@ class Supervisor:
             self._kill()
         await finishing
         await self._deployments.stop(at_once=self._at_once.is_set())
-        scratch.remove(self._folder)
+        self._private.remove()
 
 
 def _end_by_force() -> None:
-    """End this process now; its guardian removes the files."""
-    children.kill_all()
+    """End this process now, and with it its children (`die_with_parent`); the next start removes the files."""
     os._exit(1)
