@@ -23,7 +23,7 @@ class ServeOptions:
 
     triton_url: str | None = None
     default_model: str | None = None
-    workers: int = 1
+    workers: int = 2
     start_timeout_seconds: int = 120
     grace_seconds: int = 30
     drain_seconds: float = 1.0

@@ -5,13 +5,13 @@ service down in order: not ready any more, no new requests, no workers, no Trito
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 import httpx
 
@@ -22,11 +22,12 @@ from rrrserve.config.settings import Settings
 from rrrserve.net.listener import admit_no_more, url_of
 from rrrserve.net.tls import probe_context
 from rrrserve.process.scratch import PrivateFolder
+from rrrserve.process.tasks import ended, first
 from rrrserve.state.shared_state import PATH_VARIABLE, Phase
 from rrrserve.supervise.worker_pool import WorkerCommand, WorkerPool
 from rrrserve.triton.server import TritonServer
 from rrrserve.versions.running_services import announce
-from rrrserve.versions.switch import Deployments, ended
+from rrrserve.versions.switch import Deployments
 
 log = logging.getLogger("rrrserve")
 
@@ -89,11 +90,12 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         keepers = [asyncio.create_task(work) for work in (self._pool.run(), self._deployments.run())]
         try:
-            if await self._unless_ended(self._until_ready(), keepers):
+            await first(self._stop.wait(), *keepers, self._until_ready())
+            if not self._stop.is_set():
                 announce(self._folder, self.url, self._source)
                 self._is_ready = True
                 on_ready()
-                await self._unless_ended(self._stop.wait(), keepers)
+                await first(self._stop.wait(), *keepers)
                 await self._drain(keepers)
         finally:
             await self._end(*keepers)
@@ -109,8 +111,8 @@ class Supervisor:
             watchdog.daemon = True
             watchdog.start()
         self._stop.set()
-        if self._state.phase is Phase.SERVING:
-            self._state.phase = Phase.DRAINING
+        if self._state.service.phase == Phase.SERVING:
+            self._state.service.phase = Phase.DRAINING
 
     def _hung_up(self) -> None:
         """SIGHUP asks for a reload; but the one that comes when a terminal is closed ends what was started in it."""
@@ -172,52 +174,28 @@ class Supervisor:
                 "need longer to load"
             ) from error
 
-    async def _unless_ended(self, work: Coroutine[Any, Any, Any], keepers: list[asyncio.Task[None]]) -> bool:
-        """Run `work` while no signal comes and no keeper gives up; whether it was completed.
-
-        Raises:
-            CheckFailedError: a keeper gave up, or `work` raised.
-        """
-        working = asyncio.create_task(work)
-        stopping = asyncio.create_task(self._stop.wait())
-        try:
-            await asyncio.wait({working, stopping, *keepers}, return_when=asyncio.FIRST_COMPLETED)
-            if self._stop.is_set():
-                return False
-            for task in (*keepers, working):
-                if task.done():
-                    await task
-            return True
-        finally:
-            working.cancel()
-            stopping.cancel()
-
     async def _drain(self, keepers: list[asyncio.Task[None]]) -> None:
         """Answer for a while although not ready, then refuse for a moment; children that die are still replaced."""
         log.warning("stopping: not ready any more, requests are taken for %g s", self._options.drain_seconds)
-        second_signal = asyncio.create_task(self._at_once.wait())
 
         async def wait(seconds: float) -> None:
-            await asyncio.wait({second_signal, *keepers}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            with contextlib.suppress(TimeoutError, CheckFailedError):  # what cannot be kept running ends anyway
+                async with asyncio.timeout(seconds):
+                    await first(self._at_once.wait(), *keepers)
 
-        try:
-            await wait(self._options.drain_seconds)
-            self._state.phase = Phase.REFUSING
-            await wait(_REFUSE_SECONDS)
-            admit_no_more(self._listener)
-            await wait(_EMPTY_QUEUE_SECONDS)
-        finally:
-            second_signal.cancel()
+        await wait(self._options.drain_seconds)
+        self._state.service.phase = Phase.REFUSING
+        await wait(_REFUSE_SECONDS)
+        admit_no_more(self._listener)
+        await wait(_EMPTY_QUEUE_SECONDS)
 
     async def _end(self, keeping_workers: asyncio.Task[None], keeping_triton: asyncio.Task[None]) -> None:
         """First the HTTP workers, which finish what they have, then Triton, which is kept running until they have."""
-        self._state.phase = Phase.REFUSING
+        self._state.service.phase = Phase.REFUSING
         self._listener.close()
         await ended(keeping_workers)
-        second_signal = asyncio.create_task(self._at_once.wait())
         finishing = asyncio.create_task(self._pool.stop())
-        await asyncio.wait({second_signal, finishing}, return_when=asyncio.FIRST_COMPLETED)
-        second_signal.cancel()
+        await first(self._at_once.wait(), finishing)
         await ended(keeping_triton)  # before Triton is killed, or it would be started again
         if self._at_once.is_set():
             self._kill()

@@ -14,6 +14,7 @@ import psutil
 from rrrserve.metrics.multiprocess import forget_gauges
 from rrrserve.process import children
 from rrrserve.process.restarts import Restarts
+from rrrserve.process.tasks import ended, first
 from rrrserve.state.shared_state import SLOT_VARIABLE, SharedState
 
 log = logging.getLogger("rrrserve")
@@ -62,15 +63,11 @@ class WorkerPool:
         Raises:
             CheckFailedError: they died too often.
         """
-        keepers = self._keepers = [asyncio.create_task(self._keep(slot)) for slot in range(1, self._state.slots)]
+        self._keepers = [asyncio.create_task(self._keep(slot)) for slot in range(1, self._state.slots)]
         try:
-            done, _ = await asyncio.wait(keepers, return_when=asyncio.FIRST_COMPLETED)
-            for keeper in done:
-                await keeper
+            await first(*self._keepers)
         finally:
-            for keeper in keepers:
-                keeper.cancel()
-            await asyncio.gather(*keepers, return_exceptions=True)
+            await ended(*self._keepers)
 
     async def _keep(self, slot: int) -> None:
         process: asyncio.subprocess.Process | None = await self._spawn(slot)  # what fails at first is told at once
@@ -87,7 +84,7 @@ class WorkerPool:
             when = f"in {pause:.0f} s" if pause else "now"
             log.error("HTTP worker %d is started again %s (try %s): %s", slot, when, which, reason)
             await asyncio.sleep(pause)
-            self._state.count_restart("worker")
+            self._state.service.restarts_worker += 1
 
     async def _spawn(self, slot: int) -> asyncio.subprocess.Process:
         command = [sys.executable, "-m", "rrrserve.worker", "--fd", str(self._command.fd)]

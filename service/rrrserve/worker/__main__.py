@@ -30,7 +30,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
-    if (folder := multiprocess.folder_in_use()) is not None:
+    if (folder := multiprocess.folder_in_use(os.environ)) is not None:
         multiprocess.adopt(folder, arguments.index)
     server = _prepare(arguments)
     gc.freeze()  # what is there now stays: the collector need not look through it again, which takes 0.1 s each time

@@ -29,6 +29,7 @@ from rrrserve.api.readiness import Readiness
 from rrrserve.api.routes import Backend, Routes
 from rrrserve.config.settings import Settings
 from rrrserve.metrics import instruments, multiprocess
+from rrrserve.metrics.supervision import SupervisionCollector
 from rrrserve.process.restarts import DEFAULT_RESTARTS
 from rrrserve.stamps import environment
 from rrrserve.state.shared_state import FIRST_VERSION, PATH_VARIABLE, SLOT_VARIABLE, SharedState
@@ -76,6 +77,8 @@ class Service:
         self._repository = None if page else read_repository(self._settings.repository)
         if self._repository is not None:
             default_model(self._repository, self._settings.default_model)  # a mistake is told before anything starts
+        self._supervision = SupervisionCollector()
+        ROUTES.registry = multiprocess.registry_of(multiprocess.folder_in_use(os.environ), self._supervision)
         self._triton: TritonServer | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -89,7 +92,7 @@ class Service:
         self._http = httpx.AsyncClient(timeout=5.0, trust_env=False)
         self._body_memory = BodyMemory(settings.body_memory_bytes)
         if self._repository is None:
-            self._state = SharedState.of_service(os.environ)
+            self._state = SharedState.open(Path(os.environ[PATH_VARIABLE]), int(os.environ[SLOT_VARIABLE]))
             self._answer_from(self._state.use_current_version())
             self._tasks.append(asyncio.create_task(keep_following(self._follow)))
         else:
@@ -97,7 +100,7 @@ class Service:
             self._open(self._unsupervised(self._repository), self._state)
         # Looking around takes 0.2 s, which no request shall wait for: claims of GET /v1/models are compared with it.
         self._tasks += [asyncio.create_task(work) for work in (self._publish_build_info(), self._look_around())]
-        if (folder := multiprocess.folder_in_use()) is not None:
+        if (folder := multiprocess.folder_in_use(os.environ)) is not None:
             multiprocess.forget_gauges_of_the_dead(folder)
 
     def _unsupervised(self, repository: Repository) -> Version:
@@ -126,8 +129,8 @@ class Service:
         client = TritonLink(version.triton_url, state)
         data_plane = DataPlane(version.repository, version.default, client, self._pool, state)
         largest = max(model.max_batch_size for model in version.repository.models)
-        instruments.SUPERVISION.state = state
-        instruments.SUPERVISION.repository = version.repository.short_digest
+        self._supervision.state = state
+        self._supervision.repository = version.repository.short_digest
         most = self._settings.max_in_flight or default_in_flight(largest)
         ROUTES.open(
             Backend(
@@ -145,7 +148,7 @@ class Service:
     async def _follow(self) -> None:
         """Answer from the version that the supervisor names, and let go of the one before when nothing uses it."""
         self._state.use_version(self._number)
-        number = self._state.version
+        number = self._state.service.version
         if number != self._number and ROUTES.backend is not None:
             before = ROUTES.backend.data_plane
             self._answer_from(number)
