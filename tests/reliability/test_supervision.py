@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import numpy as np
 import psutil
+import pytest
 from PIL import Image
 
 from rrrbench.chaos_service import is_of_kind, port_is_free, still_running
@@ -206,6 +207,47 @@ def test_a_second_signal_ends_everything_at_once_and_starts_nothing_again(
     assert still_running(children, seconds=1) == []
     assert left_behind(served) == []
     assert "started again" not in served.log.read_text()
+
+
+# A service that has no Triton, and whose stop hangs.
+HANGING = """
+import asyncio, sys
+from pathlib import Path
+from rrrbuild.repository_document import read_repository
+from rrrserve.config.serve_options import ServeOptions
+from rrrserve.net.listener import listen
+from rrrserve.supervise import supervisor
+
+supervisor._LAST_SECONDS = float(sys.argv[2])
+supervisor.WorkerPool.stop = lambda _: asyncio.Event().wait()
+
+async def main(listener):
+    options = ServeOptions("127.0.0.1:1", workers=1)
+    await supervisor.Supervisor(read_repository(Path(sys.argv[1])), listener, options).run(print)
+
+with listen("127.0.0.1", 0) as listener:
+    asyncio.run(main(listener))
+"""
+
+
+@pytest.mark.parametrize(("signals", "last_seconds"), [(2, 0.2), (3, 600)])
+def test_a_stop_that_hangs_is_ended_by_force_a_while_after_the_second_signal_or_by_the_third(
+    repository: Path, signals: int, last_seconds: float
+) -> None:
+    command = [sys.executable, "-c", HANGING, str(repository), str(last_seconds)]
+    parent = subprocess.Popen(command)
+    this = psutil.Process(parent.pid)
+    try:
+        wait_for(lambda: bool(this.children()))
+        children = this.children(recursive=True)
+        for _ in range(signals):
+            assert parent.poll() is None
+            parent.send_signal(signal.SIGTERM)
+            time.sleep(0.1)
+        assert parent.wait(PATIENCE_SECONDS) == 1
+    finally:
+        parent.kill()
+    assert still_running(children, seconds=10) == []
 
 
 def test_on_a_full_disk_triton_is_tried_again_until_there_is_room(start_service: Start, repository: Path) -> None:

@@ -19,8 +19,10 @@ from rrrbuild.repository_document import Repository
 from rrrnet.errors import CheckFailedError
 from rrrserve.config.serve_options import ServeOptions
 from rrrserve.config.settings import Settings
+from rrrserve.metrics.multiprocess import FOLDER_VARIABLE
 from rrrserve.net.listener import admit_no_more, url_of
 from rrrserve.net.tls import probe_context
+from rrrserve.process.environment import inherited
 from rrrserve.process.scratch import PrivateFolder
 from rrrserve.process.tasks import ended, first
 from rrrserve.state.shared_state import PATH_VARIABLE, Phase
@@ -135,18 +137,17 @@ class Supervisor:
     def _worker_command(self) -> WorkerCommand:
         options = self._options
         environment = {
-            **os.environ,
+            **inherited(),
             PATH_VARIABLE: str(self._folder / "state"),
-            "BENTOML_DO_NOT_TRACK": "True",
             **_ALLOCATOR,
             "BENTOML_HOME": str(self._folder / "bentoml"),
         }
-        environment.pop("PROMETHEUS_MULTIPROC_DIR", None)
+        environment.pop(FOLDER_VARIABLE, None)
         metrics = None
         if options.workers > 1:
             metrics = self._folder / "metrics"
             metrics.mkdir()
-            environment["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
+            environment[FOLDER_VARIABLE] = str(metrics)
         return WorkerCommand(self._listener.fileno(), environment, options.grace_seconds, metrics)
 
     async def _until_ready(self) -> None:
