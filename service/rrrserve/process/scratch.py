@@ -13,7 +13,7 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -55,32 +55,11 @@ def _locked(path: Path, make: Callable[[], None]) -> int:
         make()
         with contextlib.suppress(FileNotFoundError):
             lock = os.open(path, os.O_RDONLY)
-            with contextlib.suppress(OSError):  # a file system without locks: `is_held` takes it for held
+            with contextlib.suppress(OSError):  # a file system without locks: it is never swept
                 fcntl.flock(lock, fcntl.LOCK_EX)
             if path.exists():  # else a sweep came between
                 return lock
             os.close(lock)
-
-
-@contextlib.contextmanager
-def _unowned(path: Path) -> Iterator[bool]:
-    """Whether no owner of a folder or file runs; while the body of the `with` statement runs there can be none.
-
-    On a file system without locks everything is taken for owned.
-
-    Raises:
-        OSError: there is no such thing, or not for this user.
-    """
-    probe = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        try:
-            fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = True
-        except OSError:
-            free = False
-        yield free
-    finally:
-        os.close(probe)
 
 
 def prefix(pid: int) -> str:
@@ -93,15 +72,14 @@ def places() -> tuple[Path, Path]:
     return Path(tempfile.gettempdir()), SHARED_MEMORY
 
 
-def owned_folders(place: Path) -> list[Path]:
-    """The private folders of this user in `place` whose owners run."""
+def own_folders(place: Path) -> list[Path]:
+    """The private folders of this user in `place`, of owners that run and others."""
     found = []
     for path in place.glob(f"{_PREFIX}-*"):
         with contextlib.suppress(OSError):  # just gone
             state = path.lstat()
             if stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid():
-                with _unowned(path) as unowned:
-                    found += [] if unowned else [path]
+                found.append(path)
     return found
 
 
@@ -128,12 +106,16 @@ def _sweep_one(path: Path) -> None:
     name = _NAME.fullmatch(path.name)
     if name is None or path.lstat().st_uid != os.getuid():
         return
-    if not name[3]:
-        with _unowned(path) as free:
-            if free:
-                _remove(path)
-    elif not path.with_name(name[1]).exists() and not Path("/proc", name[2]).exists():
-        path.unlink()  # a region that has lost the file that tells its owner
+    if name[3]:  # a region of Triton's, which goes with the file that tells its owner, unless that was lost
+        if not path.with_name(name[1]).exists() and not Path("/proc", name[2]).exists():
+            path.unlink()
+        return
+    probe = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where its owner runs, or where there are no locks
+        _remove(path)
+    finally:
+        os.close(probe)
 
 
 def _sweep_python_environments() -> None:
