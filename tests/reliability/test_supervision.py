@@ -214,7 +214,7 @@ HANGING = """
 import asyncio, sys
 from pathlib import Path
 from rrrbuild.repository_document import read_repository
-from rrrserve.config.serve_options import ServeOptions
+from rrrserve.config.service_config import ServiceConfig
 from rrrserve.net.listener import listen
 from rrrserve.supervise import supervisor
 
@@ -222,8 +222,8 @@ supervisor._LAST_SECONDS = float(sys.argv[2])
 supervisor.WorkerPool.stop = lambda _: asyncio.Event().wait()
 
 async def main(listener):
-    options = ServeOptions("127.0.0.1:1", workers=1)
-    await supervisor.Supervisor(read_repository(Path(sys.argv[1])), listener, options).run(print)
+    config = ServiceConfig(triton_url="127.0.0.1:1", workers=1)
+    await supervisor.Supervisor(read_repository(Path(sys.argv[1])), listener, config).run(print)
 
 with listen("127.0.0.1", 0) as listener:
     asyncio.run(main(listener))

@@ -63,7 +63,7 @@ def test_a_worker_that_cannot_be_started_again_is_tried_again(
 ) -> None:
     disk = FullDisk(failures=1)
     state = SharedState.create(tmp_path / "state", ["a"], workers=1)
-    pool = WorkerPool(WorkerCommand(0, {}, 1, None), state, most_restarts=5)
+    pool = WorkerPool(WorkerCommand(0, tmp_path, {}, 1, None), state, most_restarts=5)
     monkeypatch.setattr(children, "spawn", disk.start)
 
     async def main() -> None:

@@ -8,13 +8,15 @@ death behind, which each scrape would have to read.
 import logging
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from prometheus_client import REGISTRY, CollectorRegistry, ProcessCollector, values
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
+
+from rrrserve.process.environment import variables
 
 log = logging.getLogger("rrrserve")
 
@@ -24,9 +26,9 @@ _UNREADABLE = (OSError, struct.error, RuntimeError, ValueError, TypeError, Attri
 _SET_ASIDE = ".unreadable"
 
 
-def folder_in_use(environ: Mapping[str, str]) -> Path | None:
+def folder_in_use() -> Path | None:
     """The workers' folder, or None where there is one worker, whose metrics stay in its memory."""
-    name = environ.get(FOLDER_VARIABLE)
+    name = variables().get(FOLDER_VARIABLE)
     return Path(name) if name else None
 
 

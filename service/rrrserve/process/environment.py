@@ -1,10 +1,10 @@
-"""The environment variables of this process, as its children inherit them."""
+"""The one place where the service looks at its environment variables."""
 
 import os
 
 
-def inherited() -> dict[str, str]:
-    """All of them."""
+def variables() -> dict[str, str]:
+    """A copy of all of them: what is read, or handed to a child, from here on does not change under way."""
     return dict(os.environ)
 
 

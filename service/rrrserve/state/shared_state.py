@@ -18,10 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-# Names of the variables that tell a worker where its page and its slot are.
-PATH_VARIABLE = "RRR_SHARED_STATE"
-SLOT_VARIABLE = "RRR_WORKER"
-
+STATE = "state"  # the page's name in the service's private folder
 RESTARTED_PARTS = ("triton", "worker")
 RELOAD_OUTCOMES = ("switched", "unchanged", "refused")
 FIRST_VERSION = 1

@@ -15,7 +15,7 @@ from rrrserve.metrics.multiprocess import forget_gauges
 from rrrserve.process import children
 from rrrserve.process.restarts import Restarts
 from rrrserve.process.tasks import ended, first
-from rrrserve.state.shared_state import SLOT_VARIABLE, SharedState
+from rrrserve.state.shared_state import SharedState
 
 log = logging.getLogger("rrrserve")
 
@@ -35,12 +35,14 @@ class WorkerCommand:
 
     Attributes:
         fd: the listening socket, which it inherits.
-        environment: all of its variables but its slot.
+        config: the file of the service's settings.
+        environment: all of its variables.
         grace_seconds: how long it may take to end.
         metrics_folder: where several workers keep their metrics, else None.
     """
 
     fd: int
+    config: Path
     environment: Mapping[str, str]
     grace_seconds: int
     metrics_folder: Path | None
@@ -88,9 +90,10 @@ class WorkerPool:
 
     async def _spawn(self, slot: int) -> asyncio.subprocess.Process:
         command = [sys.executable, "-m", "rrrserve.worker", "--fd", str(self._command.fd)]
-        command += ["--index", str(slot), "--grace-seconds", str(self._command.grace_seconds)]
-        environment = {**self._command.environment, SLOT_VARIABLE: str(slot)}
-        return await children.spawn(command, environment=environment, output=_STDERR, fds=(self._command.fd,))
+        command += ["--index", str(slot), "--config", str(self._command.config)]
+        return await children.spawn(
+            command, environment=self._command.environment, output=_STDERR, fds=(self._command.fd,)
+        )
 
     async def _until_ended(self, slot: int, process: asyncio.subprocess.Process) -> str:
         """Why a worker has ended; one that stands still is killed."""
