@@ -160,7 +160,7 @@ def test_while_it_drains_it_is_unready_and_answers_and_then_nobody_is_cut_off(
 def test_what_is_killed_or_frozen_is_replaced_under_load_and_no_answer_is_wrong(
     start_service: Start, repository: Path, png: Png
 ) -> None:
-    served = start_service(str(repository), "--port", "0")
+    served = start_service(str(repository), "--port", "0", "--workers", "2")
     regions = len(list(scratch.SHARED_MEMORY.glob(f"rrr-serve-{served.process.pid}-*")))
 
     def harm(kind: str, number: signal.Signals, part: str) -> Tally:
@@ -268,7 +268,7 @@ def test_on_a_full_disk_triton_is_tried_again_until_there_is_room(start_service:
 def test_killing_it_under_load_takes_the_children_and_theirs_along_and_the_next_start_sweeps(
     start_service: Start, repository: Path, png: Png
 ) -> None:
-    served = start_service(str(repository), "--port", "0")
+    served = start_service(str(repository), "--port", "0", "--workers", "2")
     children = served.children()
 
     async def kill() -> None:
