@@ -11,14 +11,14 @@ from rrrserve.api.bodies import BodyMemory
 from rrrserve.api.data_plane import DataPlane
 from rrrserve.api.model_list import ModelList
 from rrrserve.api.readiness import Readiness
-from rrrserve.config.settings import Settings
+from rrrserve.config.service_config import ServiceConfig
 
 
 @dataclass(frozen=True)
 class Backend:
     """One version of the repository, and all that its requests share."""
 
-    settings: Settings
+    settings: ServiceConfig
     repository: Repository
     data_plane: DataPlane
     readiness: Readiness

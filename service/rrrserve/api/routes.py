@@ -6,14 +6,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+from prometheus_client import REGISTRY, generate_latest
 from starlette.routing import Route, Router
 
+from rrrserve.api import prediction
 from rrrserve.api.access import Access
 from rrrserve.api.backend import Backend
 from rrrserve.api.endpoint import Endpoint, Exchange, Handler, Reply, to_json
-from rrrserve.api.errors import APIError
+from rrrserve.api.errors import ERRORS, APIError
 from rrrserve.api.openapi import document
-from rrrserve.api.prediction import predict
 from rrrserve.metrics import instruments
 
 PREDICTION_ROUTES = (
@@ -25,11 +26,12 @@ PREDICTION_ROUTES = (
 
 
 class Routes:
-    """The handlers. The application exists before the service starts, so backend and tokens are set later."""
+    """The handlers. The application exists before the service starts, so backend, tokens and registry are set later."""
 
     def __init__(self) -> None:
         self.backend: Backend | None = None
         self.access = Access()
+        self.registry = REGISTRY
         # Of its own, and one: several would take turns with the event loop, 5 ms each.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pages")
 
@@ -37,6 +39,7 @@ class Routes:
         """Answer from this backend from now on."""
         plane = backend.data_plane
         instruments.create_series(
+            ERRORS,
             plane.models.values(),
             [
                 (route, name)
@@ -84,11 +87,11 @@ class Routes:
 
     async def predict(self, exchange: Exchange) -> Reply:
         """One image, one answer."""
-        return await predict(self._backend(), exchange, batch=False)
+        return await prediction.predict(self._backend(), exchange, batch=False)
 
     async def predict_batch(self, exchange: Exchange) -> Reply:
         """Several images; an unusable one gives an error item and leaves the others' answers as they are."""
-        return await predict(self._backend(), exchange, batch=True)
+        return await prediction.predict(self._backend(), exchange, batch=True)
 
     async def models(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """The repository's models, each with the claims that are stamped on it now."""
@@ -109,7 +112,7 @@ class Routes:
 
     async def metrics(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """Our metrics in Prometheus text format."""
-        text = await self._on_the_thread(instruments.exposition)
+        text = await self._on_the_thread(functools.partial(generate_latest, self.registry))
         return Reply(text, content_type=instruments.CONTENT_TYPE)
 
     async def _on_the_thread(self, work: Callable[[], bytes]) -> bytes:

@@ -8,14 +8,15 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from rrrbuild.repository_document import Repository, read_repository
 from rrrnet.errors import CheckFailedError, RRRError
-from rrrserve.config.serve_options import ServeOptions
-from rrrserve.state.shared_state import FIRST_VERSION, SharedState
+from rrrserve.config.service_config import ServiceConfig
+from rrrserve.process.tasks import ended, first
+from rrrserve.state.shared_state import FIRST_VERSION, STATE, SharedState
 from rrrserve.versions.deployment import Deployment
 from rrrserve.versions.running_services import RUNNING, Reload, write_reload
 
@@ -35,28 +36,24 @@ class Deployments:
         current: what is served.
     """
 
-    def __init__(
-        self, service: Path, repository: Repository, options: ServeOptions, *, longest_request_seconds: float
-    ) -> None:
+    def __init__(self, service: Path, repository: Repository, config: ServiceConfig) -> None:
         """Prepare the first version; nothing is started.
 
         Args:
             service: the service's private folder.
             repository: has been checked; its folder is what a reload reads.
-            options: how to serve.
-            longest_request_seconds: how long a request may hold on to the version that it began with.
+            config: how to serve.
 
         Raises:
             RRRError: see `Deployment`.
         """
         self._service = service
         self._source = repository.path
-        self._options = options
-        self._longest_request_seconds = longest_request_seconds
-        self.current = Deployment(service, FIRST_VERSION, repository, options)
+        self._config = config
+        self.current = Deployment(service, FIRST_VERSION, repository, config)
         names = [model.name for model in self.current.version.repository.models]
-        self.state = SharedState.create(service / "state", names, options.workers)
-        self.state.version = FIRST_VERSION
+        self.state = SharedState.create(service / STATE, names, config.workers)
+        self.state.service.version = FIRST_VERSION
         self._keeping: asyncio.Task[None] | None = None
         self._keepers: set[asyncio.Task[None]] = set()  # the current version's, and that of one that comes or goes
         self._candidate: Deployment | None = None
@@ -77,11 +74,7 @@ class Deployments:
         self._keeping = self._keep(self.current, self.state)
         try:
             while True:
-                wanted = asyncio.create_task(self._wanted.wait())
-                await asyncio.wait({self._keeping, wanted}, return_when=asyncio.FIRST_COMPLETED)
-                wanted.cancel()
-                if self._keeping.done():
-                    await self._keeping
+                await first(self._keeping, self._wanted.wait())
                 self._wanted.clear()
                 await self._reload()
         finally:
@@ -114,7 +107,8 @@ class Deployments:
             if outcome == "unchanged":
                 message = f"{self._source} still holds {now}, which is being served"
             log.warning("reload: %s", message)
-        self.state.count_reload(outcome)
+        counted = f"reloads_{outcome}"
+        setattr(self.state.service, counted, getattr(self.state.service, counted) + 1)
         digest, seconds = self.current.version.repository.digest, time.monotonic() - started
         self._write_down(Reload(self._reloads, outcome, message, digest, seconds))
 
@@ -131,19 +125,19 @@ class Deployments:
         Raises:
             RRRError: it cannot be served.
         """
-        if self._options.triton_url is not None:
+        if self._config.triton_url is not None:
             raise CheckFailedError("Triton is not ours (--triton-url), so it cannot be given another repository")
         source = await _in_thread(read_repository, self._source)
         if source.digest == self.current.version.repository.digest:
             return False
         self._number += 1
-        candidate = await _in_thread(Deployment, self._service, self._number, source, self._options)
+        candidate = await _in_thread(Deployment, self._service, self._number, source, self._config)
         self._candidate = candidate
         keeping: asyncio.Task[None] | None = None
         try:
             state = self.state.new_version(self._number, [model.name for model in source.models])
             keeping = self._keep(candidate, state)
-            await _first(candidate.until_answered(state), keeping)
+            await first(keeping, candidate.until_answered(state))
         except BaseException:
             if keeping is not None:
                 await ended(keeping)
@@ -159,9 +153,9 @@ class Deployments:
         old, old_keeping = self.current, self._keeping
         self.current, self._candidate, self._keeping, self.state = candidate, old, keeping, state
         try:
-            state.version = candidate.version.number
+            state.service.version = candidate.version.number
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._longest_request_seconds + _MARGIN_SECONDS):
+                async with asyncio.timeout(self._config.max_request_timeout_ms / 1000 + _MARGIN_SECONDS):
                     while True:
                         if state.versions_in_use() <= {candidate.version.number}:
                             break
@@ -196,22 +190,3 @@ async def _in_thread(function: Callable[Given, Made], *args: Given.args, **kwarg
     except asyncio.CancelledError:
         await asyncio.gather(work, return_exceptions=True)
         raise
-
-
-async def _first(work: Coroutine[Any, Any, None], keeping: asyncio.Task[None]) -> None:
-    """Do `work` while `keeping` goes on; raises what either raises."""
-    working = asyncio.ensure_future(work)
-    try:
-        await asyncio.wait({working, keeping}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (keeping, working):
-            if task.done():
-                await task
-    finally:
-        await ended(working)
-
-
-async def ended(*tasks: "asyncio.Future[None]") -> None:
-    """Cancel tasks and wait for their end."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
