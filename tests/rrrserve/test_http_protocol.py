@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from rrrbench.raw_http import Answer, closed_within, connect, receive, request, send
+from harness.raw_http import Answer, closed_within, connect, receive, request, send
 from rrrserve.http.connections import Connections, Limits
 from rrrserve.http.protocol import GuardedProtocol
 

@@ -19,7 +19,7 @@ import trustme
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from rrrbench.raw_http import closed_within, connect, receive, request
+from harness.raw_http import closed_within, connect, receive, request
 from rrrserve.http.connections import Connections, Limits
 from rrrserve.http.tls_gate import TlsGate
 
