@@ -67,7 +67,7 @@ def ask(backend: Backend, exchange: Exchange) -> Asked:
         APIError: `shutting_down`, `unknown_model`, or `bad_request`.
     """
     settings, plane = backend.settings, backend.data_plane
-    if plane.state.phase is Phase.REFUSING:
+    if plane.state.service.phase == Phase.REFUSING:
         raise APIError("shutting_down", "the service is stopping: ask another instance")
     name = exchange.scope["path_params"].get("name")
     model = plane.default if name is None else plane.models.get(name)
