@@ -19,7 +19,7 @@ import trustme
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from rrrbench.raw_http import Answer, closed_within, connect, receive, request, send
+from harness.raw_http import Answer, closed_within, connect, receive, request, send
 from rrrserve.api.endpoint import client_gone, raw_error
 from rrrserve.api.errors import ERRORS
 from rrrserve.http.connections import Connections, Limits

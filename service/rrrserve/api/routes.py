@@ -112,7 +112,7 @@ class Routes:
 
     async def metrics(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """Our metrics in Prometheus text format."""
-        text = await self._on_the_thread(functools.partial(generate_latest, self.registry))
+        text = await self._on_the_thread(lambda: generate_latest(self.registry))
         return Reply(text, content_type=instruments.CONTENT_TYPE)
 
     async def _on_the_thread(self, work: Callable[[], bytes]) -> bytes:
