@@ -44,9 +44,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def start(folder: Path, *arguments: str, ready: bool = True) -> Service:
-    """Start `rrr serve` with its own log; it does not drain unless it is told to."""
-    drain = () if "--drain" in arguments else ("--drain", "0")
-    return Service(folder / "serve.log", *arguments, *drain, ready=ready)
+    """Start `rrr serve` with its own log; it does not drain, and has one worker, unless it is told otherwise."""
+    defaults = [("--drain", "0"), ("--workers", "1")]
+    added = [word for pair in defaults if pair[0] not in arguments for word in pair]
+    return Service(folder / "serve.log", *arguments, *added, ready=ready)
 
 
 def random_checkpoint(folder: Path, name: str, members: int, *, seed: int) -> Checkpoint:

@@ -120,7 +120,7 @@ def test_under_load_good_versions_take_over_and_bad_ones_do_not_and_nobody_notic
     assert len(tritons) == 1, "the one before has ended"
 
     shutil.rmtree(live)  # what is served outlives its folder, even where its parts are started again
-    for child in [*tritons, *served.of_kind("worker"), *served.of_kind("standby")]:
+    for child in [*tritons, *served.of_kind("worker")]:
         child.kill()
     wait_until_ready(served, {child.pid for child in tritons})
     assert served.golden("", bodies) == goldens[first]
@@ -129,7 +129,7 @@ def test_under_load_good_versions_take_over_and_bad_ones_do_not_and_nobody_notic
     assert f"{live} does not exist" in done.stderr
     served.process.send_signal(signal.SIGHUP)  # refused likewise, and nobody waits for it
     assert served.stop() == 0
-    folders = scratch.owned_folders(Path(tempfile.gettempdir()))
+    folders = scratch.own_folders(Path(tempfile.gettempdir()))
     assert [path for path in folders if f"-{served.process.pid}-" in path.name] == []
 
 
