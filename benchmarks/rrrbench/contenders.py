@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rrrbench.environment import ROOT
+from rrrbench.names import ENSEMBLE
 from rrrbench.networks import Networks
 from rrrbench.servers import Server, answers, free_port, running
 from rrrbuild.repository import write_repository
@@ -38,6 +39,11 @@ def repository(networks: Networks, pixels: int, engines: Sequence[tuple[str, str
     names = [f"{name}.{target}" for name, target in engines]
     write_repository(folders, out, backends=find_tritonserver().backends, names=names)
     return read_repository(out)
+
+
+def exact_repository(cache: Path) -> Path:
+    """The ensemble at 64 pixels in a target whose every answer can be judged."""
+    return repository(Networks(cache), 64, [(ENSEMBLE, "onnxruntime-fp32")]).path
 
 
 def http(url: str, bodies: Sequence[bytes]) -> Drive:

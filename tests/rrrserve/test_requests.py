@@ -7,10 +7,10 @@ import anyio
 import pytest
 from starlette.requests import ClientDisconnect
 
-from rrrserve.api import admission
-from rrrserve.api.admission import BodyMemory
+from rrrserve.api import bodies
+from rrrserve.api.bodies import BodyMemory, read_body, this_task
 from rrrserve.api.errors import APIError
-from rrrserve.api.requests import headers_of, images_of, options_of, read_body, request_id, timeout_ms
+from rrrserve.api.requests import headers_of, images_of, options_of, request_id, timeout_ms
 
 JSON = {b"content-type": b"application/json"}
 FORM = {b"content-type": b"multipart/form-data; boundary=xyz"}
@@ -183,14 +183,16 @@ def read(chunks: Sequence[bytes], headers: dict[bytes, bytes]) -> tuple[bytes | 
     memory = BodyMemory(100)
 
     async def run() -> bytes | APIError:
-        try:
-            return await read_body(receive, headers, max_bytes=10, memory=memory)
-        except APIError as error:
-            return error
+        with memory.begin(this_task().cancel) as coming:
+            try:
+                result = await read_body(receive, headers, coming, max_bytes=10)
+            except APIError as error:
+                return error
+            assert (coming.whole, coming.size) == (True, len(result))
+            return result
 
     result = anyio.run(run)
-    rest = 100 - (len(result) if isinstance(result, bytes) else 0)
-    memory.begin(lambda: None).take(rest)  # what was refused is not counted any more
+    memory.begin(lambda: None).take(100)  # neither what was refused nor what was read is counted any more
     return result, taken
 
 
@@ -231,8 +233,8 @@ def test_a_body_that_does_not_come_to_an_end_gives_way_to_others_once_it_is_old(
 
     async def run() -> None:
         async def slow() -> None:
-            with pytest.raises(APIError) as caught:
-                await read_body(stalled, {}, max_bytes=10, memory=memory)
+            with pytest.raises(APIError) as caught, memory.begin(this_task().cancel) as coming:
+                await read_body(stalled, {}, coming, max_bytes=10)
             codes.append(caught.value.code)
 
         async with anyio.create_task_group() as clients:
@@ -240,7 +242,7 @@ def test_a_body_that_does_not_come_to_an_end_gives_way_to_others_once_it_is_old(
             await anyio.wait_all_tasks_blocked()
             with pytest.raises(APIError, match="too many large bodies"):
                 memory.begin(lambda: None).take(10)
-            monkeypatch.setattr(admission, "SLOW_SECONDS", 0.0)
+            monkeypatch.setattr(bodies, "SLOW_SECONDS", 0.0)
             memory.begin(lambda: None).take(10)
 
     anyio.run(run)
@@ -252,7 +254,7 @@ def test_a_client_that_goes_away_ends_the_reading() -> None:
         return {"type": "http.disconnect"}
 
     async def run() -> None:
-        with pytest.raises(ClientDisconnect):
-            await read_body(receive, {}, max_bytes=10, memory=BodyMemory(10))
+        with pytest.raises(ClientDisconnect), BodyMemory(10).begin(this_task().cancel) as coming:
+            await read_body(receive, {}, coming, max_bytes=10)
 
     anyio.run(run)
