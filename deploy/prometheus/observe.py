@@ -24,8 +24,8 @@ import yaml
 
 import prometheus_install
 from rrrnet.errors import CheckFailedError, RRRError, UsageError
-from rrrserve.api.access import client_headers, tokens_of
 from rrrserve.net.listener import listen
+from rrrserve.net.tokens import client_headers, tokens_of
 from rrrserve.process import die_with_parent
 
 HERE = Path(__file__).parent

@@ -1,4 +1,4 @@
-"""Settings, metrics, the check of Triton's output, the listener, finding Triton: the parts without a server."""
+"""ServiceConfig, metrics, the check of Triton's output, the listener, finding Triton: the parts without a server."""
 
 import asyncio
 import ctypes.util
@@ -28,7 +28,7 @@ from rrrserve.api import decoding
 from rrrserve.api.decoding import Decoded, DecodePool
 from rrrserve.api.errors import ERRORS, APIError
 from rrrserve.api.openapi import document
-from rrrserve.config.settings import Settings
+from rrrserve.config.service_config import ServiceConfig
 from rrrserve.metrics.instruments import BUCKETS, OUTCOMES, outcome_of
 from rrrserve.net.listener import listen, url_of
 from rrrserve.triton import install
@@ -140,7 +140,7 @@ def test_a_503_tells_when_to_try_again_and_unknown_codes_cannot_be_sent() -> Non
 
 
 def test_the_openapi_document_names_every_error_code_and_both_methods() -> None:
-    described = document(Settings(), needs_token=False)
+    described = document(ServiceConfig(), needs_token=False)
     operation = described["paths"]["/v1/models/{name}/predict_batch"]
     assert set(operation) == {"post", "put"}
     told = " ".join(entry["description"] for entry in operation["post"]["responses"].values())
@@ -149,7 +149,9 @@ def test_the_openapi_document_names_every_error_code_and_both_methods() -> None:
 
 
 def test_settings_come_from_the_environment() -> None:
-    settings = Settings.from_environment({"RRR_REPOSITORY": "/r", "RRR_MAX_BATCH_IMAGES": "7", "RRR_TRITON_URL": ""})
+    settings = ServiceConfig.from_environment(
+        {"RRR_REPOSITORY": "/r", "RRR_MAX_BATCH_IMAGES": "7", "RRR_TRITON_URL": ""}
+    )
     assert (settings.repository, settings.max_batch_images, settings.triton_url) == (Path("/r"), 7, None)
     assert settings.max_body_bytes == 10 * 2**20
 
@@ -168,7 +170,7 @@ def test_settings_come_from_the_environment() -> None:
 )
 def test_a_bad_setting_is_refused_by_name(name: str, value: str) -> None:
     with pytest.raises(UsageError, match=name):
-        Settings.from_environment({name: value})
+        ServiceConfig.from_environment({name: value})
 
 
 def test_a_port_in_use_is_refused_by_number() -> None:
@@ -235,7 +237,7 @@ def test_without_any_triton_the_message_says_how_to_get_one(monkeypatch: pytest.
 
 
 def test_the_serving_path_imports_neither_torch_nor_a_compiler() -> None:
-    program = "import sys, rrrserve.worker.service; print(*(name for name in sys.modules if '.' not in name))"
+    program = "import sys, rrrserve.bento; print(*(name for name in sys.modules if '.' not in name))"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = set(ran.stdout.split())
     assert "bentoml" in loaded

@@ -6,7 +6,7 @@ from rrrnet import __version__
 from rrrserve.api.access import OPEN_ROUTES
 from rrrserve.api.errors import ERRORS
 from rrrserve.api.requests import DEFAULT_TOP_K
-from rrrserve.config.settings import Settings
+from rrrserve.config.service_config import ServiceConfig
 
 _PROBABILITY = {
     "type": "object",
@@ -132,7 +132,7 @@ _PAGES = {
 }
 
 
-def document(settings: Settings, *, needs_token: bool) -> dict[str, Any]:
+def document(settings: ServiceConfig, *, needs_token: bool) -> dict[str, Any]:
     """The OpenAPI document.
 
     Args:
@@ -192,7 +192,7 @@ def document(settings: Settings, *, needs_token: bool) -> dict[str, Any]:
     }
 
 
-def _operation(settings: Settings, *, batch: bool, named: bool) -> dict[str, Any]:
+def _operation(settings: ServiceConfig, *, batch: bool, named: bool) -> dict[str, Any]:
     binary = {"type": "string", "format": "binary"}
     base64 = {"type": "string", "format": "byte"}
     form: dict[str, Any]

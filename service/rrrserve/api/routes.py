@@ -20,7 +20,7 @@ from rrrserve.api.errors import APIError
 from rrrserve.api.openapi import document
 from rrrserve.api.readiness import Readiness
 from rrrserve.api.requests import options_of, read_body, timeout_ms
-from rrrserve.config.settings import Settings
+from rrrserve.config.service_config import ServiceConfig
 from rrrserve.metrics import instruments
 from rrrserve.stamps.travelling import served_claims
 from rrrserve.state.shared_state import Phase
@@ -37,7 +37,7 @@ PREDICTION_ROUTES = (
 class Backend:
     """What the routes answer from, once the service has started."""
 
-    settings: Settings
+    settings: ServiceConfig
     repository: Repository
     data_plane: DataPlane
     readiness: Readiness

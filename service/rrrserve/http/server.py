@@ -8,11 +8,11 @@ from typing import cast
 
 import uvicorn
 
-from rrrserve.config.settings import Settings
+from rrrserve.api.routes import Routes
+from rrrserve.config.service_config import ServiceConfig
 from rrrserve.http.connections import Connections, Limits
 from rrrserve.http.protocol import GuardedProtocol
 from rrrserve.http.tls_gate import TlsGate
-from rrrserve.worker.service import ROUTES
 
 # What clients had sent before the port closed is accepted, and then read and answered, within these times.
 _ACCEPT_SECONDS = 0.05
@@ -21,7 +21,7 @@ _CLOSE = (b"connection", b"close")
 _FRAMING_BYTES = 2**20  # chunk headers and trailers around the largest body
 
 
-def protocol(settings: Settings, context: ssl.SSLContext | None = None) -> type[asyncio.Protocol]:
+def protocol(settings: ServiceConfig, context: ssl.SSLContext | None = None) -> type[asyncio.Protocol]:
     """What uvicorn makes a client's connection with: TLS where there is a context, of which uvicorn must not know."""
     limits = Limits(
         body_bytes=settings.max_body_bytes + _FRAMING_BYTES,
@@ -42,10 +42,14 @@ def protocol(settings: Settings, context: ssl.SSLContext | None = None) -> type[
 class Server(uvicorn.Server):
     """uvicorn's server, with a heartbeat, and with a stop that lets requests in that are on their way."""
 
+    def __init__(self, config: uvicorn.Config, routes: Routes) -> None:
+        super().__init__(config)
+        self._routes = routes
+
     async def on_tick(self, counter: int) -> bool:
         """Called by uvicorn ten times a second; whether to stop."""
         ended = await super().on_tick(counter)
-        backend = ROUTES.backend
+        backend = self._routes.backend
         if backend is not None:
             state = backend.data_plane.state
             state.beat()
