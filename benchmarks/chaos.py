@@ -206,9 +206,9 @@ class Chaos:
             with self.service() as service:
                 before = service.golden("top_k=4", self.bodies)
                 tally, gone = asyncio.run(self.under_load(service, 8, self._orphaned))
-                left = service.left_behind([])
                 port = service.port
             with self.service(port=port) as again:
+                left = service.files()  # which this start has swept
                 pairs = zip(before, again.golden("top_k=4", self.bodies), strict=True)
                 changed = [fault for pair in pairs if (fault := difference(*pair))]
             case = {"children_gone_seconds": gone, "left_behind": left, "restart_seconds": again.start_seconds}
@@ -268,7 +268,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="what to kill and freeze")
     parser.add_argument("--freezes", type=int, default=2, help="of each kind")
     parser.add_argument("--parents", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=1, help="HTTP workers of the service that is harmed")
+    parser.add_argument("--workers", type=int, default=2, help="HTTP workers of the service that is harmed")
     parser.add_argument("--deadline", type=float, default=5.0, metavar="SECONDS", help="of each request")
     parser.add_argument("--between", type=float, nargs=2, default=[1.0, 3.0], metavar="SECONDS", help="before a fault")
     parser.add_argument("--settle", type=float, default=10.5, metavar="SECONDS", help="without failure after a fault")

@@ -60,6 +60,8 @@ def start(folder: Path, *arguments: str, ready: bool = True) -> Served:
     log = folder / "serve.log"
     if "--drain" not in arguments:
         arguments = (*arguments, "--drain", "0")
+    if "--workers" not in arguments:  # most of what is tested is one worker's
+        arguments = (*arguments, "--workers", "1")
     with log.open("wb") as file:
         process = subprocess.Popen(
             [str(RRR), "serve", *arguments], stdout=file, stderr=file, env={**os.environ, "COLUMNS": "200"}

@@ -16,7 +16,6 @@ import psutil
 from rrrbench.checking_client import essence
 from rrrnet.errors import CheckFailedError
 from rrrserve.process import scratch
-from rrrserve.supervise.standby import STANDBY_COMM
 
 _RRR = Path(sys.executable).parent / "rrr"
 _READY_SECONDS = 120.0
@@ -25,10 +24,8 @@ KINDS = {"tritonserver": "bin/tritonserver", "stub": "triton_python_backend_stub
 
 
 def is_of_kind(process: psutil.Process, kind: str) -> bool:
-    """Whether a process is of one of `KINDS`, or a `standby`: a worker that waits to take another's place."""
-    if kind == "standby":
-        return bool(process.name() == STANDBY_COMM)
-    return KINDS[kind] in " ".join(process.cmdline()) and process.name() != STANDBY_COMM
+    """Whether a process is of one of `KINDS`."""
+    return KINDS[kind] in " ".join(process.cmdline())
 
 
 def regions(pid: int) -> int:
@@ -102,8 +99,12 @@ class Service:
         found = [f"process {process.pid}" for process in still_running(children, seconds=0.5)]
         if not port_is_free(self.port):
             found.append(f"port {self.port}")
+        return found + self.files()
+
+    def files(self) -> list[str]:
+        """Its folders and shared memory."""
         prefix = scratch.prefix(self.process.pid)
-        return found + [str(path) for place in scratch.places() for path in place.glob(f"{prefix}*")]
+        return [str(path) for place in scratch.places() for path in place.glob(f"{prefix}*")]
 
     def kill(self) -> None:
         """End it by force, if it still runs."""

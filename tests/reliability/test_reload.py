@@ -153,7 +153,7 @@ def test_under_load_good_versions_take_over_and_bad_ones_do_not_and_nobody_notic
     assert f"{live} does not exist" in done.stderr
     served.process.send_signal(signal.SIGHUP)  # refused likewise, and nobody waits for it
     assert served.stop() == 0
-    folders = scratch.owned_folders(Path(tempfile.gettempdir()))
+    folders = scratch.own_folders(Path(tempfile.gettempdir()))
     assert [path for path in folders if f"-{served.process.pid}-" in path.name] == []
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import httpx
+from prometheus_client import REGISTRY, generate_latest
 from starlette.routing import Route, Router
 
 from rrrbuild.repository_document import Repository, ServedModel
@@ -16,7 +17,7 @@ from rrrserve.api.access import Access
 from rrrserve.api.admission import Admission, BodyMemory
 from rrrserve.api.data_plane import DataPlane, Timing
 from rrrserve.api.endpoint import Endpoint, Exchange, Handler, Reply, to_json
-from rrrserve.api.errors import APIError
+from rrrserve.api.errors import ERRORS, APIError
 from rrrserve.api.openapi import document
 from rrrserve.api.readiness import Readiness
 from rrrserve.api.requests import options_of, read_body, timeout_ms
@@ -48,11 +49,12 @@ class Backend:
 
 
 class Routes:
-    """The handlers. The application exists before the service starts, so backend and tokens are set later."""
+    """The handlers. The application exists before the service starts, so backend, tokens and registry are set later."""
 
     def __init__(self) -> None:
         self.backend: Backend | None = None
         self.access = Access()
+        self.registry = REGISTRY
         # Of its own, and one: several would take turns with the event loop, 5 ms each.
         self._exposing = ThreadPoolExecutor(1, thread_name_prefix="metrics")
 
@@ -60,6 +62,7 @@ class Routes:
         """Answer from this backend from now on."""
         plane = backend.data_plane
         instruments.create_series(
+            ERRORS,
             plane.models.values(),
             [
                 (route, name)
@@ -112,7 +115,7 @@ class Routes:
 
     async def _predict_by(self, backend: Backend, exchange: Exchange, *, batch: bool) -> Reply:
         settings = backend.settings
-        if backend.data_plane.state.phase is Phase.REFUSING:
+        if backend.data_plane.state.service.phase == Phase.REFUSING:
             raise APIError("shutting_down", "the service is stopping: ask another instance")
         model = self._model(exchange, backend.data_plane)
         options = options_of(_query(exchange), num_classes=len(model.labels))
@@ -231,7 +234,7 @@ class Routes:
     async def metrics(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """Our metrics in Prometheus text format."""
         # In a thread: it takes some 20 ms, which the predictions under way would wait for otherwise.
-        text = await asyncio.get_running_loop().run_in_executor(self._exposing, instruments.exposition)
+        text = await asyncio.get_running_loop().run_in_executor(self._exposing, generate_latest, self.registry)
         return Reply(text, content_type=instruments.CONTENT_TYPE)
 
     async def triton_metrics(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
