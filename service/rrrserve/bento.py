@@ -1,7 +1,7 @@
-"""Entry of a built Bento: the sources that are packed in it come before any installed copy.
+"""The service for BentoML's commands: `bentoml serve rrrserve.bento:RRRService`, and the entry of a built Bento.
 
 bentofile.yaml names this file by its path, so that `bentoml build` needs no wheel and a Bento serves the code and the
-repository it was built with, wherever it lies.
+repository it was built with, wherever it lies: the sources that are packed in it come before any installed copy.
 """
 
 import sys
@@ -10,6 +10,7 @@ from pathlib import Path
 _ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(_ROOT / folder) for folder in ("models", "build", "service")]
 
-from rrrserve.worker.service import RRRService  # noqa: E402  the path must be set first
+from rrrserve.worker.bentoml_service import make_service  # noqa: E402  the path must be set first
+from rrrserve.worker.service import Service  # noqa: E402
 
-__all__ = ["RRRService"]
+RRRService = make_service(Service)

@@ -14,8 +14,9 @@ from rrrserve.api.errors import APIError
 
 TOKEN_VARIABLE = "RRR_TOKEN"  # noqa: S105  the variable's name
 FILE_VARIABLE = "RRR_TOKEN_FILE"
-# Probes of an orchestrator carry no token; the two routes tell nothing but yes or no and a model's name.
-OPEN_ROUTES = frozenset({"/livez", "/readyz"})
+# Probes of an orchestrator carry no token, and a browser that opens a page neither; the two first routes tell nothing
+# but yes or no and a model's name, and the page nothing: it asks for a token, and then for /docs.json.
+OPEN_ROUTES = frozenset({"/livez", "/readyz", "/docs"})
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,1024}=*")
 _SHAPE = "16 to 1024 letters, digits or . _ ~ + / - (openssl rand -hex 32 makes one)"

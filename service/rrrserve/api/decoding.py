@@ -16,7 +16,7 @@ from PIL import Image
 from rrrnet.errors import ImageError
 from rrrnet.preprocess import Preprocess, load_rgb, open_image, to_array
 from rrrserve.api.errors import APIError, from_image_error
-from rrrserve.api.requests import Headers, images_of
+from rrrserve.api.requests import Headers, Unpacked, unpack
 
 # Up to this size an image is decoded on the event loop, which it holds for some 0.4 ms. Judged by the bytes as well,
 # since a header too can be made to cost time.
@@ -55,12 +55,12 @@ class DecodePool:
         self._memory = _Memory(memory_bytes)
         Image.init()  # else the first request waits until Pillow has loaded its formats
 
-    async def unpack(self, body: bytes, headers: Headers, *, field: str, most: int) -> list[bytes]:
-        """`images_of`; a large body is taken apart on a thread."""
-        unpack = functools.partial(images_of, body, headers, field=field, most=most)
+    async def unpack(self, body: bytes, headers: Headers, *, field: str, most: int, options: Sequence[str]) -> Unpacked:
+        """See `rrrserve.api.requests.unpack`; a large body is taken apart on a thread."""
+        work = functools.partial(unpack, body, headers, field=field, most=most, options=options)
         if len(body) <= _INLINE_BYTES:
-            return unpack()
-        return await asyncio.get_running_loop().run_in_executor(self._executor, unpack)
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     async def decode(self, images: Sequence[bytes], preprocess: Preprocess) -> list[Decoded | APIError]:
         """Decode each image; one that cannot be used gives its error in its place."""

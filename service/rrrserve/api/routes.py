@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -19,17 +20,21 @@ from rrrserve.api.endpoint import Endpoint, Exchange, Handler, Reply, to_json
 from rrrserve.api.errors import APIError
 from rrrserve.api.openapi import document
 from rrrserve.api.readiness import Readiness
-from rrrserve.api.requests import options_of, read_body, timeout_ms
+from rrrserve.api.requests import OPTIONS, options_of, read_body, timeout_ms
+from rrrserve.api.swagger import swagger_page
 from rrrserve.config.settings import Settings
 from rrrserve.metrics import instruments
 from rrrserve.stamps.travelling import served_claims
 from rrrserve.state.shared_state import Phase
 
+# The last two are BentoML's: its clients send options in the body.
 PREDICTION_ROUTES = (
     "/v1/predict",
     "/v1/predict_batch",
     "/v1/models/{name}/predict",
     "/v1/models/{name}/predict_batch",
+    "/predict",
+    "/predict_batch",
 )
 
 
@@ -48,9 +53,14 @@ class Backend:
 
 
 class Routes:
-    """The handlers. The application exists before the service starts, so backend and tokens are set later."""
+    """The handlers. The application exists before the service starts, so backend and tokens are set later.
 
-    def __init__(self) -> None:
+    Args:
+        schema: what BentoML's clients read at /schema.json.
+    """
+
+    def __init__(self, schema: Callable[[], dict[str, Any]]) -> None:
+        self._schema = schema
         self.backend: Backend | None = None
         self.access = Access()
         # Of its own, and one: several would take turns with the event loop, 5 ms each.
@@ -69,6 +79,14 @@ class Routes:
         )
         self.backend = backend
 
+    def beat(self) -> bool:
+        """Tell the supervisor that this worker goes on; whether the service is stopping."""
+        if self.backend is None:
+            return False
+        state = self.backend.data_plane.state
+        state.beat()
+        return state.draining
+
     def _backend(self) -> Backend:
         if self.backend is None:
             raise APIError("not_ready", "the service is starting")
@@ -82,40 +100,40 @@ class Routes:
             "/readyz": self.readyz,
             "/metrics": self.metrics,
             "/metrics/triton": self.triton_metrics,
+            "/schema.json": self.schema,
             "/docs.json": self.docs,
+            **dict.fromkeys(("/", "/docs", "/docs/{file}"), swagger_page),
         }
         endpoint = functools.partial(Endpoint, access=lambda: self.access)
         routes = []
         for template in PREDICTION_ROUTES:
-            predict = self.predict_batch if template.endswith("_batch") else self.predict
+            options = () if template.startswith("/v1/") else OPTIONS
+            predict = functools.partial(self._predict, batch=template.endswith("_batch"), body_options=options)
             path = template.replace("{name}", "{name:path}")  # any name at all: what is none of ours is unknown_model
             # PUT as well as POST: it is what `curl -T cat.jpg` sends.
             routes.append(Route(path, endpoint(template, predict, in_flight=True), methods=["POST", "PUT"]))
             routes.append(Route(path, endpoint(template, _only("POST, PUT"))))
         for path, handler in pages.items():
-            routes.append(Route(path, endpoint(path, handler), methods=["GET"]))
-            routes.append(Route(path, endpoint(path, _only("GET, HEAD"))))
+            template = "/docs" if handler is swagger_page else path
+            routes.append(Route(path, endpoint(template, handler), methods=["GET"]))
+            routes.append(Route(path, endpoint(template, _only("GET, HEAD"))))
         return Router(routes, redirect_slashes=False, default=endpoint(instruments.UNMATCHED, _not_found))
 
-    async def predict(self, exchange: Exchange) -> Reply:
-        """One image, one answer."""
-        return await self._predict(exchange, batch=False)
-
-    async def predict_batch(self, exchange: Exchange) -> Reply:
-        """Several images; an unusable one gives an error item and leaves the others' answers as they are."""
-        return await self._predict(exchange, batch=True)
-
-    async def _predict(self, exchange: Exchange, *, batch: bool) -> Reply:
+    async def _predict(self, exchange: Exchange, *, batch: bool, body_options: Sequence[str]) -> Reply:
+        """One image, one answer; of several an unusable one gives an error item and leaves the others as they are."""
         backend = self._backend()
         with backend.data_plane.in_use():  # all of the request is answered by one version
-            return await self._predict_by(backend, exchange, batch=batch)
+            return await self._predict_by(backend, exchange, batch=batch, body_options=body_options)
 
-    async def _predict_by(self, backend: Backend, exchange: Exchange, *, batch: bool) -> Reply:
+    async def _predict_by(
+        self, backend: Backend, exchange: Exchange, *, batch: bool, body_options: Sequence[str]
+    ) -> Reply:
         settings = backend.settings
         if backend.data_plane.state.phase is Phase.REFUSING:
             raise APIError("shutting_down", "the service is stopping: ask another instance")
         model = self._model(exchange, backend.data_plane)
-        options = options_of(_query(exchange), num_classes=len(model.labels))
+        query = _query(exchange)
+        options = options_of(query, num_classes=len(model.labels))
         milliseconds = timeout_ms(
             exchange.headers, default=settings.request_timeout_ms, largest=settings.max_request_timeout_ms
         )
@@ -137,8 +155,13 @@ class Routes:
                 timing.read = time.perf_counter() - exchange.started
                 backend.data_plane.observe_stage("read", model, timing.read)
                 field, most = ("images", settings.max_batch_images) if batch else ("image", 1)
-                images = await backend.data_plane.pool.unpack(body, exchange.headers, field=field, most=most)
+                unpacked = await backend.data_plane.pool.unpack(
+                    body, exchange.headers, field=field, most=most, options=body_options
+                )
                 del body
+                images = unpacked.images
+                if unpacked.options:
+                    options = options_of([*query, *unpacked.options], num_classes=len(model.labels))
                 with backend.admission.admitted(len(images), deadline - time.perf_counter()):
                     results = await backend.data_plane.predict(model, images, options, deadline=deadline, timing=timing)
         except TimeoutError as error:
@@ -245,6 +268,10 @@ class Routes:
         except httpx.HTTPError as error:
             raise APIError("backend_unavailable", "Triton's metrics cannot be read") from error
         return Reply(answer.content, content_type=instruments.CONTENT_TYPE)
+
+    async def schema(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
+        """BentoML's own description of its routes."""
+        return Reply(to_json(self._schema()))
 
     async def docs(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """OpenAPI 3."""

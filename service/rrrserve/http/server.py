@@ -4,6 +4,7 @@ import asyncio
 import functools
 import socket
 import ssl
+from collections.abc import Callable
 from typing import cast
 
 import uvicorn
@@ -12,7 +13,6 @@ from rrrserve.config.settings import Settings
 from rrrserve.http.connections import Connections, Limits
 from rrrserve.http.protocol import GuardedProtocol
 from rrrserve.http.tls_gate import TlsGate
-from rrrserve.worker.service import ROUTES
 
 # What clients had sent before the port closed is accepted, and then read and answered, within these times.
 _ACCEPT_SECONDS = 0.05
@@ -42,16 +42,16 @@ def protocol(settings: Settings, context: ssl.SSLContext | None = None) -> type[
 class Server(uvicorn.Server):
     """uvicorn's server, with a heartbeat, and with a stop that lets requests in that are on their way."""
 
+    def __init__(self, config: uvicorn.Config, *, beat: Callable[[], bool]) -> None:
+        super().__init__(config)
+        self._beat = beat
+
     async def on_tick(self, counter: int) -> bool:
         """Called by uvicorn ten times a second; whether to stop."""
         ended = await super().on_tick(counter)
-        backend = ROUTES.backend
-        if backend is not None:
-            state = backend.data_plane.state
-            state.beat()
-            if state.draining and _CLOSE not in self.server_state.default_headers:
-                # Clients that keep their connection would meet the closing of the port in the middle of a request.
-                self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
+        if self._beat() and _CLOSE not in self.server_state.default_headers:
+            # Clients that keep their connection would meet the closing of the port in the middle of a request.
+            self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
         return ended
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -56,18 +56,20 @@ def _prepare(arguments: argparse.Namespace) -> uvicorn.Server:
 
     from rrrserve.config.settings import Settings
     from rrrserve.http.server import Server, protocol
-    from rrrserve.worker.service import RRRService
+    from rrrserve.worker.bentoml_service import make_service
+    from rrrserve.worker.service import Service
 
+    service = make_service(Service)
     logs.configure_from(os.environ)
     server_context.worker_index = arguments.index
     server_context.service_type = "entry_service"
-    server_context.service_name = server_context.bento_name = RRRService.name
+    server_context.service_name = server_context.bento_name = service.name
     server_context.bento_version = "not available"
     BentoMLContainer.development_mode.set(False)
     Image.init()
 
     config = uvicorn.Config(
-        RRRService.to_asgi(),
+        service.to_asgi(),
         http=protocol(Settings.from_environment(os.environ), tls.context_of(os.environ)),
         log_config=None,
         access_log=False,
@@ -78,7 +80,7 @@ def _prepare(arguments: argparse.Namespace) -> uvicorn.Server:
         timeout_graceful_shutdown=arguments.grace_seconds,
     )
     config.get_loop_factory()
-    return Server(config)
+    return Server(config, beat=service.routes.beat)
 
 
 def _stand_by(arguments: argparse.Namespace) -> uvicorn.Server:

@@ -1,9 +1,7 @@
-"""The BentoML service: starts and stops what the routes answer from, and carries the routes.
+"""Starts and stops what the routes answer from.
 
-    bentoml serve rrrserve.worker.service:RRRService
-
-serves the repository in RRR_REPOSITORY with a Triton of its own; `rrr serve` runs the same service in its HTTP
-workers beside one supervised Triton.
+`bentoml serve rrrserve.bento:RRRService` serves the repository in RRR_REPOSITORY with a Triton of its own; `rrr serve`
+runs the same service in its HTTP workers beside one supervised Triton.
 """
 
 import asyncio
@@ -12,11 +10,9 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import bentoml
 import httpx
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rrrbuild.repository_document import Repository, read_repository
 from rrrnet import __version__
@@ -45,32 +41,14 @@ log = logging.getLogger("rrrserve")
 
 _START_TIMEOUT_SECONDS = 120.0
 
-ROUTES = Routes()
-APPLICATION = ROUTES.application()
-
-
-class OurRoutesFirst:
-    """ASGI middleware: requests go to our routes at once; BentoML keeps the start, the end and its own life cycle.
-
-    BentoML puts its system routes in front of mounted applications, and they answer in another shape or tell less
-    than ours; its stack below this costs each request 5 % of the time in this process.
-    """
-
-    def __init__(self, app: ASGIApp, ours: ASGIApp) -> None:
-        self._app = app
-        self._ours = ours
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on to one of the two applications."""
-        await (self._ours if scope["type"] == "http" else self._app)(scope, receive, send)
-
 
 class Service:
-    """RRR-Net image classification in front of Triton."""
+    """What the routes answer from, from its start to its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, routes: Routes) -> None:
         self._settings = Settings.from_environment(os.environ)
-        ROUTES.access = Access(tokens_of(os.environ))
+        self._routes = routes
+        routes.access = Access(tokens_of(os.environ))
         page = os.environ.get(PATH_VARIABLE)
         self._supervised_by = Path(page).parent if page else None
         self._repository = None if page else read_repository(self._settings.repository)
@@ -79,7 +57,6 @@ class Service:
         self._triton: TritonServer | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
-    @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def start(self) -> None:
         """Connect to Triton, after starting one if there is none. Returns before the models are loaded."""
         settings = self._settings
@@ -129,7 +106,7 @@ class Service:
         instruments.SUPERVISION.state = state
         instruments.SUPERVISION.repository = version.repository.short_digest
         most = self._settings.max_in_flight or default_in_flight(largest)
-        ROUTES.open(
+        self._routes.open(
             Backend(
                 self._settings,
                 replace(version.repository, path=version.source),
@@ -146,19 +123,18 @@ class Service:
         """Answer from the version that the supervisor names, and let go of the one before when nothing uses it."""
         self._state.use_version(self._number)
         number = self._state.version
-        if number != self._number and ROUTES.backend is not None:
-            before = ROUTES.backend.data_plane
+        if number != self._number and self._routes.backend is not None:
+            before = self._routes.backend.data_plane
             self._answer_from(number)
             await before.until_unused()
             await before.client.close()
 
-    @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
         """Close the connections and end a Triton that was started here."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        backend, ROUTES.backend = ROUTES.backend, None
+        backend, self._routes.backend = self._routes.backend, None
         if backend is not None:
             await backend.data_plane.client.close()
         await self._http.aclose()
@@ -188,9 +164,9 @@ class Service:
         """Set the info metric once Triton can tell its version."""
         while True:
             try:
-                if ROUTES.backend is None:
+                if self._routes.backend is None:
                     return
-                version = await ROUTES.backend.data_plane.client.server_version(timeout_seconds=1.0)
+                version = await self._routes.backend.data_plane.client.server_version(timeout_seconds=1.0)
             except TritonError:
                 await asyncio.sleep(0.2)
             else:
@@ -199,31 +175,3 @@ class Service:
                 if warning is not None and os.environ.get(SLOT_VARIABLE, "1") == "1":  # one worker tells
                     log.warning("%s", warning)
                 return
-
-
-class _ServiceWithoutTimer(bentoml.Service):  # type: ignore[misc]
-    """BentoML's service less its timeout, which cannot be configured away.
-
-    Deadlines are ours. BentoML's leaves a timer behind after every request until the timeout has passed, and answers
-    in another shape.
-    """
-
-    def to_asgi(self, is_main: bool = True) -> ASGIApp:
-        """The application that BentoML's worker and ours run."""
-        application = super().to_asgi(is_main)
-        kept = [entry for entry in application.user_middleware if entry.cls.__name__ != "TimeoutMiddleware"]
-        application.user_middleware = kept
-        return cast(ASGIApp, application)
-
-
-RRRService = bentoml.service(
-    name="rrr",
-    service_class=_ServiceWithoutTimer,
-    workers=1,
-    # Ours have fine buckets and closed label sets; BentoML's start at 5 ms and take any path as a label.
-    metrics={"enabled": False},
-    logging={"access": {"enabled": False}},
-    monitoring={"enabled": False},
-    tracing={"excluded_urls": ".*"},
-)(bentoml.asgi_app(APPLICATION, path="/")(Service))
-RRRService.add_asgi_middleware(OurRoutesFirst, ours=APPLICATION)

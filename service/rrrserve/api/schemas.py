@@ -1,0 +1,137 @@
+"""What the routes answer, as pydantic models: the OpenAPI document and BentoML's clients read them.
+
+The answers themselves are written by `rrrserve.api.routes`, without pydantic; a test holds the two together.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field
+
+from rrrserve.api.errors import ERRORS
+
+
+class Probability(BaseModel):
+    """A label and its probability."""
+
+    label: str
+    probability: float = Field(ge=0, le=1)
+
+
+class Uncertainty(BaseModel):
+    """How sure the ensemble is of one image."""
+
+    entropy: float = Field(description="of the members' mean, in nats")
+    mutual_information: float = Field(description="between label and member, in nats")
+    agreement: float = Field(description="share of members whose label is the ensemble's")
+
+
+class Result(BaseModel):
+    """What is told about one image."""
+
+    predictions: list[Probability] = Field(description="the ensemble's most probable labels, best first")
+    uncertainty: Uncertainty
+    members: list[Probability] = Field(
+        default_factory=list, description="each member's own label; only where members=true asks for them"
+    )
+
+
+class AnsweredBy(BaseModel):
+    """The model that answered."""
+
+    name: str
+    version: str
+    target: str
+    members: int
+    repository: str = Field(description="which version of the repository answered")
+
+
+class Milliseconds(BaseModel):
+    """What a request spent."""
+
+    read: float
+    decode: float
+    preprocess: float
+    inference: float
+    total: float
+
+
+class Envelope(BaseModel):
+    """What every answer to a prediction tells beside the results."""
+
+    request_id: str
+    model: AnsweredBy
+    timing_ms: Milliseconds
+
+
+class Answer(Envelope, Result):
+    """The answer to one image."""
+
+
+class Problem(BaseModel):
+    """Why there is no answer."""
+
+    code: str = Field(json_schema_extra={"enum": list(ERRORS)})
+    message: str
+
+
+class Refusal(Problem):
+    """Why a request got no answer."""
+
+    request_id: str
+
+
+class BadImage(BaseModel):
+    """Stands in the place of the result of an image that cannot be used."""
+
+    error: Problem
+
+
+class Error(BaseModel):
+    """The one shape of errors."""
+
+    error: Refusal
+
+
+class BatchAnswer(Envelope):
+    """The answer to several images."""
+
+    results: list[Result | BadImage] = Field(description="a result or an error for each image, in the request's order")
+
+
+class ServedClaim(BaseModel):
+    """A sentence about the model that rrr verify judged, as stamped on the model."""
+
+    name: str
+    sentence: str
+    verdict: Literal["pass", "fail", "undecided", "unreadable"]
+    estimate: float | None
+    interval: tuple[float, float] | None
+    unit: str
+    verified_at: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None
+    stale: bool = Field(description="whether hardware, versions or files differ since")
+    stale_reasons: list[str]
+
+
+class ListedModel(BaseModel):
+    """One model of the repository."""
+
+    name: str
+    version: str
+    target: str
+    backend: str
+    members: int
+    num_classes: int
+    labels: list[str]
+    image_size: int
+    max_batch_size: int
+    parameters: int
+    macs: int
+    claims: list[ServedClaim]
+
+
+class Models(BaseModel):
+    """The repository's models."""
+
+    default: str = Field(description="the model that /v1/predict asks")
+    repository: str = Field(description="which version of the repository is served")
+    models: list[ListedModel]

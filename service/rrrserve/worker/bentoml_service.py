@@ -1,0 +1,148 @@
+"""The service as BentoML knows it: what `bentoml serve`, `bentoml build` and BentoML's clients work with."""
+
+from collections.abc import Callable
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
+
+import bentoml
+import httpx
+from bentoml.exceptions import BentoMLException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from rrrserve.api.routes import Routes
+from rrrserve.api.schemas import Answer, BatchAnswer, Envelope
+
+_AnswerT = TypeVar("_AnswerT", bound=Envelope)
+_FORWARDED = ("authorization", "x-request-id", "x-request-timeout-ms")
+
+
+class Life(Protocol):
+    """What the routes answer from, from its start to its end."""
+
+    async def start(self) -> None:
+        """Let the routes answer."""
+
+    async def stop(self) -> None:
+        """Let go of everything."""
+
+
+class OurRoutesFirst:
+    """The outermost application: what is ours passes no layer of BentoML; its life cycle stays with BentoML.
+
+    The routes of BentoML's methods are ours too: BentoML's own reading of a request fetches a URL where an image is
+    expected, writes each image to a file, and has no limit of size.
+
+    Args:
+        ours: answers every path, be it with 404.
+        bentoml: BentoML's application.
+        theirs: paths that BentoML answers nevertheless.
+    """
+
+    def __init__(self, ours: ASGIApp, bentoml: ASGIApp, theirs: frozenset[str]) -> None:
+        self._ours = ours
+        self._bentoml = bentoml
+        self._theirs = theirs
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on to one of the two applications."""
+        ours = scope["type"] == "http" and scope["path"] not in self._theirs
+        await (self._ours if ours else self._bentoml)(scope, receive, send)
+
+
+class RoutedService(bentoml.Service):  # type: ignore[misc]
+    """BentoML's service with our routes in front of it.
+
+    Attributes:
+        routes: ours.
+        application: answers them.
+    """
+
+    routes: Routes
+    application: ASGIApp
+
+    @property
+    def import_string(self) -> str:
+        """Where another process finds it; BentoML would look in the module that makes it."""
+        return "rrrserve.bento:RRRService"
+
+    def to_asgi(self, is_main: bool = True) -> ASGIApp:
+        """The application that BentoML's worker and ours run.
+
+        Args:
+            is_main: clients ask it, rather than another BentoML service that depends on it and sends pickled values.
+        """
+        theirs = frozenset() if is_main else frozenset(method.route for method in self.apis.values())
+        return OurRoutesFirst(self.application, super().to_asgi(is_main), theirs)
+
+
+def make_service(life: Callable[[Routes], Life]) -> RoutedService:
+    """The service, with routes of its own.
+
+    Args:
+        life: makes what the routes answer from, in the process that serves.
+    """
+    routes = Routes(lambda: cast(dict[str, Any], service.schema()))
+    application = routes.application()
+
+    class RRRNet:
+        """RRR-Net image classification in front of Triton."""
+
+        def __init__(self) -> None:
+            self._life = life(routes)
+
+        @bentoml.on_startup  # type: ignore[untyped-decorator]
+        async def start(self) -> None:
+            await self._life.start()
+
+        @bentoml.on_shutdown  # type: ignore[untyped-decorator]
+        async def stop(self) -> None:
+            await self._life.stop()
+
+        @bentoml.api  # type: ignore[untyped-decorator]
+        async def predict(
+            self, ctx: bentoml.Context, image: Path, top_k: int | None = None, members: bool = False
+        ) -> Answer:
+            """Classify one image: JPEG, PNG or WebP."""
+            return await _ask(application, "/predict", ctx, {"image": [image]}, top_k, members, Answer)
+
+        @bentoml.api  # type: ignore[untyped-decorator]
+        async def predict_batch(
+            self, ctx: bentoml.Context, images: list[Path], top_k: int | None = None, members: bool = False
+        ) -> BatchAnswer:
+            """Classify several images; one that cannot be used gets an error in its place."""
+            return await _ask(application, "/predict_batch", ctx, {"images": images}, top_k, members, BatchAnswer)
+
+    service = bentoml.service(
+        name="rrr",
+        service_class=RoutedService,
+        workers=1,
+        # Ours have fine buckets and closed label sets; BentoML's start at 5 ms and take any path as a label.
+        metrics={"enabled": False},
+        logging={"access": {"enabled": False}},
+        monitoring={"enabled": False},
+        tracing={"excluded_urls": ".*"},
+    )(RRRNet)
+    service.routes, service.application = routes, application
+    return cast(RoutedService, service)
+
+
+async def _ask(
+    application: ASGIApp,
+    path: str,
+    context: bentoml.Context,
+    images: dict[str, list[Path]],
+    top_k: int | None,
+    members: bool,
+    shape: type[_AnswerT],
+) -> _AnswerT:
+    """Ask our own route from inside the process: with the same limits, and counted like any other request."""
+    files = [(field, image.read_bytes()) for field, paths in images.items() for image in paths]
+    query = {"members": str(members).lower()} | ({} if top_k is None else {"top_k": str(top_k)})
+    headers = {name: context.request.headers[name] for name in _FORWARDED if name in context.request.headers}
+    transport = httpx.ASGITransport(application)
+    async with httpx.AsyncClient(transport=transport, base_url="http://rrr", timeout=None) as client:  # noqa: S113
+        answer = await client.post(path, files=files, params=query, headers=headers)
+    if answer.is_error:
+        raise BentoMLException(answer.text, error_code=HTTPStatus(answer.status_code))
+    return shape.model_validate_json(answer.content)
