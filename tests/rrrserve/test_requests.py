@@ -57,6 +57,7 @@ def test_several_files_are_read_in_order() -> None:
     ("body", "headers"),
     [
         (form(("name=top_k", b"3"), ('name="image"; filename="a"', b"1"), ("name=members", b"null")), FORM),
+        (form(("name=top_k", b"3"), ('name="image"; filename="a"', b"1"), ("name=members", b"")), FORM),
         (b'{"image": "MQ==", "top_k": 3, "members": null}', JSON),
     ],
 )

@@ -51,7 +51,7 @@ def document(settings: Settings, *, needs_token: bool) -> dict[str, Any]:
     for base in ("/v1", "/v1/models/{name}", ""):
         for batch in (False, True):
             path = f"{base}/predict{'_batch' if batch else ''}"
-            operation = _operation(settings, batch=batch, named="{name}" in base, form_options=not base)
+            operation = _operation(settings, batch=batch, named="{name}" in base, body_options=not base)
             # `curl -T` sends PUT; it means the same.
             paths[path] = {"post": operation, "put": operation}
     for path, (summary, content_type) in _PAGES.items():
@@ -86,14 +86,14 @@ def _parameter(name: str, place: str, schema: dict[str, Any], text: str) -> dict
     return {"name": name, "in": place, "required": place == "path", "schema": schema, "description": text}
 
 
-def _operation(settings: Settings, *, batch: bool, named: bool, form_options: bool) -> dict[str, Any]:
-    """Several images or one; of a model that the path names, or not; with options in the body too, as BentoML does."""
+def _operation(settings: Settings, *, batch: bool, named: bool, body_options: bool) -> dict[str, Any]:
+    """Several images or one; of a model that the path names, or not; with options in the body, as BentoML does."""
     field, most = ("images", settings.max_batch_images) if batch else ("image", 1)
     raw = {"type": "string", "contentMediaType": "application/octet-stream"}
 
     def body(image: dict[str, Any]) -> dict[str, Any]:
         images = {"type": "array", "items": image, "minItems": 1, "maxItems": most} if batch else image
-        properties = {field: images} | (_OPTIONS if form_options else {})
+        properties = {field: images} | (_OPTIONS if body_options else {})
         return {"schema": {"type": "object", "properties": properties, "required": [field]}}
 
     content = {
@@ -103,7 +103,8 @@ def _operation(settings: Settings, *, batch: bool, named: bool, form_options: bo
     if not batch:
         content |= {kind: {"schema": raw} for kind in ("image/*", "application/octet-stream")}
     parameters = [_parameter("name", "path", {"type": "string"}, "of a model")] if named else []
-    parameters += [_parameter(name, "query", schema, schema["description"]) for name, schema in _OPTIONS.items()]
+    if not body_options:
+        parameters += [_parameter(name, "query", schema, schema["description"]) for name, schema in _OPTIONS.items()]
     parameters += [_parameter(name, "header", schema, text) for name, (schema, text) in _HEADERS.items()]
     statuses: dict[int, list[str]] = {}
     for code, kind in ERRORS.items():

@@ -40,7 +40,7 @@ _READ_ONCE = (
 _STRUCTURE = (b"{", b"[", b",")
 _MOST_STRUCTURE = 2048
 _MOST_SHOWN = 40
-_NO_VALUE = "null"  # what BentoML's clients send for an option that was not given
+_NO_VALUE = ("", "null")  # what Swagger UI and BentoML's clients send for an option that was not given
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def _from_parts(parts: list[Part], field: str, options: Sequence[str]) -> Unpack
             raise APIError("not_a_file", f"the field {field} must be an uploaded file (curl -F {field}=@cat.jpg)")
         else:
             images.append(bytes(part.data))
-    return Unpacked(images, [(name, text) for name, text in found if text != _NO_VALUE])
+    return Unpacked(images, [(name, text) for name, text in found if text not in _NO_VALUE])
 
 
 def _from_json(body: bytes, field: str, options: Sequence[str], *, single: bool) -> Unpacked:
@@ -262,7 +262,7 @@ def _from_json(body: bytes, field: str, options: Sequence[str], *, single: bool)
         images = [_from_base64(text) for text in texts]
     except ValueError as error:
         raise APIError("bad_request", f"{field} is not valid base64") from error
-    return Unpacked(images, [(name, text) for name, text in found if text != _NO_VALUE])
+    return Unpacked(images, [(name, text) for name, text in found if text not in _NO_VALUE])
 
 
 def _from_base64(text: str) -> bytes:

@@ -80,22 +80,26 @@ class Refusal(Problem):
     request_id: str
 
 
-class BadImage(BaseModel):
-    """Stands in the place of the result of an image that cannot be used."""
-
-    error: Problem
-
-
 class Error(BaseModel):
     """The one shape of errors."""
 
     error: Refusal
 
 
+class Item(BaseModel):
+    """What is told about one of several images: a result or an error."""
+
+    # No union of two models: BentoML's clients know only the first one of such.
+    predictions: list[Probability] = Field(default_factory=list)
+    uncertainty: Uncertainty | None = None
+    members: list[Probability] = Field(default_factory=list)
+    error: Problem | None = Field(default=None, description="why there is no result")
+
+
 class BatchAnswer(Envelope):
     """The answer to several images."""
 
-    results: list[Result | BadImage] = Field(description="a result or an error for each image, in the request's order")
+    results: list[Item] = Field(description="one for each image, in the order of the request")
 
 
 class ServedClaim(BaseModel):
