@@ -19,7 +19,7 @@ OVERLOAD ?=
 SOAK ?=
 VERIFY ?=
 
-EXTRAS := train,openvino,onnxruntime,tensorrt-rtx,triton,peers,dev
+EXTRAS := build,serve,tensorrt-rtx,peers,dev
 TORCH := $(shell grep '^torch==' constraints.txt)
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 IMAGE := rrrnet-serving:$(VERSION)
@@ -65,7 +65,7 @@ $(INSTALLED): pyproject.toml constraints.txt | .venv/bin/pip
 	touch $@
 
 prometheus: setup ## Get prometheus and promtool where they are missing: Debian's package, unpacked into .venv without root.
-	@$(BIN)/python -m rrrserve.prometheus_install
+	@$(BIN)/python deploy/prometheus/prometheus_install.py
 
 demo: setup ## Train, build, serve and measure an ensemble beside a ResNet152: at most 8 minutes on 2 cores.
 	@$(BIN)/rrr doctor
@@ -104,8 +104,13 @@ format: setup ## Put the sources in their format and mend what ruff can.
 	@$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-lock: setup ## Write requirements/*.lock anew, with the digest of each file: after pyproject.toml or constraints.txt changed.
-	@$(BIN)/python deploy/supply_chain/lock.py
+lock: $(AUDIT) ## Write requirements/*.lock anew, with the digest of each file: after pyproject.toml or constraints.txt changed.
+	@export UV_CUSTOM_COMPILE_COMMAND='make lock'
+	lock='$(AUDIT)/bin/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_36'
+	lock+=' --generate-hashes --no-annotate --no-emit-index-url --strip-extras'
+	$$lock pyproject.toml --extra serve --constraints constraints.txt --output-file requirements/serving.lock
+	grep '^hatchling==' constraints.txt | $$lock - --constraints constraints.txt --output-file requirements/build.lock
+	$$lock requirements/audit.in --output-file requirements/audit.lock
 
 audit: $(AUDIT) ## Ask an advisory service about every locked package; requirements/advisories.toml lists what is accepted.
 	@$(BIN)/python deploy/supply_chain/audit.py --pip-audit $(AUDIT)/bin/pip-audit

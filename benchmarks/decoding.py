@@ -28,7 +28,7 @@ from rrrbench.names import ENSEMBLE
 from rrrbench.networks import CACHE, Networks
 from rrrbench.turns import median_interval, ratio, take_turns
 from rrrnet.glyph_options import GlyphOptions
-from rrrnet.glyphs import render_glyph
+from rrrnet.glyph_picture import render_glyph
 from rrrnet.preprocess import Preprocess, Uint8Array, image_to_array, to_array
 
 PHOTOS: Sequence[tuple[int, int]] = ((224, 224), (500, 375), (640, 480), (1024, 768), (1920, 1080), (4032, 3024))

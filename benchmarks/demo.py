@@ -28,6 +28,7 @@ from rich.table import Table
 
 from rrrbench.turns import ratio
 from rrrbuild.engine import load_engine
+from rrrbuild.manifest import read_engine
 from rrrbuild.targets import run_obstacle, target_named
 from rrrnet.preprocess import image_to_array
 
@@ -70,8 +71,7 @@ def make_models(target: str, quick: bool) -> dict[str, Any]:
     described = {name: rrr("describe", str(models / name), capture=True) for name in (ENSEMBLE, BASELINE)}
     described[ENSEMBLE]["scores"] = rrr("evaluate", str(engines[0]), "--data", str(DATA), capture=True)
     for name, engine in zip((ENSEMBLE, BASELINE), engines, strict=True):
-        files = json.loads((engine / "manifest.json").read_text())["files"]
-        described[name]["engine_bytes"] = sum(entry["size_bytes"] for entry in files.values())
+        described[name]["engine_bytes"] = read_engine(engine).engine_bytes
     return described
 
 

@@ -9,13 +9,13 @@ import pytest
 import yaml
 
 from rrrserve.commands import serve
-from rrrserve.config.serve_options import ServeOptions
+from rrrserve.config.service_config import ServiceConfig
 from rrrserve.triton.server import EXIT_TIMEOUT_SECONDS
 
 ROOT = Path(__file__).parents[1]
-START_SECONDS = ServeOptions().start_timeout_seconds
+START_SECONDS = ServiceConfig().start_timeout_seconds
 # From SIGTERM to the end: refusing and closing take less than the 5 s to spare.
-STOP_SECONDS = ServeOptions().drain_seconds + ServeOptions().grace_seconds + EXIT_TIMEOUT_SECONDS + 5
+STOP_SECONDS = ServiceConfig().drain_seconds + ServiceConfig().grace_seconds + EXIT_TIMEOUT_SECONDS + 5
 OPTIONS = set(re.findall(r"--[a-z-]+|(?<=    )[a-z_]+(?=: Annotated)", inspect.getsource(serve.register)))
 
 

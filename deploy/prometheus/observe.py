@@ -22,10 +22,10 @@ from urllib.parse import urlsplit
 import httpx
 import yaml
 
+import prometheus_install
 from rrrnet.errors import CheckFailedError, RRRError, UsageError
-from rrrserve import prometheus_install
-from rrrserve.api.access import client_headers, tokens_of
 from rrrserve.net.listener import listen
+from rrrserve.net.tokens import client_headers, tokens_of
 from rrrserve.process import die_with_parent
 
 HERE = Path(__file__).parent

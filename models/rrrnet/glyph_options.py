@@ -1,97 +1,104 @@
-"""What a generated data set shall be like: validated options with the defaults of OmniPrint and Meta-Album."""
+"""What a generated data set shall be like: its letters, and validated options with the defaults of OmniPrint.
+
+Left out of the scripts are letters that look like another once size and a small rotation are ignored, within a script
+and across all of them (I and l, C and c, the Greek, Cyrillic and Latin A, X and a plus sign, ...). The first letters
+of a script are those that are least alike. Every letter is in at least 4 of the fonts.
+"""
 
 import shlex
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields
+from operator import itemgetter
 from pathlib import Path
+from typing import TypeVar
 
 from rrrnet.errors import UsageError
-from rrrnet.glyph_alphabets import LETTERS, pick_letters
 
+ALL = "all"
 BACKGROUNDS = ("plain", "gradient", "noise", "shapes")
-# Allowed values, both ends included.
-_RANGES: dict[str, tuple[float, float]] = {
-    "classes": (2, LETTERS),
-    "per_class": (2, 100_000),
-    "size": (32, 1024),
-    "seed": (0, 2**63 - 1),
-    "rotation": (0, 180),
-    "shear": (0, 1),
-    "stretch": (0, 1),
-    "perspective": (0, 0.2),
-    "elastic": (0, 0.1),
-    "translation": (0, 1),
-    "noise": (0, 0.5),
-    "blur": (0, 5),
-    "contrast": (1, 4.5),
+SCRIPTS = {
+    "latin": "IUm3LXq7WrdYJZPCMANVKbt2SQeyREDfn9a46THG5gBþøßæ",
+    "greek": "ωζΞπλγΓΨτβΩεμςΦαΣηΘσ",
+    "cyrillic": "ҐЭЊЪЦѪЛЙЩЫЂЧЮЬЖЋЉДЯШ",
+    "armenian": "ՀՂԻՃԸՄԽՆՊԿՔՎՌՖԵԺԶՇԲԹԷԾԳՐՒՁ",
+    "georgian": "ოქცრლჯწდბუაკჭჩფსეტგშ",
+    "asomtavruli": "ႨႺჁႰჃႪႿჄႩჂႲႮႭႽႠჅႵႣႢႧႬႡႸႯႼႤႥႫႦ",
+    "hebrew": "טלקבץאשדערהגצפךמכ",
+    "arabic": "بذجترهكطسغفمشيونقثلدعزخ",
+    "lao": "ງພຖຈສກມຝຂລຊຕຣຜທນຍ",
+    "syllabics": (
+        "ᙱᒸᓩᒴᔥᔗᓹᓮᓨᑝᒹᓑᓷᐳᐓᕎᒳᕾᒔᐍᖕᙰᔽᔱᓵᓠᐚᔘᔧᖥᔜᓺᑚᖢᑟᔙᐣᔠᐑᖤᔵᔪᑉᖣᓅᔾᔃᓔᐐᐊᐆᔸᕒᒜᓶᖓᔳᔴᑢᖊᓥᐌᕿᑹᑠᖅᔰᓤᐫᔒᔺᑤ"
+        "ᐔᕐᕨᔦᓭᔶᑑᑸᐞᐋᔟᕅᐪᖑᓸᒘᑩᔼᓯᑼᙳᖏᐙᖎᑦᔂᕉᔐᐥᓻᔫᔮᐒᒝᖖᔯᔭᑙᐘᕍᒕᖂᐡᒁᓡᕻᔨᐢᑻᒒᒀᕵᑵᔹᔷᕌᒰᑡᓈᐎᖃᖌᐕᖦᑘᐏᔻᓐᒱᒢᐗᙯᔚ"
+    ),
+    "symbols": (
+        "♩✁☄⚚✩☇⚪♨☟⚸♫♡☍☾♮☽⚥⚔⚳✍☉♉⚐☈☡☞♑☝☜☩♬♄♂☢☕♌%☖☰♔✉♪✂&♘☆✆♐♒⚶⚖⚗⚆☀@♤✧♈♊♃☛⚞✌⚟♾✲♎☿⚡♓♳♙☒⚒⚘♇♢$☹⚓☊✎☘✇☚♿⚤☠♍⛁✈"
+    ),
 }
+LETTERS = sum(map(len, SCRIPTS.values()))
+Number = TypeVar("Number", int, float)
+
+
+def _within(default: Number, low: float, high: float) -> Number:
+    """A field with allowed values, both ends included."""
+    return field(default=default, metadata={"limits": (low, high)})
 
 
 @dataclass(frozen=True)
 class GlyphOptions:
-    """How many images of what, and the strength of each distortion (its values are drawn uniformly).
+    """How many images of what, and the strength of each distortion (its values are drawn uniformly)."""
 
-    Attributes:
-        classes: number of letters.
-        per_class: images of each letter.
-        size: height and width in pixels.
-        seed: images of equal seed and options are equal, byte for byte.
-        scripts: which alphabets the letters come from, in turn.
-        rotation: up to so many degrees to either side.
-        shear: horizontal shear factor, up to this to either side.
-        stretch: natural logarithm of width over height, up to this to either side.
-        perspective: how far each corner of the letter's box moves, in parts of its side.
-        elastic: how far each anchor point of the outline moves, in parts of the letter's longer side.
-        translation: 1 puts the letter anywhere in the image, 0 in the middle.
-        noise: largest standard deviation of a noise background, in parts of full brightness.
-        blur: largest standard deviation of the Gaussian blur, in pixels of a 128-pixel image.
-        contrast: least luminance contrast (WCAG 2, from 1 to 21) of the letter with every background colour.
-        backgrounds: kinds of background to choose from.
-    """
-
-    classes: int = 20
-    per_class: int = 40
-    size: int = 128
-    seed: int = 0
-    scripts: tuple[str, ...] = ("latin",)
-    rotation: float = 30.0
-    shear: float = 0.3
-    stretch: float = 0.15
-    perspective: float = 0.08
-    elastic: float = 0.015
-    translation: float = 1.0
-    noise: float = 0.1
-    blur: float = 1.0
-    contrast: float = 1.5
-    backgrounds: tuple[str, ...] = BACKGROUNDS
+    classes: int = _within(20, 2, LETTERS)  # number of letters
+    per_class: int = _within(40, 2, 100_000)  # images of each letter
+    size: int = _within(128, 32, 1024)  # height and width in pixels
+    seed: int = _within(0, 0, 2**63 - 1)  # images of equal seed, options and packages are equal, byte for byte
+    scripts: tuple[str, ...] = ("latin",)  # which alphabets the letters come from, in turn
+    rotation: float = _within(30.0, 0, 180)  # up to so many degrees to either side
+    shear: float = _within(0.3, 0, 1)  # horizontal shear factor, up to this to either side
+    stretch: float = _within(0.15, 0, 1)  # natural logarithm of width over height, up to this to either side
+    perspective: float = _within(0.08, 0, 0.2)  # how far each corner of the letter's box moves, in parts of its side
+    elastic: float = _within(0.015, 0, 0.1)  # how far each node of a grid over the letter moves, in parts of its side
+    translation: float = _within(1.0, 0, 1)  # 1 puts the letter anywhere in the image, 0 in the middle
+    noise: float = _within(0.1, 0, 0.5)  # largest standard deviation of a noise background, in parts of full brightness
+    blur: float = _within(1.0, 0, 5)  # largest standard deviation of the Gaussian blur, in pixels of a 128-pixel image
+    contrast: float = _within(1.5, 1, 4.5)  # least luminance contrast (WCAG 2, 1 to 21) with every background colour
+    backgrounds: tuple[str, ...] = BACKGROUNDS  # kinds of background to choose from
 
     def __post_init__(self) -> None:
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            if not low <= value <= high:  # also true for NaN
-                flag = "--" + name.replace("_", "-")
-                raise UsageError(f"{flag} is {value}: allowed are {low} to {high}")
-        unknown = [kind for kind in self.backgrounds if kind not in BACKGROUNDS]
-        if unknown or not self.backgrounds:
-            found = ", ".join(unknown) or "empty"
-            raise UsageError(f"--background is {found}: allowed are {', '.join(BACKGROUNDS)}")
-        self.letters()
+        for entry in fields(self):
+            value, (low, high) = getattr(self, entry.name), entry.metadata.get("limits", (None, None))
+            if low is not None and not low <= value <= high:  # also true for NaN
+                raise UsageError(f"--{entry.name.replace('_', '-')} is {value}: allowed are {low} to {high}")
+        _require("background", self.backgrounds, BACKGROUNDS, ", ".join(BACKGROUNDS))
+        _require("script", self.scripts, (*SCRIPTS, ALL), f"{', '.join(SCRIPTS)}, or {ALL} for every one of them")
+        chosen = self._alphabets()
+        available = sum(len(SCRIPTS[script]) for script in chosen)
+        if self.classes > available:
+            raise UsageError(
+                f"--classes is {self.classes}, but --script {' '.join(chosen)} offers {available} distinct letters: "
+                f"ask for fewer, add scripts, or use --script {ALL} for up to {LETTERS}"
+            )
 
     def letters(self) -> list[tuple[str, str]]:
-        """(letter, script) of each class, in the order of the classes."""
-        return pick_letters(self.scripts, self.classes)
+        """(letter, script) of each class: in turn from each script, so that all are equally present."""
+        ranked = [(rank, letter, script) for script in self._alphabets() for rank, letter in enumerate(SCRIPTS[script])]
+        return [(letter, script) for _, letter, script in sorted(ranked, key=itemgetter(0))[: self.classes]]
+
+    def _alphabets(self) -> tuple[str, ...]:
+        return tuple(SCRIPTS) if ALL in self.scripts else tuple(dict.fromkeys(self.scripts))
 
     def command(self, out: Path) -> str:
         """The command line that makes this data set again."""
         words = ["rrr", "data", "glyphs", str(out)]
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value == field.default:
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if value == entry.default:
                 continue
-            flag = "--" + field.name.removesuffix("s" if isinstance(value, tuple) else "").replace("_", "-")
+            flag = "--" + entry.name.removesuffix("s" if isinstance(value, tuple) else "").replace("_", "-")
             for item in value if isinstance(value, tuple) else (value,):
                 words += [flag, str(item)]
         return shlex.join(words)
 
-    def to_json(self) -> dict[str, object]:
-        """A JSON-ready dict of all options."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+def _require(flag: str, chosen: tuple[str, ...], known: tuple[str, ...], allowed: str) -> None:
+    unknown = [name for name in chosen if name not in known]
+    if unknown or not chosen:
+        raise UsageError(f"--{flag} is {', '.join(unknown) or 'empty'}: allowed are {allowed}")

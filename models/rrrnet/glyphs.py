@@ -12,22 +12,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
-
 from rrrnet import __version__
 from rrrnet.dataset import ImageSet, read_dataset
 from rrrnet.dataset_layout import IMAGES, INFO, LABELS
-from rrrnet.glyph_fonts import fonts_with, outline
 from rrrnet.glyph_options import GlyphOptions
-from rrrnet.glyph_paint import PaintFactors, paint
-from rrrnet.glyph_shape import ShapeFactors, draw_shape
+from rrrnet.glyph_picture import render_glyph
 from rrrnet.sealed import staged
 
 DOCUMENT = "glyphs.json"
 FORMAT_VERSION = 1
-_PACKAGES = ("numpy", "pillow", "fonttools", "matplotlib")  # another version of one may change pixels
+_PACKAGES = ("numpy", "pillow", "matplotlib")  # another version of one may change pixels
 
 
 def generate_glyphs(out: Path, options: GlyphOptions, *, progress: Callable[[int], None] | None = None) -> ImageSet:
@@ -40,7 +34,7 @@ def generate_glyphs(out: Path, options: GlyphOptions, *, progress: Callable[[int
 
     Raises:
         UsageError: `out` holds something else.
-        IncompatibleError: fonttools or matplotlib (its fonts) is missing.
+        IncompatibleError: matplotlib (its fonts) is missing.
         NoSpaceError: the disk is full; `out` is as it was.
     """
     with staged(out, document=DOCUMENT) as folder:
@@ -64,43 +58,6 @@ def generate_glyphs(out: Path, options: GlyphOptions, *, progress: Callable[[int
     return read_dataset(out)
 
 
-def render_glyph(letter: str, options: GlyphOptions, index: int) -> tuple[Image.Image, dict[str, str]]:
-    """Draw picture number `index` of a letter.
-
-    Its generator is seeded by the seed, the letter and the index alone, so the picture depends neither on how many
-    others there are nor on their order.
-
-    Returns:
-        The picture, RGB (size, size), and its factors by column name of labels.csv.
-    """
-    rng = np.random.default_rng([options.seed, ord(letter), index])
-    fonts = fonts_with(letter)
-    font = fonts[rng.integers(len(fonts))]
-    mask, shape = draw_shape(outline(font, letter), options, rng)
-    image, paint_factors = paint(mask, options, rng)
-    return image, {"FONT": f"{font}.ttf", **_columns(shape, paint_factors)}
-
-
-def _columns(shape: ShapeFactors, color: PaintFactors) -> dict[str, str]:
-    """The factors as labels.csv holds them: numbers with 6 decimals, colours as #rrggbb."""
-    numbers = {name.upper(): value for name, value in asdict(shape).items() if name != "corners"}
-    numbers["PERSPECTIVE"] = float(np.sqrt((shape.corners**2).sum(axis=1).mean()))  # RMS shift of the corners
-    return {
-        **{name: f"{value:.6f}" for name, value in numbers.items()},
-        "PERSPECTIVE_CORNERS": " ".join(f"{value:.6f}" for value in shape.corners.ravel()),
-        "BACKGROUND": color.background,
-        "BACKGROUND_COLORS": " ".join(_hex(entry) for entry in color.background_colors),
-        "TEXT_COLOR": _hex(color.text_color),
-        "CONTRAST": f"{color.contrast:.6f}",
-        "NOISE": f"{color.noise:.6f}",
-        "BLUR": f"{color.blur:.6f}",
-    }
-
-
-def _hex(color: npt.NDArray[np.uint8]) -> str:
-    return "#" + color.tobytes().hex()
-
-
 def _info(options: GlyphOptions) -> dict[str, Any]:
     """Meta-Album's info.json."""
     scripts = list(dict.fromkeys(script for _, script in options.letters()))
@@ -108,7 +65,7 @@ def _info(options: GlyphOptions) -> dict[str, Any]:
         "dataset_name": f"rrr_glyphs_{'_'.join(scripts) if len(scripts) <= 3 else 'mixed'}",
         "dataset_description": (
             f"Printed {', '.join(script.title() for script in scripts)} characters in the manner of OmniPrint: random "
-            f"font, rotation +-{options.rotation:g} degrees, shear +-{options.shear:g}, jittered outline, perspective, "
+            f"font, rotation +-{options.rotation:g} degrees, shear +-{options.shear:g}, jittered shape, perspective, "
             "translation, random colours and backgrounds. Meta-Album layout."
         ),
         "total_categories": options.classes,
@@ -129,7 +86,7 @@ def _document(out: Path, options: GlyphOptions) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
         "command": options.command(out),
-        "options": options.to_json(),
+        "options": asdict(options),
         "versions": {"rrr": __version__, **{name: version(name) for name in _PACKAGES}},
     }
 

@@ -10,7 +10,11 @@ from pathlib import Path
 _ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(_ROOT / folder) for folder in ("models", "build", "service")]
 
-from rrrserve.worker.bentoml_service import make_service  # noqa: E402  the path must be set first
-from rrrserve.worker.service import Service  # noqa: E402
+from rrrserve.api.routes import Routes  # noqa: E402  the path must be set first
+from rrrserve.config.service_config import ServiceConfig  # noqa: E402
+from rrrserve.process.environment import variables  # noqa: E402
+from rrrserve.worker.service import make_service  # noqa: E402
 
-RRRService = make_service(Service)
+RRRService = make_service(ServiceConfig.from_environment(variables()), Routes())
+
+__all__ = ["RRRService"]

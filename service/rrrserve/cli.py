@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 import typer
 
 from rrrnet.errors import FULL_DISK, ArtifactError, NoSpaceError, RRRError, UsageError
-from rrrserve.process.hardening import do_not_track
+from rrrserve.process.environment import do_not_track
 
 # The help page: the commands in the order of the work. What another package registers comes last.
 PANELS = {

@@ -28,7 +28,7 @@ from rrrbuild.repository import write_repository
 from rrrbuild.repository_document import read_repository
 from rrrnet.errors import UsageError
 from rrrserve.commands.reload import _chosen
-from rrrserve.config.serve_options import ServeOptions
+from rrrserve.config.service_config import ServiceConfig
 from rrrserve.process import scratch
 from rrrserve.state.shared_state import SharedState
 from rrrserve.versions import deployment
@@ -229,8 +229,7 @@ def test_what_fails_after_the_copy_was_made_takes_the_copy_along(
 
     live = tmp_path / "live"
     put(repository, live)
-    options = ServeOptions()
-    deployments = Deployments(tmp_path, read_repository(live), options, longest_request_seconds=1.0)
+    deployments = Deployments(tmp_path, read_repository(live), ServiceConfig(max_request_timeout_ms=1000))
     put(swapped, live)
     with monkeypatch.context() as patched:
         patched.setattr(SharedState, "new_version", full)
@@ -239,5 +238,5 @@ def test_what_fails_after_the_copy_was_made_takes_the_copy_along(
     assert [path.name for path in (tmp_path / "versions").iterdir()] == ["1"]
     monkeypatch.setattr(deployment, "write_version", full)
     with pytest.raises(OSError, match="No space left"):
-        Deployment(tmp_path, 3, read_repository(live), options)
+        Deployment(tmp_path, 3, read_repository(live), ServiceConfig())
     assert [path.name for path in (tmp_path / "versions").iterdir()] == ["1"]

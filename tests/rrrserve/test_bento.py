@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,14 +26,10 @@ BENTOML = Path(sys.executable).parent / "bentoml"
 TOKEN = "0123456789abcdef"
 
 
-def test_the_bento_asks_for_the_packages_of_pyproject() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
-    wanted = {*project["dependencies"], *extras["triton"], *extras["openvino"], *extras["onnxruntime"]}
-    wanted -= {"numpy>=1.26", "numpy<2"}
-    assert set(yaml.safe_load((ROOT / "bentofile.yaml").read_text())["python"]["packages"]) == (
-        wanted | {"numpy>=1.26,<2"}
-    )
+def test_the_bento_installs_what_the_image_installs() -> None:
+    options = yaml.safe_load((ROOT / "bentofile.yaml").read_text())["python"]
+    assert options == {"lock_packages": False, "requirements_txt": "requirements/serving.lock"}
+    assert options["requirements_txt"] in (ROOT / "Dockerfile").read_text()
 
 
 def write_images(folder: Path, png: Callable[[int], bytes]) -> list[Path]:
@@ -129,6 +124,7 @@ def test_a_built_bento_serves_from_another_folder(
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("bentofile.yaml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree / name)
+    shutil.copytree(ROOT / "requirements", tree / "requirements")
     shutil.copytree(repository, tree / "artifacts" / "repository")
     environment: dict[str, Any] = {
         **os.environ,
@@ -138,6 +134,8 @@ def test_a_built_bento_serves_from_another_folder(
         "TMPDIR": str(elsewhere),
     }
     subprocess.run([BENTOML, "build"], cwd=tree, env=environment, check=True, capture_output=True)
+    (requirements,) = (tmp_path / "home" / "bentos" / "rrr").glob("*/env/python/requirements.txt")
+    assert requirements.read_text().count("--hash=sha256:") > 50
     shutil.rmtree(tree)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

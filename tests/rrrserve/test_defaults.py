@@ -17,9 +17,11 @@ import pytest
 import trustme
 
 from rrrnet.errors import RRRError, UsageError
-from rrrserve.api.access import Access, client_headers, tokens_of
+from rrrserve.api.access import Access
 from rrrserve.api.errors import APIError
+from rrrserve.config.service_config import ServiceConfig
 from rrrserve.net import tls
+from rrrserve.net.tokens import client_headers, digests_of, tokens_of
 from rrrserve.process import logs
 from rrrserve.supervise import front_door
 from rrrserve.triton.release import age_warning
@@ -97,7 +99,7 @@ def test_tokens_come_from_one_place(tmp_path: Path) -> None:
 
 def test_without_tokens_everybody_is_answered_and_no_token_shows_in_a_representation() -> None:
     Access().check("/v1/predict", {})
-    guarded = Access((TOKEN,))
+    guarded = Access(digests_of((TOKEN,)))
     guarded.check("/v1/predict", {b"authorization": f"Bearer {TOKEN}".encode()})
     guarded.check("/livez", {})
     assert (Access().needs_token, guarded.needs_token) == (False, True)
@@ -259,7 +261,7 @@ def test_a_fault_is_logged_with_its_place_and_not_with_its_text(own_log: io.Stri
 
 def test_requests_are_logged_only_where_that_is_wanted(own_log: io.StringIO) -> None:
     for access in (False, True):
-        logs.configure_from({"RRR_LOG_FORMAT": "json", "RRR_ACCESS_LOG": str(int(access))})
+        logs.configure("json", access=access)
         logging.getLogger().handlers[0].setStream(own_log)  # type: ignore[attr-defined]
         logs.log_request(request_id=str(access), route="/v1/predict", model="m", status=200, seconds=0.0123456)
     (line,) = own_log.getvalue().splitlines()
@@ -287,20 +289,17 @@ def test_a_triton_that_tells_no_version_is_warned_of_in_one_short_line() -> None
     assert len(warning) < 300
 
 
-def test_what_is_open_is_told(
-    pem: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_is_open_is_told(pem: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     token_file = tmp_path / "tokens"
     token_file.write_text(TOKEN)
     token_file.chmod(0o600)
     (pem / "good.key").chmod(0o600)
     files = tls.TlsFiles(pem / "good.pem", pem / "good.key")
-    monkeypatch.delenv("RRR_TOKEN", raising=False)
 
     def told(host: str, *, token: bool, secured: bool) -> list[str]:
-        monkeypatch.setenv("RRR_TOKEN_FILE", str(token_file) if token else "")
         caplog.clear()
-        front_door.warn_of_what_is_open(host, files if secured else None)
+        config = ServiceConfig(tls=files if secured else None, token_digests=digests_of((TOKEN,)) if token else ())
+        front_door.warn_of_what_is_open(host, config, token_file if token else None)
         return [record.getMessage() for record in caplog.records]
 
     assert told("127.0.0.1", token=False, secured=False) == []

@@ -1,4 +1,4 @@
-"""Settings, metrics, the check of Triton's output, the listener, finding Triton: the parts without a server."""
+"""ServiceConfig, metrics, the check of Triton's output, the listener, finding Triton: the parts without a server."""
 
 import asyncio
 import ctypes.util
@@ -29,7 +29,7 @@ from rrrserve.api import decoding
 from rrrserve.api.decoding import Decoded, DecodePool
 from rrrserve.api.errors import ERRORS, APIError
 from rrrserve.api.openapi import document
-from rrrserve.config.settings import Settings
+from rrrserve.config.service_config import ServiceConfig
 from rrrserve.metrics.instruments import BUCKETS, OUTCOMES, outcome_of
 from rrrserve.net.listener import listen, url_of
 from rrrserve.triton import install
@@ -141,7 +141,7 @@ def test_a_503_tells_when_to_try_again_and_unknown_codes_cannot_be_sent() -> Non
 
 
 def test_the_openapi_document_names_every_error_code_and_both_methods() -> None:
-    described = document(Settings(), needs_token=False)
+    described = document(ServiceConfig(), needs_token=False)
     validate(described)
     operation = described["paths"]["/v1/models/{name}/predict_batch"]
     assert set(operation) == {"post", "put"}
@@ -151,7 +151,9 @@ def test_the_openapi_document_names_every_error_code_and_both_methods() -> None:
 
 
 def test_settings_come_from_the_environment() -> None:
-    settings = Settings.from_environment({"RRR_REPOSITORY": "/r", "RRR_MAX_BATCH_IMAGES": "7", "RRR_TRITON_URL": ""})
+    settings = ServiceConfig.from_environment(
+        {"RRR_REPOSITORY": "/r", "RRR_MAX_BATCH_IMAGES": "7", "RRR_TRITON_URL": ""}
+    )
     assert (settings.repository, settings.max_batch_images, settings.triton_url) == (Path("/r"), 7, None)
     assert settings.max_body_bytes == 10 * 2**20
 
@@ -170,7 +172,7 @@ def test_settings_come_from_the_environment() -> None:
 )
 def test_a_bad_setting_is_refused_by_name(name: str, value: str) -> None:
     with pytest.raises(UsageError, match=name):
-        Settings.from_environment({name: value})
+        ServiceConfig.from_environment({name: value})
 
 
 def test_a_port_in_use_is_refused_by_number() -> None:

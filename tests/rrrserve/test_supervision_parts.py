@@ -20,7 +20,7 @@ from rrrnet.errors import CheckFailedError
 from rrrserve.metrics.supervision import SupervisionCollector
 from rrrserve.process import guardian, scratch
 from rrrserve.process.restarts import Restarts
-from rrrserve.state.shared_state import PATH_VARIABLE, SLOT_VARIABLE, Phase, SharedState
+from rrrserve.state.shared_state import Phase, SharedState
 from rrrserve.supervise import supervisor
 from rrrserve.supervise.supervisor import Supervisor
 from rrrserve.supervise.worker_pool import WorkerCommand, WorkerPool
@@ -51,9 +51,7 @@ def test_a_part_that_worked_for_a_while_is_started_again_at_once_and_old_deaths_
 def test_workers_and_supervisor_see_one_state(tmp_path: Path) -> None:
     path = tmp_path / "state"
     parent = SharedState.create(path, MODELS, workers=2)
-    workers = [
-        SharedState.from_environment({PATH_VARIABLE: str(path), SLOT_VARIABLE: str(slot)}, MODELS) for slot in (1, 2)
-    ]
+    workers = [SharedState.attach(path, MODELS, slot) for slot in (1, 2)]
     assert [parent.slots, workers[1].slot] == [3, 2]
     workers[0].add(3)
     workers[1].add(2)
@@ -75,7 +73,7 @@ def test_workers_and_supervisor_see_one_state(tmp_path: Path) -> None:
 
 
 def test_without_a_supervisor_the_state_is_the_workers_own() -> None:
-    state = SharedState.from_environment({}, MODELS)
+    state = SharedState.in_process(MODELS)
     state.add(1)
     assert (state.slots, state.total(), state.triton_up, state.draining) == (1, 1, True, False)
 
@@ -153,7 +151,7 @@ def test_a_worker_that_cannot_be_started_again_is_tried_again(
 ) -> None:
     disk = FullDisk(failures=1)
     state = SharedState.create(tmp_path / "state", MODELS, workers=2)
-    pool = WorkerPool(WorkerCommand(0, {}, 1, None), state, most_restarts=5)
+    pool = WorkerPool(WorkerCommand(0, tmp_path, {}, 1, None), state, most_restarts=5)
     monkeypatch.setattr(pool, "_spawn", disk.start)
 
     async def main() -> None:

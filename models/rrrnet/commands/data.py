@@ -7,8 +7,7 @@ import typer
 from rich.table import Table
 
 from rrrnet import output
-from rrrnet.glyph_alphabets import ALL, SCRIPTS
-from rrrnet.glyph_options import BACKGROUNDS, GlyphOptions
+from rrrnet.glyph_options import ALL, BACKGROUNDS, SCRIPTS, GlyphOptions
 
 _DEFAULTS = GlyphOptions()
 
@@ -33,7 +32,7 @@ def glyphs(
     shear: Annotated[float, typer.Option(help="Horizontal shear factor, up to.")] = _DEFAULTS.shear,
     stretch: Annotated[float, typer.Option(help="Logarithm of width over height, up to.")] = _DEFAULTS.stretch,
     perspective: Annotated[float, typer.Option(help="Shift of the corners, up to.")] = _DEFAULTS.perspective,
-    elastic: Annotated[float, typer.Option(help="Shift of the anchor points, up to.")] = _DEFAULTS.elastic,
+    elastic: Annotated[float, typer.Option(help="Shift of the nodes of a grid, up to.")] = _DEFAULTS.elastic,
     translation: Annotated[float, typer.Option(help="0 is the middle, 1 anywhere.")] = _DEFAULTS.translation,
     noise: Annotated[float, typer.Option(help="Noise of noise backgrounds, up to.")] = _DEFAULTS.noise,
     blur: Annotated[float, typer.Option(help="Blur in pixels at size 128, up to.")] = _DEFAULTS.blur,

@@ -1,89 +1,24 @@
-"""The optional bearer tokens of the HTTP port (RFC 6750), from a file or the environment, never from the command line.
+"""Who is answered: whoever sends one of the service's bearer tokens (RFC 6750), where it has any."""
 
-A command line can be read by every user of the machine; a file and the environment only by their owner.
-"""
-
-import hashlib
 import hmac
-import re
 from collections.abc import Mapping
-from pathlib import Path
 
-from rrrnet.errors import UsageError
 from rrrserve.api.errors import APIError
+from rrrserve.net.tokens import digest_of
 
-TOKEN_VARIABLE = "RRR_TOKEN"  # noqa: S105  the variable's name
-FILE_VARIABLE = "RRR_TOKEN_FILE"
 # Probes of an orchestrator carry no token, and a browser that opens a page neither; the two first routes tell nothing
 # but yes or no and a model's name, and the page nothing: it asks for a token, and then for /docs.json.
 OPEN_ROUTES = frozenset({"/livez", "/readyz", "/docs"})
 
-_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,1024}=*")
-_SHAPE = "16 to 1024 letters, digits or . _ ~ + / - (openssl rand -hex 32 makes one)"
-_MOST_TOKENS = 16
-_MOST_BYTES = 64 * 1024
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="rrr"'}
 _WRONG = {"WWW-Authenticate": 'Bearer realm="rrr", error="invalid_token"'}
-
-
-def tokens_of(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """The tokens that are set; none if neither variable is.
-
-    Args:
-        environ: RRR_TOKEN is one token; RRR_TOKEN_FILE names a file with one a line, so that an old and a new one can
-            be allowed at the same time.
-
-    Raises:
-        UsageError: both are set, the file cannot be read, or what is set is no token; never holds the value.
-    """
-    token, path = environ.get(TOKEN_VARIABLE, ""), environ.get(FILE_VARIABLE, "")
-    if token and path:
-        raise UsageError(f"{TOKEN_VARIABLE} and a token file are both set: set one of them")
-    if not path:
-        found, origin = ([token] if token else []), TOKEN_VARIABLE
-    else:
-        found, origin = _lines(Path(path)), path
-        if not 1 <= len(found) <= _MOST_TOKENS:
-            raise UsageError(f"the token file {path} holds {len(found)} tokens: allowed are 1 to {_MOST_TOKENS}")
-    for number, item in enumerate(found, 1):
-        if not _TOKEN.fullmatch(item):
-            raise UsageError(
-                f"token {number} of {origin} has {len(item)} characters or a wrong one: allowed are {_SHAPE}"
-            )
-    return tuple(found)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
-    except OSError as error:
-        raise UsageError(f"the token file {path} cannot be read: {error.strerror}") from error
-    if len(data) > _MOST_BYTES:
-        raise UsageError(f"the token file {path} is larger than {_MOST_BYTES} bytes: it holds one token a line")
-    # Bytes that are no ASCII become characters that no token may have.
-    return [line for line in map(str.strip, data.decode("ascii", errors="replace").splitlines()) if line]
-
-
-def client_headers(environ: Mapping[str, str], token_file: Path | None = None) -> dict[str, str]:
-    """What a client sends along: the first token that is set, or nothing.
-
-    Args:
-        environ: see `tokens_of`.
-        token_file: comes before the variables.
-
-    Raises:
-        UsageError: see `tokens_of`.
-    """
-    tokens = tokens_of(environ if token_file is None else {FILE_VARIABLE: str(token_file)})
-    return {"Authorization": f"Bearer {tokens[0]}"} if tokens else {}
 
 
 class Access:
     """Decides who is answered. Keeps digests: the tokens themselves are in no log, dump or representation of it."""
 
-    def __init__(self, tokens: tuple[str, ...] = ()) -> None:
-        self._digests = tuple(_digest(token.encode()) for token in tokens)
+    def __init__(self, digests: tuple[str, ...] = ()) -> None:
+        self._digests = digests
 
     @property
     def needs_token(self) -> bool:
@@ -106,12 +41,8 @@ class Access:
         if sent is None:
             raise APIError("unauthorized", "send the header Authorization: Bearer TOKEN", headers=_CHALLENGE)
         scheme, _, token = sent.partition(b" ")
-        digest = _digest(token.strip())
+        digest = digest_of(token.strip())
         # All are compared, each in the same time whatever it is: neither tells how near a guess was.
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         if scheme.lower() != b"bearer" or not any(matches):
             raise APIError("unauthorized", "the token is not one of this service's", headers=_WRONG)
-
-
-def _digest(token: bytes) -> bytes:
-    return hashlib.sha256(token).digest()

@@ -10,7 +10,7 @@ from rrrserve.api.access import OPEN_ROUTES
 from rrrserve.api.errors import ERRORS
 from rrrserve.api.requests import DEFAULT_TOP_K
 from rrrserve.api.schemas import Answer, BatchAnswer, Error, Models
-from rrrserve.config.settings import Settings
+from rrrserve.config.service_config import ServiceConfig
 
 _REFERENCE = "#/components/schemas/{model}"
 _OPTIONS: dict[str, dict[str, Any]] = {
@@ -40,7 +40,7 @@ _PAGES = {
 }
 
 
-def document(settings: Settings, *, needs_token: bool) -> dict[str, Any]:
+def document(settings: ServiceConfig, *, needs_token: bool) -> dict[str, Any]:
     """The OpenAPI document.
 
     Args:
@@ -86,7 +86,7 @@ def _parameter(name: str, place: str, schema: dict[str, Any], text: str) -> dict
     return {"name": name, "in": place, "required": place == "path", "schema": schema, "description": text}
 
 
-def _operation(settings: Settings, *, batch: bool, named: bool, body_options: bool) -> dict[str, Any]:
+def _operation(settings: ServiceConfig, *, batch: bool, named: bool, body_options: bool) -> dict[str, Any]:
     """Several images or one; of a model that the path names, or not; with options in the body, as BentoML does."""
     field, most = ("images", settings.max_batch_images) if batch else ("image", 1)
     raw = {"type": "string", "contentMediaType": "application/octet-stream"}

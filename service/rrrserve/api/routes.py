@@ -22,7 +22,7 @@ from rrrserve.api.openapi import document
 from rrrserve.api.readiness import Readiness
 from rrrserve.api.requests import OPTIONS, options_of, read_body, timeout_ms
 from rrrserve.api.swagger import swagger_page
-from rrrserve.config.settings import Settings
+from rrrserve.config.service_config import ServiceConfig
 from rrrserve.metrics import instruments
 from rrrserve.stamps.travelling import served_claims
 from rrrserve.state.shared_state import Phase
@@ -42,7 +42,7 @@ PREDICTION_ROUTES = (
 class Backend:
     """What the routes answer from, once the service has started."""
 
-    settings: Settings
+    settings: ServiceConfig
     repository: Repository
     data_plane: DataPlane
     readiness: Readiness
@@ -55,12 +55,12 @@ class Backend:
 class Routes:
     """The handlers. The application exists before the service starts, so backend and tokens are set later.
 
-    Args:
-        schema: what BentoML's clients read at /schema.json.
+    Attributes:
+        schema: gives what BentoML's clients read at /schema.json.
     """
 
-    def __init__(self, schema: Callable[[], dict[str, Any]]) -> None:
-        self._schema = functools.cache(lambda: to_json(schema()))
+    def __init__(self) -> None:
+        self.schema: Callable[[], dict[str, Any]] = dict
         self.backend: Backend | None = None
         self.access = Access()
         # Of its own, and one: several would take turns with the event loop, 5 ms each.
@@ -79,14 +79,6 @@ class Routes:
         )
         self.backend = backend
 
-    def beat(self) -> bool:
-        """Tell the supervisor that this worker goes on; whether the service is stopping."""
-        if self.backend is None:
-            return False
-        state = self.backend.data_plane.state
-        state.beat()
-        return state.draining
-
     def _backend(self) -> Backend:
         if self.backend is None:
             raise APIError("not_ready", "the service is starting")
@@ -100,7 +92,7 @@ class Routes:
             "/readyz": self.readyz,
             "/metrics": self.metrics,
             "/metrics/triton": self.triton_metrics,
-            "/schema.json": self.schema,
+            "/schema.json": self.bentoml_schema,
             "/docs.json": self.docs,
             **dict.fromkeys(("/", "/docs", "/docs/{file}"), swagger_page),
         }
@@ -269,9 +261,9 @@ class Routes:
             raise APIError("backend_unavailable", "Triton's metrics cannot be read") from error
         return Reply(answer.content, content_type=instruments.CONTENT_TYPE)
 
-    async def schema(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
+    async def bentoml_schema(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """BentoML's own description of its routes."""
-        return Reply(await asyncio.to_thread(self._schema))  # takes 40 ms, the first time
+        return Reply(to_json(await asyncio.to_thread(self.schema)))
 
     async def docs(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """OpenAPI 3."""

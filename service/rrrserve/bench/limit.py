@@ -14,6 +14,7 @@ from rrrserve.bench.clients.subjects import Subject
 from rrrserve.bench.figures import told
 from rrrserve.bench.loops import Recorder, closed_loop
 from rrrserve.process import children
+from rrrserve.process.environment import variables
 
 # What answers in place of a level; an engine's stand-in is a function in this process.
 _ANSWERERS = {"http": "http", "triton": "grpc"}
@@ -53,7 +54,7 @@ async def _answerer(level: str) -> AsyncIterator[str]:
         try:
             process = await children.spawn(
                 [sys.executable, "-m", "rrrserve.bench.clients.answerer", _ANSWERERS[level]],
-                environment=dict(os.environ),
+                environment=variables(),
                 output=writer,
             )
         finally:

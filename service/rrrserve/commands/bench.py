@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,9 +12,10 @@ from rich.markup import escape
 from rrrnet import output
 from rrrnet.errors import CheckFailedError, UsageError
 from rrrnet.files import check_writable, write_atomically
-from rrrserve.api.access import client_headers
-from rrrserve.config.settings import check_address
+from rrrserve.net.addresses import check_address
 from rrrserve.net.tls import client_trust
+from rrrserve.net.tokens import client_headers
+from rrrserve.process.environment import variables
 
 if TYPE_CHECKING:
     from rrrserve.bench.clients.subjects import Options, Subject
@@ -123,7 +123,7 @@ def bench(
     options = Options(
         timeout,
         keep_alive,
-        client_headers(os.environ, token_file) | _headers(header or []),
+        client_headers(variables(), token_file) | _headers(header or []),
         batch,
         threads,
         client_trust(ca),

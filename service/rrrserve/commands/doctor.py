@@ -27,7 +27,8 @@ def doctor(
 ) -> None:
     """Check versions, CPU, GPU, Triton, ports and disk; exit code 0 if serving works here, 1 if not."""
     from rrrbuild.machine import describe
-    from rrrserve.commands.doctor_checks import Check, diagnose, versions
+    from rrrserve.commands.doctor_checks import Check, diagnose
+    from rrrserve.stamps import environment
 
     checks: list[Check] = diagnose(artifacts)
     failed = [check.name for check in checks if check.status == "fail"]
@@ -35,7 +36,7 @@ def doctor(
         document = {
             "ok": not failed,
             "checks": [vars(check) for check in checks],
-            "versions": {"rrr": __version__, "python": platform.python_version(), **versions()},
+            "versions": {"python": platform.python_version(), **environment.describe()["versions"]},
             "machine": {"system": platform.platform(), **describe()},
         }
         output.print_json(document)

@@ -14,9 +14,10 @@ import psutil
 from rrrbuild import machine
 from rrrbuild.targets import TARGETS, run_obstacle
 from rrrnet.errors import IncompatibleError, UsageError
-from rrrserve.config.settings import available_cores
 from rrrserve.net.listener import listen
+from rrrserve.process.cores import available_cores
 from rrrserve.process.scratch import SHARED_MEMORY
+from rrrserve.stamps.environment import SERVING_PACKAGES, TRAINING_PACKAGES
 from rrrserve.triton.install import LIBPYTHON, TritonInstall, check_libpython, child_environment, find_tritonserver
 
 DEFAULT_PORT = 3000
@@ -25,10 +26,6 @@ MIN_MEMORY_BYTES = 2 * 2**30
 MIN_DISK_BYTES = 2 * 2**30
 MIN_SHARED_MEMORY_BYTES = 32 * 2**20  # docker gives twice that; a model takes 3 MiB with 8 images of 128 x 128
 TRITON_TIMEOUT_SECONDS = 20
-
-SERVING_PACKAGES = ("bentoml", "tritonclient", "starlette", "uvicorn", "prometheus-client", "protobuf", "pillow")
-RUNTIME_PACKAGES = ("numpy", "nvidia-pytriton", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx")
-TRAINING_PACKAGES = ("torch", "kornia", "onnx", "safetensors")
 
 _TRITON_VERSION = re.compile(r"server_version\s*\|\s*(\S+)")
 
@@ -64,16 +61,11 @@ def diagnose(artifacts: Path) -> list[Check]:
     return checks
 
 
-def versions() -> dict[str, str | None]:
-    """Version of each key package, None where it is missing; nothing is imported to find out."""
-    return {name: machine.package_version(name) for name in SERVING_PACKAGES + RUNTIME_PACKAGES + TRAINING_PACKAGES}
-
-
 def check_serving_packages() -> Check:
     """The packages without which no request is answered."""
     found, missing = _installed(SERVING_PACKAGES)
     if missing:
-        return Check("serving packages", "fail", f"no {', '.join(missing)}", "pip install rrrnet-serving")
+        return Check("serving packages", "fail", f"no {', '.join(missing)}", "pip install 'rrrnet-serving[serve]'")
     return Check("serving packages", "ok", found)
 
 

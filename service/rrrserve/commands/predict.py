@@ -1,7 +1,6 @@
 """`rrr predict`: ask a running service what is on images; a table, or JSON lines."""
 
 import json
-import os
 import stat
 import sys
 from collections.abc import Iterator
@@ -13,8 +12,9 @@ from rich.table import Table
 
 from rrrnet.errors import ArtifactError, CheckFailedError, UsageError
 from rrrnet.output import console, messages
-from rrrserve.api.access import client_headers
 from rrrserve.net.tls import client_trust
+from rrrserve.net.tokens import client_headers
+from rrrserve.process.environment import variables
 
 if TYPE_CHECKING:
     import httpx
@@ -49,7 +49,7 @@ def register(app: typer.Typer) -> None:
         query: dict[str, str] = {"members": "true"} if members else {}
         if top_k is not None:
             query["top_k"] = str(top_k)
-        headers = client_headers(os.environ, token_file)
+        headers = client_headers(variables(), token_file)
         headers |= {
             "X-Request-Timeout-Ms": str(max(1, int(timeout * 1000))),
             "Content-Type": "application/octet-stream",

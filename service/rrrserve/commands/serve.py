@@ -1,7 +1,6 @@
 """`rrr serve`: a repository behind HTTP, with its own Triton unless one is given."""
 
 import asyncio
-import os
 import signal
 import socket
 import sys
@@ -18,7 +17,7 @@ from rrrserve.process import logs
 from rrrserve.process.restarts import DEFAULT_RESTARTS
 
 if TYPE_CHECKING:
-    from rrrserve.net.tls import TlsFiles
+    from rrrserve.config.service_config import ServiceConfig
 
 
 def register(app: typer.Typer) -> None:
@@ -94,69 +93,56 @@ def register(app: typer.Typer) -> None:
         ] = False,
     ) -> None:
         """Serve a repository over HTTP (BentoML in front of Triton); SIGTERM or Ctrl-C stops it cleanly."""
-        if max_in_flight is not None:
-            os.environ["RRR_MAX_IN_FLIGHT"] = str(max_in_flight)  # the workers read it there
         # Until the supervisor's own handlers are there: nothing runs yet that must be ended.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: sys.exit(0))
+        from rrrserve.config.service_config import ServiceConfig
         from rrrserve.net.listener import listen
+        from rrrserve.net.tls import files_of
+        from rrrserve.net.tokens import digests_of, tokens_of
+        from rrrserve.process.environment import variables
         from rrrserve.process.hardening import harden
-        from rrrserve.supervise.front_door import failures_in_log, prepare, warn_of_what_is_open
+        from rrrserve.supervise.front_door import failures_in_log, warn_of_what_is_open
 
         harden()
-        tls = prepare(
-            token_file=token_file, certificate=tls_cert, key=tls_key, log_format=log_format, access_log=access_log
-        )
-        with failures_in_log(log_format), listen(host, port) as listener:
-            warn_of_what_is_open(host, tls)
-            _serve(
-                repository,
-                listener,
+        logs.configure(log_format)
+        with failures_in_log(log_format):
+            config = ServiceConfig.from_environment(
+                variables(),
+                repository=repository,
                 triton_url=triton_url,
-                default=default,
+                default_model=default,
                 workers=workers,
-                start_timeout=start_timeout,
-                grace=grace,
-                drain=drain,
-                restarts=restarts,
-                tls=tls,
-                in_json=log_format == "json",
+                max_in_flight=max_in_flight,
+                start_timeout_seconds=start_timeout,
+                grace_seconds=grace,
+                drain_seconds=drain,
+                most_restarts=restarts,
+                token_digests=digests_of(tokens_of(variables(), token_file)),
+                tls=files_of(tls_cert, tls_key),
+                log_format=log_format,
+                access_log=access_log,
             )
+            with listen(host, port) as listener:
+                warn_of_what_is_open(host, config, token_file)
+                _serve(config, listener)
 
 
-def _serve(
-    path: Path,
-    listener: socket.socket,
-    *,
-    triton_url: str | None,
-    default: str | None,
-    workers: int,
-    start_timeout: int,
-    grace: int,
-    drain: float,
-    restarts: int,
-    tls: "TlsFiles | None",
-    in_json: bool,
-) -> None:
+def _serve(config: "ServiceConfig", listener: socket.socket) -> None:
     from rrrbuild.repository_document import Repository, read_repository
-    from rrrserve.config.serve_options import ServeOptions
-    from rrrserve.config.settings import Settings, check_address
     from rrrserve.stamps.travelling import served_claims
     from rrrserve.supervise.supervisor import Supervisor
     from rrrserve.versions.catalogue import default_model
 
-    Settings.from_environment(os.environ)  # the workers read them again: a mistake is told here, in one line
-    if triton_url is not None:
-        check_address(triton_url, "--triton-url")
-    repository: Repository = read_repository(path)
-    chosen = default_model(repository, default)
-    options = ServeOptions(triton_url, default, workers, start_timeout, grace, drain, restarts, tls)
-    own = "" if triton_url else "Triton and "
+    repository: Repository = read_repository(config.repository)
+    chosen = default_model(repository, config.default_model)
+    own, workers = "" if config.triton_url else "Triton and ", config.workers
+    in_json = config.log_format == "json"
     say: Callable[[str], None] = logs.tell if in_json else messages.print
-    say(f"starting {own}{workers} HTTP worker{'s' * (workers > 1)} for {path}")
+    say(f"starting {own}{workers} HTTP worker{'s' * (workers > 1)} for {config.repository}")
 
     async def main() -> None:
-        supervisor = Supervisor(repository, listener, options)
+        supervisor = Supervisor(repository, listener, config)
 
         def announce() -> None:
             if in_json:
@@ -168,7 +154,7 @@ def _serve(
 
     def _triton_line(supervisor: Supervisor) -> str:
         if supervisor.triton is None:
-            return f"Triton at {triton_url}"
+            return f"Triton at {config.triton_url}"
         return f"Triton at {supervisor.triton.url}, its metrics at {supervisor.triton.metrics_url}"
 
     def _announce(url: str, repository: Repository, default_name: str, triton: str) -> None:

@@ -13,7 +13,8 @@ from rich.table import Column, Table
 
 from rrrnet import output, sealed
 from rrrnet.errors import CheckFailedError, ImageError, UsageError
-from rrrserve.config.settings import DEFAULT_REPOSITORY, available_cores
+from rrrserve.config.service_config import DEFAULT_REPOSITORY
+from rrrserve.process.cores import available_cores
 
 if TYPE_CHECKING:
     from rrrbuild.repository_document import Repository, ServedModel

@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import os
 import signal
 from collections import Counter
 from collections.abc import Coroutine
@@ -15,9 +14,10 @@ from rich.markup import escape
 from rrrnet import output
 from rrrnet.errors import ArtifactError, CheckFailedError, UsageError
 from rrrnet.files import check_writable, write_atomically
-from rrrserve.api.access import client_headers
-from rrrserve.config.settings import DEFAULT_REPOSITORY
+from rrrserve.config.service_config import DEFAULT_REPOSITORY
 from rrrserve.net.tls import client_trust
+from rrrserve.net.tokens import client_headers
+from rrrserve.process.environment import variables
 
 if TYPE_CHECKING:
     from rrrserve.claims.claims_file import Claims
@@ -106,7 +106,7 @@ def verify(
         allow_resets=allow_resets,
         repository=repository,
         engines=engines,
-        headers=client_headers(os.environ, token_file),
+        headers=client_headers(variables(), token_file),
         image_path=image,
         ca_path=ca,
         trust=client_trust(ca),

@@ -4,12 +4,12 @@ import asyncio
 import functools
 import socket
 import ssl
-from collections.abc import Callable
 from typing import cast
 
 import uvicorn
 
-from rrrserve.config.settings import Settings
+from rrrserve.api.routes import Routes
+from rrrserve.config.service_config import ServiceConfig
 from rrrserve.http.connections import Connections, Limits
 from rrrserve.http.protocol import GuardedProtocol
 from rrrserve.http.tls_gate import TlsGate
@@ -21,7 +21,7 @@ _CLOSE = (b"connection", b"close")
 _FRAMING_BYTES = 2**20  # chunk headers and trailers around the largest body
 
 
-def protocol(settings: Settings, context: ssl.SSLContext | None = None) -> type[asyncio.Protocol]:
+def protocol(settings: ServiceConfig, context: ssl.SSLContext | None = None) -> type[asyncio.Protocol]:
     """What uvicorn makes a client's connection with: TLS where there is a context, of which uvicorn must not know."""
     limits = Limits(
         body_bytes=settings.max_body_bytes + _FRAMING_BYTES,
@@ -42,16 +42,20 @@ def protocol(settings: Settings, context: ssl.SSLContext | None = None) -> type[
 class Server(uvicorn.Server):
     """uvicorn's server, with a heartbeat, and with a stop that lets requests in that are on their way."""
 
-    def __init__(self, config: uvicorn.Config, *, beat: Callable[[], bool]) -> None:
+    def __init__(self, config: uvicorn.Config, routes: Routes) -> None:
         super().__init__(config)
-        self._beat = beat
+        self._routes = routes
 
     async def on_tick(self, counter: int) -> bool:
         """Called by uvicorn ten times a second; whether to stop."""
         ended = await super().on_tick(counter)
-        if self._beat() and _CLOSE not in self.server_state.default_headers:
-            # Clients that keep their connection would meet the closing of the port in the middle of a request.
-            self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
+        backend = self._routes.backend
+        if backend is not None:
+            state = backend.data_plane.state
+            state.beat()
+            if state.draining and _CLOSE not in self.server_state.default_headers:
+                # Clients that keep their connection would meet the closing of the port in the middle of a request.
+                self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
         return ended
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -16,6 +16,8 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
+from rrrserve.process.environment import variables
+
 log = logging.getLogger("rrrserve")
 
 # What prometheus_client raises for files that a killed process left empty, short or half-written.
@@ -25,7 +27,7 @@ _SET_ASIDE = ".unreadable"
 
 def folder_in_use() -> Path | None:
     """The workers' folder, or None where there is one worker, whose metrics stay in its memory."""
-    name = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    name = variables().get("PROMETHEUS_MULTIPROC_DIR")
     return Path(name) if name else None
 
 

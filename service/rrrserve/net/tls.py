@@ -2,14 +2,10 @@
 
 import ssl
 import stat
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rrrnet.errors import UsageError
-
-CERTIFICATE_VARIABLE = "RRR_TLS_CERT"
-KEY_VARIABLE = "RRR_TLS_KEY"
 
 
 @dataclass(frozen=True)
@@ -38,18 +34,6 @@ def files_of(certificate: Path | None, key: Path | None) -> TlsFiles | None:
     files = TlsFiles(certificate, key)
     check(files)
     return files
-
-
-def context_of(environ: Mapping[str, str]) -> ssl.SSLContext | None:
-    """A worker's TLS, from the variables that `rrr serve` sets for its workers; None for plain HTTP.
-
-    Raises:
-        UsageError: see `server_context`.
-    """
-    certificate, key = environ.get(CERTIFICATE_VARIABLE, ""), environ.get(KEY_VARIABLE, "")
-    if not (certificate or key):
-        return None
-    return server_context(TlsFiles(Path(certificate), Path(key)))
 
 
 def server_context(files: TlsFiles) -> ssl.SSLContext:

@@ -27,7 +27,7 @@ def main() -> None:
     os.umask(0o077)
     os.nice(nice)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.execvpe(command[0], command, os.environ)  # noqa: S606  no shell: the arguments go through as they are
+    os.execvp(command[0], command)  # noqa: S606  no shell: the arguments go through as they are
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ import ctypes
 import os
 import resource
 
+from rrrserve.process.environment import do_not_track
+
 _PR_SET_NO_NEW_PRIVS = 38
 _MOST_DESCRIPTORS = 2**20  # some containers allow 2**30, and programs that close them one by one then stand still
 
@@ -20,8 +22,3 @@ def harden() -> None:
     # A kernel without it is not refused: nothing here has privileges to gain, it only could be made to.
     ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     do_not_track()
-
-
-def do_not_track() -> None:
-    """Switch off the telemetry of libraries, for this process and its children."""
-    os.environ.update(BENTOML_DO_NOT_TRACK="True", HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1")

@@ -9,7 +9,6 @@ import logging
 import math
 import sys
 import traceback
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO, get_args
 
@@ -18,7 +17,6 @@ from rrrnet.errors import UsageError
 Format = Literal["text", "json"]
 FORMATS: tuple[str, ...] = get_args(Format)
 FORMAT_VARIABLE = "RRR_LOG_FORMAT"
-ACCESS_VARIABLE = "RRR_ACCESS_LOG"
 MOST_BYTES = 1024  # of a line with its end
 
 # To so many characters message and fields are cut, the stack to half as many, one after the other until the line fits.
@@ -51,15 +49,6 @@ def configure(style: str, *, access: bool = False, stream: TextIO | None = None)
     root.setLevel(logging.WARNING)
     access_log.setLevel(logging.INFO if access else logging.WARNING)
     _life_log.setLevel(logging.INFO)
-
-
-def configure_from(environ: Mapping[str, str]) -> None:
-    """As the variables RRR_LOG_FORMAT and RRR_ACCESS_LOG say, which `rrr serve` sets for its workers.
-
-    Raises:
-        UsageError: an unknown style.
-    """
-    configure(environ.get(FORMAT_VARIABLE) or "text", access=environ.get(ACCESS_VARIABLE) == "1")
 
 
 def tell(event: str, **fields: Any) -> None:

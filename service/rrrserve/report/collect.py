@@ -96,7 +96,6 @@ def engine_section(engine: Manifest, sources: Sources) -> dict[str, Any]:
     )
     checkpoint = sources.checkpoint
     training = None if checkpoint is None else sealed.sha256_of(checkpoint.path / DOCUMENT)
-    weights = [entry for name, entry in engine.files.items() if not name.endswith(".csv")]
     return {
         "target": engine.target,
         "precision": engine.precision,
@@ -104,7 +103,7 @@ def engine_section(engine: Manifest, sources: Sources) -> dict[str, Any]:
         "plan": engine.plan,
         "plan_by_batch": engine.plan_by_batch,
         "batch": asdict(engine.batch),
-        "size_bytes": sum(entry["size_bytes"] for entry in weights),
+        "size_bytes": engine.engine_bytes,
         "files": {name: entry["sha256"] for name, entry in engine.files.items()},
         "verified": engine.verified,
         "unverified_reason": engine.unverified_reason,

@@ -5,8 +5,11 @@ from typing import Any
 
 from rrrbuild import machine
 from rrrnet import __version__
-from rrrserve.commands.doctor_checks import versions
-from rrrserve.config.settings import available_cores
+from rrrserve.process.cores import available_cores
+
+SERVING_PACKAGES = ("bentoml", "tritonclient", "starlette", "uvicorn", "prometheus-client", "protobuf", "pillow")
+RUNTIME_PACKAGES = ("numpy", "nvidia-pytriton", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx")
+TRAINING_PACKAGES = ("torch", "kornia", "onnx", "safetensors")
 
 
 @cache
@@ -15,7 +18,8 @@ def describe() -> dict[str, Any]:
 
     Nothing is imported to find out. It is looked up once: it cannot change under a running process.
     """
+    packages = SERVING_PACKAGES + RUNTIME_PACKAGES + TRAINING_PACKAGES
     return {
         "machine": {**machine.describe(), "cores": available_cores()},
-        "versions": {"rrr": __version__, **versions()},
+        "versions": {"rrr": __version__, **{name: machine.package_version(name) for name in packages}},
     }

@@ -11,13 +11,10 @@ worker without a supervisor (`bentoml serve`), whose state lies in its own memor
 import enum
 import mmap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-# Names of the variables that tell a worker where its page and its slot are.
-PATH_VARIABLE = "RRR_SHARED_STATE"
-SLOT_VARIABLE = "RRR_WORKER"
-
+STATE = "state"  # the page's name in the service's private folder
 RESTARTED_PARTS = ("triton", "worker")
 RELOAD_OUTCOMES = ("switched", "unchanged", "refused")
 FIRST_VERSION = 1
@@ -84,17 +81,10 @@ class SharedState:
         return cls(_mapped(path), _mapped(_version_path(path, version)), models, slot, path)
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str], models: Sequence[str]) -> "SharedState":
-        """The pages that the supervisor told this worker about; some of its own where there is no supervisor."""
-        path = environ.get(PATH_VARIABLE)
-        return cls.attach(Path(path), models, int(environ[SLOT_VARIABLE])) if path else cls.in_process(models)
-
-    @classmethod
-    def of_service(cls, environ: Mapping[str, str]) -> "SharedState":
+    def of_service(cls, path: Path, slot: int) -> "SharedState":
         """The service's page alone, for a worker that has yet to find out which version is served."""
         nothing = memoryview(bytearray(version_size_bytes(0, 0))).cast("q")
-        path = Path(environ[PATH_VARIABLE])
-        return cls(_mapped(path), nothing, (), int(environ[SLOT_VARIABLE]), path)
+        return cls(_mapped(path), nothing, (), slot, path)
 
     def new_version(self, number: int, models: Sequence[str]) -> "SharedState":
         """Make the page of another version; the view sees that one, and the same service."""

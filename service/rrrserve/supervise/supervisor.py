@@ -17,12 +17,12 @@ import httpx
 
 from rrrbuild.repository_document import Repository
 from rrrnet.errors import CheckFailedError
-from rrrserve.config.serve_options import ServeOptions
-from rrrserve.config.settings import Settings
+from rrrserve.config.service_config import ServiceConfig
 from rrrserve.net.listener import admit_no_more, url_of
 from rrrserve.net.tls import probe_context
 from rrrserve.process import children, scratch
-from rrrserve.state.shared_state import PATH_VARIABLE, Phase
+from rrrserve.process.environment import variables
+from rrrserve.state.shared_state import Phase
 from rrrserve.supervise.worker_pool import WorkerCommand, WorkerPool
 from rrrserve.triton.server import TritonServer
 from rrrserve.versions.running_services import announce
@@ -49,27 +49,26 @@ _LAST_SECONDS = 10.0  # from the second signal until this process ends, whatever
 class Supervisor:
     """Starts the children, tells when they are ready, keeps them running, and ends them on SIGTERM or SIGINT."""
 
-    def __init__(self, repository: Repository, listener: socket.socket, options: ServeOptions) -> None:
+    def __init__(self, repository: Repository, listener: socket.socket, config: ServiceConfig) -> None:
         """Prepare; nothing is started.
 
         Raises:
             RRRError: see `Deployment`.
         """
-        self._options = options
+        self._config = config
         self._source = repository.path
         self._listener = listener
-        self.url = url_of(listener, scheme="https" if options.tls else "http")
+        self.url = url_of(listener, scheme="https" if config.tls else "http")
         self._folder = scratch.private_folder()
-        longest = Settings.from_environment(os.environ).max_request_timeout_ms / 1000
         try:
-            self._deployments = Deployments(self._folder, repository, options, longest_request_seconds=longest)
+            self._deployments = Deployments(self._folder, repository, config)
         except BaseException:
             scratch.remove(self._folder)
             raise
         self._state = self._deployments.state
         self._had_terminal = os.isatty(_STDIN)
         self._is_ready = False
-        self._pool = WorkerPool(self._worker_command(), self._state, most_restarts=options.most_restarts)
+        self._pool = WorkerPool(self._worker_command(), self._state, most_restarts=config.most_restarts)
         self._stop = asyncio.Event()
         self._at_once = asyncio.Event()
 
@@ -131,29 +130,24 @@ class Supervisor:
         self._deployments.kill()
 
     def _worker_command(self) -> WorkerCommand:
-        options = self._options
-        environment = {
-            **os.environ,
-            PATH_VARIABLE: str(self._folder / "state"),
-            "BENTOML_DO_NOT_TRACK": "True",
-            **_ALLOCATOR,
-            "BENTOML_HOME": str(self._folder / "bentoml"),
-        }
+        file = self._folder / "config.json"
+        self._config.model_copy(update={"private_folder": self._folder}).write(file)
+        environment = variables() | _ALLOCATOR | {"BENTOML_HOME": str(self._folder / "bentoml")}
         environment.pop("PROMETHEUS_MULTIPROC_DIR", None)
         metrics = None
-        if options.workers > 1:
+        if self._config.workers > 1:
             metrics = self._folder / "metrics"
             metrics.mkdir()
             environment["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
-        return WorkerCommand(self._listener.fileno(), environment, options.grace_seconds, metrics)
+        return WorkerCommand(self._listener.fileno(), file, environment, self._config.grace_seconds, metrics)
 
     async def _until_ready(self) -> None:
         """Ask /readyz until it says yes."""
         last = "the HTTP worker does not answer"
-        verify = probe_context(self._options.tls) if self._options.tls else True
+        verify = probe_context(self._config.tls) if self._config.tls else True
         try:
             async with (
-                asyncio.timeout(self._options.start_timeout_seconds),
+                asyncio.timeout(self._config.start_timeout_seconds),
                 httpx.AsyncClient(timeout=_PROBE_TIMEOUT_SECONDS, trust_env=False, verify=verify) as client,
             ):
                 while True:
@@ -168,7 +162,7 @@ class Supervisor:
                     await asyncio.sleep(_POLL_SECONDS)
         except TimeoutError as error:
             raise CheckFailedError(
-                f"not ready after {self._options.start_timeout_seconds} s: {last}; raise --start-timeout if the models "
+                f"not ready after {self._config.start_timeout_seconds} s: {last}; raise --start-timeout if the models "
                 "need longer to load"
             ) from error
 
@@ -194,14 +188,14 @@ class Supervisor:
 
     async def _drain(self, keepers: list[asyncio.Task[None]]) -> None:
         """Answer for a while although not ready, then refuse for a moment; children that die are still replaced."""
-        log.warning("stopping: not ready any more, requests are taken for %g s", self._options.drain_seconds)
+        log.warning("stopping: not ready any more, requests are taken for %g s", self._config.drain_seconds)
         second_signal = asyncio.create_task(self._at_once.wait())
 
         async def wait(seconds: float) -> None:
             await asyncio.wait({second_signal, *keepers}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
 
         try:
-            await wait(self._options.drain_seconds)
+            await wait(self._config.drain_seconds)
             self._state.phase = Phase.REFUSING
             await wait(_REFUSE_SECONDS)
             admit_no_more(self._listener)

@@ -15,7 +15,7 @@ import psutil
 from rrrserve.metrics.multiprocess import forget_gauges
 from rrrserve.process import children
 from rrrserve.process.restarts import Restarts
-from rrrserve.state.shared_state import SLOT_VARIABLE, SharedState
+from rrrserve.state.shared_state import SharedState
 from rrrserve.supervise.standby import Standby
 
 log = logging.getLogger("rrrserve")
@@ -36,12 +36,14 @@ class WorkerCommand:
 
     Attributes:
         fd: the listening socket, which it inherits.
-        environment: all of its variables but its slot.
+        config: the file of the service's settings.
+        environment: all of its variables.
         grace_seconds: how long it may take to end.
         metrics_folder: where several workers keep their metrics, else None.
     """
 
     fd: int
+    config: Path
     environment: Mapping[str, str]
     grace_seconds: int
     metrics_folder: Path | None
@@ -103,11 +105,10 @@ class WorkerPool:
 
     async def _spawn(self, slot: int, *, standby: bool = False) -> asyncio.subprocess.Process:
         command = [sys.executable, "-m", "rrrserve.worker", "--fd", str(self._command.fd)]
-        command += ["--index", str(slot), "--grace-seconds", str(self._command.grace_seconds)]
+        command += ["--index", str(slot), "--config", str(self._command.config)]
         command += ["--standby"] * standby
-        environment = {**self._command.environment, SLOT_VARIABLE: str(slot)}
         return await children.spawn(
-            command, environment=environment, output=_STDERR, fds=(self._command.fd,), input_pipe=standby
+            command, environment=self._command.environment, output=_STDERR, fds=(self._command.fd,), input_pipe=standby
         )
 
     async def _until_ended(self, slot: int, process: asyncio.subprocess.Process) -> str:

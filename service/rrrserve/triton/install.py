@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rrrnet.errors import IncompatibleError
+from rrrserve.process.environment import variables
 
 NATIVE_BACKENDS = Path("/opt/tritonserver/backends")
 LIBPYTHON = f"libpython{sys.version_info.major}.{sys.version_info.minor}"
@@ -109,7 +110,7 @@ def child_environment(install: TritonInstall, folder: Path, *, threads: int) -> 
     """
     inherited = {
         name: value
-        for name, value in os.environ.items()
+        for name, value in variables().items()
         if name.startswith(("CUDA_", "NVIDIA_")) or name in ("LD_LIBRARY_PATH", "TZ", "LD_PRELOAD")
     }
     libraries = [str(path) for path in install.library_paths]
@@ -118,7 +119,7 @@ def child_environment(install: TritonInstall, folder: Path, *, threads: int) -> 
     return {
         **inherited,
         # The embedded interpreter finds its virtual environment through the first python3 on the PATH.
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), variables().get("PATH", os.defpath)]),
         "LD_LIBRARY_PATH": os.pathsep.join(libraries),
         "HOME": str(folder),
         "TMPDIR": str(folder),

@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 
 from rrrnet.errors import CheckFailedError, IncompatibleError
-from rrrserve.config.settings import available_cores
 from rrrserve.process import children, scratch
+from rrrserve.process.cores import available_cores
 from rrrserve.triton.install import check_libpython, child_environment, find_tritonserver, lay_out
 
 EXIT_TIMEOUT_SECONDS = 10

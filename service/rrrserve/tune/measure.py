@@ -24,6 +24,7 @@ from rrrnet.errors import CheckFailedError, IncompatibleError
 from rrrserve.bench.closed_loop import Result, closed_loop
 from rrrserve.net.listener import listen, url_of
 from rrrserve.process import children, scratch
+from rrrserve.process.environment import variables
 from rrrserve.tune.choose import Candidate, Figures, with_settings
 
 TUNING = "tuning.json"
@@ -150,7 +151,7 @@ async def _serving(repository: Path, log: Path) -> AsyncIterator[str]:
     command = [sys.executable, "-c", "from rrrserve.cli import main; main()", "serve", str(repository)]
     command += ["--drain", "0", "--restarts", "0"]  # a candidate that dies has failed
     command += ["--port", url.rpartition(":")[2], "--grace", str(_GRACE_SECONDS), "--start-timeout"]
-    environment = {name: value for name, value in os.environ.items() if name not in _OTHERS}
+    environment = {name: value for name, value in variables().items() if name not in _OTHERS}
     with log.open("wb") as file:
         process = await children.spawn(
             [*command, str(_START_SECONDS)], environment={**environment, "COLUMNS": "1000"}, output=file.fileno()

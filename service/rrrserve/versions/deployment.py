@@ -6,7 +6,7 @@ from pathlib import Path
 from rrrbuild.repository_document import Repository
 from rrrbuild.serving_check import check_engines
 from rrrnet.errors import CheckFailedError
-from rrrserve.config.serve_options import ServeOptions
+from rrrserve.config.service_config import ServiceConfig
 from rrrserve.state.shared_state import SharedState
 from rrrserve.triton.keeper import TritonKeeper, watch_for_ever
 from rrrserve.triton.server import TritonServer
@@ -24,14 +24,14 @@ class Deployment:
         triton: None where somebody else runs it.
     """
 
-    def __init__(self, service: Path, number: int, source: Repository, options: ServeOptions) -> None:
+    def __init__(self, service: Path, number: int, source: Repository, config: ServiceConfig) -> None:
         """Copy the repository and look for what is needed to run it; nothing is started.
 
         Args:
             service: the service's private folder.
             number: the version's.
             source: has been checked.
-            options: how to serve.
+            config: how to serve.
 
         Raises:
             UsageError: the repository lacks the default model.
@@ -39,16 +39,16 @@ class Deployment:
             IncompatibleError: an engine in it cannot run here, or there is no usable tritonserver.
             NoSpaceError: there is no room for the copy.
         """
-        default = default_model(source, options.default_model)
+        default = default_model(source, config.default_model)
         self._service = service
-        self._options = options
+        self._config = config
         self.triton: TritonServer | None = None
         try:
-            copy = copy_repository(source, version_folder(service, number), with_engines=options.triton_url is None)
-            if options.triton_url is None:
+            copy = copy_repository(source, version_folder(service, number), with_engines=config.triton_url is None)
+            if config.triton_url is None:
                 check_engines(copy)
                 self.triton = TritonServer(copy.path, backends_of(copy))
-            url = self.triton.url if self.triton else options.triton_url or ""
+            url = self.triton.url if self.triton else config.triton_url or ""
             metrics_url = self.triton.metrics_url if self.triton else None
             self.version = Version(number, copy, source.path, default, url, metrics_url)
             write_version(service, self.version)
@@ -69,7 +69,7 @@ class Deployment:
         if self.triton is None:
             await watch_for_ever(self.version.triton_url, models, state)
             return
-        timeout, most = self._options.start_timeout_seconds, self._options.most_restarts
+        timeout, most = self._config.start_timeout_seconds, self._config.most_restarts
         keeper = TritonKeeper(self.triton, models, state, most_restarts=most, start_timeout_seconds=timeout)
         try:
             await keeper.run()
@@ -85,7 +85,7 @@ class Deployment:
         """
         names = [model.name for model in self.version.repository.models]
         try:
-            async with asyncio.timeout(self._options.start_timeout_seconds):
+            async with asyncio.timeout(self._config.start_timeout_seconds):
                 while True:
                     if state.triton_up and all(state.since_answer(name) < float("inf") for name in names):
                         return
@@ -93,7 +93,7 @@ class Deployment:
         except TimeoutError as error:
             silent = [name for name in names if state.since_answer(name) == float("inf")]
             raise CheckFailedError(
-                f"{', '.join(silent) or 'Triton'} did not answer within {self._options.start_timeout_seconds} s; "
+                f"{', '.join(silent) or 'Triton'} did not answer within {self._config.start_timeout_seconds} s; "
                 "start rrr serve with a longer --start-timeout if the models need longer to load"
             ) from error
 

@@ -14,8 +14,8 @@ from typing import Any, ParamSpec, TypeVar
 
 from rrrbuild.repository_document import Repository, read_repository
 from rrrnet.errors import CheckFailedError, RRRError
-from rrrserve.config.serve_options import ServeOptions
-from rrrserve.state.shared_state import FIRST_VERSION, SharedState
+from rrrserve.config.service_config import ServiceConfig
+from rrrserve.state.shared_state import FIRST_VERSION, STATE, SharedState
 from rrrserve.versions.deployment import Deployment
 from rrrserve.versions.running_services import RUNNING, Reload, write_reload
 
@@ -35,27 +35,23 @@ class Deployments:
         current: what is served.
     """
 
-    def __init__(
-        self, service: Path, repository: Repository, options: ServeOptions, *, longest_request_seconds: float
-    ) -> None:
+    def __init__(self, service: Path, repository: Repository, config: ServiceConfig) -> None:
         """Prepare the first version; nothing is started.
 
         Args:
             service: the service's private folder.
             repository: has been checked; its folder is what a reload reads.
-            options: how to serve.
-            longest_request_seconds: how long a request may hold on to the version that it began with.
+            config: how to serve.
 
         Raises:
             RRRError: see `Deployment`.
         """
         self._service = service
         self._source = repository.path
-        self._options = options
-        self._longest_request_seconds = longest_request_seconds
-        self.current = Deployment(service, FIRST_VERSION, repository, options)
+        self._config = config
+        self.current = Deployment(service, FIRST_VERSION, repository, config)
         names = [model.name for model in self.current.version.repository.models]
-        self.state = SharedState.create(service / "state", names, options.workers)
+        self.state = SharedState.create(service / STATE, names, config.workers)
         self.state.version = FIRST_VERSION
         self._keeping: asyncio.Task[None] | None = None
         self._keepers: set[asyncio.Task[None]] = set()  # the current version's, and that of one that comes or goes
@@ -131,13 +127,13 @@ class Deployments:
         Raises:
             RRRError: it cannot be served.
         """
-        if self._options.triton_url is not None:
+        if self._config.triton_url is not None:
             raise CheckFailedError("Triton is not ours (--triton-url), so it cannot be given another repository")
         source = await _in_thread(read_repository, self._source)
         if source.digest == self.current.version.repository.digest:
             return False
         self._number += 1
-        candidate = await _in_thread(Deployment, self._service, self._number, source, self._options)
+        candidate = await _in_thread(Deployment, self._service, self._number, source, self._config)
         self._candidate = candidate
         keeping: asyncio.Task[None] | None = None
         try:
@@ -161,7 +157,7 @@ class Deployments:
         try:
             state.version = candidate.version.number
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._longest_request_seconds + _MARGIN_SECONDS):
+                async with asyncio.timeout(self._config.max_request_timeout_ms / 1000 + _MARGIN_SECONDS):
                     while True:
                         if state.versions_in_use() <= {candidate.version.number}:
                             break

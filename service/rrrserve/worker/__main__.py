@@ -35,7 +35,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m rrrserve.worker")
     parser.add_argument("--fd", type=int, required=True, help="the listening socket")
     parser.add_argument("--index", type=int, default=1, help="number of this worker, from 1")
-    parser.add_argument("--grace-seconds", type=int, required=True, help="longest wait for requests in flight")
+    parser.add_argument(
+        "--config", type=Path, required=True, help="the service's settings, as the supervisor wrote them"
+    )
     parser.add_argument("--standby", action="store_true", help="get ready, and serve when a byte comes on stdin")
     arguments = parser.parse_args()
 
@@ -54,13 +56,15 @@ def _prepare(arguments: argparse.Namespace) -> uvicorn.Server:
     from bentoml._internal.context import server_context
     from PIL import Image
 
-    from rrrserve.config.settings import Settings
+    from rrrserve.api.routes import Routes
+    from rrrserve.config.service_config import ServiceConfig
     from rrrserve.http.server import Server, protocol
-    from rrrserve.worker.bentoml_service import make_service
-    from rrrserve.worker.service import Service
+    from rrrserve.worker.service import make_service
 
-    service = make_service(Service)
-    logs.configure_from(os.environ)
+    config = ServiceConfig.read(arguments.config)
+    logs.configure(config.log_format, access=config.access_log)
+    routes = Routes()
+    service = make_service(config, routes, slot=arguments.index)
     server_context.worker_index = arguments.index
     server_context.service_type = "entry_service"
     server_context.service_name = server_context.bento_name = service.name
@@ -68,19 +72,19 @@ def _prepare(arguments: argparse.Namespace) -> uvicorn.Server:
     BentoMLContainer.development_mode.set(False)
     Image.init()
 
-    config = uvicorn.Config(
+    server = uvicorn.Config(
         service.to_asgi(),
-        http=protocol(Settings.from_environment(os.environ), tls.context_of(os.environ)),
+        http=protocol(config, tls.server_context(config.tls) if config.tls else None),
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,  # nobody asks for the client's address
         lifespan="on",
         ws="none",
-        timeout_graceful_shutdown=arguments.grace_seconds,
+        timeout_graceful_shutdown=config.grace_seconds,
     )
-    config.get_loop_factory()
-    return Server(config, beat=service.routes.beat)
+    server.get_loop_factory()
+    return Server(server, routes)
 
 
 def _stand_by(arguments: argparse.Namespace) -> uvicorn.Server:

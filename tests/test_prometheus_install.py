@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import prometheus_install
 from rrrnet.errors import CheckFailedError, IncompatibleError
-from rrrserve import prometheus_install
 
 
 def test_both_programs_are_here_and_run() -> None:

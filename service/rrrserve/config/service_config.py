@@ -1,0 +1,136 @@
+"""Everything that can be set of the service: one frozen object, made once from flags and environment.
+
+`rrr serve` makes it, and hands it to its HTTP workers as one file in the service's private folder; `bentoml serve`
+makes it from the environment alone.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from annotated_types import Ge, Le
+from pydantic import BaseModel, ConfigDict, Field
+
+from rrrnet.errors import UsageError
+from rrrnet.files import write_atomically
+from rrrnet.preprocess import MAX_PIXELS
+from rrrserve.net.addresses import check_address
+from rrrserve.net.tls import TlsFiles
+from rrrserve.net.tokens import digests_of, tokens_of
+from rrrserve.process.cores import available_cores
+from rrrserve.process.logs import Format
+from rrrserve.process.restarts import DEFAULT_RESTARTS
+
+DEFAULT_REPOSITORY = Path("artifacts/repository")
+_NOT_VARIABLES = {
+    *("workers", "start_timeout_seconds", "grace_seconds", "drain_seconds", "most_restarts"),
+    *("tls", "token_digests", "private_folder"),
+}
+_LONGEST_MS = 3_600_000
+
+
+class ServiceConfig(BaseModel):
+    """What can be set. A name in capitals behind RRR_ is its environment variable, where it has one.
+
+    Attributes:
+        repository: the Triton model repository [variable].
+        triton_url: HOST:PORT of a running Triton's gRPC; None starts our own [variable].
+        triton_metrics_url: URL of Triton's metrics, for GET /metrics/triton [variable].
+        default_model: the model that /v1/predict asks; None is the repository's first [variable].
+        request_timeout_ms: deadline of a request that names none [variable].
+        max_request_timeout_ms: the longest deadline a client may ask for [variable].
+        max_body_bytes: largest request body [variable].
+        max_pixels: largest width x height of an image [variable].
+        max_batch_images: most images in one predict_batch request [variable].
+        decode_threads: images decoded at the same time [variable].
+        decode_memory_bytes: what the images that are being decoded may take together [variable].
+        body_memory_bytes: what bodies that were received may take together [variable].
+        max_in_flight: images being worked on at the same time; None leaves it to the models [variable].
+        max_connections: open connections of one HTTP worker [variable].
+        header_timeout_ms: from a request's first byte to the end of its header [variable].
+        keep_alive_ms: a connection without a request is closed after so long [variable].
+        log_format: one line an event, as text or JSON [variable].
+        access_log: whether each request is logged [variable].
+        workers: HTTP worker processes.
+        start_timeout_seconds: how long models may take to answer for the first time.
+        grace_seconds: how long requests in flight may take after SIGTERM.
+        drain_seconds: how long requests are still taken after SIGTERM, while /readyz says that it is not ready.
+        most_restarts: how often Triton, or a worker, is started again within two minutes.
+        tls: the HTTP port's certificate and key; None for plain HTTP.
+        token_digests: of the bearer tokens, one of which a client must send (RRR_TOKEN or RRR_TOKEN_FILE); none: all
+            are answered. The tokens themselves are kept nowhere.
+        private_folder: where the supervisor of `rrr serve` tells its workers what they share; None without one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    repository: Path = DEFAULT_REPOSITORY
+    triton_url: str | None = None
+    triton_metrics_url: str | None = None
+    default_model: str | None = None
+    request_timeout_ms: int = Field(default=10_000, ge=1, le=_LONGEST_MS)
+    max_request_timeout_ms: int = Field(default=60_000, ge=1, le=_LONGEST_MS)
+    max_body_bytes: int = Field(default=10 * 2**20, ge=1024, le=2**30)
+    max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=2**28)
+    max_batch_images: int = Field(default=32, ge=1, le=1024)
+    decode_threads: int = Field(default_factory=lambda: max(2, available_cores()), ge=1, le=64)
+    decode_memory_bytes: int = Field(default=192 * 2**20, ge=2**20, le=2**40)
+    body_memory_bytes: int = Field(default=64 * 2**20, ge=2**20, le=2**40)
+    max_in_flight: int | None = Field(default=None, ge=1, le=2**20)
+    max_connections: int = Field(default=4096, ge=1, le=2**20)
+    header_timeout_ms: int = Field(default=8_000, ge=1, le=_LONGEST_MS)
+    keep_alive_ms: int = Field(default=75_000, ge=1, le=_LONGEST_MS)
+    log_format: Format = "text"
+    access_log: bool = False
+    workers: int = Field(default=1, ge=1, le=64)
+    start_timeout_seconds: int = Field(default=120, ge=1)
+    grace_seconds: int = Field(default=30, ge=0)
+    drain_seconds: float = Field(default=1.0, ge=0, le=600)
+    most_restarts: int = Field(default=DEFAULT_RESTARTS, ge=0, le=1000)
+    tls: TlsFiles | None = None
+    token_digests: tuple[str, ...] = Field(default=(), repr=False)
+    private_folder: Path | None = None
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str], **flags: Any) -> Self:
+        """What the flags say and, where there is none, the RRR_ variables.
+
+        Raises:
+            UsageError: a variable has a value that is not allowed; names it.
+        """
+        values: dict[str, Any] = {}
+        for name, field in cls.model_fields.items():
+            text = environ.get(variable := f"RRR_{name.upper()}", "")
+            if text and name not in _NOT_VARIABLES:
+                bounds = [bound for bound in field.metadata if isinstance(bound, Ge | Le)]
+                values[name] = _whole_number(text, variable, bounds) if bounds else text
+        values["access_log"] = values.get("access_log") == "1"
+        values |= flags
+        values.setdefault("token_digests", digests_of(tokens_of(environ)))
+        config = cls(**values)
+        for small, large, message in (
+            ("request_timeout_ms", "max_request_timeout_ms", "{0}, more than {1}: lower the first or raise the second"),
+            ("max_body_bytes", "body_memory_bytes", "{1}, less than {0}: raise the first or lower the second"),
+        ):
+            if getattr(config, small) > getattr(config, large):
+                raise UsageError(message.format(*(f"RRR_{n.upper()} ({getattr(config, n)})" for n in (small, large))))
+        if config.triton_url is not None:
+            from_variable = environ.get("RRR_TRITON_URL") == config.triton_url
+            check_address(config.triton_url, "RRR_TRITON_URL" if from_variable else "--triton-url")
+        return config
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """What `write` wrote."""
+        return cls.model_validate_json(path.read_bytes())
+
+    def write(self, path: Path) -> None:
+        """For the workers, in a folder that only this user can enter."""
+        write_atomically(path, self.model_dump_json().encode())
+
+
+def _whole_number(text: str, variable: str, bounds: list[Ge | Le]) -> int:
+    low, high = (next(int(str(getattr(bound, key))) for bound in bounds if hasattr(bound, key)) for key in ("ge", "le"))
+    if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+        raise UsageError(f"{variable} is {text!r}: expected a whole number from {low} to {high}")
+    return int(text)

@@ -1,0 +1,218 @@
+"""The two lives of a worker: beside a supervisor that keeps Triton (`rrr serve`), or alone (`bentoml serve`)."""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import bentoml
+import httpx
+
+from rrrbuild.repository_document import read_repository
+from rrrnet import __version__
+from rrrnet.errors import CheckFailedError
+from rrrserve.api.admission import Admission, BodyMemory, default_in_flight
+from rrrserve.api.data_plane import DataPlane
+from rrrserve.api.decoding import DecodePool
+from rrrserve.api.readiness import Readiness
+from rrrserve.api.routes import Backend, Routes
+from rrrserve.config.service_config import ServiceConfig
+from rrrserve.metrics import instruments, multiprocess
+from rrrserve.stamps import environment
+from rrrserve.state.shared_state import FIRST_VERSION, STATE, SharedState
+from rrrserve.triton.breaker import TritonLink
+from rrrserve.triton.client import TritonError
+from rrrserve.triton.keeper import TritonKeeper, watch_for_ever
+from rrrserve.triton.release import age_warning
+from rrrserve.triton.server import TritonServer
+from rrrserve.versions.catalogue import backends_of, default_model
+from rrrserve.versions.version import Version, read_version
+from rrrserve.worker.following import keep_following
+
+log = logging.getLogger("rrrserve")
+
+
+class Life(Protocol):
+    """What BentoML's start and end of a worker begin and end."""
+
+    async def start(self) -> None:
+        """Connect to Triton; returns before the models are loaded."""
+
+    async def stop(self) -> None:
+        """Close what was opened."""
+
+
+class Answering:
+    """What both lives have: the backend that the routes answer from, and the work beside the requests."""
+
+    def __init__(self, config: ServiceConfig, routes: Routes) -> None:
+        self._config = config
+        self._routes = routes
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def begin(self, *work: Coroutine[Any, Any, None], tells_age: bool) -> None:
+        """Make what every version shares, and begin work beside the requests.
+
+        Args:
+            work: never needs to end; cancelled by `end`.
+            tells_age: whether this worker warns of an old Triton: one of several does.
+        """
+        config = self._config
+        self._pool = DecodePool(
+            config.decode_threads, max_pixels=config.max_pixels, memory_bytes=config.decode_memory_bytes
+        )
+        self._http = httpx.AsyncClient(timeout=5.0, trust_env=False)
+        self._body_memory = BodyMemory(config.body_memory_bytes)
+        # Looking around takes 0.2 s, which no request shall wait for: claims of GET /v1/models are compared with it.
+        for task in (*work, self._publish_build_info(tells_age), _look_around()):
+            self._tasks.append(asyncio.create_task(task))
+        if (folder := multiprocess.folder_in_use()) is not None:
+            multiprocess.forget_gauges_of_the_dead(folder)
+
+    def open(self, version: Version, state: SharedState) -> None:
+        """Connect to a version's Triton, and let new requests be answered by it."""
+        client = TritonLink(version.triton_url, state)
+        data_plane = DataPlane(version.repository, version.default, client, self._pool, state)
+        largest = max(model.max_batch_size for model in version.repository.models)
+        instruments.SUPERVISION.state = state
+        instruments.SUPERVISION.repository = version.repository.short_digest
+        most = self._config.max_in_flight or default_in_flight(largest)
+        self._routes.open(
+            Backend(
+                self._config,
+                replace(version.repository, path=version.source),
+                data_plane,
+                Readiness(data_plane),
+                version.triton_metrics_url or self._config.triton_metrics_url,
+                self._http,
+                Admission(state, most, batch_images=largest),
+                self._body_memory,
+            )
+        )
+
+    @property
+    def data_plane(self) -> DataPlane | None:
+        """What requests are answered with now."""
+        return self._routes.backend.data_plane if self._routes.backend else None
+
+    async def end(self) -> None:
+        """Close the connections; nothing is answered any more."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        plane, self._routes.backend = self.data_plane, None
+        if plane is not None:
+            await plane.client.close()
+        await self._http.aclose()
+        self._pool.close()
+
+    async def _publish_build_info(self, tells_age: bool) -> None:
+        """Set the info metric once Triton can tell its version."""
+        while (plane := self.data_plane) is not None:
+            try:
+                version = await plane.client.server_version(timeout_seconds=1.0)
+            except TritonError:
+                await asyncio.sleep(0.2)
+                continue
+            instruments.BUILD_INFO.labels(__version__, version, bentoml.__version__).set(1)
+            if tells_age and (warning := age_warning(version)) is not None:
+                log.warning("%s", warning)
+            return
+
+
+class Supervised:
+    """Answers from the version that the supervisor names, and changes over when it names another."""
+
+    def __init__(self, config: ServiceConfig, routes: Routes, folder: Path, slot: int) -> None:
+        """Prepare.
+
+        Args:
+            config: of the service.
+            routes: what answers.
+            folder: the service's private folder.
+            slot: this worker's number, from 1.
+        """
+        self._folder = folder
+        self._slot = slot
+        self._answering = Answering(config, routes)
+
+    async def start(self) -> None:
+        """See `Life`."""
+        self._state = SharedState.of_service(self._folder / STATE, self._slot)
+        self._answering.begin(keep_following(self._follow), tells_age=self._slot == 1)
+        self._answer_from(self._state.use_current_version())
+
+    def _answer_from(self, number: int) -> None:
+        version = read_version(self._folder, number)
+        names = [model.name for model in version.repository.models]
+        self._answering.open(version, self._state.of_version(number, names))
+        self._number = number
+
+    async def _follow(self) -> None:
+        """Change over to the version that is named now, and let go of the one before when nothing uses it."""
+        self._state.use_version(self._number)
+        number, before = self._state.version, self._answering.data_plane
+        if number != self._number and before is not None:
+            self._answer_from(number)
+            await before.until_unused()
+            await before.client.close()
+
+    async def stop(self) -> None:
+        """See `Life`."""
+        await self._answering.end()
+
+
+class Alone:
+    """Answers from one repository for good, and sees to Triton itself, unless one is given."""
+
+    def __init__(self, config: ServiceConfig, routes: Routes) -> None:
+        """Read the repository: a mistake is told before anything starts.
+
+        Raises:
+            RRRError: there is no such repository, or not with this default model.
+        """
+        self._config = config
+        self._repository = read_repository(config.repository)
+        self._default = default_model(self._repository, config.default_model)
+        self._answering = Answering(config, routes)
+        self._triton: TritonServer | None = None
+
+    async def start(self) -> None:
+        """See `Life`."""
+        models = self._repository.models
+        url, metrics_url = self._config.triton_url, self._config.triton_metrics_url
+        state = SharedState.in_process([model.name for model in models])
+        if url is None:
+            self._triton = TritonServer(self._repository.path, backends_of(self._repository))
+            work = self._keep(self._triton, state)
+            url, metrics_url = self._triton.url, self._triton.metrics_url
+        else:
+            work = watch_for_ever(url, models, state)
+        self._answering.begin(work, tells_age=True)
+        path = self._repository.path
+        self._answering.open(Version(FIRST_VERSION, self._repository, path, self._default, url, metrics_url), state)
+
+    async def _keep(self, triton: TritonServer, state: SharedState) -> None:
+        """Keep Triton running; when that is given up, end this worker: `bentoml serve` then starts both again."""
+        timeout, most = self._config.start_timeout_seconds, self._config.most_restarts
+        models = self._repository.models
+        keeper = TritonKeeper(triton, models, state, most_restarts=most, start_timeout_seconds=timeout)
+        try:
+            await keeper.run()
+        except CheckFailedError as error:
+            log.critical("%s", error)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    async def stop(self) -> None:
+        """See `Life`."""
+        await self._answering.end()
+        if self._triton is not None:
+            await self._triton.stop()
+
+
+async def _look_around() -> None:
+    await asyncio.to_thread(environment.describe)
