@@ -25,16 +25,6 @@ class Uncertainty(BaseModel):
     agreement: float = Field(description="share of members whose label is the ensemble's")
 
 
-class Result(BaseModel):
-    """What is told about one image."""
-
-    predictions: list[Probability] = Field(description="the ensemble's most probable labels, best first")
-    uncertainty: Uncertainty
-    members: list[Probability] = Field(
-        default_factory=list, description="each member's own label; only where members=true asks for them"
-    )
-
-
 class AnsweredBy(BaseModel):
     """The model that answered."""
 
@@ -45,14 +35,25 @@ class AnsweredBy(BaseModel):
     repository: str = Field(description="which version of the repository answered")
 
 
-class Milliseconds(BaseModel):
-    """What a request spent."""
+class Problem(BaseModel):
+    """Why there is no result."""
 
-    read: float
-    decode: float
-    preprocess: float
-    inference: float
-    total: float
+    code: str = Field(json_schema_extra={"enum": list(ERRORS)})
+    message: str
+    request_id: str = Field(default="", description="not of a single image of several")
+
+
+class Error(BaseModel):
+    """The one shape of errors."""
+
+    error: Problem
+
+
+Best = Annotated[list[Probability], Field(description="the ensemble's most probable labels, best first")]
+Members = Annotated[
+    list[Probability],
+    Field(default_factory=list, description="each member's own label; only where members=true asks for them"),
+]
 
 
 class Envelope(BaseModel):
@@ -60,40 +61,25 @@ class Envelope(BaseModel):
 
     request_id: str
     model: AnsweredBy
-    timing_ms: Milliseconds
+    timing_ms: dict[str, float]
 
 
-class Answer(Envelope, Result):
+class Answer(Envelope):
     """The answer to one image."""
 
-
-class Problem(BaseModel):
-    """Why there is no answer."""
-
-    code: str = Field(json_schema_extra={"enum": list(ERRORS)})
-    message: str
-
-
-class Refusal(Problem):
-    """Why a request got no answer."""
-
-    request_id: str
-
-
-class Error(BaseModel):
-    """The one shape of errors."""
-
-    error: Refusal
+    predictions: Best
+    uncertainty: Uncertainty
+    members: Members
 
 
 class Item(BaseModel):
     """What is told about one of several images: a result or an error."""
 
     # No union of two models: BentoML's clients know only the first one of such.
-    predictions: list[Probability] = Field(default_factory=list)
+    predictions: Best = Field(default_factory=list)
     uncertainty: Uncertainty | None = None
-    members: list[Probability] = Field(default_factory=list)
-    error: Problem | None = Field(default=None, description="why there is no result")
+    members: Members
+    error: Problem | None = None
 
 
 class BatchAnswer(Envelope):

@@ -1,9 +1,10 @@
 """The service as BentoML knows it: what `bentoml serve`, `bentoml build` and BentoML's clients work with."""
 
 import functools
+import json
 from http import HTTPStatus
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import bentoml
 import httpx
@@ -100,14 +101,16 @@ def make_service(config: ServiceConfig, routes: Routes, *, slot: int = 1) -> Ben
             self, ctx: bentoml.Context, image: Path, top_k: int | None = None, members: bool = False
         ) -> Answer:
             """Classify one image: JPEG, PNG or WebP."""
-            return await _ask(application, "/predict", ctx, {"image": [image]}, top_k, members, Answer)
+            options = {"top_k": top_k, "members": members}
+            return await _ask(application, ctx, [("image", image)], options, Answer)
 
         @bentoml.api  # type: ignore[untyped-decorator]
         async def predict_batch(
             self, ctx: bentoml.Context, images: list[Path], top_k: int | None = None, members: bool = False
         ) -> BatchAnswer:
             """Classify several images; one that cannot be used gets an error in its place."""
-            return await _ask(application, "/predict_batch", ctx, {"images": images}, top_k, members, BatchAnswer)
+            options = {"top_k": top_k, "members": members}
+            return await _ask(application, ctx, [("images", image) for image in images], options, BatchAnswer)
 
     service = bentoml.service(
         name="rrr",
@@ -126,20 +129,18 @@ def make_service(config: ServiceConfig, routes: Routes, *, slot: int = 1) -> Ben
 
 async def _ask(
     application: ASGIApp,
-    path: str,
     context: bentoml.Context,
-    images: dict[str, list[Path]],
-    top_k: int | None,
-    members: bool,
+    images: list[tuple[str, Path]],
+    options: dict[str, Any],
     shape: type[_AnswerT],
 ) -> _AnswerT:
     """Ask our own route from inside the process: with the same limits, and counted like any other request."""
-    files = [(field, image.read_bytes()) for field, paths in images.items() for image in paths]
-    query = {"members": str(members).lower()} | ({} if top_k is None else {"top_k": str(top_k)})
-    headers = {name: context.request.headers[name] for name in _FORWARDED if name in context.request.headers}
+    files = [(field, image.read_bytes()) for field, image in images]
+    data = {name: json.dumps(value) for name, value in options.items()}
+    headers = {name: value for name, value in context.request.headers.items() if name in _FORWARDED}
     transport = httpx.ASGITransport(application)
-    async with httpx.AsyncClient(transport=transport, base_url="http://rrr", timeout=None) as client:  # noqa: S113
-        answer = await client.post(path, files=files, params=query, headers=headers)
+    async with httpx.AsyncClient(transport=transport, timeout=None) as client:  # noqa: S113  the deadline is the route's
+        answer = await client.post(f"http://rrr{context.request.url.path}", files=files, data=data, headers=headers)
     if answer.is_error:
         raise BentoMLException(answer.text, error_code=HTTPStatus(answer.status_code))
     return shape.model_validate_json(answer.content)
