@@ -34,7 +34,7 @@ AUDIT := .venv/audit
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NAMES := sed -u -n -E 's/^ *Collecting ([^ ]+).*/    \1/p; s/^Installing collected packages.*/    unpacking .../p'
 
-.PHONY: help setup prometheus demo observe verify quick test nightly chaos fuzz overload soak lint browser format lock audit sbom wheel bento image clean
+.PHONY: help setup prometheus demo observe verify quick test nightly chaos fuzz overload soak lint layout browser format lock audit sbom wheel bento image clean
 
 help: ## List these targets.
 	@sed -n -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -105,6 +105,9 @@ lint: setup ## Check style, format, types and who imports whom.
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+layout: setup ## Draw the rooms of docs/layout.md anew, from the imports.
+	@$(BIN)/python docs/layout.py
 
 browser: setup ## Look at rrr report's page in a real Chromium: apt install chromium.
 	@$(BIN)/python -m pytest tests/browser/browser_report.py

@@ -1,7 +1,7 @@
 """The picture of the rooms in docs/layout.md, drawn from the imports (`make layout`); a test compares it.
 
 An arrow says that a room imports another. One that follows from others (a -> c beside a -> b -> c) is left out, so that
-the picture shows the order of the rooms and not the 60 arrows that there are.
+the picture shows the order of the rooms and not all of the hundred arrows.
 """
 
 from pathlib import Path
@@ -46,7 +46,9 @@ def without_shortcuts(found: Arrows) -> Arrows:
 def picture() -> str:
     """Mermaid's text."""
     lines = [
-        f"  {room} --> {other}" for room, others in sorted(without_shortcuts(arrows()).items()) for other in sorted(others)
+        f"  {room} --> {other}"
+        for room, others in sorted(without_shortcuts(arrows()).items())
+        for other in sorted(others)
     ]
     return "\n".join([BEGIN, "```mermaid", "flowchart TD", *lines, "```", END])
 
