@@ -21,7 +21,7 @@ SPLITS = ("test", "train", "all")
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluatedModel:
     """What is evaluated: a checkpoint through PyTorch or an engine through its runtime."""
 
     name: str
@@ -54,7 +54,7 @@ class Predictions:
     data_matches: bool
 
 
-def open_subject(path: Path) -> Subject:
+def open_model(path: Path) -> EvaluatedModel:
     """The checkpoint or engine at `path`, ready to predict.
 
     Raises:
@@ -72,7 +72,7 @@ def open_subject(path: Path) -> Subject:
         message = f"{path} is neither a checkpoint (no {DOCUMENT}) nor an engine (no {MANIFEST})"
         raise ArtifactError(f"{message}; make one with rrr train or rrr build")
     data = data or {}
-    return Subject(
+    return EvaluatedModel(
         source.name,
         target,
         path,
@@ -85,7 +85,7 @@ def open_subject(path: Path) -> Subject:
     )
 
 
-def predict(subject: Subject, data: Path | None, split: str) -> Predictions:
+def predict(subject: EvaluatedModel, data: Path | None, split: str) -> Predictions:
     """Run the subject over a part of a data set, with progress on the terminal.
 
     Args:

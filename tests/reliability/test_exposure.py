@@ -246,11 +246,6 @@ def test_older_tls_and_plain_http_get_nothing(exposed: Exposed) -> None:
         httpx.get(f"http://127.0.0.1:{exposed.port}/livez", trust_env=False)
 
 
-def test_who_never_shakes_hands_is_closed_in_about_the_time_for_a_header(exposed: Exposed) -> None:
-    with socket.create_connection(("127.0.0.1", exposed.port), timeout=40) as silent:  # an event loop's own: 60 s
-        assert silent.recv(1) == b""
-
-
 def test_rrr_predict_sends_the_token_and_trusts_the_authority(
     exposed: Exposed, tmp_path: Path, png: Callable[[int], bytes]
 ) -> None:

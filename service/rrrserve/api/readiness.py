@@ -31,7 +31,7 @@ class Readiness:
         state = self._data_plane.state
         if state.draining:
             return "the service is stopping"
-        if not state.triton_up:
+        if not state.triton.up:
             return "Triton does not answer"
         if not self._stale():
             return None

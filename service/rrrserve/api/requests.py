@@ -1,20 +1,18 @@
-"""From an HTTP request to checked values: body bytes, images, options, deadline, request id."""
+"""From an HTTP request to checked values: request id, options, deadline, images."""
 
 import asyncio
 import base64
 import binascii
+import functools
 import json
 import re
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
-from starlette.requests import ClientDisconnect
-from starlette.types import Receive
-
-from rrrserve.api.admission import BodyMemory
 from rrrserve.api.errors import APIError
 from rrrserve.api.multipart import Part, parse_multipart
 
@@ -40,6 +38,7 @@ _READ_ONCE = (
 _STRUCTURE = (b"{", b"[", b",")
 _MOST_STRUCTURE = 2048
 _MOST_SHOWN = 40
+_INLINE_BYTES = 64 * 1024  # a larger body is taken apart on a thread, so that the event loop keeps answering
 _NO_VALUE = ("", "null")  # what Swagger UI and BentoML's clients send for an option that was not given
 
 
@@ -119,51 +118,6 @@ def options_of(query: Iterable[tuple[str, str]], *, num_classes: int) -> Options
     return Options(int(top_k) if top_k else min(DEFAULT_TOP_K, num_classes), values.get("members") == "true")
 
 
-async def read_body(receive: Receive, headers: Headers, *, max_bytes: int, memory: BodyMemory) -> bytes:
-    """The whole body, refused as soon as it is known to be too large.
-
-    Args:
-        receive: the request's.
-        headers: the request's.
-        max_bytes: largest body.
-        memory: what all bodies may take together; that of this body stays counted, for the caller to give back.
-
-    Raises:
-        APIError: `body_too_large`, `encoding_not_supported`, or `overloaded`.
-        ClientDisconnect: the client went away.
-    """
-    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise APIError("encoding_not_supported", "send the body as it is, without Content-Encoding")
-    if headers.get(b"transfer-encoding", b"chunked").strip().lower() != b"chunked":
-        raise APIError("encoding_not_supported", "the only Transfer-Encoding that is read here is chunked")
-    announced = headers.get(b"content-length", b"0")
-    if announced.isdigit() and int(announced) > max_bytes:
-        raise APIError("body_too_large", f"the body has {int(announced)} bytes: at most {max_bytes} are allowed")
-    chunks: list[bytes] = []
-    task = cast("asyncio.Task[Any]", asyncio.current_task())
-    coming = memory.begin(task.cancel)
-    try:
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            chunk = message.get("body", b"")
-            if coming.size + len(chunk) > max_bytes:
-                raise APIError("body_too_large", f"the body is larger than the {max_bytes} bytes that are allowed")
-            coming.take(len(chunk))
-            chunks.append(chunk)
-            if not message.get("more_body", False):
-                coming.finish()
-                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-    except BaseException as error:  # whatever ends the reading, a cancellation too
-        coming.drop()
-        if coming.gave_way and isinstance(error, asyncio.CancelledError):
-            if task.uncancel():  # somebody else ends it too: the deadline, or a stop
-                raise
-            raise APIError("overloaded", "the body came too slowly: the memory for bodies is used up") from None
-        raise
-
-
 @dataclass(frozen=True)
 class Unpacked:
     """What a body holds: 1 or more encoded images, and options as in a query."""
@@ -172,7 +126,7 @@ class Unpacked:
     options: Sequence[tuple[str, str]] = ()
 
 
-def unpack(body: bytes, headers: Headers, *, field: str, most: int, options: Sequence[str] = ()) -> Unpacked:
+def contents_of(body: bytes, headers: Headers, *, field: str, most: int, options: Sequence[str] = ()) -> Unpacked:
     """The encoded images of a request, and its options where the body may hold some.
 
     Args:
@@ -209,6 +163,16 @@ def unpack(body: bytes, headers: Headers, *, field: str, most: int, options: Seq
         )
         raise APIError(code, f"{number} images: {what}")
     return unpacked
+
+
+async def unpack(
+    body: bytes, headers: Headers, *, field: str, most: int, options: Sequence[str], threads: Executor
+) -> Unpacked:
+    """`contents_of`, for a large body on one of `threads`."""
+    work = functools.partial(contents_of, body, headers, field=field, most=most, options=options)
+    if len(body) <= _INLINE_BYTES:
+        return work()
+    return await asyncio.get_running_loop().run_in_executor(threads, work)
 
 
 def _from_parts(parts: list[Part], field: str, options: Sequence[str]) -> Unpacked:

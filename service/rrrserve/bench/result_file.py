@@ -1,4 +1,4 @@
-"""A result of `rrr bench --out` as claims read it: checked as a whole before anything is computed from it."""
+"""A result of `rrr bench --out`, as claims and reports read it: checked as a whole before anything is computed."""
 
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ _MAX_HISTOGRAM_CHARACTERS = 1 << 18  # three digits from 1 us to an hour take le
 
 # Sums and products of such numbers stay finite.
 Count = Annotated[int, Field(ge=0, le=1 << 53)]
-Figure = Annotated[float, Field(ge=0, le=1e12)]
+Amount = Annotated[float, Field(ge=0, le=1e12)]
 Limit = Annotated[float, Field(ge=1e-6, le=1e12)]
 
 
@@ -27,8 +27,8 @@ class Round(_Part):
     """One turn: answered requests, their mean latency, how long it took, and their histogram as text."""
 
     ok: Count
-    mean_ms: Figure | None
-    wall_seconds: Figure
+    mean_ms: Amount | None
+    wall_seconds: Amount
     histogram: Annotated[str, Field(max_length=_MAX_HISTOGRAM_CHARACTERS)]
 
     @model_validator(mode="after")
@@ -54,23 +54,37 @@ class _Subject(_Part):
         return ", ".join(word for word in words if word)
 
 
-class Run(_Subject):
-    """One load on one model."""
+class BenchRun(_Subject):
+    """One load on one model: figures of all rounds together, latencies in milliseconds, rates in answers a second."""
 
     mode: Literal["closed", "open"]
     concurrency: Count | None = None
-    rate_per_second: Figure | None = None
+    rate_per_second: Amount | None = None
     errors: dict[str, Count]
     rounds: list[Round]
+    ok: Count
+    throughput: Amount
+    mean_ms: Amount | None = None
+    p50_ms: Amount | None = None
+    p90_ms: Amount | None = None
+    p95_ms: Amount | None = None
+    p99_ms: Amount | None = None
+    p999_ms: Amount | None = None
+    max_ms: Amount | None = None
 
     @property
-    def load(self) -> str:
+    def load(self) -> float:
+        """Requests under way, or requests sent a second."""
+        return float((self.concurrency if self.mode == "closed" else self.rate_per_second) or 0)
+
+    @property
+    def load_text(self) -> str:
         """Level and load in words."""
-        return f"{self.level} at {self.concurrency if self.mode == 'closed' else f'{self.rate_per_second:g}/s'}"
+        return f"{self.level} at {self.load:g}{'' if self.mode == 'closed' else '/s'}"
 
     @property
-    def ok(self) -> int:
-        """Answered requests."""
+    def answered(self) -> int:
+        """Requests that the rounds hold the latencies of."""
         return sum(entry.ok for entry in self.rounds)
 
     @property
@@ -79,31 +93,40 @@ class Run(_Subject):
         return sum(self.errors.values())
 
     @model_validator(mode="after")
-    def _has_its_load(self) -> "Run":
-        name = "concurrency" if self.mode == "closed" else "rate_per_second"
-        if not getattr(self, name):
+    def _has_its_load(self) -> "BenchRun":
+        if not self.load:
+            name = "concurrency" if self.mode == "closed" else "rate_per_second"
             raise ValueError(f"a run of mode {self.mode} needs {name}, above 0")
         return self
 
 
-class Trial(_Part):
+class TriedRate(_Part):
     """One rate that a search tried; `ok` if it kept the limit without an error."""
 
     rate_per_second: Limit
-    p99_ms: Figure | None = None
+    p99_ms: Amount | None = None
     errors: Count = 0
     requests: Count
     ok: bool
 
 
-class Search(_Subject):
-    """The search for the highest rate whose 99th percentile keeps a limit."""
+class HighestRate(_Subject):
+    """What the search for the highest rate whose 99th percentile keeps a limit found."""
 
     p99_ms_limit: Limit
     rate_per_second: Limit | None
-    p99_ms: Figure | None = None
+    p99_ms: Amount | None = None
     reason: str = ""
-    tried: list[Trial]
+    tried: list[TriedRate]
+
+
+class ClientLimit(_Part):
+    """What the load generator could have sent at most."""
+
+    limit_requests_per_second: Amount | None = None
+    largest_share_of_limit: Amount | None = None
+    bottleneck: bool = False
+    warnings: list[str] = []
 
 
 def _aware(text: str) -> str:
@@ -112,19 +135,20 @@ def _aware(text: str) -> str:
     return text
 
 
-class Result(_Part):
-    """What claims read of a result (docs/bench.md has all of it)."""
+class BenchResult(_Part):
+    """What claims and reports read of a result (docs/bench.md has all of it)."""
 
     format: Literal[1]
     kind: Literal["rrr-bench"]
     command: str = "rrr bench"
     started: Annotated[str, AfterValidator(_aware)]
     environment: Environment
-    runs: list[Run]
-    highest_rate: list[Search] = []
+    client: ClientLimit = ClientLimit()
+    runs: list[BenchRun]
+    highest_rate: list[HighestRate] = []
 
 
-def read_result(path: Path) -> Result:
+def read_result(path: Path) -> BenchResult:
     """Read and check a result file.
 
     Raises:
@@ -138,7 +162,7 @@ def read_result(path: Path) -> Result:
     if len(data) > _MAX_BYTES:
         raise ArtifactError(f"{path} is larger than {_MAX_BYTES >> 20} MiB: not a result of rrr bench")
     try:
-        return Result.model_validate_json(data)
+        return BenchResult.model_validate_json(data)
     except ValidationError as error:
         first: Any = error.errors()[0]
     place = ".".join(str(part) if str(part).isprintable() else repr(part) for part in first["loc"])
