@@ -117,7 +117,7 @@ def make_service(config: ServiceConfig, routes: Routes, *, slot: int = 1) -> Ben
         monitoring={"enabled": False},
         tracing={"excluded_urls": ".*"},
     )(RRRNet)
-    service._import_str = "rrrserve.bento:RRRService"  # BentoML's own guess is this module; it sets what it loads itself
+    service._import_str = "rrrserve.bento:RRRService"  # else it is sought in this module
     service.application = application
     routes.schema = functools.cache(service.schema)  # it takes 40 ms
     return cast(BentoService, service)
