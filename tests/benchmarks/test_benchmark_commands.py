@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-import decoding
 import performance
 from rrrbench import peak
 from rrrbench.names import BASELINE, ENSEMBLE, SINGLE
@@ -90,23 +89,6 @@ def test_the_hops_of_a_request_add_up_to_the_whole(cache: Path) -> None:
     assert sum(map(float, rows.values())) == pytest.approx(whole, rel=0.1)
     assert "1 at once" in done.stdout
     assert "errors none" in done.stdout
-
-
-@pytest.mark.nightly
-def test_the_decoding_benchmark_compares_pixels_labels_and_times(cache: Path) -> None:
-    printed, document = run("decoding.py", cache)
-    (photo,), (letters,) = document["photos"], document["letters"]
-    assert photo["scale"] == {"full": 1, "1x": 4, "2x": 2, "4x": 1}
-    assert photo["times_ms"].keys() == photo["scale"].keys()
-    assert photo["difference"]["full"] == photo["difference"]["4x"] == {"max": 0, "mean": 0}
-    assert 0 < photo["difference"]["2x"]["mean"] < photo["difference"]["1x"]["mean"] < 5
-    assert (letters["images"], letters["labels_changed"]["full"]) == (4, 0)
-    assert "| 200 x 160 | 32 |" in printed
-
-
-def test_the_published_tables_of_decoding_are_those_of_the_result_file() -> None:
-    page = (ROOT / "docs" / "tuning.md").read_text()
-    assert decoding.tables(json.loads((RESULTS / "decoding.json").read_text())) in page
 
 
 @pytest.mark.nightly
