@@ -15,7 +15,7 @@ import performance
 from rrrbench import peak
 from rrrbench.names import BASELINE, ENSEMBLE, SINGLE
 from rrrbench.servers import running
-from rrrbench.summary import speed_summary
+from rrrbench.summary import demo_summary, speed_summary
 from rrrnet.errors import CheckFailedError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -160,11 +160,11 @@ def test_the_published_figures_are_those_of_the_result_file(name: str) -> None:
     assert written == performance.figures(name, document)
 
 
-def test_the_readmes_figures_of_speed_are_those_of_the_result_files() -> None:
-    begin, end = performance.marks("speed")
-    written = performance.README.read_text().split(begin)[1].split(end)[0].strip()
-    engine, peers = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("engine", "peers"))
-    assert written == speed_summary(engine, peers)
+def test_the_readmes_figures_are_those_of_the_result_files() -> None:
+    engine, peers, demo = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("engine", "peers", "demo"))
+    for name, text in (("speed", speed_summary(engine, peers)), ("demo", demo_summary(demo))):
+        begin, end = performance.marks(name)
+        assert performance.README.read_text().split(begin)[1].split(end)[0].strip() == text
 
 
 def test_the_published_plots_are_small() -> None:

@@ -204,16 +204,18 @@ def test_each_token_of_the_file_is_good(exposed: Exposed, png: Callable[[int], b
     assert exposed.ask("/v1/models", token=None, headers={"Authorization": f"bearer  {token}"}).status_code == 200
 
 
-def test_only_the_two_probes_need_no_token(exposed: Exposed) -> None:
-    paths = ["/v1/models", "/metrics", "/metrics/triton", "/docs.json", "/nowhere", "/", "/livez/", "/v1/predict"]
+def test_only_the_two_probes_and_the_empty_page_need_no_token(exposed: Exposed) -> None:
+    paths = ["/v1/models", "/metrics", "/metrics/triton", "/docs.json", "/schema.json", "/nowhere", "/livez/"]
+    paths += ["/v1/predict", "/predict", "/predict_batch", "/docs/"]
     assert {path: exposed.ask(path, token=None).status_code for path in paths} == dict.fromkeys(paths, 401)
-    assert [exposed.ask(path, token=None).status_code for path in ("/livez", "/readyz")] == [200, 200]
+    assert [exposed.ask(path, token=None).status_code for path in ("/livez", "/readyz", "/docs")] == [200, 200, 200]
     assert exposed.ask("/metrics").status_code == 200
     described = exposed.ask("/docs.json").json()
     assert described["security"] == [{"token": []}]
     assert [path for path, item in described["paths"].items() if item.get("get", {}).get("security") == []] == [
         "/livez",
         "/readyz",
+        "/docs",
     ]
     assert 'rrr_requests_rejected_total{reason="unauthorized"}' in exposed.ask("/metrics").text
 

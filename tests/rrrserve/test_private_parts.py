@@ -1,4 +1,4 @@
-"""Parts of uvicorn and prometheus_client that are no public API, and that we override or use: still there?
+"""Parts of uvicorn, prometheus_client and BentoML that are no public API, and that we override or use: still there?
 
 Their versions have upper bounds in pyproject.toml. Whoever raises one and fails here looks at what moved: most of it
 would switch something off without an error, such as giving up work for a client that has gone.
@@ -11,6 +11,8 @@ from typing import Any
 import prometheus_client
 import pytest
 import uvicorn
+from bentoml._internal.container import BentoMLContainer
+from bentoml._internal.context import server_context
 from prometheus_client import multiprocess
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
@@ -78,3 +80,8 @@ def test_prometheus_client_names_a_workers_files_by_what_we_say(
     assert [path.name for path in tmp_path.iterdir()] == ["counter_7.db"]
     assert parameters(multiprocess.MultiProcessCollector.merge)[0] == "files"
     assert parameters(multiprocess.mark_process_dead) == ["pid", "path"]
+
+
+def test_bentoml_has_a_workers_context_that_can_be_set() -> None:
+    assert isinstance(BentoMLContainer.development_mode.get(), bool)
+    assert {"worker_index", "service_name", "service_type", "bento_name", "bento_version"} <= set(dir(server_context))

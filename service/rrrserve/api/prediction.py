@@ -5,6 +5,7 @@ What it needs on its way is a `Backend`, which is there once the service has sta
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from rrrserve.api.bodies import BodyMemory, ComingBody, read_body, this_task
 from rrrserve.api.data_plane import DataPlane, Timing
 from rrrserve.api.endpoint import Exchange, Reply, to_json
 from rrrserve.api.errors import APIError
-from rrrserve.api.requests import Options, options_of, timeout_ms, unpack
+from rrrserve.api.requests import Options, Unpacked, options_of, timeout_ms, unpack
 from rrrserve.config.service_config import ServiceConfig
 from rrrserve.stamps.model_list import ModelList
 from rrrserve.state.shared_state import Phase
@@ -64,8 +65,14 @@ class Asked(NamedTuple):
         return self.deadline - time.perf_counter()
 
 
-async def predict(backend: Backend, exchange: Exchange, *, batch: bool) -> Reply:
+async def predict(backend: Backend, exchange: Exchange, *, batch: bool, body_options: Sequence[str] = ()) -> Reply:
     """Answer with one image's labels, or in a batch with each image's; there an unusable one gives an error item.
+
+    Args:
+        backend: what answers.
+        exchange: the request.
+        batch: whether several images are asked about.
+        body_options: options that the body may hold beside the images.
 
     Raises:
         APIError: there is no answer.
@@ -78,10 +85,13 @@ async def predict(backend: Backend, exchange: Exchange, *, batch: bool) -> Reply
         with backend.body_memory.begin(this_task().cancel) as coming:
             try:
                 async with asyncio.timeout(asked.seconds_left()):
-                    images = await read(backend, exchange, asked, coming, timing, batch=batch)
-                    with backend.admission.admitted(len(images), asked.seconds_left()):
+                    body = await read(backend, exchange, asked, coming, timing, batch=batch, options=body_options)
+                    options = asked.options
+                    if body.options:
+                        options = options_of([*query_of(exchange), *body.options], num_classes=len(asked.model.labels))
+                    with backend.admission.admitted(len(body.images), asked.seconds_left()):
                         results = await plane.predict(
-                            asked.model, images, asked.options, deadline=asked.deadline, timing=timing
+                            asked.model, body.images, options, deadline=asked.deadline, timing=timing
                         )
             except TimeoutError as error:
                 code = "deadline_exceeded" if coming.whole else "request_timeout"
@@ -103,21 +113,33 @@ def ask(backend: Backend, exchange: Exchange) -> Asked:
     if model is None:
         raise APIError("unknown_model", f"no such model here: GET /v1/models lists {len(plane.models)}")
     exchange.model = model.name
-    query = exchange.scope["query_string"].decode("latin-1")
-    options = options_of(parse_qsl(query, keep_blank_values=True) if query else [], num_classes=len(model.labels))
+    options = options_of(query_of(exchange), num_classes=len(model.labels))
     milliseconds = timeout_ms(
         exchange.headers, default=settings.request_timeout_ms, largest=settings.max_request_timeout_ms
     )
     return Asked(model, options, milliseconds, exchange.started + milliseconds / 1000)
 
 
+def query_of(exchange: Exchange) -> list[tuple[str, str]]:
+    """The parameters of the URL, in order."""
+    query = exchange.scope["query_string"].decode("latin-1")
+    return parse_qsl(query, keep_blank_values=True) if query else []
+
+
 async def read(
-    backend: Backend, exchange: Exchange, asked: Asked, coming: ComingBody, timing: Timing, *, batch: bool
-) -> list[bytes]:
-    """The body, taken apart: encoded images.
+    backend: Backend,
+    exchange: Exchange,
+    asked: Asked,
+    coming: ComingBody,
+    timing: Timing,
+    *,
+    batch: bool,
+    options: Sequence[str],
+) -> Unpacked:
+    """The body, taken apart.
 
     Raises:
-        APIError: see `read_body` and `images_of`.
+        APIError: see `read_body` and `contents_of`.
         ClientDisconnect: the client went away.
     """
     settings, plane = backend.settings, backend.data_plane
@@ -125,7 +147,7 @@ async def read(
     timing.read = time.perf_counter() - exchange.started
     plane.observe_stage("read", asked.model, timing.read)
     field, most = ("images", settings.max_batch_images) if batch else ("image", 1)
-    return await unpack(body, exchange.headers, field=field, most=most, threads=plane.pool.executor)
+    return await unpack(body, exchange.headers, field=field, most=most, options=options, threads=plane.pool.executor)
 
 
 def answer(

@@ -19,7 +19,7 @@ from rrrserve.api.multipart import Part, parse_multipart
 Headers = dict[bytes, bytes]
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-_OPTIONS = ("top_k", "members")
+OPTIONS = ("top_k", "members")
 # `curl --data-binary @cat.jpg` announces a form, and `curl -T cat.jpg` nothing at all; both mean the raw image.
 _RAW_TYPES = (b"", b"application/octet-stream", b"application/x-www-form-urlencoded")
 DEFAULT_TOP_K = 5
@@ -39,6 +39,7 @@ _STRUCTURE = (b"{", b"[", b",")
 _MOST_STRUCTURE = 2048
 _MOST_SHOWN = 40
 _INLINE_BYTES = 64 * 1024  # a larger body is taken apart on a thread, so that the event loop keeps answering
+_NO_VALUE = ("", "null")  # what Swagger UI and BentoML's clients send for an option that was not given
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,8 @@ def options_of(query: Iterable[tuple[str, str]], *, num_classes: int) -> Options
     """
     values: dict[str, str] = {}
     for name, value in query:
-        if name not in _OPTIONS:
-            raise APIError("bad_request", f"unknown query parameter {_shown(name)}: known are {' and '.join(_OPTIONS)}")
+        if name not in OPTIONS:
+            raise APIError("bad_request", f"unknown query parameter {_shown(name)}: known are {' and '.join(OPTIONS)}")
         if name in values:
             raise APIError("bad_request", f"{name} is given twice")
         values[name] = value
@@ -117,25 +118,23 @@ def options_of(query: Iterable[tuple[str, str]], *, num_classes: int) -> Options
     return Options(int(top_k) if top_k else min(DEFAULT_TOP_K, num_classes), values.get("members") == "true")
 
 
-async def unpack(body: bytes, headers: Headers, *, field: str, most: int, threads: Executor) -> list[bytes]:
-    """`images_of`, for a large body on one of `threads`."""
-    work = functools.partial(images_of, body, headers, field=field, most=most)
-    if len(body) <= _INLINE_BYTES:
-        return work()
-    return await asyncio.get_running_loop().run_in_executor(threads, work)
+@dataclass(frozen=True)
+class Unpacked:
+    """What a body holds: 1 or more encoded images, and options as in a query."""
+
+    images: list[bytes]
+    options: Sequence[tuple[str, str]] = ()
 
 
-def images_of(body: bytes, headers: Headers, *, field: str, most: int) -> list[bytes]:
-    """The encoded images of a request.
+def contents_of(body: bytes, headers: Headers, *, field: str, most: int, options: Sequence[str] = ()) -> Unpacked:
+    """The encoded images of a request, and its options where the body may hold some.
 
     Args:
         body: the whole body.
         headers: the request's.
         field: `image` or `images`, the name of the multipart field and of the JSON key.
         most: images allowed; 1 on the route for a single image.
-
-    Returns:
-        1 to `most` byte strings, not decoded yet.
+        options: names of text fields and JSON keys that are allowed beside the images.
 
     Raises:
         APIError: the body holds no such thing; see `ERRORS`.
@@ -143,41 +142,56 @@ def images_of(body: bytes, headers: Headers, *, field: str, most: int) -> list[b
     content_type = headers.get(b"content-type", b"")
     kind = content_type.partition(b";")[0].strip().lower()
     if kind == b"multipart/form-data":
-        images = _from_parts(parse_multipart(body, content_type), field)
+        unpacked = _from_parts(parse_multipart(body, content_type), field, options)
     elif kind == b"application/json":
-        images = _from_json(body, field, single=field == "image")
+        unpacked = _from_json(body, field, options, single=field == "image")
     elif kind in _RAW_TYPES or kind.startswith(b"image/"):
         if field == "images":
             raise APIError("missing_image", "a batch is sent as multipart/form-data with a field images for each image")
-        images = [body] if body else []
+        unpacked = Unpacked([body] if body else [])
     else:
         raise APIError(
             "unsupported_media_type",
             "Content-Type must be multipart/form-data, application/json, image/... or application/octet-stream",
         )
-    if not images:
+    number = len(unpacked.images)
+    if not number:
         raise APIError("missing_image", f"no image: send the multipart field {field}, the raw image, or JSON")
-    if len(images) > most:
+    if number > most:
         code, what = (
             ("too_many_images", "this route takes one") if most == 1 else ("batch_too_large", f"most is {most}")
         )
-        raise APIError(code, f"{len(images)} images: {what}")
-    return images
+        raise APIError(code, f"{number} images: {what}")
+    return unpacked
 
 
-def _from_parts(parts: list[Part], field: str) -> list[bytes]:
+async def unpack(
+    body: bytes, headers: Headers, *, field: str, most: int, options: Sequence[str], threads: Executor
+) -> Unpacked:
+    """`contents_of`, for a large body on one of `threads`."""
+    work = functools.partial(contents_of, body, headers, field=field, most=most, options=options)
+    if len(body) <= _INLINE_BYTES:
+        return work()
+    return await asyncio.get_running_loop().run_in_executor(threads, work)
+
+
+def _from_parts(parts: list[Part], field: str, options: Sequence[str]) -> Unpacked:
+    images, found = [], []
     for part in parts:
-        if part.name != field:
+        if part.name in options and not part.is_file:
+            found.append((part.name, part.data.decode("utf-8", "replace")))
+        elif part.name != field:
             missing = all(other.name != field for other in parts)
             code, what = ("missing_image", "no image in the") if missing else ("bad_request", "unknown")
             raise APIError(code, f"{what} multipart field {_shown(part.name)}: this route reads {field}")
-        if not part.is_file:
+        elif not part.is_file:
             raise APIError("not_a_file", f"the field {field} must be an uploaded file (curl -F {field}=@cat.jpg)")
-    return [bytes(part.data) for part in parts]
+        else:
+            images.append(bytes(part.data))
+    return Unpacked(images, [(name, text) for name, text in found if text not in _NO_VALUE])
 
 
-def _from_json(body: bytes, field: str, *, single: bool) -> list[bytes]:
-    """The images of a JSON body."""
+def _from_json(body: bytes, field: str, options: Sequence[str], *, single: bool) -> Unpacked:
     shape = f'{{"{field}": "<base64>"}}' if single else f'{{"{field}": ["<base64>", ...]}}'
     if sum(map(body.count, _STRUCTURE)) > _MOST_STRUCTURE:
         raise APIError("bad_request", f"the JSON body must be {shape}; this one has too many values")
@@ -197,6 +211,7 @@ def _from_json(body: bytes, field: str, *, single: bool) -> list[bytes]:
         raise APIError("bad_json", "the body is not valid JSON in UTF-8") from error
     if not isinstance(document, dict):
         raise APIError("bad_request", f"the JSON body must be {shape}")
+    found = [(name, json.dumps(document.pop(name))) for name in options if name in document]
     unknown = next((key for key in document if key != field), None)
     if unknown is not None:
         raise APIError(
@@ -208,9 +223,10 @@ def _from_json(body: bytes, field: str, *, single: bool) -> list[bytes]:
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise APIError("bad_request", f"{field} must be {'a string' if single else 'a list of strings'} of base64")
     try:
-        return [_from_base64(text) for text in texts]
+        images = [_from_base64(text) for text in texts]
     except ValueError as error:
         raise APIError("bad_request", f"{field} is not valid base64") from error
+    return Unpacked(images, [(name, text) for name, text in found if text not in _NO_VALUE])
 
 
 def _from_base64(text: str) -> bytes:

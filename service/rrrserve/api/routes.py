@@ -2,33 +2,43 @@
 
 import asyncio
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 from prometheus_client import REGISTRY, generate_latest
 from starlette.routing import Route, Router
 
-from rrrserve.api import prediction
 from rrrserve.api.access import Access
 from rrrserve.api.endpoint import Endpoint, Exchange, Handler, Reply, to_json
 from rrrserve.api.errors import ERRORS, APIError
 from rrrserve.api.openapi import document
-from rrrserve.api.prediction import Backend
+from rrrserve.api.prediction import Backend, predict
+from rrrserve.api.requests import OPTIONS
+from rrrserve.api.swagger import swagger_page
 from rrrserve.metrics import instruments
 
+# The last two are BentoML's: its clients send options in the body.
 PREDICTION_ROUTES = (
     "/v1/predict",
     "/v1/predict_batch",
     "/v1/models/{name}/predict",
     "/v1/models/{name}/predict_batch",
+    "/predict",
+    "/predict_batch",
 )
 
 
 class Routes:
-    """The handlers. The application exists before the service starts, so backend, tokens and registry are set later."""
+    """The handlers. The application exists before the service starts, so backend, tokens and registry are set later.
+
+    Attributes:
+        schema: gives what BentoML's clients read at /schema.json.
+    """
 
     def __init__(self) -> None:
+        self.schema: Callable[[], dict[str, Any]] = dict
         self.backend: Backend | None = None
         self.access = Access()
         self.registry = REGISTRY
@@ -70,28 +80,28 @@ class Routes:
             "/readyz": self.readyz,
             "/metrics": self.metrics,
             "/metrics/triton": self.triton_metrics,
+            "/schema.json": self.bentoml_schema,
             "/docs.json": self.docs,
+            **dict.fromkeys(("/", "/docs", "/docs/{file}"), swagger_page),
         }
         endpoint = functools.partial(Endpoint, access=lambda: self.access)
         routes = []
         for template in PREDICTION_ROUTES:
-            predict = self.predict_batch if template.endswith("_batch") else self.predict
+            options = () if template.startswith("/v1/") else OPTIONS
+            predict = functools.partial(self._predict, batch=template.endswith("_batch"), body_options=options)
             path = template.replace("{name}", "{name:path}")  # any name at all: what is none of ours is unknown_model
             # PUT as well as POST: it is what `curl -T cat.jpg` sends.
             routes.append(Route(path, endpoint(template, predict, in_flight=True), methods=["POST", "PUT"]))
             routes.append(Route(path, endpoint(template, _only("POST, PUT"))))
         for path, handler in pages.items():
-            routes.append(Route(path, endpoint(path, handler), methods=["GET"]))
-            routes.append(Route(path, endpoint(path, _only("GET, HEAD"))))
+            template = "/docs" if handler is swagger_page else path
+            routes.append(Route(path, endpoint(template, handler), methods=["GET"]))
+            routes.append(Route(path, endpoint(template, _only("GET, HEAD"))))
         return Router(routes, redirect_slashes=False, default=endpoint(instruments.UNMATCHED, _not_found))
 
-    async def predict(self, exchange: Exchange) -> Reply:
-        """One image, one answer."""
-        return await prediction.predict(self._backend(), exchange, batch=False)
-
-    async def predict_batch(self, exchange: Exchange) -> Reply:
-        """Several images; an unusable one gives an error item and leaves the others' answers as they are."""
-        return await prediction.predict(self._backend(), exchange, batch=True)
+    async def _predict(self, exchange: Exchange, *, batch: bool, body_options: Sequence[str]) -> Reply:
+        """One image, one answer; of several an unusable one gives an error item and leaves the others as they are."""
+        return await predict(self._backend(), exchange, batch=batch, body_options=body_options)
 
     async def models(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """The repository's models, each with the claims that are stamped on it now."""
@@ -132,9 +142,14 @@ class Routes:
             raise APIError("backend_unavailable", "Triton's metrics cannot be read") from error
         return Reply(answer.content, content_type=instruments.CONTENT_TYPE)
 
+    async def bentoml_schema(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
+        """BentoML's own description of its routes."""
+        return Reply(to_json(await asyncio.to_thread(self.schema)))
+
     async def docs(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """OpenAPI 3."""
-        return Reply(to_json(document(self._backend().settings, needs_token=self.access.needs_token)))
+        settings = self._backend().settings
+        return Reply(to_json(await asyncio.to_thread(document, settings, needs_token=self.access.needs_token)))
 
 
 def _only(methods: str) -> Handler:

@@ -17,7 +17,7 @@ _TESTS = str(Path(__file__).parents[2])
 NEEDS = {
     "service": {"Service", "TritonServer", "serve", "tritonserver"},
     "build": {"build_engine", "build", "engine_folder"},
-    "train": {"train", "Training"},
+    "train": {"train", "Training", "fit"},
 }
 
 
