@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
+unexport PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
 # The interpreter that .venv is made from, and more options for the image builder (docs/containers.md).
 PYTHON ?= python3.11 python3
@@ -23,6 +23,8 @@ EXTRAS := build,serve,report,tensorrt-rtx,peers,dev
 TORCH := $(shell grep '^torch==' constraints.txt)
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 IMAGE := rrrnet-serving:$(VERSION)
+# The marks that tests/conftest.py gives to what takes long to start.
+HEAVY := service or build or train
 REPOSITORY := artifacts/repository/repository.json
 BIN := .venv/bin
 INSTALLED := .venv/installed
@@ -32,7 +34,7 @@ AUDIT := .venv/audit
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NAMES := sed -u -n -E 's/^ *Collecting ([^ ]+).*/    \1/p; s/^Installing collected packages.*/    unpacking .../p'
 
-.PHONY: help setup prometheus demo observe verify test chaos fuzz overload soak lint browser format lock audit sbom wheel bento image clean
+.PHONY: help setup prometheus demo observe verify quick test nightly chaos fuzz overload soak lint browser format lock audit sbom wheel bento image clean
 
 help: ## List these targets.
 	@sed -n -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -77,25 +79,32 @@ observe: prometheus ## Run a real Prometheus against the service at URL, until C
 verify: prometheus ## Judge the claims of benchmarks/claims.yaml on the models of make demo: by scrapes and a real Prometheus, and by the repository.
 	@$(BIN)/python benchmarks/verify.py $(VERIFY)
 
-test: setup prometheus lint ## Lint, then run all tests, the end-to-end ones included.
-	@$(BIN)/python -m pytest
+quick: lint ## Lint, types, and the tests that need no service, no build and no training: 90 seconds.
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not ($(HEAVY) or nightly)'
+
+test: prometheus quick ## What CI runs: make quick, then what serves, builds and trains but the long ones; 8 minutes.
+	@$(BIN)/python -m pytest -m '($(HEAVY)) and not nightly'
+
+nightly: prometheus lint ## The long tests: bounds under harm and load, peers, environments, coverage of intervals; an hour.
+	@$(BIN)/python -m pytest -m nightly
 
 chaos: setup ## Kill, freeze and stop the service under load and judge every answer: 15 minutes (CHAOS='--seed 1 --stops 5').
-	@$(BIN)/python benchmarks/chaos.py $(CHAOS)
+	@$(BIN)/python tests/long chaos $(CHAOS)
 
 fuzz: setup $(REPOSITORY) ## Send 20 000 hostile requests to the service: 3 minutes (FUZZ='--seed 1 --requests 5000').
-	@$(BIN)/python benchmarks/fuzz.py artifacts/repository $(FUZZ)
+	@$(BIN)/python tests/long fuzz artifacts/repository $(FUZZ)
 
 overload: setup $(REPOSITORY) ## Offer the service three times what it can bear, and judge: 1 minute (OVERLOAD='--factor 5').
-	@$(BIN)/python benchmarks/overload.py artifacts/repository $(OVERLOAD)
+	@$(BIN)/python tests/long overload artifacts/repository $(OVERLOAD)
 
 soak: setup ## Send 20 000 good and bad requests; memory, threads, files must stay: 3 minutes (SOAK='--requests 100000').
-	@$(BIN)/python benchmarks/soak.py $(SOAK)
+	@$(BIN)/python tests/long soak $(SOAK)
 
-lint: setup ## Check style, format and types.
+lint: setup ## Check style, format, types and who imports whom.
 	@$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 browser: setup ## Look at rrr report's page in a real Chromium: apt install chromium.
 	@$(BIN)/python -m pytest tests/browser/browser_report.py

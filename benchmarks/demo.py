@@ -26,6 +26,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from rrrbench.names import DEMO_BASELINE as BASELINE
+from rrrbench.names import DEMO_ENSEMBLE as ENSEMBLE
 from rrrbench.turns import ratio
 from rrrbuild.engine import load_engine
 from rrrbuild.manifest import read_engine
@@ -35,7 +37,6 @@ from rrrnet.preprocess import image_to_array
 ARTIFACTS = Path("artifacts")
 DATA = ARTIFACTS / "data" / "glyphs"
 REPOSITORY = ARTIFACTS / "repository"
-ENSEMBLE, BASELINE = "glyphs-ensemble8", "glyphs-resnet152"
 PER_CLASS = 200
 IMAGE_SIZE = 64
 RRR = str(Path(sys.executable).with_name("rrr"))

@@ -67,7 +67,7 @@ def install(folder: Path = _FOLDER) -> None:
             (place / part).mkdir(parents=True)
         # apt gives downloads to a user who may not write here, and then warns of it: moot, for it runs as us.
         user = "root" if os.geteuid() == 0 else ""
-        settings: dict[str, object] = {"APT::Sandbox::User": user, "APT::Update::Error-Mode": "any"}
+        settings: dict[str, str | Path] = {"APT::Sandbox::User": user, "APT::Update::Error-Mode": "any"}
         settings |= {"Dir::State::lists": place / "lists", "Dir::Cache": place / "cache"}
         options = [f"--option={name}={value}" for name, value in settings.items()]
         _run(["apt-get", "--quiet", *options, "update"], place)

@@ -15,7 +15,7 @@ import performance
 from rrrbench import peak
 from rrrbench.names import BASELINE, ENSEMBLE, SINGLE
 from rrrbench.servers import running
-from rrrbench.summary import speed_summary
+from rrrbench.summary import demo_summary, speed_summary
 from rrrnet.errors import CheckFailedError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,6 +50,7 @@ def run(script: str, cache: Path, *words: str) -> tuple[str, dict[str, Any]]:
     return done.stdout, document
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("peers")
 def test_the_engine_benchmark_measures_every_section(cache: Path) -> None:
     printed, document = run("engine.py", cache, "--target", "openvino-fp32")
@@ -64,6 +65,7 @@ def test_the_engine_benchmark_measures_every_section(cache: Path) -> None:
     assert "ResNet152 / 8 members, openvino-fp32, 32 px, batch 1 | at least 6 |" in printed
 
 
+@pytest.mark.nightly
 def test_the_service_benchmark_measures_start_latency_and_load(cache: Path) -> None:
     printed, document = run("service.py", cache)
     (start,), (latency,), (load,) = document["start"], document["latency"], document["concurrency"]
@@ -75,6 +77,7 @@ def test_the_service_benchmark_measures_start_latency_and_load(cache: Path) -> N
     assert "HTTP p50 - engine p50 (ms), openvino-fp32 | at most 4 |" in printed
 
 
+@pytest.mark.nightly
 def test_the_hops_of_a_request_add_up_to_the_whole(cache: Path) -> None:
     (repository,) = (found.parent for found in cache.glob("**/repository.json"))  # the service benchmark's
     command = [sys.executable, str(ROOT / "benchmarks" / "hops.py"), str(repository)]
@@ -89,6 +92,7 @@ def test_the_hops_of_a_request_add_up_to_the_whole(cache: Path) -> None:
     assert "errors none" in done.stdout
 
 
+@pytest.mark.nightly
 def test_the_decoding_benchmark_compares_pixels_labels_and_times(cache: Path) -> None:
     printed, document = run("decoding.py", cache)
     (photo,), (letters,) = document["photos"], document["letters"]
@@ -105,6 +109,7 @@ def test_the_published_tables_of_decoding_are_those_of_the_result_file() -> None
     assert decoding.tables(json.loads((RESULTS / "decoding.json").read_text())) in page
 
 
+@pytest.mark.nightly
 def test_the_peers_benchmark_drives_every_contender(cache: Path, peers: "subprocess.Popen[str]") -> None:
     said, _ = peers.communicate(timeout=240)
     assert peers.returncode == 0, said
@@ -125,6 +130,7 @@ def test_the_peers_benchmark_drives_every_contender(cache: Path, peers: "subproc
         assert 0 < row["concurrency-1"]["p50_ms"] <= row["concurrency-1"]["p99_ms"]
 
 
+@pytest.mark.nightly
 def test_page_and_plots_are_written_from_the_files(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = cache / "page" / "performance.md"
     page.parent.mkdir()
@@ -154,11 +160,11 @@ def test_the_published_figures_are_those_of_the_result_file(name: str) -> None:
     assert written == performance.figures(name, document)
 
 
-def test_the_readmes_figures_of_speed_are_those_of_the_result_files() -> None:
-    begin, end = performance.marks("speed")
-    written = performance.README.read_text().split(begin)[1].split(end)[0].strip()
-    engine, peers = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("engine", "peers"))
-    assert written == speed_summary(engine, peers)
+def test_the_readmes_figures_are_those_of_the_result_files() -> None:
+    engine, peers, demo = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("engine", "peers", "demo"))
+    for name, text in (("speed", speed_summary(engine, peers)), ("demo", demo_summary(demo))):
+        begin, end = performance.marks(name)
+        assert performance.README.read_text().split(begin)[1].split(end)[0].strip() == text
 
 
 def test_the_published_plots_are_small() -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from openapi_spec_validator import validate
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tritonclient.grpc import service_pb2
@@ -141,6 +142,7 @@ def test_a_503_tells_when_to_try_again_and_unknown_codes_cannot_be_sent() -> Non
 
 def test_the_openapi_document_names_every_error_code_and_both_methods() -> None:
     described = document(ServiceConfig(), needs_token=False)
+    validate(described)
     operation = described["paths"]["/v1/models/{name}/predict_batch"]
     assert set(operation) == {"post", "put"}
     told = " ".join(entry["description"] for entry in operation["post"]["responses"].values())

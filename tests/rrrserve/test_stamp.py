@@ -262,7 +262,7 @@ def test_the_service_shows_fresh_stale_and_unreadable_claims(
         (claim,) = tiny["claims"]
         assert (claim["sentence"], claim["estimate"], claim["interval"]) == (SENTENCE, 5.31, [5.18, 5.44])
         assert claim["stale"] is False
-        properties = client.get("/docs.json").json()["components"]["schemas"]["StampedClaim"]["properties"]
+        properties = client.get("/docs.json").json()["components"]["schemas"]["ServedClaim"]["properties"]
         assert set(claim) == set(properties)
         edit(own / "tiny" / STAMP, lambda stamp: stamp["claims"]["faster"]["environment"]["machine"].update(cores=999))
         (claim,) = client.get("/v1/models").json()["models"][0]["claims"]

@@ -19,6 +19,7 @@ from rrrserve.process import logs
 # How long the thread that answers a scrape may keep the event loop waiting. Python's own 5 ms would show in the 99th
 # percentile of the latencies that are scraped.
 _SWITCH_INTERVAL_SECONDS = 0.001
+_FRAMING_BYTES = 2**20  # chunk headers and trailers around the largest body
 
 
 def main() -> None:
@@ -46,8 +47,10 @@ def _prepare(arguments: argparse.Namespace) -> uvicorn.Server:
     from bentoml._internal.context import server_context
     from PIL import Image
 
+    from rrrserve.api.endpoint import client_gone, raw_error
     from rrrserve.api.routes import Routes
     from rrrserve.config.service_config import ServiceConfig
+    from rrrserve.http.connections import Connections, Limits
     from rrrserve.http.server import Server, protocol
     from rrrserve.worker.service import make_service
 
@@ -62,9 +65,17 @@ def _prepare(arguments: argparse.Namespace) -> uvicorn.Server:
     BentoMLContainer.development_mode.set(False)
     Image.init()
 
+    limits = Limits(
+        body_bytes=config.max_body_bytes + _FRAMING_BYTES,
+        header_seconds=config.header_timeout_ms / 1000,
+        keep_alive_seconds=config.keep_alive_ms / 1000,
+        connections=config.max_connections,
+    )
+    context = tls.server_context(config.tls) if config.tls else None
     server = uvicorn.Config(
         service.to_asgi(),
-        http=protocol(config, tls.server_context(config.tls) if config.tls else None),
+        http=protocol(Connections(limits), render=raw_error, gone=client_gone),
+        ssl_context_factory=None if context is None else lambda *_: context,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -74,7 +85,7 @@ def _prepare(arguments: argparse.Namespace) -> uvicorn.Server:
         timeout_graceful_shutdown=config.grace_seconds,
     )
     server.get_loop_factory()
-    return Server(server, routes)
+    return Server(server, limits, beat=routes.beat)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,13 @@ import httpx
 from rrrbuild.repository_document import read_repository
 from rrrnet import __version__
 from rrrnet.errors import CheckFailedError
-from rrrserve.api.admission import Admission, BodyMemory, default_in_flight
+from rrrserve.api.admission import Admission, default_in_flight
+from rrrserve.api.backend import Backend
+from rrrserve.api.bodies import BodyMemory
 from rrrserve.api.data_plane import DataPlane
 from rrrserve.api.decoding import DecodePool
 from rrrserve.api.readiness import Readiness
-from rrrserve.api.routes import Backend, Routes
+from rrrserve.api.routes import Routes
 from rrrserve.config.service_config import ServiceConfig
 from rrrserve.metrics import instruments, multiprocess
 from rrrserve.metrics.supervision import SupervisionCollector

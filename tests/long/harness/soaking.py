@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from rrrbench.bad_requests import REFUSED
-from rrrbench.checking_client import difference, essence
-from rrrbench.raw_http import FORM, JSON, Answer, connect, file_part, form, receive, request, send
+from harness.bad_requests import REFUSED
+from harness.clients import difference, essence
+from harness.raw_http import FORM, JSON, Answer, connect, file_part, form, receive, request, send
 
 _MOST_KEPT = 20
 _BATCH = 4
@@ -114,7 +114,7 @@ class Soak:
         self._url = url
         self._good = good
         self._bad_share = bad_share
-        self._random = random.Random(seed)  # noqa: S311  repeatable, not secret
+        self._random = random.Random(seed)
         self._lock = threading.Lock()
         self.tally = Tally()
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rrrbench.raw_http import FORM, JSON, chunked, file_part, form, request
+from harness.raw_http import FORM, JSON, chunked, file_part, form, request
 
 _PATHS = (
     "/v1/predict",
@@ -83,7 +83,7 @@ class Mutator:
     """
 
     def __init__(self, seed: int, *, timeout_ms: int) -> None:
-        self._random = random.Random(seed)  # noqa: S311  repeatable, not secret
+        self._random = random.Random(seed)
         self._timeout = ("X-Request-Timeout-Ms", str(timeout_ms))
         self._images = seed_images()
         self.kinds: dict[str, Callable[[], bytes]] = {

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 from scipy import stats
 
-from rrrbench.chaos_service import KINDS, regions
+from harness.service import KINDS, regions
 
 MOST_GROWTH_MB, MOST_BYTES_PER_REQUEST, MOST_DRIFT = 20.0, 500.0, 2
 _PARENT, _OTHER, _FILES = "parent", "other", "files"

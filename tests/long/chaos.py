@@ -1,13 +1,13 @@
 """Kill, freeze and stop a real `rrr serve` under load, and judge every answer that its clients got.
 
-    .venv/bin/python benchmarks/chaos.py [--only stop kill] [--seed 0] [--stops 20] [--kills 5]
+    .venv/bin/python tests/long chaos [--only stop kill] [--seed 0] [--stops 20] [--kills 5]
 
 stop      SIGTERM under closed-loop clients: nothing accepted is lost, exit code 0, nothing left behind
 kill      kill -9 of tritonserver, of a model's process, of an HTTP worker, each several times in one service
 freeze    SIGSTOP of tritonserver, of a model's process and of an HTTP worker: recovery without a hand
 parent    kill -9 of the parent: its children go, and a new one takes the port at once
 
-Networks are made when first needed; --quick takes a tiny one. A bound that was missed is named, and the exit code is 1.
+Networks are made when first needed; --quick takes a tiny one.
 """
 
 import argparse
@@ -15,24 +15,21 @@ import asyncio
 import os
 import random
 import signal
-import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 import psutil
 
+from harness.bounds import Bounds
+from harness.clients import HUNG, LOST, RIGHT, UNREACHABLE, WRONG, Clients, Tally, difference
+from harness.service import KINDS, Service
 from rrrbench import contenders
-from rrrbench.chaos_service import KINDS, Service
-from rrrbench.checking_client import HUNG, LOST, RIGHT, UNREACHABLE, WRONG, Clients, Tally, difference
-from rrrbench.environment import RESULTS, ResultFile
+from rrrbench.environment import ResultFile
 from rrrbench.names import ENSEMBLE
-from rrrbench.networks import CACHE, Networks
-from rrrbench.servers import ending_on_sigterm
+from rrrbench.networks import Networks
 
 Found = TypeVar("Found")
 SECTIONS = ("stop", "kill", "freeze", "parent")
@@ -46,24 +43,16 @@ FREEZE_SECONDS = {"tritonserver": 15.0, "stub": 30.0, "worker": 5.0}
 class Chaos:
     """The trials."""
 
-    def __init__(self, options: argparse.Namespace, result: ResultFile) -> None:
-        self.options = options
-        self.result = result
-        self.random = random.Random(options.seed + options.first)  # noqa: S311  repeatable, not secret
+    def __init__(self, options: argparse.Namespace, result: ResultFile, bounds: Bounds) -> None:
+        self.options, self.result, self.check = options, result, bounds.check
+        self.random = random.Random(options.seed + options.first)
         networks = Networks(options.cache, tiny=options.quick, largest_batch=8 if options.quick else 32)
         self.bodies = networks.jpegs(options.pixels)[:8]
-        pairs = [(ENSEMBLE, options.target)]
-        self.repository = contenders.repository(networks, options.pixels, pairs).path
-        self.misses: list[str] = []
+        self.repository = contenders.repository(networks, options.pixels, [(ENSEMBLE, options.target)]).path
 
-    @contextmanager
-    def service(self, *arguments: str, port: int = 0) -> Iterator[Service]:
+    def service(self, *arguments: str) -> Service:
         """A service that is gone when the block ends."""
-        service = Service(self.repository, self.options.cache / "logs" / "chaos.log", *arguments, port=port)
-        try:
-            yield service
-        finally:
-            service.kill()
+        return Service(self.options.cache / "logs" / "chaos.log", str(self.repository), *arguments)
 
     async def under_load(
         self, service: Service, concurrency: int, act: Callable[[Service, Clients], Awaitable[Found]]
@@ -79,12 +68,6 @@ class Chaos:
             clients.stop()
             await running
         return clients.tally, acted
-
-    def check(self, what: str, holds: bool) -> None:
-        """Remember a bound that was missed."""
-        if not holds:
-            self.misses.append(what)
-            print(f"MISSED: {what}", flush=True)
 
     def _runs(self, count: int) -> range:
         return range(self.options.first, self.options.first + count)
@@ -207,7 +190,7 @@ class Chaos:
                 before = service.golden("top_k=4", self.bodies)
                 tally, gone = asyncio.run(self.under_load(service, 8, self._orphaned))
                 port = service.port
-            with self.service(port=port) as again:
+            with self.service("--port", str(port)) as again:
                 left = service.files()  # which this start has swept
                 pairs = zip(before, again.golden("top_k=4", self.bodies), strict=True)
                 changed = [fault for pair in pairs if (fault := difference(*pair))]
@@ -255,9 +238,8 @@ def summary(document: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def parse() -> argparse.Namespace:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--target", default="onnxruntime-fp32", help="exact, so that every answer can be judged")
     parser.add_argument("--pixels", type=int, default=64)
@@ -272,32 +254,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--deadline", type=float, default=5.0, metavar="SECONDS", help="of each request")
     parser.add_argument("--between", type=float, nargs=2, default=[1.0, 3.0], metavar="SECONDS", help="before a fault")
     parser.add_argument("--settle", type=float, default=10.5, metavar="SECONDS", help="without failure after a fault")
-    parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--out", type=Path, default=RESULTS / "chaos.json")
     parser.add_argument("--quick", action="store_true", help="a tiny network and few trials")
-    options = parser.parse_args()
+
+
+def run(options: argparse.Namespace, result: ResultFile, bounds: Bounds) -> None:
+    """All sections asked for."""
     if options.quick:
         options.pixels, options.stops, options.kills, options.freezes, options.parents = 32, 2, 1, 1, 1
         options.settle = 1.0
-    return options
-
-
-def main() -> int:
-    """Try, save and print."""
-    ending_on_sigterm()
-    options = parse()
-    result = ResultFile(options.out)
-    chaos = Chaos(options, result)
+    chaos = Chaos(options, result, bounds)
     for section in options.only:
         getattr(chaos, section)()
-    print(f"\n{summary(result.document)}\n\nwritten: {options.out}")
-    for miss in chaos.misses:
-        print(f"missed: {miss}")
-    return 1 if chaos.misses else 0
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)

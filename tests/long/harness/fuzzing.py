@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from rrrbench.mutations import Mutator
+from harness.mutations import Mutator
 
 # No fault of a request: refused or late because others are being worked on.
 BUSY = (429, 504)

@@ -1,11 +1,10 @@
 """Reload a real `rrr serve` again and again under judged load, half of the times with a repository that is unfit.
 
-    .venv/bin/python benchmarks/reload.py [--reloads 10] [--seed 0]
+    .venv/bin/python tests/long reload [--reloads 10] [--seed 0]
 
 Clients ask for single images and for batches without a pause. Every answer must be of status 200, and equal what the
 version that it names answers, and no other. An unfit repository must be refused, with the reason, and the version that
-is served stays. Versions have the same model name and are networks of different sizes. A bound that was missed is
-named, and the exit code is 1.
+is served stays. Versions have the same model name and are networks of different sizes.
 """
 
 import argparse
@@ -16,29 +15,24 @@ import random
 import re
 import shutil
 import subprocess
-import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
 
-from rrrbench.chaos_service import Service
-from rrrbench.checking_client import RIGHT, Ending
-from rrrbench.damage import DAMAGES, damaged
-from rrrbench.environment import RESULTS, ResultFile
+from harness.bounds import Bounds
+from harness.clients import RIGHT, Ending
+from harness.damage import DAMAGES, damaged
+from harness.service import RRR, Service
+from harness.versioned_clients import Goldens, VersionedClients, distinct
+from rrrbench.environment import ResultFile
 from rrrbench.names import ENSEMBLE, members_name
-from rrrbench.networks import CACHE, Networks
-from rrrbench.servers import ending_on_sigterm
-from rrrbench.versioned_client import Goldens, VersionedClients, distinct
+from rrrbench.networks import Networks
 from rrrbuild.repository import write_repository
 from rrrbuild.repository_document import read_repository
 from rrrserve.triton.install import find_tritonserver
 
 MODEL = "model"
-_RRR = Path(sys.executable).parent / "rrr"
 _IMAGES = 8
 _QUERY = "top_k=4"
 _JSON = "Content-Type: application/json\r\n"
@@ -47,10 +41,9 @@ _JSON = "Content-Type: application/json\r\n"
 class Reloads:
     """A service, two versions, and clients that know both."""
 
-    def __init__(self, options: argparse.Namespace, result: ResultFile) -> None:
-        self.options = options
-        self.result = result
-        self.random = random.Random(options.seed)  # noqa: S311  repeatable, not secret
+    def __init__(self, options: argparse.Namespace, result: ResultFile, bounds: Bounds) -> None:
+        self.options, self.result, self.check = options, result, bounds.check
+        self.random = random.Random(options.seed)
         networks = Networks(options.cache, tiny=options.quick, largest_batch=8 if options.quick else 32)
         self.bodies = networks.jpegs(options.pixels)[:_IMAGES]
         self.folder = options.cache / "reload"
@@ -62,13 +55,6 @@ class Reloads:
             write_repository([engine], out, backends=find_tritonserver().backends, names=[MODEL])
             self.sound[read_repository(out).short_digest] = out
         self.live = self.folder / "live"
-        self.misses: list[str] = []
-
-    def check(self, what: str, holds: bool) -> None:
-        """Remember a bound that was missed."""
-        if not holds:
-            self.misses.append(what)
-            print(f"MISSED: {what}", flush=True)
 
     def install(self, make: str | None, version: str) -> None:
         """Put a version in the place that the service reads: as it is, or damaged in the way named `make`."""
@@ -78,16 +64,10 @@ class Reloads:
         else:
             damaged(self.sound[version], self.live, make, self.random)
 
-    @contextmanager
-    def service(self) -> Iterator[Service]:
+    def service(self) -> Service:
         """The service, gone when the block ends."""
-        service = Service(
-            self.live, self.folder / "serve.log", "--workers", str(self.options.workers), "--restarts", "1000"
-        )
-        try:
-            yield service
-        finally:
-            service.kill()
+        words = ("--workers", str(self.options.workers), "--restarts", "1000")
+        return Service(self.folder / "serve.log", str(self.live), *words)
 
     def run(self) -> None:
         """All reloads under one load."""
@@ -173,7 +153,7 @@ class Reloads:
 
 def reload(service: Service) -> subprocess.CompletedProcess[str]:
     """`rrr reload`, to its end."""
-    command = [str(_RRR), "reload", "--pid", str(service.process.pid), "--json"]
+    command = [str(RRR), "reload", "--pid", str(service.process.pid), "--json"]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -193,33 +173,19 @@ def summary(document: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def main() -> int:
-    """Reload, save and print."""
-    ending_on_sigterm()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The command line."""
     parser.add_argument("--reloads", type=int, default=10)
     parser.add_argument("--target", default="onnxruntime-fp32", help="exact, so that every answer can be judged")
     parser.add_argument("--pixels", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="HTTP workers")
     parser.add_argument("--deadline", type=float, default=5.0, metavar="SECONDS", help="of each request")
-    parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--out", type=Path, default=RESULTS / "reload.json")
     parser.add_argument("--quick", action="store_true", help="tiny networks")
-    options = parser.parse_args()
+
+
+def run(options: argparse.Namespace, result: ResultFile, bounds: Bounds) -> None:
+    """All reloads."""
     if options.quick:
         options.pixels = 32
-    result = ResultFile(options.out)
-    reloads = Reloads(options, result)
-    reloads.run()
-    print(f"\n{summary(result.document)}\n\nwritten: {options.out}")
-    for miss in reloads.misses:
-        print(f"missed: {miss}")
-    return 1 if reloads.misses else 0
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    Reloads(options, result, bounds).run()

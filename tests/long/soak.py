@@ -1,30 +1,29 @@
 """Mixed requests by the ten thousand to a real `rrr serve`: it must hold at the end what it held at the beginning.
 
-    .venv/bin/python benchmarks/soak.py [--requests 20000] [--warm-up 1000] [--seed 0] [--only soak control]
+    .venv/bin/python tests/long soak [--requests 20000] [--warm-up 1000] [--seed 0] [--only soak control]
 
-Four of five requests are good, one is not (`rrrbench.bad_requests`, and clients that go away). After each of 40 parts
+Four of five requests are good, one is not (`harness.bad_requests`, and clients that go away). After each of 40 parts
 the service is counted at rest: memory of all processes, descriptors, threads, shared memory, temporary files. Then the
-control: a copy of the model that keeps 4096 bytes a request must fail the same judgement. A bound that was missed, or a
-leak that was not seen, is named, and the exit code is 1; so it is with --leak-bytes, which puts the leak into the model
-that is judged. The result is benchmarks/results/soak.json.
+control: a copy of the model that keeps 4096 bytes a request must fail the same judgement. --leak-bytes puts the leak
+into the model that is judged.
 """
 
 import argparse
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from rrrbench import contenders, damage, growth
-from rrrbench.chaos_service import Service
-from rrrbench.environment import RESULTS, ResultFile
-from rrrbench.growth import Census, take_census
+from harness import damage, growth
+from harness.bounds import Bounds
+from harness.growth import Census, take_census
+from harness.service import Service
+from harness.soaking import Soak, Tally, good_requests
+from rrrbench import contenders
+from rrrbench.environment import ResultFile
 from rrrbench.names import ENSEMBLE
-from rrrbench.networks import CACHE, Networks
-from rrrbench.servers import ending_on_sigterm
-from rrrbench.soaking import Soak, Tally, good_requests
+from rrrbench.networks import Networks
 
 SECTIONS = ("soak", "control")
 CONTROL_LEAK_BYTES = 4096
@@ -49,16 +48,13 @@ def soaked(
     return censuses, clients.tally
 
 
-def run(name: str, repository: Path, count: int, options: argparse.Namespace) -> dict[str, Any]:
+def measured(name: str, repository: Path, count: int, options: argparse.Namespace) -> dict[str, Any]:
     """Soak one service; the case for the result file."""
     networks = Networks(options.cache)
     images = networks.jpegs(options.pixels)[:8]
     started = time.monotonic()
-    service = Service(repository, options.cache / "logs" / f"{name}.log", "--workers", str(options.workers))
-    try:
+    with Service(options.cache / "logs" / f"{name}.log", str(repository), "--workers", str(options.workers)) as service:
         censuses, tally = soaked(service, images, count, options)
-    finally:
-        service.kill()
     log = service.log.read_text(errors="replace")
     missed = growth.misses(censuses)
     if tally.fault_count:
@@ -96,9 +92,8 @@ def summary(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def parse() -> argparse.Namespace:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--requests", type=int, default=20_000)
     # As many as the soak sends: what the model's process holds free at first, up to 25 MB, hides a leak of that size.
@@ -111,9 +106,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=1, help="HTTP workers of the service")
     parser.add_argument("--target", default="onnxruntime-fp32", help="exact, so that every answer can be judged")
     parser.add_argument("--pixels", type=int, default=64)
-    parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--out", type=Path, default=RESULTS / "soak.json")
-    return parser.parse_args()
 
 
 def judged(section: str, sound: Path, scratch: Path, result: ResultFile, options: argparse.Namespace) -> list[str]:
@@ -125,7 +117,7 @@ def judged(section: str, sound: Path, scratch: Path, result: ResultFile, options
         repository = scratch / f"leaking-{section}"
         damage.leaking(sound, repository, leak)
     print(f"{section}: {count} requests, a leak of {leak} bytes", flush=True)
-    case = run(section, repository, count, options)
+    case = measured(section, repository, count, options)
     key = {"run": section, "leak_bytes": leak, "requests": count, "seed": options.seed, "workers": options.workers}
     result.record(section, key, case)
     missed: list[str] = case["missed"]
@@ -136,29 +128,14 @@ def judged(section: str, sound: Path, scratch: Path, result: ResultFile, options
     return [miss for miss in missed if miss not in grew] + ([] if grew else ["the control's leak was not seen"])
 
 
-def main() -> int:
-    """Soak, save, print and judge."""
-    ending_on_sigterm()
-    options = parse()
-    result = ResultFile(options.out)
-    networks = Networks(options.cache)
-    sound = contenders.repository(networks, options.pixels, [(ENSEMBLE, options.target)]).path
-    missed = []
+def run(options: argparse.Namespace, result: ResultFile, bounds: Bounds) -> None:
+    """All sections asked for."""
+    sound = contenders.repository(Networks(options.cache), options.pixels, [(ENSEMBLE, options.target)]).path
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         # What any process of the service leaves behind lies here; ours and its idea of the place are the same.
         os.environ["TMPDIR"] = tempfile.tempdir = str(Path(folder) / "temporary")
         Path(tempfile.tempdir).mkdir()
         for section in options.only:
-            missed += [f"{section}: {miss}" for miss in judged(section, sound, Path(folder), result, options)]
+            for miss in judged(section, sound, Path(folder), result, options):
+                bounds.check(f"{section}: {miss}", False)
         tempfile.tempdir = None
-    print(f"\n{summary(result.document)}\n\nwritten: {options.out}")
-    for miss in missed:
-        print(f"MISSED: {miss}")
-    return bool(missed)
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rrrbench.checking_client import Clients, difference, essence
+from harness.clients import Clients, difference, essence
 
 # Right answers of each version: by its digest, for each image.
 Goldens = dict[str, list[dict[str, float]]]

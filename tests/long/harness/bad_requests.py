@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rrrbench.raw_http import FORM, JSON, chunked, file_part, form, request
+from harness.raw_http import FORM, JSON, chunked, file_part, form, request
 
 MIB = 2**20
 
@@ -39,7 +39,7 @@ def png_header(width: int, height: int) -> bytes:
 
 def black_png(side: int) -> bytes:
     """A PNG of side x side black pixels."""
-    return encoded(Image.new("L", (side, side)), "PNG")
+    return encoded(Image.new("L", (side, side)), "PNG", compress_level=1)
 
 
 def scans(count: int) -> bytes:
@@ -132,7 +132,7 @@ REFUSED: list[tuple[str, bytes, int, str]] = [
     ),
     ("a chunk whose size is no number", request(b"zz\r\n", headers=CHUNKED), 400, "bad_http"),
     ("gzip", request(zlib.compress(JPEG, wbits=31), headers=GZIP), 415, "encoding_not_supported"),
-    ("a gzip bomb", request(zlib.compress(bytes(300 * MIB), 9, wbits=31), headers=GZIP), 415, "encoding_not_supported"),
+    ("a gzip bomb", request(zlib.compress(bytes(300 * MIB), 1, wbits=31), headers=GZIP), 415, "encoding_not_supported"),
     ("garbage as gzip", request(b"garbage", headers=GZIP), 415, "encoding_not_supported"),
     (
         "gzip as transfer encoding",

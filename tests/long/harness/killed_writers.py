@@ -1,7 +1,7 @@
 """Write an artifact again and again over an old one, and kill each writer at another step of its work with files.
 
-    python -m rrrbench.killed_writers engine CHECKPOINT OUT SEED COUNT
-    python -m rrrbench.killed_writers repository ENGINE OUT SEED COUNT
+    python -m harness.killed_writers engine CHECKPOINT OUT SEED COUNT
+    python -m harness.killed_writers repository ENGINE OUT SEED COUNT
 
 An audit hook counts the steps (Python tells it every open, rename and removal) and sends SIGKILL at the chosen one: in
 this way the moments that matter are met, which a clock would miss. Half of the moments are among the last steps, where
@@ -72,7 +72,7 @@ def main() -> None:
     """Count the steps, then kill."""
     write, read, document = KINDS[sys.argv[1]]
     source, out = (Path(argument).absolute() for argument in sys.argv[2:4])
-    chance, count = random.Random(int(sys.argv[4])), int(sys.argv[5])  # noqa: S311  repeatable, not secret
+    chance, count = random.Random(int(sys.argv[4])), int(sys.argv[5])
 
     def run(kill_at: int) -> int:
         return _steps_of_a_child(lambda: write(source, out), str(out.parent), kill_at)
