@@ -19,7 +19,7 @@ import yaml
 from bentoml.exceptions import BentoMLException
 from pydantic import BaseModel
 
-from rrrserve.api.schemas import Answer, BatchAnswer, Error, Models
+from rrrserve.api.docs.schemas import Answer, BatchAnswer, Error, Models
 
 ROOT = Path(__file__).parents[2]
 BENTOML = Path(sys.executable).parent / "bentoml"

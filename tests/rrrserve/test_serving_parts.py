@@ -25,8 +25,8 @@ from rrrnet.errors import IncompatibleError, UsageError
 from rrrnet.preprocess import MAX_PIXELS, Preprocess, image_to_array, open_image
 from rrrserve.api import decoding
 from rrrserve.api.decoding import Decoded, DecodePool
+from rrrserve.api.docs.openapi import document
 from rrrserve.api.errors import ERRORS, APIError
-from rrrserve.api.openapi import document
 from rrrserve.config.service_config import ServiceConfig
 from rrrserve.metrics.instruments import BUCKETS, OUTCOMES, outcome_of
 from rrrserve.net.listener import listen, url_of

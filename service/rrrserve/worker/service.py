@@ -12,8 +12,8 @@ from bentoml.exceptions import BentoMLException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rrrserve.api.access import Access
+from rrrserve.api.docs.schemas import Answer, BatchAnswer, Envelope
 from rrrserve.api.routes import Routes
-from rrrserve.api.schemas import Answer, BatchAnswer, Envelope
 from rrrserve.config.service_config import ServiceConfig
 from rrrserve.worker.lives import Alone, Life, Supervised
 
