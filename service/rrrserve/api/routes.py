@@ -10,8 +10,7 @@ import httpx
 from prometheus_client import REGISTRY, generate_latest
 from starlette.routing import Route, Router
 
-from rrrserve.api.access import Access
-from rrrserve.api.endpoint import Endpoint, Exchange, Handler, Reply, to_json
+from rrrserve.api.endpoint import Access, Endpoint, Exchange, Handler, Reply, to_json
 from rrrserve.api.errors import ERRORS, APIError
 from rrrserve.api.openapi import document
 from rrrserve.api.prediction import Backend, predict

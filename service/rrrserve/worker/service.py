@@ -11,7 +11,7 @@ import httpx
 from bentoml.exceptions import BentoMLException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from rrrserve.api.access import Access
+from rrrserve.api.endpoint import Access
 from rrrserve.api.routes import Routes
 from rrrserve.api.schemas import Answer, BatchAnswer, Envelope
 from rrrserve.config.service_config import ServiceConfig
