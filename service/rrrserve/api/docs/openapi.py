@@ -6,8 +6,8 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from rrrnet import __version__
-from rrrserve.api.access import OPEN_ROUTES
 from rrrserve.api.docs.schemas import Answer, BatchAnswer, Error, Models
+from rrrserve.api.endpoint import OPEN_ROUTES
 from rrrserve.api.errors import ERRORS
 from rrrserve.api.requests import DEFAULT_TOP_K
 from rrrserve.config.service_config import ServiceConfig
