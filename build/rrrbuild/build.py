@@ -74,7 +74,7 @@ def build_engine(
     plans = plans_to_build(plan, target, checkpoint.architecture)
     if obstacle := build_obstacle(target):
         raise IncompatibleError(f"{target.name} cannot be built here: {obstacle}")
-    machine.require("onnx", extra="train")
+    machine.require("onnx", extra="build")
     out = out if out is not None else ENGINES / checkpoint.name / target.name
     if checkpoint.training.get("complete") is False:
         report(f"the training of {checkpoint.name} is not complete")

@@ -77,21 +77,6 @@ def test_the_service_benchmark_measures_start_latency_and_load(cache: Path) -> N
 
 
 @pytest.mark.nightly
-def test_the_hops_of_a_request_add_up_to_the_whole(cache: Path) -> None:
-    (repository,) = (found.parent for found in cache.glob("**/repository.json"))  # the service benchmark's
-    command = [sys.executable, str(ROOT / "benchmarks" / "hops.py"), str(repository)]
-    words = ["--concurrency", "1", "--seconds", "0.5"]
-    done = subprocess.run([*command, *words], cwd=cache, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = dict(re.findall(r"^\| \**([^|*]+?)\** \| ([\d.]+) \|$", done.stdout.split("processor")[0], re.MULTILINE))
-    whole = float(rows.pop("whole request"))
-    assert len(rows) == 9
-    assert sum(map(float, rows.values())) == pytest.approx(whole, rel=0.1)
-    assert "1 at once" in done.stdout
-    assert "errors none" in done.stdout
-
-
-@pytest.mark.nightly
 def test_the_peers_benchmark_drives_every_contender(cache: Path, peers: "subprocess.Popen[str]") -> None:
     said, _ = peers.communicate(timeout=240)
     assert peers.returncode == 0, said

@@ -134,5 +134,16 @@ def test_without_an_extra_it_is_a_client_also_in_python_3_13(
     assert "ResNet152 / all" in environment.rrr("describe", "--members", "4")
     assert "no tritonserver" in environment.rrr("doctor", code=1)
     assert "openvino-fp32" in environment.rrr("targets")
+    wanted = {"train": "train", "repository": "build", "serve": "serve", "verify": "bench"}
+    given = {
+        "train": ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--weights", "none"],
+        "repository": [str(tmp_path)],
+        "serve": [str(tmp_path)],
+        "verify": ["--claims", str(image), "--scrape", service.url],
+    }
+    for command, extra in wanted.items():
+        said = environment.rrr(command, *given[command], code=4)
+        assert "Traceback" not in said
+        assert f"pip install 'rrrnet-serving[{extra}]'" in said
     for module in ("torch", "bentoml", "grpc", "scipy"):
         assert environment.lacks(module)
