@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
+unexport PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
 # The interpreter that .venv is made from, and more options for the image builder (docs/containers.md).
 PYTHON ?= python3.11 python3
@@ -19,10 +19,12 @@ OVERLOAD ?=
 SOAK ?=
 VERIFY ?=
 
-EXTRAS := train,openvino,onnxruntime,tensorrt-rtx,triton,peers,dev
+EXTRAS := build,serve,report,tensorrt-rtx,peers,dev
 TORCH := $(shell grep '^torch==' constraints.txt)
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 IMAGE := rrrnet-serving:$(VERSION)
+# The marks that tests/conftest.py gives to what takes long to start.
+HEAVY := service or build or train
 REPOSITORY := artifacts/repository/repository.json
 BIN := .venv/bin
 INSTALLED := .venv/installed
@@ -32,7 +34,7 @@ AUDIT := .venv/audit
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NAMES := sed -u -n -E 's/^ *Collecting ([^ ]+).*/    \1/p; s/^Installing collected packages.*/    unpacking .../p'
 
-.PHONY: help setup prometheus demo observe verify test chaos fuzz overload soak lint browser format lock audit sbom wheel bento image clean
+.PHONY: help setup prometheus demo observe verify quick test nightly chaos fuzz overload soak lint layout browser format lock audit sbom wheel bento image clean
 
 help: ## List these targets.
 	@sed -n -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -65,7 +67,7 @@ $(INSTALLED): pyproject.toml constraints.txt | .venv/bin/pip
 	touch $@
 
 prometheus: setup ## Get prometheus and promtool where they are missing: Debian's package, unpacked into .venv without root.
-	@$(BIN)/python -m rrrserve.prometheus_install
+	@$(BIN)/python deploy/prometheus/prometheus_install.py
 
 demo: setup ## Train, build, serve and measure an ensemble beside a ResNet152: at most 8 minutes on 2 cores.
 	@$(BIN)/rrr doctor
@@ -77,25 +79,35 @@ observe: prometheus ## Run a real Prometheus against the service at URL, until C
 verify: prometheus ## Judge the claims of benchmarks/claims.yaml on the models of make demo: by scrapes and a real Prometheus, and by the repository.
 	@$(BIN)/python benchmarks/verify.py $(VERIFY)
 
-test: setup prometheus lint ## Lint, then run all tests, the end-to-end ones included.
-	@$(BIN)/python -m pytest
+quick: prometheus lint ## Lint, types, and the tests that need no service, no build and no training: 90 seconds.
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not ($(HEAVY) or nightly)'
+
+test: quick ## What CI runs: make quick, then what serves, builds and trains but the long ones; 8 minutes.
+	@$(BIN)/python -m pytest -m '($(HEAVY)) and not nightly'
+
+nightly: prometheus lint ## The long tests: bounds under harm and load, peers, environments, coverage of intervals; an hour.
+	@$(BIN)/python -m pytest -m nightly
 
 chaos: setup ## Kill, freeze and stop the service under load and judge every answer: 15 minutes (CHAOS='--seed 1 --stops 5').
-	@$(BIN)/python benchmarks/chaos.py $(CHAOS)
+	@$(BIN)/python tests/long chaos $(CHAOS)
 
 fuzz: setup $(REPOSITORY) ## Send 20 000 hostile requests to the service: 3 minutes (FUZZ='--seed 1 --requests 5000').
-	@$(BIN)/python benchmarks/fuzz.py artifacts/repository $(FUZZ)
+	@$(BIN)/python tests/long fuzz artifacts/repository $(FUZZ)
 
 overload: setup $(REPOSITORY) ## Offer the service three times what it can bear, and judge: 1 minute (OVERLOAD='--factor 5').
-	@$(BIN)/python benchmarks/overload.py artifacts/repository $(OVERLOAD)
+	@$(BIN)/python tests/long overload artifacts/repository $(OVERLOAD)
 
 soak: setup ## Send 20 000 good and bad requests; memory, threads, files must stay: 3 minutes (SOAK='--requests 100000').
-	@$(BIN)/python benchmarks/soak.py $(SOAK)
+	@$(BIN)/python tests/long soak $(SOAK)
 
-lint: setup ## Check style, format and types.
+lint: setup ## Check style, format, types and who imports whom.
 	@$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+layout: setup ## Draw the rooms of docs/layout.md anew, from the imports.
+	@$(BIN)/python docs/layout.py
 
 browser: setup ## Look at rrr report's page in a real Chromium: apt install chromium.
 	@$(BIN)/python -m pytest tests/browser/browser_report.py
@@ -104,8 +116,13 @@ format: setup ## Put the sources in their format and mend what ruff can.
 	@$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-lock: setup ## Write requirements/*.lock anew, with the digest of each file: after pyproject.toml or constraints.txt changed.
-	@$(BIN)/python deploy/supply_chain/lock.py
+lock: $(AUDIT) ## Write requirements/*.lock anew, with the digest of each file: after pyproject.toml or constraints.txt changed.
+	@export UV_CUSTOM_COMPILE_COMMAND='make lock'
+	lock='$(AUDIT)/bin/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_36'
+	lock+=' --generate-hashes --no-annotate --no-emit-index-url --strip-extras'
+	$$lock pyproject.toml --extra serve --constraints constraints.txt --output-file requirements/serving.lock
+	grep '^hatchling==' constraints.txt | $$lock - --constraints constraints.txt --output-file requirements/build.lock
+	$$lock requirements/audit.in --output-file requirements/audit.lock
 
 audit: $(AUDIT) ## Ask an advisory service about every locked package; requirements/advisories.toml lists what is accepted.
 	@$(BIN)/python deploy/supply_chain/audit.py --pip-audit $(AUDIT)/bin/pip-audit

@@ -26,15 +26,17 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from rrrbench.names import DEMO_BASELINE as BASELINE
+from rrrbench.names import DEMO_ENSEMBLE as ENSEMBLE
 from rrrbench.turns import ratio
 from rrrbuild.engine import load_engine
+from rrrbuild.manifest import read_engine
 from rrrbuild.targets import run_obstacle, target_named
 from rrrnet.preprocess import image_to_array
 
 ARTIFACTS = Path("artifacts")
 DATA = ARTIFACTS / "data" / "glyphs"
 REPOSITORY = ARTIFACTS / "repository"
-ENSEMBLE, BASELINE = "glyphs-ensemble8", "glyphs-resnet152"
 PER_CLASS = 200
 IMAGE_SIZE = 64
 RRR = str(Path(sys.executable).with_name("rrr"))
@@ -70,8 +72,7 @@ def make_models(target: str, quick: bool) -> dict[str, Any]:
     described = {name: rrr("describe", str(models / name), capture=True) for name in (ENSEMBLE, BASELINE)}
     described[ENSEMBLE]["scores"] = rrr("evaluate", str(engines[0]), "--data", str(DATA), capture=True)
     for name, engine in zip((ENSEMBLE, BASELINE), engines, strict=True):
-        files = json.loads((engine / "manifest.json").read_text())["files"]
-        described[name]["engine_bytes"] = sum(entry["size_bytes"] for entry in files.values())
+        described[name]["engine_bytes"] = read_engine(engine).engine_bytes
     return described
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from rrrbench import charts
 from rrrbench.environment import AND, RESULTS, ROOT
 from rrrbench.service_tables import peers_bars, peers_table, service_bars, service_tables
-from rrrbench.summary import speed_summary
+from rrrbench.summary import demo_summary, speed_summary
 from rrrbench.tables import bars, engine_tables
 
 PAGE = ROOT / "docs" / "performance.md"
@@ -94,6 +94,11 @@ def main() -> None:
     if documents.keys() >= {"engine", "peers"}:
         text = speed_summary(documents["engine"], documents["peers"])
         options.readme.write_text(write(options.readme.read_text(), "speed", text))
+    demo = options.results / "demo.json"
+    if demo.is_file():
+        document = json.loads(demo.read_text())
+        options.readme.write_text(write(options.readme.read_text(), "demo", demo_summary(document)))
+        charts.draw_demo(document, options.page.parent / "demo.png")
 
 
 if __name__ == "__main__":

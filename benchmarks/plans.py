@@ -10,7 +10,6 @@ targets and sizes that it holds already are kept. `load_average` tells what else
 """
 
 import argparse
-import importlib
 import json
 import os
 import tempfile
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from rrrbench.turns import ratio
-from rrrbuild import machine
+from rrrbuild import lazy, machine
 from rrrbuild.cutting import cut
 from rrrbuild.engine import Runner, load_runner
 from rrrbuild.folding import FoldedNetwork, Layer, Layers
@@ -71,11 +70,10 @@ def load(network: FoldedNetwork, preprocess: Preprocess, target: Target, plan: s
         "inputs": [{"name": INPUT}],
         "outputs": [{"name": OUTPUT, "dtype": "float32", "shape": [-1, members, classes]}],
     }
-    compiler = importlib.import_module(f"rrrbuild.{target.compile_module}")
     with tempfile.TemporaryDirectory() as folder:
         for part, onnx_model in (cut(model) if plan == "split" else {MODEL: model}).items():
             job = CompileJob(onnx_model, Path(folder), target, BatchRange(1, 8, MAX_BATCH), part)
-            compiler.compile_engine(job)
+            lazy.compiler(target)(job)
         return load_runner(Path(folder), target, document, threads=None)
 
 

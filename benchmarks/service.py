@@ -93,7 +93,13 @@ class Measurements:
                     rates[size].append(1000 * size / float(np.median(times)))
                 print(f"concurrency: round {index + 1} of {self.options.rounds}", flush=True)
             return {
-                "http": {str(concurrency): _pooled(found) for concurrency, found in results.items()},
+                "http": {
+                    str(concurrency): {
+                        "throughput_by_round": [result.throughput for result in found],
+                        **contenders.pooled(found),
+                    }
+                    for concurrency, found in results.items()
+                },
                 "engine_images_per_second": {str(size): values for size, values in rates.items()},
             }
 
@@ -119,20 +125,10 @@ def _call(engine: Engine, inputs: list[Any], count: int) -> list[float]:
 
 def _turns(turns: list[Any]) -> dict[str, Any]:
     """The median of each turn, and percentiles of all together."""
-    return {"p50_ms_by_round": [float(np.median(turn)) for turn in turns], **_percentiles(np.concatenate(turns))}
-
-
-def _pooled(found: list[Result]) -> dict[str, Any]:
-    latencies_ms = 1000 * np.concatenate([result.latencies_seconds for result in found])
     return {
-        "throughput_by_round": [result.throughput for result in found],
-        "requests": len(latencies_ms),
-        **_percentiles(latencies_ms),
+        "p50_ms_by_round": [float(np.median(turn)) for turn in turns],
+        **contenders.percentiles(np.concatenate(turns)),
     }
-
-
-def _percentiles(latencies_ms: Any) -> dict[str, float]:
-    return {f"p{percent}_ms": float(np.percentile(latencies_ms, percent)) for percent in (50, 95, 99)}
 
 
 def parse() -> argparse.Namespace:

@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import os
 import re
 import signal
 import subprocess
@@ -16,10 +15,11 @@ from typing import Any
 import httpx
 import numpy as np
 import numpy.typing as npt
-import psutil
 import pytest
 from PIL import Image
 
+from harness import needs
+from harness.service import Service
 from rrrbuild.build import build_engine
 from rrrbuild.manifest import BatchRange
 from rrrbuild.repository import write_repository
@@ -30,49 +30,24 @@ from rrrnet.preprocess import Preprocess
 from rrrserve.bench.closed_loop import closed_loop
 
 LABELS = ("red", "green", "blue")
-RRR = Path(sys.executable).parent / "rrr"
 MAX_BATCH = 4
 OBSERVE = Path(__file__).parents[1] / "deploy" / "prometheus" / "observe.py"
 LOAD_SECONDS = 5.0
 
 
-@dataclass
-class Served:
-    """A running `rrr serve`."""
-
-    process: subprocess.Popen[bytes]
-    log: Path
-    url: str
-
-    def children(self) -> list[psutil.Process]:
-        """Triton, its stubs and the HTTP workers."""
-        found: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
-        return found
-
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send a signal and wait; the exit code."""
-        self.process.send_signal(number)
-        return self.process.wait(60)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by what it needs: `pytest -m "not (service or build or train or nightly)"` is the quick part."""
+    for item in items:
+        if isinstance(item, pytest.Function):
+            for mark in needs.marks(item):
+                item.add_marker(mark)
 
 
-def start(folder: Path, *arguments: str, ready: bool = True) -> Served:
-    """Start `rrr serve` with its own log and, by default, wait until it says that it is ready; it does not drain."""
-    log = folder / "serve.log"
-    if "--drain" not in arguments:
-        arguments = (*arguments, "--drain", "0")
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            [str(RRR), "serve", *arguments], stdout=file, stderr=file, env={**os.environ, "COLUMNS": "200"}
-        )
-    served = Served(process, log, "")
-    while ready and not served.url:
-        found = re.search(r"ready: (\S+)", log.read_text())
-        if found:
-            served.url = found[1]
-        elif process.poll() is not None:
-            pytest.fail(f"rrr serve ended with {process.returncode}:\n{log.read_text()}")
-        time.sleep(0.05)
-    return served
+def start(folder: Path, *arguments: str, ready: bool = True) -> Service:
+    """Start `rrr serve` with its own log; it does not drain, and has one worker, unless it is told otherwise."""
+    defaults = [("--drain", "0"), ("--workers", "1")]
+    added = [word for pair in defaults if pair[0] not in arguments for word in pair]
+    return Service(folder / "serve.log", *arguments, *added, ready=ready)
 
 
 def random_checkpoint(folder: Path, name: str, members: int, *, seed: int) -> Checkpoint:
@@ -122,7 +97,7 @@ def repository(checkpoints: tuple[Checkpoint, Checkpoint], tmp_path_factory: pyt
 
 
 @pytest.fixture(scope="session")
-def service(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def service(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """`rrr serve` on a free port."""
     served = start(tmp_path_factory.mktemp("service"), str(repository), "--port", "0")
     yield served
@@ -130,23 +105,21 @@ def service(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture
-def start_service(tmp_path: Path) -> Iterator[Callable[..., Served]]:
+def start_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     """Start services of one's own; those that still run when the test ends are killed."""
-    running: list[Served] = []
+    running: list[Service] = []
 
-    def starter(*arguments: str, ready: bool = True) -> Served:
+    def starter(*arguments: str, ready: bool = True) -> Service:
         running.append(start(tmp_path, *arguments, ready=ready))
         return running[-1]
 
     yield starter
     for served in running:
-        if served.process.poll() is None:
-            served.process.kill()
-            served.process.wait()
+        served.kill()
 
 
 @pytest.fixture
-def client(service: Served) -> Iterator[httpx.Client]:
+def client(service: Service) -> Iterator[httpx.Client]:
     """An HTTP client of the service."""
     with httpx.Client(base_url=service.url, timeout=30, trust_env=False) as opened:
         yield opened
@@ -188,7 +161,7 @@ class Observed:
     """
 
     url: str
-    service: Served
+    service: Service
     started: float
     ended: float
     answers: dict[str, int]
@@ -218,14 +191,14 @@ def watch(folder: Path, url: str, *arguments: str) -> tuple[subprocess.Popen[byt
     return process, log, found[1]
 
 
-def counted_answers(service: Served) -> float:
+def counted_answers(service: Service) -> float:
     """Single images that the service has answered."""
     text = httpx.get(f"{service.url}/metrics", trust_env=False).text
     pattern = r'^rrr_request_duration_seconds_count\{.*outcome="ok",route=".*/predict"\} (\S+)$'
     return sum(float(value) for value in re.findall(pattern, text, re.MULTILINE))
 
 
-async def load_both_models(service: Served, bodies: list[bytes]) -> dict[str, int]:
+async def load_both_models(service: Service, bodies: list[bytes]) -> dict[str, int]:
     """Both models under load at the same time, with requests that are refused among them."""
     routes = {"tiny": "/v1/predict", "single": "/v1/models/single/predict"}
     loads = {
@@ -270,7 +243,7 @@ def observe_load(observed: Observed, bodies: list[bytes]) -> Observed:
 
 @pytest.fixture(scope="session")
 def observed(
-    service: Served, png: Callable[[int], bytes], tmp_path_factory: pytest.TempPathFactory
+    service: Service, png: Callable[[int], bytes], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Observed]:
     """A real Prometheus that scraped the service every second while both models were under load (some 10 s)."""
     folder = tmp_path_factory.mktemp("observed")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from functools import cache
+from importlib.metadata import requires, version
 from pathlib import Path
 from types import ModuleType
 
@@ -16,14 +17,15 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-LOCKS = ("build", "serving", "dev", "audit")
-ENTRY = re.compile(r"([A-Za-z0-9._-]+)==(\S+) \\\n {4}--hash=sha256:([0-9a-f]{64})\n")
+LOCKS = ("build", "serving", "audit")
+ENTRY = re.compile(r"([A-Za-z0-9._-]+)==(\S+)(?: \\\n {4}--hash=sha256:([0-9a-f]{64}))+\n")
 REMEDY = "run make lock"
+UNPINNED = {"setuptools", "pip", "wheel"}  # pip itself decides on these
 
 
-def script(name: str) -> ModuleType:
-    """A script of deploy/supply_chain, imported."""
-    spec = importlib.util.spec_from_file_location(f"supply_chain_{name}", ROOT / "deploy/supply_chain" / f"{name}.py")
+def audit_script() -> ModuleType:
+    """deploy/supply_chain/audit.py, imported."""
+    spec = importlib.util.spec_from_file_location("supply_chain_audit", ROOT / "deploy/supply_chain/audit.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -32,21 +34,37 @@ def script(name: str) -> ModuleType:
     return module
 
 
-def pins(text: str) -> dict[str, str]:
-    """Versions by package."""
-    return {canonicalize_name(name): version for name, version in re.findall(r"^([\w.-]+)==(\S+)", text, re.M)}
-
-
 @cache
+def pins(path: str) -> dict[str, str]:
+    """Versions by package, of a lock or of constraints.txt."""
+    text = (ROOT / path).read_text()
+    return {canonicalize_name(name): version for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.M)}
+
+
 def locked(name: str) -> dict[str, str]:
-    return pins((ROOT / "requirements" / f"{name}.lock").read_text())
+    return pins(f"requirements/{name}.lock")
 
 
 @cache
-def project() -> dict[str, list[str]]:
-    """Extras by name, and the dependencies that every installation has under the empty name."""
-    found = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return {**found["optional-dependencies"], "": found["dependencies"]}
+def wanted(*extras: str) -> list[Requirement]:
+    """What the project asks for in this Python, with these extras and those that they include."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found = [Requirement(text) for text in project["dependencies"]]
+    left = list(extras)
+    while left:
+        for item in map(Requirement, project["optional-dependencies"][left.pop()]):
+            if item.name == project["name"]:
+                left += item.extras
+            elif item.marker is None or item.marker.evaluate():
+                found.append(item)
+    return found
+
+
+def all_extras() -> list[str]:
+    """Those of `make setup`."""
+    line = re.search(r"^EXTRAS := (.+)$", (ROOT / "Makefile").read_text(), re.M)
+    assert line is not None
+    return line[1].split(",")
 
 
 @pytest.mark.parametrize("name", LOCKS)
@@ -62,43 +80,60 @@ def test_every_line_of_a_lock_is_a_version_with_its_digest(name: str) -> None:
     assert remarks.startswith("# ")
 
 
-@pytest.mark.parametrize("name", ["build", "serving", "dev"])
-def test_locks_and_constraints_agree(name: str) -> None:
-    constraints = pins((ROOT / "constraints.txt").read_text())
-    differing = {
-        package: (version, constraints[package])
-        for package, version in locked(name).items()
-        if constraints.get(package, version) != version
-    }
-    assert differing == {}, REMEDY
-
-
-def test_the_lock_of_the_development_environment_covers_every_constraint() -> None:
-    constraints = set(pins((ROOT / "constraints.txt").read_text()))
-    assert constraints - set(locked("dev")) == set(), REMEDY
-    # pip itself decides on these, so they are in no constraint.
-    assert set(locked("dev")) - constraints <= {"setuptools", "pip", "wheel"}, "name them in constraints.txt"
+@pytest.mark.parametrize("name", ["build", "serving"])
+def test_a_lock_has_the_versions_of_the_constraints(name: str) -> None:
+    differing = locked(name).items() - pins("constraints.txt").items()
+    assert {package for package, _ in differing} <= UNPINNED, REMEDY
 
 
 @pytest.mark.parametrize(
-    ("name", "extras"),
-    [
-        ("serving", ("", "onnxruntime", "openvino", "triton")),
-        ("dev", ("", "dev", "onnxruntime", "openvino", "peers", "tensorrt-rtx", "train", "triton")),
-    ],
+    ("file", "extras"), [("requirements/serving.lock", ["serve"]), ("constraints.txt", all_extras())]
 )
-def test_a_lock_has_what_pyproject_asks_for(name: str, extras: tuple[str, ...]) -> None:
-    for text in (text for extra in extras for text in project()[extra]):
-        wanted = Requirement(text)
-        version = locked(name).get(canonicalize_name(wanted.name))
-        assert version is not None, f"{wanted.name} is missing in {name}.lock: {REMEDY}"
-        assert wanted.specifier.contains(version, prereleases=True), f"{text} against {version}: {REMEDY}"
+def test_what_pyproject_asks_for_is_pinned(file: str, extras: list[str]) -> None:
+    for item in wanted(*extras):
+        version = pins(file).get(canonicalize_name(item.name))
+        assert version is not None, f"{item.name} is missing in {file}: {REMEDY}"
+        assert item.specifier.contains(version, prereleases=True), f"{item} against {version}: {REMEDY}"
 
 
-def test_what_serves_needs_neither_torch_nor_a_compiler() -> None:
-    assert locked("serving").keys() & {"torch", "onnx", "kornia", "matplotlib", "pytest"} == set()
-    assert locked("serving").items() <= locked("dev").items(), REMEDY
-    assert set(script("lock").SERVING_EXTRAS) == {"onnxruntime", "openvino", "triton"}
+def test_what_is_installed_is_what_the_constraints_say() -> None:
+    left, seen = wanted(*all_extras()), set[tuple[str, frozenset[str]]]()
+    versions: dict[str, str] = {}
+    while left:
+        item = left.pop()
+        name = str(canonicalize_name(item.name))
+        if (name, frozenset(item.extras)) in seen:
+            continue
+        seen.add((name, frozenset(item.extras)))
+        versions[name] = version(name).partition("+")[0]  # torch has builds of one version
+        for needed in map(Requirement, requires(name) or ()):
+            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in ("", *item.extras)):
+                left.append(needed)
+    versions = {package: found for package, found in versions.items() if package not in UNPINNED}
+    assert versions == pins("constraints.txt"), "make setup, or write constraints.txt anew (docs/layout.md)"
+
+
+def test_extras_install_what_their_work_needs_and_no_more() -> None:
+    def names(*extras: str) -> set[str]:
+        return {canonicalize_name(item.name) for item in wanted(*extras)}
+
+    heavy = {"torch", "onnx", "openvino", "onnxruntime", "bentoml", "grpcio", "scipy", "nvidia-pytriton", "matplotlib"}
+    assert names() & heavy == set()
+    assert names("train") & heavy == {"torch", "matplotlib"}
+    assert names("build") & heavy == {"torch", "matplotlib", "onnx", "openvino", "onnxruntime", "grpcio"}
+    assert locked("serving").keys() & heavy == heavy - {"torch", "onnx", "matplotlib"}
+    assert locked("serving").keys() & {"kornia", "pytest", "mypy"} == set()
+    kept = {"train", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx", "triton", "peers", "dev"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(project["optional-dependencies"]) == kept | {"build", "bench", "report", "serve"}
+
+
+def test_packages_whose_private_parts_are_used_have_an_upper_bound() -> None:
+    """Whether the parts are there is asked by tests/rrrserve/test_private_parts.py."""
+    bounded = {item.name: item.specifier for item in wanted("serve")}
+    for package in ("uvicorn", "prometheus-client", "bentoml"):
+        major, minor, *_ = locked("serving")[package].split(".")
+        assert not bounded[package].contains(f"{major}.{int(minor) + 1}.0"), package
 
 
 def test_versions_with_known_faults_are_below_the_floor() -> None:
@@ -110,7 +145,7 @@ def test_versions_with_known_faults_are_below_the_floor() -> None:
         "torch": "2.6",
     }
     for name, floor in floors.items():
-        assert Requirement(f"{name}>={floor}").specifier.contains(locked("dev")[name]), name
+        assert Requirement(f"{name}>={floor}").specifier.contains(pins("constraints.txt")[name]), name
 
 
 def test_a_changed_digest_is_not_installed(tmp_path: Path) -> None:
@@ -128,12 +163,12 @@ def test_a_changed_digest_is_not_installed(tmp_path: Path) -> None:
 
 
 def test_each_accepted_vulnerability_has_a_reason_dates_and_a_test_that_exists() -> None:
-    audit = script("audit")
+    audit = audit_script()
     allowed = audit.accepted()
     assert len({(item.package, item.id) for item in allowed}) == len(allowed) >= 7
     security = (ROOT / "SECURITY.md").read_text()
     for item in allowed:
-        assert canonicalize_name(item.package) in locked("dev"), item.id
+        assert canonicalize_name(item.package) in pins("constraints.txt"), item.id
         assert len(item.reason) > 30, item.id
         assert item.date < item.review_by <= item.date + dt.timedelta(days=100), item.id
         path, _, test = item.contained_by.partition("::")
@@ -145,7 +180,7 @@ def test_each_accepted_vulnerability_has_a_reason_dates_and_a_test_that_exists()
 
 
 def test_the_audit_lets_pass_only_what_is_accepted_and_not_overdue() -> None:
-    audit = script("audit")
+    audit = audit_script()
     report = {
         "dependencies": [
             {"name": "Good", "version": "1", "vulns": []},

@@ -15,8 +15,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rrrbench import contenders, tensor_client
@@ -96,10 +94,8 @@ def summarise(server: Server, by_level: Mapping[int, list[Result]]) -> dict[str,
     """Percentiles of all rounds' requests together, and of each round median, p99 and throughput."""
     row: dict[str, Any] = {"start_seconds": server.start_seconds, "memory_mb": server.memory_mb()}
     for concurrency, results in by_level.items():
-        pooled = 1000 * np.concatenate([result.latencies_seconds for result in results])
         row[f"concurrency-{concurrency}"] = {
-            "requests": len(pooled),
-            **{f"p{percent}_ms": float(np.percentile(pooled, percent)) for percent in (50, 95, 99)},
+            **contenders.pooled(results),
             "rounds": [
                 {
                     **{f"p{percent}_ms": result.percentile_ms(percent) for percent in (50, 99)},

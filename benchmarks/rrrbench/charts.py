@@ -1,10 +1,10 @@
-"""The plots of docs/performance.md, drawn from result files."""
+"""The plots of docs/performance.md and of the README, drawn from result files."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rrrbench.names import BASELINE, ENSEMBLE
+from rrrbench.names import BASELINE, DEMO_BASELINE, DEMO_ENSEMBLE, ENSEMBLE
 from rrrbench.service_tables import best_throughput
 from rrrbench.tables import case_ratio, median, shares
 from rrrbench.turns import Interval, median_interval
@@ -152,3 +152,23 @@ def draw_peers(document: Document, path: Path) -> None:
     _bars(right, names, rates, colors=colors, unit="", digits=0)
     right.set(xlabel="answers a second at the best concurrency", title="Throughput")
     figure.savefig(path, dpi=_DPI)
+
+
+def draw_demo(result: Document, path: Path) -> None:
+    """Bars of p50 with p95 marks, engine and HTTP, both models."""
+    figure = _figure(8, 2.6)
+    axis = figure.subplots()
+    colors = {DEMO_ENSEMBLE: OURS, DEMO_BASELINE: THEIRS}
+    names = {DEMO_ENSEMBLE: "RRR-Net, 8 members", DEMO_BASELINE: "ResNet152"}
+    for row, (key, title) in enumerate((("http", "over HTTP"), ("engine", "at the engine"))):
+        for offset, model in ((0.2, DEMO_ENSEMBLE), (-0.2, DEMO_BASELINE)):
+            p50, p95 = (result[key][model][quantile] for quantile in ("p50_ms", "p95_ms"))
+            axis.barh(row + offset, p50, 0.36, color=colors[model], label=names[model] if row == 0 else None)
+            axis.plot([p95, p95], [row + offset - 0.18, row + offset + 0.18], color="black", linewidth=1)
+            axis.annotate(f" {p50:.1f} ms", (p95, row + offset), va="center", fontsize=9)
+        axis.annotate(f"{title}: {result[key]['speed_up']:.1f}x", (0, row + 0.45), fontsize=9, fontweight="bold")
+    axis.set(yticks=[], xlabel="latency of one request (ms): bar p50, line p95", ylim=(-0.5, 1.7))
+    axis.margins(x=0.12)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.legend(loc="upper right", frameon=False, fontsize=9)
+    figure.savefig(path, dpi=140)

@@ -3,13 +3,20 @@
 import asyncio
 import base64
 import json
+import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
 
 from rrrbench.environment import ROOT
+from rrrbench.names import ENSEMBLE
 from rrrbench.networks import Networks
 from rrrbench.servers import Server, answers, free_port, running
 from rrrbuild.repository import write_repository
@@ -40,64 +47,67 @@ def repository(networks: Networks, pixels: int, engines: Sequence[tuple[str, str
     return read_repository(out)
 
 
+def exact_repository(cache: Path) -> Path:
+    """The ensemble at 64 pixels in a target whose every answer can be judged."""
+    return repository(Networks(cache), 64, [(ENSEMBLE, "onnxruntime-fp32")]).path
+
+
+def percentiles(latencies_ms: Any) -> dict[str, float]:
+    """p50, p95 and p99, JSON-ready."""
+    return {f"p{percent}_ms": float(np.percentile(latencies_ms, percent)) for percent in (50, 95, 99)}
+
+
+def pooled(results: Sequence[Result]) -> dict[str, Any]:
+    """The requests of all rounds together, JSON-ready."""
+    latencies_ms = 1000 * np.concatenate([result.latencies_seconds for result in results])
+    return {"requests": len(latencies_ms), **percentiles(latencies_ms)}
+
+
 def http(url: str, bodies: Sequence[bytes]) -> Drive:
     """Drive an HTTP server by POSTs of prepared bodies over keep-alive connections."""
     return lambda concurrency, seconds: asyncio.run(closed_loop(url, bodies, concurrency, seconds=seconds))
 
 
 @contextmanager
-def rrr_serve(path: Path, logs: Path) -> Iterator[Server]:
-    """Our service, as a user starts it."""
-    url = f"http://127.0.0.1:{free_port()}"
-    command = [str(BIN / "rrr"), "serve", str(path), "--port", url.rpartition(":")[2]]
-    command += ["--drain", "0", "--restarts", "0"]  # what dies must not be measured as if nothing had been
-    with running(command, url=url, ready=answers(f"{url}/readyz"), log=logs / "rrr-serve.log") as server:
+def _http_server(
+    name: str, command: Callable[[str], list[str]], ready: str, logs: Path, environment: Mapping[str, str]
+) -> Iterator[Server]:
+    """A server at a free port, which `command` gets; the path `ready` answers 200 when it is."""
+    port = str(free_port())
+    url = f"http://127.0.0.1:{port}"
+    log = logs / f"{name}.log"
+    with running(command(port), url=url, ready=answers(url + ready), log=log, environment=environment) as server:
         yield server
 
 
-@contextmanager
-def bentoml_torch(networks: Networks, name: str, pixels: int, logs: Path) -> Iterator[Server]:
+def rrr_serve(path: Path, logs: Path) -> AbstractContextManager[Server]:
+    """Our service, as a user starts it; what dies must not be measured as if nothing had been."""
+    words = [str(BIN / "rrr"), "serve", str(path), "--drain", "0", "--restarts", "0", "--port"]
+    return _http_server("rrr-serve", lambda port: [*words, port], "/readyz", logs, {})
+
+
+def bentoml_torch(networks: Networks, name: str, pixels: int, logs: Path) -> AbstractContextManager[Server]:
     """BentoML and PyTorch eager."""
-    checkpoint = networks.checkpoint(name, pixels)
-    url = f"http://127.0.0.1:{free_port()}"
-    command = [str(BIN / "bentoml"), "serve", "bentoml_torch:Classifier", "--working-dir", str(PEERS)]
-    with running(
-        [*command, "--host", "127.0.0.1", "--port", url.rpartition(":")[2]],
-        url=url,
-        ready=answers(f"{url}/readyz"),
-        log=logs / f"bentoml-torch-{name}.log",
-        environment={**_paths(), "PYTORCH_CHECKPOINT": str(checkpoint.path), "BENTOML_DO_NOT_TRACK": "True"},
-    ) as server:
-        yield server
+    words = [str(BIN / "bentoml"), "serve", "bentoml_torch:Classifier", "--working-dir", str(PEERS)]
+    words += ["--host", "127.0.0.1", "--port"]
+    environment = {**_paths(), "PYTORCH_CHECKPOINT": str(networks.checkpoint(name, pixels).path)}
+    environment["BENTOML_DO_NOT_TRACK"] = "True"
+    return _http_server(f"bentoml-torch-{name}", lambda port: [*words, port], "/readyz", logs, environment)
 
 
-@contextmanager
-def litserve_onnxruntime(engine: Path, logs: Path) -> Iterator[Server]:
+def litserve_onnxruntime(engine: Path, logs: Path) -> AbstractContextManager[Server]:
     """LitServe and ONNX Runtime."""
-    url = f"http://127.0.0.1:{free_port()}"
-    with running(
-        [sys.executable, str(PEERS / "litserve_onnxruntime.py"), url.rpartition(":")[2]],
-        url=url,
-        ready=answers(f"{url}/health"),
-        log=logs / "litserve.log",
-        environment={**_paths(), "ONNX_ENGINE": str(engine.absolute())},
-    ) as server:
-        yield server
+    words = [sys.executable, str(PEERS / "litserve_onnxruntime.py")]
+    environment = {**_paths(), "ONNX_ENGINE": str(engine.absolute())}
+    return _http_server("litserve", lambda port: [*words, port], "/health", logs, environment)
 
 
-@contextmanager
-def fastapi_onnxruntime(engine: Path, logs: Path) -> Iterator[Server]:
+def fastapi_onnxruntime(engine: Path, logs: Path) -> AbstractContextManager[Server]:
     """FastAPI, uvicorn and ONNX Runtime."""
-    url = f"http://127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "uvicorn", "fastapi_onnxruntime:app", "--app-dir", str(PEERS)]
-    with running(
-        [*command, "--port", url.rpartition(":")[2], "--no-access-log", "--log-level", "warning"],
-        url=url,
-        ready=answers(f"{url}/health"),
-        log=logs / "fastapi.log",
-        environment={**_paths(), "ONNX_ENGINE": str(engine.absolute())},
-    ) as server:
-        yield server
+    words = [sys.executable, "-m", "uvicorn", "fastapi_onnxruntime:app", "--app-dir", str(PEERS)]
+    words += ["--no-access-log", "--log-level", "warning", "--port"]
+    environment = {**_paths(), "ONNX_ENGINE": str(engine.absolute())}
+    return _http_server("fastapi", lambda port: [*words, port], "/health", logs, environment)
 
 
 @contextmanager
@@ -114,9 +124,6 @@ def triton_alone(path: Path, logs: Path) -> Iterator[Server]:
 
 
 def _triton_ready(port_file: Path) -> bool:
-    from tritonclient.grpc import InferenceServerClient
-    from tritonclient.utils import InferenceServerException
-
     if not (port_file.exists() and port_file.read_text()):
         return False
     with InferenceServerClient(port_file.read_text()) as client:
@@ -128,7 +135,7 @@ def _triton_ready(port_file: Path) -> bool:
 
 def _paths() -> dict[str, str]:
     """Where the peers find this package."""
-    return {"PYTHONPATH": str(ROOT / "benchmarks")}
+    return {"PYTHONPATH": os.pathsep.join([str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])}
 
 
 def as_json(bodies: Sequence[bytes]) -> list[bytes]:

@@ -9,3 +9,5 @@ def members_name(members: int) -> str:
 
 
 ENSEMBLE, SINGLE = members_name(8), members_name(1)
+# Of the demo's models, in its repository and its result file.
+DEMO_ENSEMBLE, DEMO_BASELINE = "glyphs-ensemble8", "glyphs-resnet152"

@@ -1,9 +1,11 @@
-"""The README's figures of speed: a few lines of the result files that docs/performance.md shows in full."""
+"""The README's figures: those of the demo, and a few lines of the files that docs/performance.md shows in full."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from rrrbench.names import BASELINE, ENSEMBLE
+import numpy as np
+
+from rrrbench.names import BASELINE, DEMO_BASELINE, DEMO_ENSEMBLE, ENSEMBLE
 from rrrbench.service_tables import best_throughput
 from rrrbench.tables import case_ratio, markdown, median
 
@@ -40,3 +42,34 @@ def _servers(peers: Document) -> str:
     level = level.removeprefix("concurrency-")
     header = ["JPEG in, JSON out", "p50 (ms)", "p99", f"p50 at {level} requests", f"p99 at {level}", "best answers/s"]
     return markdown(header, rows)
+
+
+def demo_summary(result: Document) -> str:
+    """Both models of the demo, and how they were measured."""
+    ensemble, baseline = result["models"][DEMO_ENSEMBLE], result["models"][DEMO_BASELINE]
+    scores = ensemble["scores"]
+    members = [member["accuracy"] for member in scores["members"]]
+    rows: list[tuple[str, str, str, str]] = []
+    for key, title in (("engine", "engine"), ("http", "HTTP, JPEG in, JSON out")):
+        row = result[key]
+        low, high = row["interval"]
+        ratio = f"**{row['speed_up']:.1f}x** ({low:.1f} to {high:.1f})"
+        rows.append(
+            (f"{title}, p50", f"{row[DEMO_ENSEMBLE]['p50_ms']:.2f} ms", f"{row[DEMO_BASELINE]['p50_ms']:.2f} ms", ratio)
+        )
+        rows.append(
+            (f"{title}, p95", f"{row[DEMO_ENSEMBLE]['p95_ms']:.2f} ms", f"{row[DEMO_BASELINE]['p95_ms']:.2f} ms", "")
+        )
+    for key, title, unit, suffix in (
+        ("parameters", "parameters", 1e6, "M"),
+        ("macs", f"multiply-accumulates, {result['image_size']} pixels", 1e6, "M"),
+        ("engine_bytes", "engine on disk", 1e6, "MB"),
+    ):
+        small, large = ensemble[key] / unit, baseline[key] / unit
+        rows.append((title, f"{small:.1f} {suffix}", f"{large:.1f} {suffix}", f"{large / small:.1f}x"))
+    accuracy = f"{100 * scores['accuracy']:.1f} % (members: {100 * np.mean(members):.1f} % on average)"
+    rows.append((f"accuracy on {scores['images']} test images", accuracy, "not trained", ""))
+    table = markdown(["", "RRR-Net, 8 members", "ResNet152", "ratio (95 % interval)"], rows)
+    cpu = result["machine"]["cpu"].split(":")[0]
+    note = f"`{result['target']}`, batch 1, {result['rounds']} requests to each model in turns, on {cpu}."
+    return f"{table}\n\n{note}"

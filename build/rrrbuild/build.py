@@ -1,27 +1,26 @@
 """Checkpoint to a verified engine: export, compile, verify, measure, seal."""
 
-import importlib
 import shlex
 import shutil
 import sys
-from collections.abc import Collection
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rrrbuild import candidates, machine
+from rrrbuild import candidates, lazy, machine
+from rrrbuild.calibration import Calibration, calibration_images
 from rrrbuild.engine import incompatibility
 from rrrbuild.heldout import HeldOut, held_out_images
-from rrrbuild.job import Report
+from rrrbuild.job import BuildOrder, Report
 from rrrbuild.manifest import INPUT, MANIFEST, OUTPUT, BatchRange, Manifest, read_engine, write_manifest
 from rrrbuild.plans import AUTO, check_plan, plans_to_build
-from rrrbuild.targets import Target, build_obstacle, run_obstacle, target_named
+from rrrbuild.targets import Plan, Target, build_obstacle, run_obstacle, target_named
 from rrrnet import __version__, sealed
-from rrrnet.checkpoint import DOCUMENT, SPLIT, Checkpoint, read_checkpoint
+from rrrnet.checkpoint import DOCUMENT, SPLIT, read_checkpoint
 from rrrnet.errors import IncompatibleError, RRRError, UsageError
 
-if TYPE_CHECKING:  # it imports onnx and onnxruntime
+if TYPE_CHECKING:
     from rrrbuild.quantize import Quantiser
 
 ENGINES = Path("artifacts/engines")
@@ -72,137 +71,110 @@ def build_engine(
             "at least 1 image of each and 0 points are needed"
         )
     checkpoint = read_checkpoint(checkpoint_path)
-    first, *others = plans_to_build(plan, target, checkpoint.architecture)
+    plans = plans_to_build(plan, target, checkpoint.architecture)
     if obstacle := build_obstacle(target):
         raise IncompatibleError(f"{target.name} cannot be built here: {obstacle}")
-    machine.require("onnx", extra="train")
+    machine.require("onnx", extra="build")
     out = out if out is not None else ENGINES / checkpoint.name / target.name
-    runtime_obstacle = run_obstacle(target)
     if checkpoint.training.get("complete") is False:
         report(f"the training of {checkpoint.name} is not complete")
-    quantiser: Quantiser | None = None
-    held_out: HeldOut | None = None
-    if target.precision == "int8":
-        quantiser, held_out = _quantiser(
-            checkpoint, target, data, images, calibration_images, max_drop=max_drop, report=report
-        )
-    elif not runtime_obstacle:
-        held_out = _held_out(checkpoint, data, images, report)
+    order = BuildOrder(checkpoint, target, batch, out, max_drop, report)
+    calibration, held_out = _read_images(order, data, images, calibration_images)
+    quantiser = lazy.quantiser(order, calibration, held_out) if calibration and held_out else None
+    given: list[tuple[str, object, object]] = [
+        ("--max-drop", max_drop, DEFAULT_MAX_DROP),
+        ("--images", images, DEFAULT_IMAGES),
+        ("--data", data, None),
+        ("--calibration-images", calibration_images if quantiser else None, None),
+    ]
+    options = [word for name, value, usual in given if value != usual for word in (name, str(value))]
 
     with sealed.staged(out, document=MANIFEST) as folder:
-        document = _describe(checkpoint, target, batch)
-        compile_one = partial(
-            candidates.compile_plan,
-            checkpoint,
-            target,
-            batch=batch,
-            folder=folder,
-            previous=out,
-            quantise=None if quantiser is None else quantiser.quantise,
-            report=report,
-        )
-        compiled = {first.name: compile_one(first)}
-        reason = incompatibility(target, document["versions"][target.family], compiled[first.name]["built_for"])
-        if held_out is None or reason:
-            if others:
-                report(f"taking plan {first.name}, for plans cannot be measured here")
-            report(f"not verified: {reason}")
-            document |= {"plan": first.name, "unverified_reason": reason}
-        else:
-            left_out: dict[str, RRRError] = {}
-            for other in others:
-                with candidates.leaving_out(other.name, left_out, report):
-                    compiled[other.name] = compile_one(other)
-            document |= candidates.prove(
-                checkpoint, target, document, folder, list(compiled), held_out, max_drop=max_drop, report=report
-            )
-        kept = list(dict.fromkeys([document["plan"], *document["plan_by_batch"].values()]))
-        features = [compiled[plan].pop("features") for plan in kept if "features" in compiled[plan]]
-        document |= {
-            "features": features[0] if features else None,
-            "device": {**machine.describe(), **compiled[document["plan"]]},
-        }
-        candidates.keep(folder, kept)
-        document["quantisation"] = None if quantiser is None else quantiser.record()
-        again = AUTO if document["plan_by_batch"] else document["plan"]
-        given: list[tuple[str, object, object]] = [
-            ("--max-drop", max_drop, DEFAULT_MAX_DROP),
-            ("--images", images, DEFAULT_IMAGES),
-            ("--data", data, None),
-        ]
-        options = [word for name, value, usual in given if value != usual for word in (name, str(value))]
-        options += [] if quantiser is None else ["--calibration-images", str(calibration_images)]
-        document["command"] = _command(checkpoint_path, target, again, batch, out, options)
+        manifest = _fill(folder, order, plans, held_out, quantiser)
         if SPLIT in checkpoint.files:
             shutil.copyfile(checkpoint.path / SPLIT, folder / SPLIT)
-        write_manifest(
-            Manifest(
-                path=folder,
-                architecture=checkpoint.architecture,
-                labels=checkpoint.labels,
-                preprocess=checkpoint.preprocess,
-                files={},
-                **{**document, "batch": batch},
-            ),
-            folder,
-        )
+        write_manifest(replace(manifest, command=_command(checkpoint_path, order, manifest, options)), folder)
     return read_engine(out)
 
 
-def _held_out(
-    checkpoint: Checkpoint, data: Path | None, images: int, report: Report, without: Collection[str] = ()
-) -> HeldOut:
+def _read_images(
+    order: BuildOrder, data: Path | None, most: int, most_to_calibrate: int
+) -> tuple[Calibration | None, HeldOut | None]:
+    """Images to calibrate INT8 on, and others to verify on; none for an engine that cannot run here."""
+    calibration = None
+    if order.target.precision == "int8":
+        order.report("reading images to calibrate on")
+        calibration = calibration_images(order.checkpoint, data, limit=most_to_calibrate)
+    elif run_obstacle(order.target):
+        return None, None
     machine.require("torch", extra="train")
-    report("reading images to verify on")
-    return held_out_images(checkpoint, data, limit=images, without=without)
+    order.report("reading images to verify on")
+    used = frozenset(calibration.files) if calibration else frozenset()
+    return calibration, held_out_images(order.checkpoint, data, limit=most, without=used)
 
 
-def _quantiser(
-    checkpoint: Checkpoint,
-    target: Target,
-    data: Path | None,
-    images: int,
-    calibration_images: int,
-    *,
-    max_drop: float,
-    report: Report,
-) -> tuple["Quantiser", HeldOut]:
-    """What makes an exported model INT8, and the images that it is judged by."""
-    calibration = importlib.import_module("rrrbuild.calibration")
-    quantize = importlib.import_module("rrrbuild.quantize")  # imports onnx and onnxruntime
-    report("reading images to calibrate on")
-    chosen = calibration.calibration_images(checkpoint, data, limit=calibration_images)
-    held_out = _held_out(checkpoint, data, images, report, without=frozenset(chosen.files))
-    quantiser = quantize.Quantiser(target, chosen, held_out, max_drop=max_drop, report=report)
-    return quantiser, held_out
+def _fill(
+    folder: Path, order: BuildOrder, plans: Sequence[Plan], held_out: HeldOut | None, quantiser: "Quantiser | None"
+) -> Manifest:
+    """Compile the plans into `folder` and keep the fastest; returns the manifest without its command."""
+    first, *others = plans
+    target, report = order.target, order.report
+    quantise = None if quantiser is None else quantiser.quantise
+    compiled = {first.name: candidates.compile_plan(order, first, folder, quantise)}
+    manifest = replace(_describe(order, folder), plan=first.name)
+    reason = incompatibility(target, manifest.versions[target.family], compiled[first.name].built_for)
+    if held_out is None or reason:
+        if others:
+            report(f"taking plan {first.name}, for plans cannot be measured here")
+        report(f"not verified: {reason}")
+        manifest = replace(manifest, unverified_reason=str(reason))
+    else:
+        left_out: dict[str, RRRError] = {}
+        for other in others:
+            with candidates.leaving_out(other.name, left_out, report):
+                compiled[other.name] = candidates.compile_plan(order, other, folder, quantise)
+        manifest = candidates.prove(order, manifest, list(compiled), held_out)
+    candidates.keep(folder, manifest.kept_plans)
+    return replace(
+        manifest,
+        device={**machine.describe(), **compiled[manifest.plan].device},
+        features=next((found for plan in manifest.kept_plans if (found := compiled[plan].features)), None),
+        quantisation=None if quantiser is None else quantiser.record(),
+    )
 
 
-def _describe(checkpoint: Checkpoint, target: Target, batch: BatchRange) -> dict[str, Any]:
-    """The manifest's fields as far as they are known before anything is compiled."""
+def _describe(order: BuildOrder, folder: Path) -> Manifest:
+    """The manifest as far as it is known before anything is compiled."""
+    checkpoint, target = order.checkpoint, order.target
     size, architecture = checkpoint.preprocess.size, checkpoint.architecture
     recorded = checkpoint.training.get("data")
-    return {
-        "name": checkpoint.name,
-        "target": target.name,
-        "family": target.family,
-        "precision": target.precision,
-        "batch": asdict(batch),
-        "inputs": [{"name": INPUT, "dtype": "uint8", "shape": [-1, size, size, 3]}],
-        "outputs": [
-            {"name": OUTPUT, "dtype": "float32", "shape": [-1, architecture.members, architecture.num_classes]}
-        ],
-        "versions": _versions(target),
-        "verified": False,
-        "unverified_reason": "",
-        "latency_ms": {},
-        "plan_by_batch": {},
-        "checkpoint": {
+    return Manifest(
+        path=folder,
+        name=checkpoint.name,
+        target=target.name,
+        family=target.family,
+        precision=target.precision,
+        plan="",
+        architecture=architecture,
+        labels=checkpoint.labels,
+        preprocess=checkpoint.preprocess,
+        batch=order.batch,
+        inputs=[{"name": INPUT, "dtype": "uint8", "shape": [-1, size, size, 3]}],
+        outputs=[{"name": OUTPUT, "dtype": "float32", "shape": [-1, architecture.members, architecture.num_classes]}],
+        versions=_versions(target),
+        device={},
+        verified=False,
+        unverified_reason="",
+        latency_ms={},
+        checkpoint={
             "name": checkpoint.name,
             "method": checkpoint.method,
             "sha256": sealed.sha256_of(checkpoint.path / DOCUMENT),
         },
-        "data": None if recorded is None else {key: recorded.get(key) for key in ("name", "path", "sha256")},
-    }
+        data=None if recorded is None else {key: recorded.get(key) for key in ("name", "path", "sha256")},
+        command="",
+        files={},
+    )
 
 
 def _versions(target: Target) -> dict[str, str]:
@@ -215,8 +187,9 @@ def _versions(target: Target) -> dict[str, str]:
     }
 
 
-def _command(checkpoint_path: Path, target: Target, plan: str, batch: BatchRange, out: Path, options: list[str]) -> str:
+def _command(checkpoint_path: Path, order: BuildOrder, manifest: Manifest, options: list[str]) -> str:
     """The command line that builds it again."""
-    sizes = f"{batch.min},{batch.opt},{batch.max}"
-    words = ["rrr", "build", str(checkpoint_path), "--target", target.name, "--plan", plan, "--batch", sizes]
-    return shlex.join([*words, *options, "--out", str(out)])
+    plan = AUTO if manifest.plan_by_batch else manifest.plan
+    sizes = f"{order.batch.min},{order.batch.opt},{order.batch.max}"
+    words = ["rrr", "build", str(checkpoint_path), "--target", order.target.name, "--plan", plan, "--batch", sizes]
+    return shlex.join([*words, *options, "--out", str(order.out)])

@@ -3,65 +3,53 @@
 The folders lie inside the staged engine, so nothing is left of them if the build fails.
 """
 
-import importlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from rrrbuild import lazy
 from rrrbuild.engine import Runner, load_runner
 from rrrbuild.heldout import HeldOut
-from rrrbuild.job import CompileJob, Report
-from rrrbuild.manifest import MANIFEST, MODEL, STEM, BatchRange, read_engine
+from rrrbuild.job import BuildOrder, Compiled, CompileJob, Report
+from rrrbuild.manifest import MANIFEST, MODEL, TIMING_CACHE, Manifest, read_engine, to_document
 from rrrbuild.measure import measure_latency
 from rrrbuild.plan_runner import SPLIT
 from rrrbuild.plans import winners
 from rrrbuild.targets import Plan, Target
 from rrrbuild.verify import compare, run_all
 from rrrnet import sealed
-from rrrnet.checkpoint import DOCUMENT, Checkpoint
+from rrrnet.checkpoint import DOCUMENT
 from rrrnet.errors import ArtifactError, CheckFailedError, IncompatibleError, RRRError
 
 # An exported FP32 model and its plan's name -> the model in INT8
 Quantise = Callable[[bytes, str], bytes]
 
 
-def compile_plan(
-    checkpoint: Checkpoint,
-    target: Target,
-    plan: Plan,
-    *,
-    batch: BatchRange,
-    folder: Path,
-    previous: Path,
-    quantise: Quantise | None,
-    report: Report,
-) -> dict[str, Any]:
-    """Export and compile one plan into a folder of its own below `folder`; returns what the compiler tells.
+def compile_plan(order: BuildOrder, plan: Plan, folder: Path, quantise: Quantise | None) -> Compiled:
+    """Export and compile one plan into a folder of its own below `folder`.
 
     An INT8 target's exported model goes through `quantise` first.
     """
-    export, cutting = (importlib.import_module(f"rrrbuild.{name}") for name in ("export", "cutting"))
-    compiler = importlib.import_module(f"rrrbuild.{target.compile_module}")
-    report(f"exporting {checkpoint.name} to ONNX, plan {plan.name}")
-    model = export.export_onnx(checkpoint, plan=plan.graph, half=target.precision == "fp16", align=plan.align)
+    checkpoint, target = order.checkpoint, order.target
+    order.report(f"exporting {checkpoint.name} to ONNX, plan {plan.name}")
+    model = lazy.export_onnx(checkpoint, target, plan)
     if quantise is not None:
         model = quantise(model, plan.name)
-    parts = cutting.cut(model) if plan.name == SPLIT else {MODEL: model}
-    report(f"compiling for {target.name}")
+    parts, features = lazy.cut(model) if plan.name == SPLIT else ({MODEL: model}, None)
+    order.report(f"compiling for {target.name}")
     (folder / plan.name).mkdir()
     # `sequential` is meant; left to itself TensorRT may take streams for it too.
     aux_streams = {"sequential": 0, "streams": checkpoint.architecture.members - 1}.get(plan.name)
-    cache = _timing_cache(previous, target, plan)
-    compiled: dict[str, Any] = {}
+    cache = _timing_cache(order.out, target, plan)
     for part, onnx_model in parts.items():
-        job = CompileJob(onnx_model, folder / plan.name, target, batch, part, aux_streams, timing_cache=cache)
-        compiled = compiler.compile_engine(job)
-    if streams := compiled.get("aux_streams"):
+        job = CompileJob(onnx_model, folder / plan.name, target, order.batch, part, aux_streams, timing_cache=cache)
+        compiled = lazy.compiler(target)(job)
+    if streams := compiled.aux_streams:
         said = "; ".join(streams["log"]) or "the builder says nothing about them"
-        report(f"{streams['asked']} auxiliary streams were asked for: {said}")
-    return {**compiled, "features": cutting.features_of(parts[STEM])} if STEM in parts else compiled
+        order.report(f"{streams['asked']} auxiliary streams were asked for: {said}")
+    return replace(compiled, features=features)
 
 
 @contextmanager
@@ -80,37 +68,27 @@ def leaving_out(plan: str, left_out: dict[str, RRRError], report: Report) -> Ite
         report(f"plan {plan} is left out: {left_out[plan]}")
 
 
-def prove(
-    checkpoint: Checkpoint,
-    target: Target,
-    document: dict[str, Any],
-    folder: Path,
-    plans: Sequence[str],
-    held_out: HeldOut,
-    *,
-    max_drop: float,
-    report: Report,
-) -> dict[str, Any]:
-    """Verify and measure what lies in `folder`, a folder for each plan.
+def prove(order: BuildOrder, manifest: Manifest, plans: Sequence[str], held_out: HeldOut) -> Manifest:
+    """Verify and measure what lies in the folder of `manifest`, a folder for each plan.
 
     Returns:
-        The fastest `plan`, `plan_by_batch` where others are kept beside it, what was `verified`, and `latency_ms` of
-        all.
+        The manifest with the fastest `plan`, `plan_by_batch` where others are kept beside it, what was `verified`, and
+        `latency_ms` of all.
     """
-    inference = importlib.import_module("rrrnet.inference")  # imports torch
+    report, checkpoint, batch = order.report, order.checkpoint, order.batch
     report(f"verifying against PyTorch on {len(held_out.images)} images ({held_out.source})")
-    reference = inference.member_probabilities(checkpoint, held_out.images)
-    if sealed.sha256_of(checkpoint.path / DOCUMENT) != document["checkpoint"]["sha256"]:
+    reference = lazy.predictor(checkpoint)(held_out.images)
+    if sealed.sha256_of(checkpoint.path / DOCUMENT) != manifest.checkpoint["sha256"]:
         raise ArtifactError(f"{checkpoint.path} was rewritten meanwhile: let rrr train finish, then build again")
-    batch = BatchRange(**document["batch"])
     runners: dict[str, Runner] = {}
-    verified: dict[str, dict[str, Any]] = {}
+    verified = {}
     left_out: dict[str, RRRError] = {}
     for plan in plans:
         with leaving_out(plan, left_out, report):
-            runner = load_runner(folder / plan, target, {**document, "plan": plan, "plan_by_batch": {}}, threads=None)
+            document = to_document(replace(manifest, plan=plan))
+            runner = load_runner(manifest.path / plan, order.target, document, threads=None)
             found = run_all(runner, held_out.images, batch)
-            verified[plan] = compare(found, reference, held_out, target, max_drop=max_drop)
+            verified[plan] = compare(found, reference, held_out, order.target, max_drop=order.max_drop)
             runners[plan] = runner
     if not runners:
         raise left_out[plans[0]]
@@ -127,7 +105,7 @@ def prove(
     if by_batch:
         errors = {plan: verified[plan]["max_abs_error"] for plan in by_batch.values()}
         proof = {**proof, "max_abs_error_by_plan": errors}
-    return {"plan": winner, "plan_by_batch": by_batch, "verified": proof, "latency_ms": latency_ms}
+    return replace(manifest, plan=winner, plan_by_batch=by_batch, verified=proof, latency_ms=latency_ms)
 
 
 def keep(folder: Path, plans: Sequence[str]) -> None:
@@ -144,10 +122,9 @@ def _timing_cache(previous: Path, target: Target, plan: Plan) -> bytes:
     """TensorRT's measurements in the engine that is about to be replaced, if that is undamaged."""
     if target.family != "tensorrt" or not (previous / MANIFEST).is_file():
         return b""
-    compiler = importlib.import_module(f"rrrbuild.{target.compile_module}")
     try:
         engine = read_engine(previous)
     except ArtifactError:
         return b""
-    places = (f"{plan.name}/{compiler.TIMING_CACHE}", compiler.TIMING_CACHE)
+    places = (f"{plan.name}/{TIMING_CACHE}", TIMING_CACHE)
     return next(((engine.path / place).read_bytes() for place in places if place in engine.files), b"")

@@ -1,18 +1,14 @@
 """ONNX to OpenVINO's IR: `model.xml` and `model.bin`."""
 
 import errno
-from typing import Any
 
 import openvino as ov
 
-from rrrbuild.job import CompileJob
+from rrrbuild.job import Compiled, CompileJob
 
 
-def compile_engine(job: CompileJob) -> dict[str, Any]:
+def compile_engine(job: CompileJob) -> Compiled:
     """Write the IR with FP32 weights and a free batch.
-
-    Returns:
-        What the engine was built for, for the manifest.
 
     Raises:
         OSError: the disk is full.
@@ -22,4 +18,4 @@ def compile_engine(job: CompileJob) -> dict[str, Any]:
         ov.save_model(network, job.path, compress_to_fp16=False)
     except RuntimeError as error:  # all that OpenVINO says of a failed write is "iostream error", without a number
         raise OSError(errno.ENOSPC, str(error), str(job.path)) from error
-    return {"built_for": ["CPU"]}
+    return Compiled(["CPU"])

@@ -6,17 +6,14 @@ without a GPU and finishes on the user's GPU at load. Only what TensorRT 10.12 t
 precision flags and calibrators, which TensorRT 11 removed, are not.
 """
 
-import importlib
 import json
 from typing import Any
 
-from rrrbuild import machine
-from rrrbuild.job import CompileJob
+from rrrbuild import lazy, machine
+from rrrbuild.job import Compiled, CompileJob
+from rrrbuild.manifest import BUILD_LOG, ENGINE_INFO, TIMING_CACHE
 from rrrnet.errors import CheckFailedError
 
-BUILD_LOG = "build.log"
-TIMING_CACHE = "timing.cache"
-ENGINE_INFO = "engine.json"
 _MULTI_STREAM = "[MS]"  # marks the builder's remarks on streams
 # Turing is not in TensorRT-RTX's own default, and with it an FP32 matrix product, which an INT8 network keeps in its
 # classifiers, is refused. The H100 (9.0) is in no release of TensorRT-RTX.
@@ -30,21 +27,17 @@ _RTX_COMPUTE_CAPABILITIES = {
 _OPTIMIZATION_LEVEL = 5
 
 
-def compile_engine(job: CompileJob) -> dict[str, Any]:
+def compile_engine(job: CompileJob) -> Compiled:
     """Write the plan, the log of its build, facts about the engine, and TensorRT's timing cache.
 
     TensorRT-RTX times nothing ahead of time and has no such cache. Log, facts and cache are those of all parts in the
     folder.
 
-    Returns:
-        What the engine was built for, compute capabilities like "8.9"; where auxiliary streams were asked for, what
-        became of them: how many are in the engine (None where no GPU could open it) and what the builder said.
-
     Raises:
         CheckFailedError: the network is refused; carries the runtime's own words.
     """
     ahead_of_time = job.target.family == "tensorrt_rtx"
-    trt = importlib.import_module(job.target.family)
+    trt = lazy.tensorrt(job.target.family)
     lines: list[str] = []
     logger = _make_logger(trt, lines)
     builder = trt.Builder(logger)
@@ -87,10 +80,10 @@ def compile_engine(job: CompileJob) -> dict[str, Any]:
     parts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     path.write_text(json.dumps(parts | {job.part: info}, indent=2) + "\n", encoding="utf-8")
     if not job.aux_streams:
-        return {"built_for": built_for}
+        return Compiled(built_for)
     said = list(dict.fromkeys(line for line in lines if _MULTI_STREAM in line))
     streams = {"asked": job.aux_streams, "got": info.get("auxiliary_streams"), "log": said}
-    return {"built_for": built_for, "aux_streams": streams}
+    return Compiled(built_for, streams)
 
 
 def _make_logger(trt: Any, lines: list[str]) -> Any:

@@ -1,23 +1,20 @@
 """Load an engine folder and call it: checked first, refused with advice where it cannot run, then deserialised."""
 
-import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from rrrbuild import machine, plan_runner
+from rrrbuild import lazy, machine, plan_runner
 from rrrbuild.manifest import Manifest, read_engine, to_document
 from rrrbuild.targets import TARGETS, Target, run_obstacle
 from rrrnet.errors import ArtifactError, IncompatibleError, UsageError
 from rrrnet.preprocess import Uint8Array
 
-Float32Array = npt.NDArray[np.float32]
-# images (N, S, S, 3) uint8 -> probabilities (N, M, C) float32; see plan_runner.load
-Runner = Callable[[Uint8Array], Float32Array]
+Float32Array = plan_runner.Probabilities
+Runner = plan_runner.Run
 
 
 @dataclass(frozen=True)
@@ -77,12 +74,11 @@ def load_runner(folder: Path, target: Target, document: Mapping[str, Any], *, th
     Raises:
         IncompatibleError: the runtime refuses undamaged files; carries its words.
     """
-    runtime = importlib.import_module(f"rrrbuild.{target.runtime_module}")
+    runtime = lazy.runtime(target)
     try:
-        runner: Runner = plan_runner.load(runtime, folder, document, threads)
+        return plan_runner.load(runtime, folder, document, threads)
     except Exception as error:  # each runtime raises its own types
         raise IncompatibleError(f"{target.family} cannot load {folder}: {error}") from error
-    return runner
 
 
 def incompatibility(target: Target, built_with: str, built_for: Sequence[str]) -> str | None:

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from rrrbuild.manifest import MANIFEST
+from rrrbuild import lazy
+from rrrbuild.engine import load_engine
+from rrrbuild.manifest import MANIFEST, Manifest
 from rrrnet import output
-from rrrnet.checkpoint import DOCUMENT, SPLIT, read_checkpoint
+from rrrnet.checkpoint import DOCUMENT, SPLIT, Checkpoint, read_checkpoint
 from rrrnet.dataset import load_arrays, read_dataset, read_split, select
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.preprocess import Preprocess, Uint8Array
@@ -19,7 +21,7 @@ SPLITS = ("test", "train", "all")
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluatedModel:
     """What is evaluated: a checkpoint through PyTorch or an engine through its runtime."""
 
     name: str
@@ -52,51 +54,38 @@ class Predictions:
     data_matches: bool
 
 
-def open_subject(path: Path) -> Subject:
+def open_model(path: Path) -> EvaluatedModel:
     """The checkpoint or engine at `path`, ready to predict.
 
     Raises:
         ArtifactError: it is neither, or damaged.
     """
+    source: Checkpoint | Manifest
     if (path / DOCUMENT).exists():
-        from rrrnet.inference import Predictor
-
-        checkpoint = read_checkpoint(path)
-        data = checkpoint.training.get("data") or {}
-        predictor = Predictor(checkpoint)
-        return Subject(
-            checkpoint.name,
-            "pytorch",
-            path,
-            checkpoint.labels,
-            checkpoint.preprocess,
-            data.get("path"),
-            data.get("sha256"),
-            SPLIT in checkpoint.files,
-            predictor.predict,
-        )
-    if (path / MANIFEST).exists():
-        from rrrbuild.engine import load_engine
-
+        source = read_checkpoint(path)
+        target, data, predict = "pytorch", source.training.get("data"), lazy.predictor(source)
+    elif (path / MANIFEST).exists():
         engine = load_engine(path)
-        manifest = engine.manifest
-        data = manifest.data or {}
-        return Subject(
-            manifest.name,
-            manifest.target,
-            path,
-            manifest.labels,
-            manifest.preprocess,
-            data.get("path"),
-            data.get("sha256"),
-            SPLIT in manifest.files,
-            engine,
-        )
-    message = f"{path} is neither a checkpoint (no {DOCUMENT}) nor an engine (no {MANIFEST})"
-    raise ArtifactError(f"{message}; make one with rrr train or rrr build")
+        source = engine.manifest
+        target, data, predict = source.target, source.data, engine
+    else:
+        message = f"{path} is neither a checkpoint (no {DOCUMENT}) nor an engine (no {MANIFEST})"
+        raise ArtifactError(f"{message}; make one with rrr train or rrr build")
+    data = data or {}
+    return EvaluatedModel(
+        source.name,
+        target,
+        path,
+        source.labels,
+        source.preprocess,
+        data.get("path"),
+        data.get("sha256"),
+        SPLIT in source.files,
+        predict,
+    )
 
 
-def predict(subject: Subject, data: Path | None, split: str) -> Predictions:
+def predict(subject: EvaluatedModel, data: Path | None, split: str) -> Predictions:
     """Run the subject over a part of a data set, with progress on the terminal.
 
     Args:

@@ -94,19 +94,11 @@ def _fold(arrays: _CheckedArrays, conv: Conv, prefix: str) -> Layer:
         return _layer(conv, weight, arrays.take(f"{prefix}{conv.name}.bias", out))
     kernel = (conv.out_channels, conv.in_channels, conv.kernel, conv.kernel)
     weight = arrays.take(f"{prefix}{conv.name}.weight", kernel)
-    norm = prefix + batch_norm_name(conv.name)
+    norm = prefix + conv.norm
     gamma, beta = arrays.take(f"{norm}.weight", out), arrays.take(f"{norm}.bias", out)
     mean, variance = arrays.take(f"{norm}.running_mean", out), arrays.take(f"{norm}.running_var", out)
     scale = gamma / np.sqrt(variance + BN_EPS)
     return _layer(conv, weight * scale[:, None, None, None], beta - mean * scale)
-
-
-def batch_norm_name(conv_name: str) -> str:
-    """Name of the BN behind a convolution: `x.conv2` -> `x.bn2`, `x.downsample.0` -> `x.downsample.1`."""
-    if conv_name.endswith("downsample.0"):
-        return conv_name.removesuffix("0") + "1"
-    head, _, last = conv_name.rpartition("conv")
-    return f"{head}bn{last}"
 
 
 def _layer(conv: Conv, weight: npt.NDArray[np.float64], bias: npt.NDArray[np.float64]) -> Layer:

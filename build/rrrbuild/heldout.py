@@ -1,7 +1,7 @@
 """The images that an engine is verified on: the test split of the data that the checkpoint was trained on."""
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +50,7 @@ def held_out_images(checkpoint: Checkpoint, data: Path | None, *, limit: int, wi
     unknown = sorted(set(chosen.classes) - set(checkpoint.labels))
     if unknown:
         raise ArtifactError(f"{data} has classes that {checkpoint.path} does not know: {', '.join(unknown[:5])}")
-    chosen = evenly(_taken(chosen, [i for i, file in enumerate(chosen.files) if file not in without]), limit)
+    chosen = evenly(chosen.take(i for i, file in enumerate(chosen.files) if file not in without), limit)
     images, labels = load_arrays(chosen, checkpoint.preprocess)
     to_output = np.array([checkpoint.labels.index(name) for name in chosen.classes])
     return HeldOut(images, to_output[labels], f"{part} of {chosen.name}")
@@ -77,16 +77,7 @@ def remembered_data(checkpoint: Checkpoint) -> Path | None:
 def evenly(images: ImageSet, limit: int) -> ImageSet:
     """At most `limit` of the images, spread evenly; they are listed by class, so every class has its share."""
     count = len(images.files)
-    return _taken(images, np.unique(np.linspace(0, count - 1, min(limit, count)).round().astype(int)))
-
-
-def _taken(images: ImageSet, indices: Iterable[int]) -> ImageSet:
-    indices = list(indices)
-    return replace(
-        images,
-        files=tuple(images.files[index] for index in indices),
-        labels=tuple(images.labels[index] for index in indices),
-    )
+    return images.take(np.unique(np.linspace(0, count - 1, min(limit, count)).round().astype(int)))
 
 
 def _test_part(checkpoint: Checkpoint, images: ImageSet) -> tuple[ImageSet, str]:

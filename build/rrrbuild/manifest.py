@@ -1,12 +1,13 @@
 """An engine folder: engine files and `manifest.json`, which says everything about them and seals them."""
 
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from rrrnet import sealed
 from rrrnet.architecture import Architecture
-from rrrnet.errors import ArtifactError, UsageError
+from rrrnet.checkpoint import SPLIT
+from rrrnet.errors import UsageError
 from rrrnet.preprocess import Preprocess
 
 MANIFEST = "manifest.json"
@@ -21,6 +22,11 @@ MODEL = "model"
 STEM = "stem"
 # The tensor between the stem and the members in plan `split`.
 FEATURES = "features"
+# What a build leaves beside the engine files for people and for later builds; no runtime opens them.
+BUILD_LOG = "build.log"
+TIMING_CACHE = "timing.cache"
+ENGINE_INFO = "engine.json"
+_RECORDS = (BUILD_LOG, TIMING_CACHE, ENGINE_INFO, SPLIT)
 
 
 def member_part(index: int) -> str:
@@ -122,6 +128,15 @@ class Manifest:
         """The plans whose files the folder holds, the overall fastest first."""
         return tuple(dict.fromkeys((self.plan, *self.plan_by_batch.values())))
 
+    @property
+    def engine_bytes(self) -> int:
+        """The engine's size: all that a deployment has to carry to run it, and nothing else.
+
+        Records of the build, whatever plan's folder they lie in, and the manifest itself do not count.
+        """
+        engine = [entry for name, entry in self.files.items() if PurePosixPath(name).name not in _RECORDS]
+        return sum(entry["size_bytes"] for entry in engine)
+
 
 def to_document(manifest: Manifest) -> dict[str, Any]:
     """The manifest as JSON holds it, without its place and the digests."""
@@ -146,13 +161,10 @@ def read_engine(path: Path) -> Manifest:
         ArtifactError: not an engine, damaged, or of a format this version does not know.
     """
     document = sealed.read_sealed(path, MANIFEST, remedy=REMEDY)
-    version = document.pop("format_version", None)
-    if version != FORMAT_VERSION:
-        raise ArtifactError(
-            f"{path / MANIFEST} has format version {version}; this rrr reads {FORMAT_VERSION}: {REMEDY}"
-        )
+    command = f"rrr build CHECKPOINT --target TARGET --out {path}"
+    sealed.check_format(path / MANIFEST, document, version=FORMAT_VERSION, command=command)
     with sealed.describing(path / MANIFEST, remedy=REMEDY):
-        del document["seal"]
+        del document["seal"], document["format_version"]
         document |= {
             "architecture": Architecture.from_json(document["architecture"]),
             "labels": tuple(document["labels"]),

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 Images = npt.NDArray[np.uint8]
 Probabilities = npt.NDArray[np.float32]
-Run = Callable[[Images], Probabilities]
+Run = Callable[[Images], Probabilities]  # see `load`
 SPLIT = "split"
 
 

@@ -13,9 +13,9 @@ import onnx
 
 from rrrbuild.activations import Activation, encodings, observe, open_session
 from rrrbuild.calibration import Calibration
-from rrrbuild.engine import Float32Array
 from rrrbuild.heldout import HeldOut
 from rrrbuild.job import Report
+from rrrbuild.plan_runner import Probabilities
 from rrrbuild.qdq import DIALECTS, find_sites, write_qdq
 from rrrbuild.sensitivity import noise_to_signal
 from rrrbuild.targets import Target
@@ -60,7 +60,7 @@ class Quantiser:
         self._max_drop, self._report = max_drop, report
         self._plans: dict[str, dict[str, Any]] = {}
         self._done: dict[bytes, tuple[bytes, dict[str, Any]]] = {}  # some plans share a graph
-        self._reference: Float32Array | None = None
+        self._reference: Probabilities | None = None
 
     def quantise(self, exported: bytes, plan: str) -> bytes:
         """The exported FP32 model in INT8; the same model and images give the same bytes on the same machine.

@@ -17,13 +17,14 @@ from rrrbuild.plan_runner import SPLIT
 from rrrbuild.repository_document import (
     DOCUMENT,
     MEMBER_SECONDS,
+    PYTHON_BACKEND,
     Repository,
     ServedModel,
     read_repository,
     write_document,
 )
 from rrrbuild.targets import Target, target_named
-from rrrbuild.triton_config import CONFIG, PYTHON_BACKEND, model_config, write_config
+from rrrbuild.triton_config import CONFIG, model_config, write_config
 from rrrbuild.triton_ensemble import step_names, write_ensemble
 from rrrbuild.triton_folder import (
     VERSION,

@@ -1,16 +1,19 @@
 """`repository.json`: what a Triton model repository serves, sealed over every file in it. Needs no compiler."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rrrbuild.manifest import MANIFEST
 from rrrnet import sealed
 from rrrnet.errors import ArtifactError
 from rrrnet.preprocess import Preprocess
 
 DOCUMENT = "repository.json"
 FORMAT_VERSION = 1
+PYTHON_BACKEND = "python"
 # Output of a model whose members run side by side in one process: durations, (N, M) float32, a row for each image.
 MEMBER_SECONDS = "member_seconds"
 REMEDY = "write it again with rrr repository"
@@ -24,7 +27,7 @@ class ServedModel:
         name: its name in Triton and in URLs.
         version: its version in Triton.
         target: the engine's target.
-        backend: Triton's backend that runs it: `python`, or a native one.
+        backend: Triton's backend that runs it: `PYTHON_BACKEND`, or a native one.
         members: M of the output (N, M, C).
         max_batch_size: the largest N.
         labels: C class names, in the order of the outputs.
@@ -92,6 +95,11 @@ class Repository:
         """What answers and metrics call it by."""
         return self.digest[:12]
 
+    def engine_folders(self, model: ServedModel) -> list[Path]:
+        """Where the engine files of a model lie, each folder with a manifest: its own, and those of its steps."""
+        folders = [self.path / name / model.version for name in (model.name, *model.steps)]
+        return [path for path in folders if (path / MANIFEST).is_file()]
+
     def files_of(self, model: ServedModel) -> dict[str, str]:
         """SHA-256 of the files that a model runs on, those of its steps included."""
         folders = {model.name, *model.steps}
@@ -128,12 +136,18 @@ def read_models(path: Path) -> Repository:
 
 
 def _understood(path: Path, document: dict[str, Any]) -> Repository:
-    version = document.get("format_version")
-    if version != FORMAT_VERSION:
-        raise ArtifactError(f"{path / DOCUMENT} has format version {version}, not {FORMAT_VERSION}: {REMEDY}")
+    sealed.check_format(path / DOCUMENT, document, version=FORMAT_VERSION, command=_command(path, document))
     with sealed.describing(path / DOCUMENT, remedy=REMEDY):
         models = tuple(ServedModel.from_json(model) for model in document["models"])
     if not models:
         raise ArtifactError(f"{path / DOCUMENT} lists no model: {REMEDY}")
     files = {name: entry["sha256"] for name, entry in document["files"].items()}
     return Repository(path.absolute(), models, files, document["seal"])
+
+
+def _command(path: Path, document: dict[str, Any]) -> str:
+    """What writes the repository anew, as far as a document of any format tells."""
+    models = document.get("models")
+    engines = [model.get("engine") for model in models if isinstance(model, dict)] if isinstance(models, list) else []
+    known = [engine for engine in engines if isinstance(engine, str)]
+    return shlex.join(["rrr", "repository", *(known or ["ENGINE..."]), "--out", str(path)])

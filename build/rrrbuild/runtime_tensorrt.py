@@ -74,7 +74,7 @@ class _Part:
     """
 
     def __init__(self, path: Path, family: str) -> None:
-        self._trt = importlib.import_module(family)
+        self._trt = importlib.import_module(family)  # `lazy` is not beside this file where it is copied to
         # Everything a context depends on is kept: TensorRT's objects do not own one another.
         self._logger = self._trt.Logger(self._trt.Logger.WARNING)
         self._runtime = self._trt.Runtime(self._logger)

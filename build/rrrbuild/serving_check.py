@@ -4,11 +4,9 @@ from pathlib import Path
 
 from rrrbuild.engine import incompatibility
 from rrrbuild.manifest import MANIFEST, REMEDY, read_engine
-from rrrbuild.repository_document import Repository, ServedModel
+from rrrbuild.repository_document import PYTHON_BACKEND, Repository
 from rrrbuild.targets import TARGETS
 from rrrnet.errors import ArtifactError, IncompatibleError
-
-_PYTHON_BACKEND = "python"
 
 
 def check_engines(repository: Repository) -> None:
@@ -24,15 +22,9 @@ def check_engines(repository: Repository) -> None:
         IncompatibleError: an engine cannot run here; says what it was built for, and with which command.
     """
     for model in repository.models:
-        if model.backend == _PYTHON_BACKEND:
-            for path in _engines(repository.path, model):
+        if model.backend == PYTHON_BACKEND:
+            for path in repository.engine_folders(model):
                 _check(model.name, path)
-
-
-def _engines(folder: Path, model: ServedModel) -> list[Path]:
-    """The engine folders of a model: its own, or those of its steps."""
-    folders = [folder / name / model.version for name in (model.name, *model.steps)]
-    return [path for path in folders if (path / MANIFEST).is_file()]
 
 
 def _check(name: str, path: Path) -> None:

@@ -1,6 +1,7 @@
 """The table of targets: engine family + precision, what each needs, and how exact it must be.
 
-To add a target: add a row; a new family also needs a `compile_FAMILY.py` (docs/engines.md).
+To add a target: add a row to `TARGETS`; a new family also needs a compiler and a runtime, which `lazy`
+imports (docs/engines.md).
 """
 
 from dataclasses import dataclass, replace
@@ -45,7 +46,7 @@ class Target:
 
     Attributes:
         name: what `--target` takes.
-        family: the runtime's Python package; `compile_FAMILY.py` compiles and loads.
+        family: the runtime's Python package.
         precision: of weights and activations; softmax always runs in FP32.
         files: what the engine consists of; the first is the one that the runtime opens.
         tolerance: see `Tolerance`.
@@ -61,14 +62,9 @@ class Target:
     files: tuple[str, ...]
     tolerance: Tolerance
     extra: str
-    backend: str | None = None
-    needs_cpu: tuple[str, ...] = ()
-    plans: tuple[Plan, ...] = (
-        # A vector register holds 16 FP32 numbers; measured in docs/engines.md.
-        Plan("sequential", align=16),
-        Plan("merged", align=16, graph="merged"),
-        Plan("split", align=16),
-    )
+    backend: str | None
+    needs_cpu: tuple[str, ...]
+    plans: tuple[Plan, ...]
 
     @property
     def lacks(self) -> dict[str, str]:
@@ -78,19 +74,20 @@ class Target:
     @property
     def on_gpu(self) -> bool:
         """Whether it runs on a GPU."""
-        return self.family in ("tensorrt", "tensorrt_rtx")
-
-    @property
-    def compile_module(self) -> str:
-        """The module of this package whose `compile_engine` makes it; TensorRT and TensorRT-RTX share one."""
-        return "compile_tensorrt" if self.on_gpu else f"compile_{self.family}"
+        return self.family in _GPU_FAMILIES
 
     @property
     def runtime_module(self) -> str:
-        """The module of this package whose `load` runs it; imports nothing else of this package."""
+        """The module of this package whose `load` runs it; imports nothing else of it."""
         return "runtime_tensorrt" if self.on_gpu else f"runtime_{self.family}"
 
 
+_CPU_PLANS = (
+    # A vector register holds 16 FP32 numbers; measured in docs/engines.md.
+    Plan("sequential", align=16),
+    Plan("merged", align=16, graph="merged"),
+    Plan("split", align=16),
+)
 # Tensor cores take FP16 channels in multiples of 8, INT8 in multiples of 32.
 _GPU_PLANS = (
     Plan("sequential", align=8),
@@ -110,107 +107,61 @@ _LACKS = {
     },
 }
 
-_FP32 = Tolerance(max_abs_error=1e-3, mean_abs_error=1e-4, min_label_agreement=0.995)
-# 11 and 8 significant bits: one rounding is 0.05 % and 0.4 %, and 150 layers add theirs up. An image on the border of
-# two classes may then move far, so the worst case is allowed more than the average. BF16 was widened once, after a
-# ResNet152 with random weights had differed by up to 0.18 at full label agreement.
-_FP16 = Tolerance(max_abs_error=0.1, mean_abs_error=0.01, min_label_agreement=0.99)
-_BF16 = Tolerance(max_abs_error=0.5, mean_abs_error=0.05, min_label_agreement=0.98)
-# Fixed after measuring 0.13, 0.007 and 0.975 at worst, over three networks, dialects and ways to calibrate; what INT8
-# costs in accuracy is for --max-drop to judge.
-_INT8 = Tolerance(max_abs_error=0.3, mean_abs_error=0.03, min_label_agreement=0.95)
-# Without these, 8-bit products are summed in 16 bits, and overflow.
-_INT8_CPU = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp")
+_TOLERANCES = {
+    "fp32": Tolerance(max_abs_error=1e-3, mean_abs_error=1e-4, min_label_agreement=0.995),
+    # 11 and 8 significant bits: one rounding is 0.05 % and 0.4 %, and 150 layers add theirs up. An image on the border
+    # of two classes may then move far, so the worst case is allowed more than the average. BF16 was widened once, after
+    # a ResNet152 with random weights had differed by up to 0.18 at full label agreement.
+    "fp16": Tolerance(max_abs_error=0.1, mean_abs_error=0.01, min_label_agreement=0.99),
+    "bf16": Tolerance(max_abs_error=0.5, mean_abs_error=0.05, min_label_agreement=0.98),
+    # Fixed after measuring 0.13, 0.007 and 0.975 at worst, over three networks, dialects and ways to calibrate; what
+    # INT8 costs in accuracy is for --max-drop to judge.
+    "int8": Tolerance(max_abs_error=0.3, mean_abs_error=0.03, min_label_agreement=0.95),
+}
+_NEEDS_CPU = {
+    "bf16": ("avx512_bf16", "amx_bf16", "bf16"),
+    # Without these, 8-bit products are summed in 16 bits, and overflow.
+    "int8": ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp"),
+}
+_FILES = {
+    "openvino": ("model.xml", "model.bin"),
+    "onnxruntime": ("model.onnx",),
+    "tensorrt": ("model.plan",),
+    "tensorrt_rtx": ("model.plan",),
+}
+_GPU_FAMILIES = ("tensorrt", "tensorrt_rtx")
+
+
+def _row(family: str, precision: str, backend: str | None = None) -> Target:
+    extra, on_gpu = family.replace("_", "-"), family in _GPU_FAMILIES
+    gpu_plans = _GPU_INT8_PLANS if precision == "int8" else _GPU_PLANS
+    return Target(
+        name=f"{extra}-{precision}",
+        family=family,
+        precision=precision,
+        files=_FILES[family],
+        tolerance=_TOLERANCES[precision],
+        extra=extra,
+        backend=backend,
+        needs_cpu=() if on_gpu else _NEEDS_CPU.get(precision, ()),
+        plans=gpu_plans if on_gpu else _CPU_PLANS,
+    )
+
 
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target(
-            "openvino-fp32",
-            "openvino",
-            "fp32",
-            ("model.xml", "model.bin"),
-            _FP32,
-            extra="openvino",
-            # Triton's OpenVINO backend has a switch for BF16 but none for FP32, and OpenVINO prefers BF16 where it can.
-        ),
-        Target(
-            "openvino-bf16",
-            "openvino",
-            "bf16",
-            ("model.xml", "model.bin"),
-            _BF16,
-            extra="openvino",
-            backend="openvino",
-            needs_cpu=("avx512_bf16", "amx_bf16", "bf16"),
-        ),
-        Target(
-            "openvino-int8",
-            "openvino",
-            "int8",
-            ("model.xml", "model.bin"),
-            _INT8,
-            extra="openvino",
-            # The native backend may run what is left of float in BF16.
-            needs_cpu=_INT8_CPU,
-        ),
-        Target(
-            "onnxruntime-fp32",
-            "onnxruntime",
-            "fp32",
-            ("model.onnx",),
-            _FP32,
-            extra="onnxruntime",
-            backend="onnxruntime",
-        ),
-        Target(
-            "onnxruntime-int8",
-            "onnxruntime",
-            "int8",
-            ("model.onnx",),
-            _INT8,
-            extra="onnxruntime",
-            backend="onnxruntime",
-            needs_cpu=_INT8_CPU,
-        ),
-        Target(
-            "tensorrt-fp16",
-            "tensorrt",
-            "fp16",
-            ("model.plan",),
-            _FP16,
-            extra="tensorrt",
-            backend="tensorrt",
-            plans=_GPU_PLANS,
-        ),
-        Target(
-            "tensorrt-int8",
-            "tensorrt",
-            "int8",
-            ("model.plan",),
-            _INT8,
-            extra="tensorrt",
-            backend="tensorrt",
-            plans=_GPU_INT8_PLANS,
-        ),
-        Target(
-            "tensorrt-rtx-fp16",
-            "tensorrt_rtx",
-            "fp16",
-            ("model.plan",),
-            _FP16,
-            extra="tensorrt-rtx",
-            plans=_GPU_PLANS,
-        ),
-        Target(
-            "tensorrt-rtx-int8",
-            "tensorrt_rtx",
-            "int8",
-            ("model.plan",),
-            _INT8,
-            extra="tensorrt-rtx",
-            plans=_GPU_INT8_PLANS,
-        ),
+        # Triton's OpenVINO backend has a switch for BF16 but none for FP32, and OpenVINO prefers BF16 where it can: so
+        # it would run FP32, and what INT8 leaves in float, in BF16.
+        _row("openvino", "fp32"),
+        _row("openvino", "bf16", backend="openvino"),
+        _row("openvino", "int8"),
+        _row("onnxruntime", "fp32", backend="onnxruntime"),
+        _row("onnxruntime", "int8", backend="onnxruntime"),
+        _row("tensorrt", "fp16", backend="tensorrt"),
+        _row("tensorrt", "int8", backend="tensorrt"),
+        _row("tensorrt_rtx", "fp16"),
+        _row("tensorrt_rtx", "int8"),
     )
 }
 

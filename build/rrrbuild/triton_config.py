@@ -8,10 +8,10 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from rrrbuild import triton_tensorrt
 from rrrbuild.manifest import Manifest
+from rrrbuild.repository_document import PYTHON_BACKEND
 from rrrbuild.targets import Target
 
 CONFIG = "config.pbtxt"
-PYTHON_BACKEND = "python"
 TYPES = {"uint8": pb.TYPE_UINT8, "int8": pb.TYPE_INT8, "float16": pb.TYPE_FP16, "float32": pb.TYPE_FP32}
 # A request waits for companions only as long as the last batch runs: with a delay, one that finds the server idle
 # would wait all of it in vain.
@@ -48,7 +48,12 @@ def model_config(name: str, manifest: Manifest, target: Target, *, backend: str,
         # knows of an idle instance, and where that news is missed, at its next poll, half a second later. One request
         # in a hundred was. The front bounds how long a request may take.
         dynamic_batching=pb.ModelDynamicBatching(max_queue_delay_microseconds=_QUEUE_DELAY_MICROSECONDS),
-        model_warmup=[_warm_up(size, images) for size in warm_up_sizes(manifest.batch.max)],
+        model_warmup=[
+            pb.ModelWarmup(
+                name=f"batch-{size}", batch_size=size, count=1, inputs={images["name"]: _warm_up_input(images)}
+            )
+            for size in warm_up_sizes(manifest.batch.max)
+        ],
     )
     if target.on_gpu:
         triton_tensorrt.complete(config, manifest, native=native_gpu)
@@ -61,15 +66,6 @@ def warm_up_sizes(largest: int) -> list[int]:
     """1, 2, 4, ... and the largest: a runtime prepares each batch size when it first meets it."""
     sizes = [1 << power for power in range(largest.bit_length())]
     return sorted({*sizes, largest})
-
-
-def _warm_up(size: int, images: dict[str, Any]) -> Any:
-    return pb.ModelWarmup(
-        name=f"batch-{size}",
-        batch_size=size,
-        count=1,
-        inputs={images["name"]: _warm_up_input(images)},
-    )
 
 
 def _warm_up_input(tensor: dict[str, Any]) -> Any:

@@ -15,8 +15,9 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from rrrbuild.manifest import FEATURES, MODEL, OUTPUT, STEM, Manifest, member_part
 from rrrbuild.plan_runner import SPLIT
+from rrrbuild.repository_document import PYTHON_BACKEND
 from rrrbuild.targets import Target
-from rrrbuild.triton_config import CONFIG, PYTHON_BACKEND, described, model_config, write_config
+from rrrbuild.triton_config import CONFIG, described, model_config, write_config
 from rrrbuild.triton_folder import VERSION, copy_module, copy_modules, copy_part, files_of_plan
 from rrrnet.errors import ArtifactError
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from rrrbuild.engine import Float32Array, Runner
 from rrrbuild.heldout import HeldOut
 from rrrbuild.manifest import BatchRange
+from rrrbuild.plan_runner import Probabilities, Run
 from rrrbuild.targets import Target
 from rrrnet.errors import CheckFailedError
 from rrrnet.preprocess import Uint8Array
@@ -18,7 +18,7 @@ _TIE_MARGIN = 0.01
 _RELATIVE_FLOOR = 0.01
 
 
-def run_all(runner: Runner, images: Uint8Array, batch: BatchRange) -> Float32Array:
+def run_all(runner: Run, images: Uint8Array, batch: BatchRange) -> Probabilities:
     """All images in batches of `min`, `opt`, then `max`: in some runtimes each size takes a path of its own."""
     starts = [0, batch.min, batch.min + batch.opt]
     starts += range(starts[-1] + batch.max, len(images), batch.max)
@@ -28,7 +28,7 @@ def run_all(runner: Runner, images: Uint8Array, batch: BatchRange) -> Float32Arr
 
 
 def compare(
-    found: Float32Array, reference: Float32Array, held_out: HeldOut, target: Target, *, max_drop: float
+    found: Probabilities, reference: Probabilities, held_out: HeldOut, target: Target, *, max_drop: float
 ) -> dict[str, Any]:
     """Judge an engine's probabilities.
 
@@ -69,12 +69,13 @@ def compare(
         "reference_accuracy": None,
         "tolerance": {**vars(target.tolerance), "max_drop_points": max_drop},
     }
-    if held_out.labels is not None:
-        result["accuracy"] = float((labels == held_out.labels).mean())
-        result["reference_accuracy"] = float((reference_labels == held_out.labels).mean())
     drop = 0.0
     if held_out.labels is not None:
-        drop = 100 * float((reference_labels == held_out.labels).mean() - (decided == held_out.labels).mean())
+        right, right_there, right_decided = (
+            float((found == held_out.labels).mean()) for found in (labels, reference_labels, decided)
+        )
+        result |= {"accuracy": right, "reference_accuracy": right_there}
+        drop = 100 * (right_there - right_decided)
     _judge(result, target, agreement=float((decided == reference_labels).mean()), drop=drop)
     return result
 

@@ -1,4 +1,4 @@
-"""Ask an advisory service about every package of the locks; what requirements/advisories.toml accepts passes.
+"""Ask an advisory service about every package that is pinned; what requirements/advisories.toml accepts passes.
 
     python deploy/supply_chain/audit.py [--pip-audit PROGRAM]
 
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / "requirements"
-AUDITED = ("serving", "dev", "build")
+ACCEPTED = ROOT / "requirements" / "advisories.toml"
+AUDITED = ("constraints.txt", "requirements/serving.lock", "requirements/build.lock")
 SERVICES = ("pypi", "osv")
 # A vulnerability that every advisory service knows: one that does not has not been reached, whatever it answers.
 CONTROL = ("bentoml", "1.4.2", "CVE-2025-27520")
@@ -57,7 +57,7 @@ class Finding:
     fixed_in: tuple[str, ...]
 
 
-def accepted(path: Path = FOLDER / "advisories.toml") -> list[Accepted]:
+def accepted(path: Path = ACCEPTED) -> list[Accepted]:
     """The accept-list."""
     return [Accepted(**item) for item in tomllib.loads(path.read_text())["accepted"]]
 
@@ -91,14 +91,14 @@ class UnansweredError(Exception):
     """An advisory service that could not be asked, or that does not know what it was asked about."""
 
 
-def ask(program: str, service: str, lock: Path) -> dict[str, Any]:
-    """pip-audit's report about a lock.
+def ask(program: str, service: str, pins: Path) -> dict[str, Any]:
+    """pip-audit's report about a file of pinned packages.
 
     Raises:
         UnansweredError: there is none, or not about every package.
     """
     # Hashes are checked when packages are installed; asking about them needs neither pip nor the packages.
-    command = [program, "--requirement", str(lock), "--disable-pip", "--require-hashes", "--format", "json"]
+    command = [program, "--requirement", str(pins), "--disable-pip", "--no-deps", "--format", "json"]
     command += ["--vulnerability-service", service, "--progress-spinner", "off"]
     answer = subprocess.run(command, capture_output=True, text=True)
     try:
@@ -113,7 +113,7 @@ def ask(program: str, service: str, lock: Path) -> dict[str, Any]:
 
 
 def audit(program: str, service: str) -> tuple[int, list[Finding]]:
-    """Number of entries of all locks, and what the service knows of them.
+    """Number of entries of all files, and what the service knows of them.
 
     Raises:
         UnansweredError: see `ask`; or it does not know a vulnerability that everybody does.
@@ -121,21 +121,21 @@ def audit(program: str, service: str) -> tuple[int, list[Finding]]:
     with tempfile.TemporaryDirectory() as folder:
         control = Path(folder) / "control.txt"
         name, version, known = CONTROL
-        control.write_text(f"{name}=={version} --hash=sha256:{0:064}\n")
+        control.write_text(f"{name}=={version}\n")
         if not any(known in item.ids for item in findings(ask(program, service, control))):
             raise UnansweredError(f"it does not know {known} of {name} {version}")
     found: dict[tuple[str, str], Finding] = {}
     number = 0
     for name in AUDITED:
-        report = ask(program, service, FOLDER / f"{name}.lock")
+        report = ask(program, service, ROOT / name)
         number += len(report["dependencies"])
         found |= {(item.package, item.ids[0]): item for item in findings(report)}
     return number, list(found.values())
 
 
 def main() -> None:
-    """Audit the locks with the first service that answers."""
-    parser = argparse.ArgumentParser(description="Audit requirements/*.lock.")
+    """Audit the pinned packages with the first service that answers."""
+    parser = argparse.ArgumentParser(description="Audit the pinned packages.")
     parser.add_argument("--pip-audit", default="pip-audit", metavar="PROGRAM", help="the pip-audit to run")
     program = parser.parse_args().pip_audit
     allowed = accepted()

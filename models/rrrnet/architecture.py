@@ -33,6 +33,12 @@ class Conv(NamedTuple):
         weights = self.in_channels * self.out_channels * self.kernel**2
         return weights + self.out_channels * (2 if self.batch_norm else 1)
 
+    @property
+    def norm(self) -> str:
+        """Name of the BN that follows: `x.conv2` -> `x.bn2`, `x.downsample.0` -> `x.downsample.1`."""
+        head, _, last = f".{self.name}".rpartition(".")
+        return f"{head}.{'1' if last == '0' else last.replace('conv', 'bn')}".removeprefix(".")
+
 
 @dataclass(frozen=True)
 class Architecture:

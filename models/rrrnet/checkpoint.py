@@ -1,4 +1,4 @@
-"""A checkpoint folder: weights and everything needed to use them, sealed (DESIGN: `model.safetensors`, `model.json`).
+"""A checkpoint folder: `model.safetensors`, and `model.json`, which holds everything needed to use and seals them.
 
 Read without torch, so that engines can be exported and served where torch is not installed.
 """
@@ -62,9 +62,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ArtifactError: not a checkpoint, damaged, or of a format this version does not know.
     """
     document = sealed.read_sealed(path, DOCUMENT, remedy=REMEDY)
-    if document.get("format_version") != FORMAT_VERSION:
-        found = document.get("format_version")
-        raise ArtifactError(f"{path / DOCUMENT} has format version {found}; this rrr reads {FORMAT_VERSION}: {REMEDY}")
+    command = f"rrr train --data DIR --out {path}"
+    sealed.check_format(path / DOCUMENT, document, version=FORMAT_VERSION, command=command)
     with sealed.describing(path / DOCUMENT, remedy=REMEDY):
         return Checkpoint(
             path=path.absolute(),

@@ -7,7 +7,7 @@ Letters: N images, S the network's input size.
 import csv
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -43,6 +43,12 @@ class ImageSet:
     classes: tuple[str, ...]
     broken: tuple[tuple[str, str], ...]
     sha256: str
+
+    def take(self, indices: Iterable[int]) -> "ImageSet":
+        """The images at these places, in this order."""
+        chosen = list(indices)
+        files, labels = tuple(self.files[index] for index in chosen), tuple(self.labels[index] for index in chosen)
+        return replace(self, files=files, labels=labels)
 
 
 def read_dataset(root: Path) -> ImageSet:
@@ -179,11 +185,7 @@ def select(images: ImageSet, parts: Mapping[str, str], which: Literal["train", "
             f"no file of {images.root} is in the recorded {which} split ({len(parts)} files, "
             f"e.g. {next(iter(parts), 'none')}): it seems to be another data set; use --split all for every image"
         )
-    return replace(
-        images,
-        files=tuple(images.files[index] for index in chosen),
-        labels=tuple(images.labels[index] for index in chosen),
-    )
+    return images.take(chosen)
 
 
 def load_arrays(

@@ -41,3 +41,9 @@ def check_writable(path: Path, *, option: str) -> None:
         raise UsageError(f"{option} is {path}, but there is no folder {path.parent}: make it first")
     if not os.access(path.parent, os.W_OK):
         raise UsageError(f"{option} is {path}, but {path.parent} cannot be written: permission denied")
+
+
+def shown(path: Path) -> str:
+    """A path as a document holds it: relative where it lies below the present folder, to mean something elsewhere."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

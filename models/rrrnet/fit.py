@@ -15,18 +15,21 @@ from rrrnet.architecture import Architecture
 from rrrnet.checkpoint import DOCUMENT, SPLIT, Checkpoint, read_checkpoint, write_checkpoint
 from rrrnet.dataset import ImageSet, load_arrays, read_dataset, select, split_dataset, write_split
 from rrrnet.edges import start_from_edges
-from rrrnet.ensemble import RRRNet, normalise
+from rrrnet.ensemble import RRRNet
 from rrrnet.errors import ArtifactError, UsageError
+from rrrnet.inference import probabilities
 from rrrnet.metrics import score
-from rrrnet.preprocess import MAX_SIZE, MIN_SIZE, Preprocess, Uint8Array
+from rrrnet.preprocess import MAX_SIZE, MIN_SIZE, Preprocess
 from rrrnet.recipes import METHODS, Method, find_recipe
 from rrrnet.reduce import check_pretrained, load_pretrained
-from rrrnet.train import Int64Array, Plan, Report, Training, export_weights
+from rrrnet.train import Plan, Report, Training, export_weights
 from rrrnet.warm_start import frozen_in, is_checkpoint, load_checkpoint
 from rrrnet.weights import check_source, read_pretrained
 
 SAVE_EVERY_SECONDS = 120
 _RANDOM_NETWORK_BATCHES = 8
+_PRECISIONS = ("auto", "fp32", "bf16")
+_DEVICES = ("auto", "cpu", "cuda")
 _STEM = ("conv1", "bn1", "layer1", "layer2")
 _BACKBONE = (*_STEM, "layer3", "layer4")
 
@@ -54,29 +57,29 @@ class Options:
     command: str = "rrr train"
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise UsageError(f"--method {self.method}: no such method; allowed are {', '.join(METHODS)}")
-        if self.epochs is not None and self.epochs < 0:
-            raise UsageError(f"--epochs {self.epochs}: allowed are 0 and more")
-        if self.batch_size is not None and self.batch_size < 2:
-            raise UsageError(f"--batch-size {self.batch_size}: BN needs at least 2 images")
-        if self.lr is not None and not 0 < self.lr < 1:
-            raise UsageError(f"--lr {self.lr}: allowed is a number between 0 and 1")
-        if self.precision not in ("auto", "fp32", "bf16"):
-            raise UsageError(f"--precision {self.precision}: allowed are auto, fp32, bf16")
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise UsageError(f"--device {self.device}: allowed are auto, cpu, cuda")
-        if not MIN_SIZE <= self.size <= MAX_SIZE:
-            raise UsageError(f"--size {self.size}: allowed are {MIN_SIZE} to {MAX_SIZE} pixels")
-        if not 1 <= self.members <= shapes.MAX_MEMBERS:
-            raise UsageError(
-                f"--members {self.members}: members is {self.members}, allowed are 1 to {shapes.MAX_MEMBERS}"
-            )
+        most = shapes.MAX_MEMBERS
+        for wrong, says in (
+            (self.method not in METHODS, f"method {self.method}: no such method; allowed are {', '.join(METHODS)}"),
+            (self.epochs is not None and self.epochs < 0, f"epochs {self.epochs}: allowed are 0 and more"),
+            (
+                self.batch_size is not None and self.batch_size < 2,
+                f"batch-size {self.batch_size}: BN needs at least 2 images",
+            ),
+            (self.lr is not None and not 0 < self.lr < 1, f"lr {self.lr}: allowed is a number between 0 and 1"),
+            (self.precision not in _PRECISIONS, f"precision {self.precision}: allowed are {', '.join(_PRECISIONS)}"),
+            (self.device not in _DEVICES, f"device {self.device}: allowed are {', '.join(_DEVICES)}"),
+            (not MIN_SIZE <= self.size <= MAX_SIZE, f"size {self.size}: allowed are {MIN_SIZE} to {MAX_SIZE} pixels"),
+            (
+                not 1 <= self.members <= most,
+                f"members {self.members}: members is {self.members}, allowed are 1 to {most}",
+            ),
+            (not 0 <= self.seed < 2**32, f"seed {self.seed}: allowed are 0 to {2**32 - 1}"),
+        ):
+            if wrong:
+                raise UsageError(f"--{says}")
         find_recipe(self.recipe)
         check_source(self.weights)
         _device(self.device)
-        if not 0 <= self.seed < 2**32:
-            raise UsageError(f"--seed {self.seed}: allowed are 0 to {2**32 - 1}")
 
     def settings(self) -> dict[str, Any]:
         """What a resumed training must have in common with the stopped one."""
@@ -114,9 +117,9 @@ def choose_architecture(options: Options, num_classes: int) -> Architecture:
     return shapes.ensemble(num_classes, options.members, aligned=options.aligned)
 
 
-def frozen_parts(method: Method, *, pretrained: bool) -> tuple[str, ...]:
+def frozen_parts(method: Method, weights: str) -> tuple[str, ...]:
     """Prefixes of the modules that are not trained. From scratch everything is."""
-    if not pretrained or method == "full":
+    if weights == "none" or method == "full":
         return ()
     return _BACKBONE if method == "head" else _STEM
 
@@ -142,7 +145,6 @@ def fit(
         UsageError, ArtifactError, NoSpaceError, CheckFailedError: see the message.
     """
     _check_out(options)
-    recipe = find_recipe(options.recipe)
     images = read_dataset(options.data)
     for file, reason in images.broken:
         say(f"left out {file}: {reason}")
@@ -153,37 +155,11 @@ def fit(
 
     torch.manual_seed(options.seed)
     model = RRRNet(choose_architecture(options, len(images.classes)))
-    origin, fresh = "none: random, conv1 edge filters", len(model.state_dict())
-    warm = is_checkpoint(options.weights)
-    if warm and not options.resume:
-        origin, fresh = load_checkpoint(model, options.weights, images.classes)
-        say(f"starting from {origin.partition(',')[0]}, {fresh} tensors fresh")
-    elif options.weights != "none" and not options.resume:
-        pretrained, origin = read_pretrained(options.weights)
-        check_pretrained(pretrained, options.weights)
-        fresh = len(load_pretrained(model, pretrained))
-    elif not options.resume:
-        start_from_edges(model)
-        say("--weights none: training starts from random weights and edge filters in conv1")
+    origin, fresh = ("", 0) if options.resume else _start(model, options.weights, images.classes, say)
     job = _Job(options, images, parts, model.architecture, origin, fresh)
-
     arrays, labels = load_arrays(train_set, preprocess)
-    device = _device(options.device)
-    epochs = recipe.epochs_for(len(labels), options.size) if options.epochs is None else options.epochs
-    overrides: dict[str, Any] = {"batch_size": options.batch_size, "lr": options.lr}
-    recipe = replace(recipe, **{key: value for key, value in overrides.items() if value})
-    plan = Plan(
-        recipe=recipe,
-        epochs=epochs,
-        seed=options.seed,
-        frozen=frozen_in(options.weights)
-        if warm
-        else frozen_parts(options.method, pretrained=options.weights != "none"),
-        preprocess=preprocess,
-        device=device,
-        mixed_precision=_mixed_precision(options.precision, device),
-    )
-    training = Training(model, plan, arrays, labels)
+    training = Training(model, _plan(options, preprocess, len(labels)), arrays, labels)
+    epochs = training.plan.epochs
     if options.resume:
         job = _resume(job, training)
         say(f"resumed after epoch {training.progress.epoch} of {epochs}")
@@ -207,8 +183,40 @@ def fit(
     if complete and not random:
         say("scoring on the test images")
         test_set = select(images, dict(zip(images.files, parts, strict=True)), "test")
-        metrics = _score(training.result(), *load_arrays(test_set, preprocess), preprocess)
+        arrays, labels = load_arrays(test_set, preprocess)
+        metrics = score(probabilities(training.result().eval(), preprocess, arrays), labels)
     return Outcome(_write(job, training, complete=complete, metrics=metrics), complete, images.broken)
+
+
+def _start(model: RRRNet, weights: str, classes: tuple[str, ...], say: Callable[[str], None]) -> tuple[str, int]:
+    """Give `model` the weights it starts from; returns their origin in words, and how many tensors are fresh."""
+    if is_checkpoint(weights):
+        origin, fresh = load_checkpoint(model, weights, classes)
+        say(f"starting from {origin.partition(',')[0]}, {fresh} tensors fresh")
+        return origin, fresh
+    if weights == "none":
+        start_from_edges(model)
+        say("--weights none: training starts from random weights and edge filters in conv1")
+        return "none: random, conv1 edge filters", len(model.state_dict())
+    pretrained, origin = read_pretrained(weights)
+    check_pretrained(pretrained, weights)
+    return origin, len(load_pretrained(model, pretrained))
+
+
+def _plan(options: Options, preprocess: Preprocess, images: int) -> Plan:
+    """What the options make of their recipe for a training set of so many images."""
+    recipe, device = find_recipe(options.recipe), _device(options.device)
+    warm = is_checkpoint(options.weights)
+    frozen = frozen_in(options.weights) if warm else frozen_parts(options.method, options.weights)
+    return Plan(
+        recipe=replace(recipe, batch_size=options.batch_size or recipe.batch_size, lr=options.lr or recipe.lr),
+        epochs=recipe.epochs_for(images, options.size) if options.epochs is None else options.epochs,
+        seed=options.seed,
+        frozen=frozen,
+        preprocess=preprocess,
+        device=device,
+        mixed_precision=_mixed_precision(options.precision, device),
+    )
 
 
 def _check_out(options: Options) -> None:
@@ -293,16 +301,6 @@ def _write(job: _Job, training: Training, *, complete: bool, metrics: dict[str, 
             )
         write_checkpoint(checkpoint, dict(export_weights(training.result())), folder)
     return checkpoint
-
-
-def _score(model: RRRNet, images: Uint8Array, labels: Int64Array, preprocess: Preprocess) -> dict[str, Any]:
-    """Scores on the test images, with the network where it is."""
-    model.eval()
-    device = next(model.parameters()).device
-    with torch.inference_mode():
-        batches = [torch.from_numpy(images[start : start + 32]).to(device) for start in range(0, len(images), 32)]
-        results = [model(normalise(batch, preprocess)).softmax(2).cpu() for batch in batches]
-    return score(torch.cat(results).numpy(), labels)
 
 
 def _device(wanted: str) -> str:

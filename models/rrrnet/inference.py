@@ -1,5 +1,8 @@
 """Eager PyTorch inference of a checkpoint: the reference that every engine is verified against."""
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -7,7 +10,7 @@ import torch
 from rrrnet.checkpoint import REMEDY, Checkpoint, read_weights
 from rrrnet.ensemble import RRRNet, channels_last, normalise
 from rrrnet.errors import ArtifactError
-from rrrnet.preprocess import Uint8Array
+from rrrnet.preprocess import Preprocess, Uint8Array
 
 
 def load_model(checkpoint: Checkpoint) -> RRRNet:
@@ -30,27 +33,24 @@ def load_model(checkpoint: Checkpoint) -> RRRNet:
     return channels_last(model)
 
 
-class Predictor:
-    """A checkpoint's network, loaded once. `predict` takes uint8 images, as an engine does."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.preprocess = checkpoint.preprocess
-        self.model = load_model(checkpoint)
-
-    def predict(self, images: Uint8Array) -> npt.NDArray[np.float32]:
-        """(N, S, S, 3) uint8 to softmax (N, M, C) float32."""
-        with torch.inference_mode():
-            batch = torch.from_numpy(np.ascontiguousarray(images))
-            probabilities: npt.NDArray[np.float32] = self.model(normalise(batch, self.preprocess)).softmax(2).numpy()
-        return probabilities
-
-
-def member_probabilities(checkpoint: Checkpoint, images: Uint8Array, batch_size: int = 32) -> npt.NDArray[np.float32]:
-    """Softmax of each member, `batch_size` images at a time.
+def probabilities(
+    model: RRRNet, preprocess: Preprocess, images: Uint8Array, batch_size: int = 32
+) -> npt.NDArray[np.float32]:
+    """Softmax of each member, `batch_size` images at a time, computed where the network is; it must be in eval mode.
 
     Shape: (N, S, S, 3) uint8, as `preprocess.image_to_array` makes them, to (N, M, C) float32.
     """
-    predictor = Predictor(checkpoint)
-    batches = [predictor.predict(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
-    members, classes = checkpoint.architecture.members, checkpoint.architecture.num_classes
-    return np.concatenate(batches) if batches else np.empty((0, members, classes), np.float32)
+    device = next(model.parameters()).device
+    shape = (len(images), model.architecture.members, model.architecture.num_classes)
+    found = np.empty(shape, np.float32)
+    with torch.inference_mode():
+        for start in range(0, len(images), batch_size):
+            rows = slice(start, start + batch_size)
+            batch = torch.from_numpy(np.ascontiguousarray(images[rows])).to(device)
+            found[rows] = model(normalise(batch, preprocess)).softmax(2).cpu().numpy()
+    return found
+
+
+def predictor(checkpoint: Checkpoint) -> Callable[[Uint8Array], npt.NDArray[np.float32]]:
+    """The checkpoint's network, loaded once, as a function of images; see `probabilities`."""
+    return partial(probabilities, load_model(checkpoint), checkpoint.preprocess)

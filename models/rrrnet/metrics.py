@@ -1,4 +1,4 @@
-"""Accuracy, negative log-likelihood and calibration error of member probabilities. numpy only."""
+"""Accuracy, negative log-likelihood, calibration error and doubt of member probabilities. numpy only."""
 
 from typing import Any
 
@@ -52,3 +52,16 @@ def expected_calibration_error(confidence: npt.NDArray[np.float64], correct: npt
         if (bins == index).any()
     ]
     return float(sum(gaps))
+
+
+def entropy(probabilities: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+    """Shannon entropy over the last axis, in nats; 0 log 0 is 0."""
+    found = probabilities.astype(np.float64)
+    return np.asarray(-(found * np.log(np.where(found > 0, found, 1.0))).sum(axis=-1))
+
+
+def mutual_information(probabilities: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+    """Between label and member, in nats: entropy of the mean less mean entropy. Shape (..., M, C) to (...)."""
+    return np.asarray(
+        entropy(probabilities.mean(axis=-2, dtype=np.float64)) - entropy(probabilities).mean(axis=-1, dtype=np.float64)
+    )

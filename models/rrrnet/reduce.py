@@ -15,13 +15,6 @@ from rrrnet.errors import ArtifactError
 BN_SUFFIXES = ("weight", "bias", "running_mean", "running_var")
 
 
-def bn_name(conv_name: str) -> str:
-    """Name of the BN that follows a convolution: conv1 -> bn1, downsample.0 -> downsample.1."""
-    head, _, last = conv_name.rpartition(".")
-    bn = "1" if last == "0" else last.replace("conv", "bn")
-    return f"{head}.{bn}" if head else bn
-
-
 def check_pretrained(pretrained: dict[str, Tensor], source: str) -> None:
     """Require every tensor of a ResNet152 backbone in its shape; the classifier may have any number of classes.
 
@@ -50,7 +43,7 @@ def _tensor_shapes(conv: Conv) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {
         f"{conv.name}.weight": (conv.out_channels, conv.in_channels, conv.kernel, conv.kernel)
     }
-    shapes |= {f"{bn_name(conv.name)}.{suffix}": (conv.out_channels,) for suffix in BN_SUFFIXES}
+    shapes |= {f"{conv.norm}.{suffix}": (conv.out_channels,) for suffix in BN_SUFFIXES}
     return shapes
 
 

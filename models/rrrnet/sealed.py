@@ -119,6 +119,29 @@ def read_alone(path: Path, *, remedy: str) -> dict[str, Any]:
     return document
 
 
+def check_format(path: Path, document: dict[str, Any], *, version: int, command: str) -> None:
+    """Refuse a document of another format than this rrr reads.
+
+    Args:
+        path: the document's.
+        document: holds `format_version`, and perhaps `command`, by which its folder was made.
+        version: the one that is read.
+        command: what makes the folder anew, where the document does not tell.
+
+    Raises:
+        ArtifactError: says which version was found, which is read, and the command.
+    """
+    found = document.get("format_version")
+    if found == version:
+        return
+    told = document.get("command")
+    newer = isinstance(found, int) and found > version
+    raise ArtifactError(
+        f"{path} has {'no format version' if found is None else f'format version {found}'}; this rrr reads {version}: "
+        f"{'install a newer rrr, or ' if newer else ''}make it again with: {told if isinstance(told, str) else command}"
+    )
+
+
 @contextmanager
 def describing(path: Path, *, remedy: str) -> Iterator[None]:
     """Turn what a document that lacks something, or holds another type, causes into `ArtifactError`.

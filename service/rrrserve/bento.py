@@ -1,7 +1,7 @@
-"""Entry of a built Bento: the sources that are packed in it come before any installed copy.
+"""The service for BentoML's commands: `bentoml serve rrrserve.bento:RRRService`, and the entry of a built Bento.
 
 bentofile.yaml names this file by its path, so that `bentoml build` needs no wheel and a Bento serves the code and the
-repository it was built with, wherever it lies.
+repository it was built with, wherever it lies: the sources that are packed in it come before any installed copy.
 """
 
 import sys

@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 
 import typer
 
-from rrrnet.errors import FULL_DISK, ArtifactError, NoSpaceError, RRRError, UsageError
+from rrrnet.errors import FULL_DISK, ArtifactError, IncompatibleError, NoSpaceError, RRRError, UsageError
 from rrrserve.process.environment import do_not_track
 
 # The help page: the commands in the order of the work. What another package registers comes last.
@@ -20,6 +20,13 @@ PANELS = {
     "Measure": ("bench", "verify", "report", "doctor"),
 }
 _OTHERS = "Others"
+# The extra without which a command lacks packages; without any it is the client.
+EXTRAS = {
+    **dict.fromkeys(("data", "train", "evaluate"), "train"),
+    **dict.fromkeys(("build", "repository"), "build"),
+    **dict.fromkeys(("serve", "reload", "tune"), "serve"),
+    **dict.fromkeys(("bench", "verify", "report"), "bench"),
+}
 
 
 def make_app() -> typer.Typer:
@@ -62,6 +69,12 @@ def run(arguments: list[str]) -> int:
     except RRRError as error:
         _report(str(error))
         return error.exit_code
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        if (extra := EXTRAS.get(next(iter(arguments), ""))) is None or package.startswith("rrr"):
+            raise
+        _report(f"the Python package {package} is not installed: pip install 'rrrnet-serving[{extra}]'")
+        return IncompatibleError.exit_code
     except OSError as error:
         if error.errno in FULL_DISK:
             _report(

@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-import decoding
 import performance
 from rrrbench import peak
 from rrrbench.names import BASELINE, ENSEMBLE, SINGLE
 from rrrbench.servers import running
-from rrrbench.summary import speed_summary
+from rrrbench.summary import demo_summary, speed_summary
 from rrrnet.errors import CheckFailedError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,6 +49,7 @@ def run(script: str, cache: Path, *words: str) -> tuple[str, dict[str, Any]]:
     return done.stdout, document
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("peers")
 def test_the_engine_benchmark_measures_every_section(cache: Path) -> None:
     printed, document = run("engine.py", cache, "--target", "openvino-fp32")
@@ -64,6 +64,7 @@ def test_the_engine_benchmark_measures_every_section(cache: Path) -> None:
     assert "ResNet152 / 8 members, openvino-fp32, 32 px, batch 1 | at least 6 |" in printed
 
 
+@pytest.mark.nightly
 def test_the_service_benchmark_measures_start_latency_and_load(cache: Path) -> None:
     printed, document = run("service.py", cache)
     (start,), (latency,), (load,) = document["start"], document["latency"], document["concurrency"]
@@ -75,36 +76,7 @@ def test_the_service_benchmark_measures_start_latency_and_load(cache: Path) -> N
     assert "HTTP p50 - engine p50 (ms), openvino-fp32 | at most 4 |" in printed
 
 
-def test_the_hops_of_a_request_add_up_to_the_whole(cache: Path) -> None:
-    (repository,) = (found.parent for found in cache.glob("**/repository.json"))  # the service benchmark's
-    command = [sys.executable, str(ROOT / "benchmarks" / "hops.py"), str(repository)]
-    words = ["--concurrency", "1", "--seconds", "0.5"]
-    done = subprocess.run([*command, *words], cwd=cache, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = dict(re.findall(r"^\| \**([^|*]+?)\** \| ([\d.]+) \|$", done.stdout.split("processor")[0], re.MULTILINE))
-    whole = float(rows.pop("whole request"))
-    assert len(rows) == 9
-    assert sum(map(float, rows.values())) == pytest.approx(whole, rel=0.1)
-    assert "1 at once" in done.stdout
-    assert "errors none" in done.stdout
-
-
-def test_the_decoding_benchmark_compares_pixels_labels_and_times(cache: Path) -> None:
-    printed, document = run("decoding.py", cache)
-    (photo,), (letters,) = document["photos"], document["letters"]
-    assert photo["scale"] == {"full": 1, "1x": 4, "2x": 2, "4x": 1}
-    assert photo["times_ms"].keys() == photo["scale"].keys()
-    assert photo["difference"]["full"] == photo["difference"]["4x"] == {"max": 0, "mean": 0}
-    assert 0 < photo["difference"]["2x"]["mean"] < photo["difference"]["1x"]["mean"] < 5
-    assert (letters["images"], letters["labels_changed"]["full"]) == (4, 0)
-    assert "| 200 x 160 | 32 |" in printed
-
-
-def test_the_published_tables_of_decoding_are_those_of_the_result_file() -> None:
-    page = (ROOT / "docs" / "tuning.md").read_text()
-    assert decoding.tables(json.loads((RESULTS / "decoding.json").read_text())) in page
-
-
+@pytest.mark.nightly
 def test_the_peers_benchmark_drives_every_contender(cache: Path, peers: "subprocess.Popen[str]") -> None:
     said, _ = peers.communicate(timeout=240)
     assert peers.returncode == 0, said
@@ -125,6 +97,7 @@ def test_the_peers_benchmark_drives_every_contender(cache: Path, peers: "subproc
         assert 0 < row["concurrency-1"]["p50_ms"] <= row["concurrency-1"]["p99_ms"]
 
 
+@pytest.mark.nightly
 def test_page_and_plots_are_written_from_the_files(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = cache / "page" / "performance.md"
     page.parent.mkdir()
@@ -154,11 +127,11 @@ def test_the_published_figures_are_those_of_the_result_file(name: str) -> None:
     assert written == performance.figures(name, document)
 
 
-def test_the_readmes_figures_of_speed_are_those_of_the_result_files() -> None:
-    begin, end = performance.marks("speed")
-    written = performance.README.read_text().split(begin)[1].split(end)[0].strip()
-    engine, peers = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("engine", "peers"))
-    assert written == speed_summary(engine, peers)
+def test_the_readmes_figures_are_those_of_the_result_files() -> None:
+    engine, peers, demo = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("engine", "peers", "demo"))
+    for name, text in (("speed", speed_summary(engine, peers)), ("demo", demo_summary(demo))):
+        begin, end = performance.marks(name)
+        assert performance.README.read_text().split(begin)[1].split(end)[0].strip() == text
 
 
 def test_the_published_plots_are_small() -> None:

@@ -1,12 +1,10 @@
 """The whole way through the real command line, the real tritonserver and the real HTTP port, on tiny images."""
 
 import base64
+import contextlib
 import json
 import shutil
-import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,17 +13,17 @@ from typing import Any
 
 import httpx
 import numpy as np
-import psutil
 import pytest
 
-pytestmark = pytest.mark.e2e
-RRR = str(Path(sys.executable).with_name("rrr"))
+from harness.service import RRR, Service
+from rrrbench.servers import free_port
+
 MEMBERS, CLASSES = 2, 4
 
 
 def rrr(*words: str | Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
     """Run one command and require its exit code; never a traceback."""
-    done = subprocess.run([RRR, *map(str, words)], check=False, capture_output=True, text=True, timeout=240)
+    done = subprocess.run([str(RRR), *map(str, words)], check=False, capture_output=True, text=True, timeout=240)
     assert done.returncode == expect, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done
@@ -77,43 +75,10 @@ def products(tmp_path_factory: pytest.TempPathFactory) -> Products:
     return made
 
 
-@dataclass(frozen=True)
-class Server:
-    """A running `rrr serve`."""
-
-    process: subprocess.Popen[bytes]
-    url: str
-
-
-def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> list[int]:
-    """Poll /readyz until it is 200; returns every status seen."""
-    seen: list[int] = []
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            seen.append(httpx.get(f"{url}/readyz", timeout=5).status_code)
-        except httpx.TransportError:
-            time.sleep(0.02)
-            continue
-        if seen[-1] == 200:
-            return seen
-        time.sleep(0.02)
-    raise AssertionError(f"not ready: statuses {seen}, exit code {process.poll()}")
-
-
 @pytest.fixture(scope="module")
-def server(products: Products) -> Iterator[Server]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    process = subprocess.Popen([RRR, "serve", str(products.repository), "--port", str(port), "--default", "letters"])
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_until_ready(url, process)
-        yield Server(process, url)
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait(30)
+def server(products: Products) -> Iterator[Service]:
+    with Service(products.root / "log", str(products.repository), "--default", "letters") as service:
+        yield service
 
 
 def engine_labels(products: Products, tmp_path: Path) -> dict[str, str]:
@@ -151,7 +116,7 @@ def test_evaluate_reports_the_ensemble_and_each_member(products: Products) -> No
 
 
 def test_http_answers_with_the_labels_of_evaluate_in_all_three_forms(
-    products: Products, server: Server, tmp_path: Path
+    products: Products, server: Service, tmp_path: Path
 ) -> None:
     for file, label in list(engine_labels(products, tmp_path).items())[::5]:
         data = (products.data / file).read_bytes()
@@ -169,21 +134,21 @@ def test_http_answers_with_the_labels_of_evaluate_in_all_three_forms(
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_curl_sends_a_file_as_the_documentation_says(products: Products, server: Server, tmp_path: Path) -> None:
+def test_curl_sends_a_file_as_the_documentation_says(products: Products, server: Service, tmp_path: Path) -> None:
     file, label = next(iter(engine_labels(products, tmp_path).items()))
     command = ["curl", "-sS", "-T", str(products.data / file), f"{server.url}/v1/predict"]
     answer = json.loads(subprocess.run(command, check=True, capture_output=True, timeout=30).stdout)
     assert answer["predictions"][0]["label"] == label
 
 
-def test_predict_command_prints_one_json_line_for_each_image(products: Products, server: Server) -> None:
+def test_predict_command_prints_one_json_line_for_each_image(products: Products, server: Service) -> None:
     files = sorted((products.data / "images").iterdir())[:3]
     lines = rrr("predict", *files, "--url", server.url, "--json").stdout.splitlines()
     assert len(lines) == 3
     assert all(len(json.loads(line)["predictions"]) >= 1 for line in lines)
 
 
-def test_metrics_count_exactly_the_requests_that_were_sent(products: Products, server: Server) -> None:
+def test_metrics_count_exactly_the_requests_that_were_sent(products: Products, server: Service) -> None:
     image = next((products.data / "images").iterdir()).read_bytes()
 
     def count() -> float:
@@ -199,29 +164,28 @@ def test_metrics_count_exactly_the_requests_that_were_sent(products: Products, s
     assert count() - before == 7
 
 
-def test_served_models_are_listed_with_the_baseline(server: Server) -> None:
+def test_served_models_are_listed_with_the_baseline(server: Service) -> None:
     models = {model["name"]: model for model in httpx.get(f"{server.url}/v1/models").json()["models"]}
     assert models.keys() == {"letters", "resnet152"}
     assert models["letters"]["members"] == MEMBERS
 
 
 def test_readyz_is_503_until_an_inference_answered_and_sigterm_leaves_nothing(products: Products) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    process = subprocess.Popen([RRR, "serve", str(products.repository), "--port", str(port)])
-    try:
-        seen = wait_until_ready(f"http://127.0.0.1:{port}", process)
+    port = free_port()
+    with Service(products.root / "log-2", str(products.repository), "--port", str(port), ready=False) as service:
+        service.url = f"http://127.0.0.1:{port}"
+        seen: list[int] = []
+        end = time.monotonic() + 60
+        while seen[-1:] != [200]:
+            assert time.monotonic() < end, (seen, service.log.read_text())
+            with contextlib.suppress(httpx.TransportError):
+                seen.append(service.ask("/readyz").status_code)
+            time.sleep(0.02)
         assert set(seen[:-1]) <= {503}
-        children = psutil.Process(process.pid).children(recursive=True)
-        assert any("tritonserver" in child.name() for child in children)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
-        _, alive = psutil.wait_procs(children, timeout=5)
-        assert not alive, [child.name() for child in alive]
-        socket.create_server(("127.0.0.1", port)).close()
-    finally:
-        if process.poll() is None:
-            process.kill()
+        children = service.children()
+        assert service.of_kind("tritonserver")
+        assert service.stop() == 0
+        assert service.left_behind(children) == []
 
 
 @pytest.mark.parametrize(
@@ -252,19 +216,3 @@ def test_a_flipped_byte_is_refused_with_exit_code_3_and_the_files_name(
     done = rrr(command, copy, *options, expect=3)
     assert file in done.stderr.replace("\n", "")
     assert not (tmp_path / "out").exists()
-
-
-def test_tensorrt_rtx_is_built_here_and_says_that_it_was_not_run(products: Products, tmp_path: Path) -> None:
-    built = rrr_json("build", products.checkpoint, "--target", "tensorrt-rtx-fp16", "--out", tmp_path / "rtx")
-    assert built["engines"][0]["target"] == "tensorrt-rtx-fp16"
-    manifest = json.loads((tmp_path / "rtx" / "manifest.json").read_text())
-    if manifest["verified"] is False:
-        assert "GPU" in manifest["unverified_reason"]
-        assert "GPU" in rrr("evaluate", tmp_path / "rtx", expect=4).stderr
-    assert (tmp_path / "rtx" / "model.plan").stat().st_size > 1_000_000
-
-
-def test_tensorrt_without_its_package_or_gpu_says_what_is_missing(products: Products, tmp_path: Path) -> None:
-    done = rrr("build", products.checkpoint, "--target", "tensorrt-fp16", "--out", tmp_path / "trt", expect=4)
-    assert "tensorrt" in done.stderr
-    assert not (tmp_path / "trt").exists()

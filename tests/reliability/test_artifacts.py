@@ -17,9 +17,10 @@ from typing import Any
 import psutil
 import pytest
 
-from rrrbench import killed_writers
-from rrrbench.broken import BUSY, CONFIGURATIONS, ENGINE, REPOSITORY, Broken
-from rrrbench.damage import DAMAGES, damaged, flip_bit
+from harness import killed_writers
+from harness.broken import BUSY, CONFIGURATIONS, ENGINE, REPOSITORY, Broken
+from harness.damage import DAMAGES, damaged, flip_bit
+from harness.service import RRR
 from rrrbuild import plan_runner
 from rrrbuild.build import build_engine
 from rrrbuild.engine import load_engine
@@ -32,7 +33,6 @@ from rrrnet.checkpoint import Checkpoint, read_checkpoint, read_weights
 from rrrnet.errors import ArtifactError, IncompatibleError
 from rrrserve.cli import run
 
-RRR = Path(sys.executable).parent / "rrr"
 FLIPS = 54  # six for each kind of file
 Artifacts = dict[str, tuple[Path, str]]
 
@@ -190,13 +190,14 @@ def test_an_engine_of_another_version_is_exit_4_before_it_is_opened(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("kind", "source"), [("repository", "xml"), pytest.param("engine", "safetensors", marks=pytest.mark.nightly)]
+)
 def test_a_writer_killed_at_any_step_leaves_the_old_or_the_new_artifact_whole(
-    artifacts: Artifacts, tmp_path: Path
+    artifacts: Artifacts, tmp_path: Path, kind: str, source: str
 ) -> None:
-    arguments = ["repository", str(artifacts["xml"][0]), str(tmp_path / "repository"), "0", "20"]
-    done = subprocess.run(
-        [sys.executable, killed_writers.__file__, *arguments], capture_output=True, text=True, timeout=120
-    )
+    arguments = [kind, str(artifacts[source][0]), str(tmp_path / kind), "0", "20"]
+    done = subprocess.run([sys.executable, killed_writers.__file__, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     replaced = [trial["replaced"] for trial in told["trials"]]
@@ -286,4 +287,25 @@ def test_a_broken_configuration_is_exit_2_with_one_line_and_nothing_listening(
     assert found.out == ""
     assert after == before
     assert psutil.Process().children() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.nightly
+def test_the_real_command_refuses_each_broken_configuration_before_it_does_anything(
+    artifacts: Artifacts, repository: Path, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        stands_for = {REPOSITORY: str(repository), ENGINE: str(artifacts["xml"][0]), BUSY: str(held.getsockname()[1])}
+        for broken in CONFIGURATIONS:
+            done = subprocess.run(
+                [str(RRR), *(stands_for.get(word, word) for word in broken.arguments)],
+                capture_output=True,
+                text=True,
+                cwd=tmp_path,
+                env={**os.environ, **broken.environment},
+            )
+            assert done.returncode == 2, broken.what
+            assert re.search(broken.says, done.stderr), broken.what
+            assert (done.stderr + done.stdout).count("\n") == 1, broken.what
+            assert psutil.Process().children() == [], broken.what
     assert list(tmp_path.iterdir()) == []

@@ -14,9 +14,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from rrrbench.bad_requests import JPEG, MIB, REFUSED, encoded, header_only, image_json, noise
-from rrrbench.chaos_service import is_of_kind
-from rrrbench.raw_http import FORM, JSON, Answer, connect, form, receive, request, send
+from harness.bad_requests import JPEG, MIB, REFUSED, encoded, header_only, image_json, noise
+from harness.raw_http import FORM, JSON, Answer, connect, form, receive, request, send
 
 Files = Callable[[int], bytes]
 Pictures = Callable[[int], npt.NDArray[np.uint8]]
@@ -165,7 +164,7 @@ def test_no_address_is_ever_fetched(service: Any) -> None:
 
 def resident_bytes(service: Any) -> int:
     """Memory of the HTTP workers."""
-    return sum(child.memory_info().rss for child in service.children() if is_of_kind(child, "worker"))
+    return sum(child.memory_info().rss for child in service.of_kind("worker"))
 
 
 # In a body of 9 MB, what is kept of its pieces is some MB; its objects would take 250.

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis import checks
 from schemathesis.core.result import Ok
 
-from rrrbench.fuzzing import fuzz
-from rrrbench.mutations import Mutator
+from harness.fuzzing import fuzz
+from harness.mutations import Mutator
 
 REQUESTS = 400
 CHECKS = [

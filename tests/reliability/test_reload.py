@@ -9,21 +9,19 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import pytest
 
-from rrrbench.chaos_service import KINDS, still_running
-from rrrbench.checking_client import RIGHT, essence
-from rrrbench.damage import DAMAGES, damaged
-from rrrbench.versioned_client import VersionedClients, distinct
+from harness.clients import RIGHT
+from harness.damage import DAMAGES, damaged
+from harness.service import RRR, Service
+from harness.versioned_clients import VersionedClients, distinct
 from rrrbuild.repository import write_repository
 from rrrbuild.repository_document import read_repository
 from rrrnet.errors import UsageError
@@ -37,8 +35,7 @@ from rrrserve.versions.running_services import RunningService, running_services
 from rrrserve.versions.switch import Deployments
 from rrrserve.versions.version import version_folder
 
-RRR = Path(sys.executable).parent / "rrr"
-Start = Callable[..., Any]
+Start = Callable[..., Service]
 Png = Callable[[int], bytes]
 
 
@@ -60,37 +57,17 @@ def put(source: Path, target: Path) -> None:
     shutil.copytree(source, target)
 
 
-def answers(url: str, bodies: list[bytes]) -> list[dict[str, float]]:
-    return [essence(ask(url, "/v1/predict", content=body).json()) for body in bodies]
-
-
-def ask(url: str, path: str, **arguments: Any) -> httpx.Response:
-    method = "POST" if arguments else "GET"
-    return httpx.request(method, f"{url}{path}", timeout=30, trust_env=False, **arguments)
-
-
-def private_folder(served: Any) -> Path:
+def private_folder(served: Service) -> Path:
     """Where the service keeps its copies."""
     return next(Path(service.folder) for service in running_services() if service.pid == served.process.pid)
 
 
-def left_behind(served: Any) -> list[Path]:
-    """Its folders and shared memory."""
-    return [path for place in scratch.places() for path in place.glob(f"{scratch.prefix(served.process.pid)}*")]
-
-
-def wait_until_ready(url: str, gone: set[int], served: Any) -> None:
+def wait_until_ready(served: Service, gone: set[int]) -> None:
     """Until other processes have taken the place of those, and the service is ready."""
     end = time.monotonic() + 60
-    while True:
+    while not served.is_ready() or gone & {child.pid for child in served.children()}:
         assert time.monotonic() < end
         time.sleep(0.1)
-        try:
-            ready = ask(url, "/readyz").status_code == 200
-        except httpx.TransportError:
-            continue
-        if ready and not gone & {child.pid for child in served.children()}:
-            return
 
 
 def test_under_load_good_versions_take_over_and_bad_ones_do_not_and_nobody_notices(
@@ -100,11 +77,11 @@ def test_under_load_good_versions_take_over_and_bad_ones_do_not_and_nobody_notic
     put(repository, live)
     served = start_service(str(live), "--port", "0", "--workers", "2")
     first, second = (read_repository(path).short_digest for path in (repository, swapped))
-    goldens = {first: answers(served.url, bodies)}
-    assert ask(served.url, "/v1/models").json()["repository"] == first
+    goldens = {first: served.golden("", bodies)}
+    assert served.ask("/v1/models").json()["repository"] == first
     put(swapped, live)
     assert rrr_reload(str(live)).returncode == 0
-    goldens[second] = answers(served.url, bodies)
+    goldens[second] = served.golden("", bodies)
     assert distinct(goldens)
     clients = VersionedClients(f"{served.url}/v1/predict", bodies, goldens, deadline_seconds=5.0)
     outcomes = []
@@ -135,25 +112,24 @@ def test_under_load_good_versions_take_over_and_bad_ones_do_not_and_nobody_notic
         assert message.count("\n") == 1
     assert json.loads(outcomes[2][2])["outcome"] == "switched"
     assert outcomes[3][2].startswith("unchanged: ")
-    metrics = ask(served.url, "/metrics").text
+    metrics = served.ask("/metrics").text
     for outcome, count in (("switched", 2), ("refused", 2), ("unchanged", 1)):
         assert f'rrr_reloads_total{{outcome="{outcome}"}} {count}.0' in metrics
     assert f'rrr_repository_info{{repository="{first}"}} 1.0' in metrics
-    tritons = [child for child in served.children() if KINDS["tritonserver"] in " ".join(child.cmdline())]
+    tritons = served.of_kind("tritonserver")
     assert len(tritons) == 1, "the one before has ended"
 
     shutil.rmtree(live)  # what is served outlives its folder, even where its parts are started again
-    for child in served.children():
-        if child == tritons[0] or KINDS["worker"] in " ".join(child.cmdline()):
-            child.kill()
-    wait_until_ready(served.url, {child.pid for child in tritons}, served)
-    assert answers(served.url, bodies) == goldens[first]
+    for child in [*tritons, *served.of_kind("worker")]:
+        child.kill()
+    wait_until_ready(served, {child.pid for child in tritons})
+    assert served.golden("", bodies) == goldens[first]
     done = rrr_reload("--url", served.url)
     assert done.returncode == 1
     assert f"{live} does not exist" in done.stderr
     served.process.send_signal(signal.SIGHUP)  # refused likewise, and nobody waits for it
     assert served.stop() == 0
-    folders = scratch.owned_folders(Path(tempfile.gettempdir()))
+    folders = scratch.own_folders(Path(tempfile.gettempdir()))
     assert [path for path in folders if f"-{served.process.pid}-" in path.name] == []
 
 
@@ -183,19 +159,18 @@ def test_sigterm_while_an_old_version_still_answers_ends_both_versions(
     with socket.create_connection((host, int(port))) as slow:
         head = "POST /v1/predict HTTP/1.1\r\nHost: x\r\nX-Request-Timeout-Ms: 50000\r\nContent-Length: 1000\r\n\r\n"
         slow.sendall(head.encode() + b"half")
-        ask(served.url, "/livez")
+        served.ask("/livez")
         put(swapped, live)
         served.process.send_signal(signal.SIGHUP)
         end = time.monotonic() + 60
-        while ask(served.url, "/v1/models").json()["repository"] != read_repository(swapped).short_digest:
+        while served.ask("/v1/models").json()["repository"] != read_repository(swapped).short_digest:
             assert time.monotonic() < end
             time.sleep(0.05)
         children = served.children()
-        assert sum(KINDS["tritonserver"] in " ".join(child.cmdline()) for child in children) == 2
+        assert len(served.of_kind("tritonserver")) == 2
         served.process.send_signal(signal.SIGTERM)
         assert served.process.wait(15) == 0, served.log.read_text()
-    assert still_running(children, seconds=1) == []
-    assert left_behind(served) == []
+    assert served.left_behind(children) == []
     assert "Triton is started again" not in served.log.read_text()
 
 
@@ -211,13 +186,13 @@ def test_a_reload_on_a_full_disk_is_refused_and_the_service_goes_on(
     parent.rlimit(psutil.RLIMIT_FSIZE, (10, most))  # no file can be longer
     served.process.send_signal(signal.SIGHUP)
     end = time.monotonic() + 30
-    while 'rrr_reloads_total{outcome="refused"} 1.0' not in ask(served.url, "/metrics").text:
+    while 'rrr_reloads_total{outcome="refused"} 1.0' not in served.ask("/metrics").text:
         assert time.monotonic() < end
         time.sleep(0.05)
     assert [path.name for path in version_folder(private_folder(served), 1).parent.iterdir()] == ["1"]
     parent.rlimit(psutil.RLIMIT_FSIZE, (most, most))
     assert rrr_reload(str(live)).returncode == 0
-    assert ask(served.url, "/v1/models").json()["repository"] == read_repository(swapped).short_digest
+    assert served.ask("/v1/models").json()["repository"] == read_repository(swapped).short_digest
     assert served.stop() == 0
 
 

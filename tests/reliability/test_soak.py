@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from rrrbench import damage, growth
-from rrrbench.growth import Census, take_census
-from rrrbench.raw_http import request
-from rrrbench.soaking import Good, Soak, good_requests
+from harness import damage, growth
+from harness.growth import Census, take_census
+from harness.raw_http import request
+from harness.soaking import Good, Soak, good_requests
 from rrrserve.process import scratch
 
 REQUESTS = 300

@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import os
 import re
 import shutil
 import signal
@@ -16,15 +15,14 @@ from typing import Any
 import httpx
 import numpy as np
 import psutil
+import pytest
 from PIL import Image
 
-from rrrbench.chaos_service import is_of_kind, port_is_free, still_running
-from rrrbench.checking_client import LOST, RIGHT, UNREACHABLE, Clients, Tally, essence
+from harness.clients import LOST, RIGHT, UNREACHABLE, Clients, Tally
+from harness.service import RRR, Service, port_is_free, still_running
 from rrrbuild.repository_document import read_repository, write_document
-from rrrserve.process import scratch
 
-RRR = Path(sys.executable).parent / "rrr"
-Start = Callable[..., Any]
+Start = Callable[..., Service]
 Png = Callable[[int], bytes]
 PATIENCE_SECONDS = 60.0
 
@@ -60,15 +58,9 @@ TritonPythonModel.execute = _execute
 """
 
 
-def ask(url: str, path: str, **arguments: Any) -> httpx.Response:
-    """One request."""
-    method = "POST" if arguments else "GET"
-    return httpx.request(method, f"{url}{path}", timeout=30, trust_env=False, **arguments)
-
-
-def restarts(url: str, part: str) -> float:
+def restarts(served: Service, part: str) -> float:
     """What the metric tells."""
-    found = re.search(rf'rrr_restarts_total{{part="{part}"}} (\S+)', ask(url, "/metrics").text)
+    found = re.search(rf'rrr_restarts_total{{part="{part}"}} (\S+)', served.ask("/metrics").text)
     return float(found[1]) if found else -1.0
 
 
@@ -80,45 +72,15 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def is_ready(url: str) -> bool:
-    try:
-        return ask(url, "/readyz").status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-def victim(served: Any, kind: str) -> psutil.Process:
+def victim(served: Service, kind: str) -> psutil.Process:
     """A process of a kind."""
-    return next(process for process in served.children() if is_of_kind(process, kind))
+    return served.of_kind(kind)[0]
 
 
-def waiting(served: Any) -> psutil.Process:
-    """The worker that stands by, once there is one."""
-    wait_for(lambda: any(is_of_kind(process, "standby") for process in served.children()))
-    return victim(served, "standby")
-
-
-def has_prepared(process: psutil.Process) -> bool:
-    """Whether a worker that stands by has used the processor, and does so no more."""
-    before = process.cpu_times()
-    time.sleep(1)
-    return bool(before.user > 0.3 and process.cpu_times() == before)
-
-
-def thread_nice(pid: int, thread: int) -> int:
-    """How far a thread's priority is lowered."""
-    return int(Path(f"/proc/{pid}/task/{thread}/stat").read_text().rpartition(")")[2].split()[16])
-
-
-def left_behind(served: Any) -> list[Path]:
-    """Its folders and shared memory."""
-    return [path for place in scratch.places() for path in place.glob(f"{scratch.prefix(served.process.pid)}*")]
-
-
-def under_load(served: Any, png: Png, act: Callable[[], Awaitable[None]]) -> Tally:
+def under_load(served: Service, png: Png, act: Callable[[], Awaitable[None]]) -> Tally:
     """What four clients saw while `act` ran."""
     bodies = [png(seed) for seed in range(4)]
-    golden = [essence(ask(served.url, "/v1/predict", content=body).json()) for body in bodies]
+    golden = served.golden("", bodies)
     clients = Clients(f"{served.url}/v1/predict", bodies, golden, deadline_seconds=2.0)
 
     async def main() -> None:
@@ -171,24 +133,23 @@ def test_while_it_drains_it_is_unready_and_answers_and_then_nobody_is_cut_off(
     after = [ending for ending in tally.endings if ending.sent > moments[0]]
     assert sum(ending.kind == RIGHT for ending in after) > 4
     assert {ending.detail for ending in after if ending.kind == "503"} == {"shutting_down"}
-    assert still_running(children, seconds=1) == []
-    assert left_behind(served) == []
+    assert served.left_behind(children) == []
 
 
 def test_what_is_killed_or_frozen_is_replaced_under_load_and_no_answer_is_wrong(
     start_service: Start, repository: Path, png: Png
 ) -> None:
     served = start_service(str(repository), "--port", "0", "--workers", "2")
-    regions = len(list(scratch.SHARED_MEMORY.glob(f"rrr-serve-{served.process.pid}-*")))
+    regions = served.shared_memory()
 
     def harm(kind: str, number: signal.Signals, part: str) -> Tally:
-        before = restarts(served.url, part)
+        before = restarts(served, part)
 
         async def act() -> None:
             await asyncio.sleep(0.3)
             victim(served, kind).send_signal(number)
-            await asyncio.to_thread(wait_for, lambda: restarts(served.url, part) == before + 1)
-            await asyncio.to_thread(wait_for, lambda: is_ready(served.url))
+            await asyncio.to_thread(wait_for, lambda: restarts(served, part) == before + 1)
+            await asyncio.to_thread(wait_for, lambda: served.is_ready())
             await asyncio.sleep(0.3)
 
         return under_load(served, png, act)
@@ -201,54 +162,70 @@ def test_what_is_killed_or_frozen_is_replaced_under_load_and_no_answer_is_wrong(
     tally = harm("worker", signal.SIGKILL, "worker")
     assert set(tally.counts()) <= {RIGHT, LOST}
     assert tally.count(LOST) <= 4
+    assert tally.slowest_seconds() < 2.0, "the other answers; a start takes longer"
     log = served.log.read_text()
     started_again = r"Triton is started again (now|in 1 s) \(try 1 of 5\): the process of a model has died"
     assert re.search(started_again, log), "at once if it had worked for 10 s"
     assert "(try 2 of 5): it has not answered for 6 s" in log
     assert "HTTP worker 1 is started again now (try 1 of 5): it ended with exit code -9" in log
-    assert len(list(scratch.SHARED_MEMORY.glob(f"rrr-serve-{served.process.pid}-*"))) == regions
+    assert served.shared_memory() == regions
     assert served.stop() == 0
-
-
-def test_the_only_worker_is_replaced_at_once_by_one_that_stood_by(
-    start_service: Start, repository: Path, png: Png
-) -> None:
-    served = start_service(str(repository), "--port", "0")
-    standby = waiting(served)
-    wait_for(lambda: has_prepared(standby))
-
-    async def kill() -> None:
-        await asyncio.sleep(0.3)
-        victim(served, "worker").kill()
-        await asyncio.sleep(2)
-
-    tally = under_load(served, png, kill)
-    assert set(tally.counts()) <= {RIGHT, LOST}
-    assert tally.count(LOST) <= 4
-    assert tally.slowest_seconds() < 2.0, "a start takes longer"
-    assert victim(served, "worker") == standby
-    assert {thread_nice(standby.pid, thread.id) for thread in standby.threads()} == {os.nice(0)}
-    assert restarts(served.url, "worker") == 1
-    children = [waiting(served), *served.children()]
-    assert served.stop() == 0
-    assert still_running(children, seconds=1) == []
-    assert left_behind(served) == []
 
 
 def test_a_second_signal_ends_everything_at_once_and_starts_nothing_again(
     start_service: Start, repository: Path
 ) -> None:
     served = start_service(str(repository), "--port", "0", "--drain", "60")
-    children = [waiting(served), *served.children()]
+    children = served.children()
     served.process.send_signal(signal.SIGTERM)
-    wait_for(lambda: not is_ready(served.url))
+    wait_for(lambda: not served.is_ready())
     began = time.monotonic()
     served.process.send_signal(signal.SIGTERM)
     assert served.process.wait(10) == 0
     assert time.monotonic() - began < 5
-    assert still_running(children, seconds=1) == []
-    assert left_behind(served) == []
+    assert served.left_behind(children) == []
     assert "started again" not in served.log.read_text()
+
+
+# A service that has no Triton, and whose stop hangs.
+HANGING = """
+import asyncio, sys
+from pathlib import Path
+from rrrbuild.repository_document import read_repository
+from rrrserve.config.service_config import ServiceConfig
+from rrrserve.net.listener import listen
+from rrrserve.supervise import supervisor
+
+supervisor._LAST_SECONDS = float(sys.argv[2])
+supervisor.WorkerPool.stop = lambda _: asyncio.Event().wait()
+
+async def main(listener):
+    config = ServiceConfig(triton_url="127.0.0.1:1", workers=1)
+    await supervisor.Supervisor(read_repository(Path(sys.argv[1])), listener, config).run(print)
+
+with listen("127.0.0.1", 0) as listener:
+    asyncio.run(main(listener))
+"""
+
+
+@pytest.mark.parametrize(("signals", "last_seconds"), [(2, 0.2), (3, 600)])
+def test_a_stop_that_hangs_is_ended_by_force_a_while_after_the_second_signal_or_by_the_third(
+    repository: Path, signals: int, last_seconds: float
+) -> None:
+    command = [sys.executable, "-c", HANGING, str(repository), str(last_seconds)]
+    parent = subprocess.Popen(command)
+    this = psutil.Process(parent.pid)
+    try:
+        wait_for(lambda: bool(this.children()))
+        children = this.children(recursive=True)
+        for _ in range(signals):
+            assert parent.poll() is None
+            parent.send_signal(signal.SIGTERM)
+            time.sleep(0.1)
+        assert parent.wait(PATIENCE_SECONDS) == 1
+    finally:
+        parent.kill()
+    assert still_running(children, seconds=10) == []
 
 
 def test_on_a_full_disk_triton_is_tried_again_until_there_is_room(start_service: Start, repository: Path) -> None:
@@ -257,19 +234,19 @@ def test_on_a_full_disk_triton_is_tried_again_until_there_is_room(start_service:
     _, most = parent.rlimit(psutil.RLIMIT_FSIZE)
     parent.rlimit(psutil.RLIMIT_FSIZE, (10, most))  # no file can be longer
     victim(served, "tritonserver").kill()
-    wait_for(lambda: restarts(served.url, "triton") >= 2)
-    assert ask(served.url, "/livez").status_code == 200
-    assert ask(served.url, "/readyz").status_code == 503
+    wait_for(lambda: restarts(served, "triton") >= 2)
+    assert served.ask("/livez").status_code == 200
+    assert served.ask("/readyz").status_code == 503
     parent.rlimit(psutil.RLIMIT_FSIZE, (most, most))
-    wait_for(lambda: is_ready(served.url))
+    wait_for(lambda: served.is_ready())
     assert served.stop() == 0
-    assert left_behind(served) == []
+    assert served.left_behind([]) == []
 
 
-def test_killing_it_under_load_takes_the_children_and_theirs_along(
+def test_killing_it_under_load_takes_the_children_and_theirs_along_and_the_next_start_sweeps(
     start_service: Start, repository: Path, png: Png
 ) -> None:
-    served = start_service(str(repository), "--port", "0")
+    served = start_service(str(repository), "--port", "0", "--workers", "2")
     children = served.children()
 
     async def kill() -> None:
@@ -280,8 +257,11 @@ def test_killing_it_under_load_takes_the_children_and_theirs_along(
     tally = under_load(served, png, kill)
     assert set(tally.counts()) <= {RIGHT, LOST, UNREACHABLE}
     assert still_running(children, seconds=10) == []
-    assert port_is_free(int(served.url.rpartition(":")[2]))
-    assert left_behind(served) == []
+    assert port_is_free(served.port)
+    assert served.files() != []
+    again = start_service(str(repository), "--port", str(served.port))
+    assert served.files() == [], "the next start sweeps"
+    assert again.stop() == 0
 
 
 def test_a_model_that_kills_its_process_is_tried_again_and_then_given_up(repository: Path, tmp_path: Path) -> None:
@@ -312,14 +292,14 @@ def test_a_wrong_output_is_never_an_answer_and_a_model_that_lies_is_replaced(
 
     copy = sabotaged(repository, tmp_path / "repository", spoil)
     served = start_service(str(copy), "--port", "0", "--default", "single")
-    honest = ask(served.url, "/v1/predict", content=png(0)).json()["predictions"]
+    honest = served.ask("/v1/predict", content=png(0)).json()["predictions"]
     for value in range(201, 206):
-        answer = ask(served.url, "/v1/predict", content=marked(value))
+        answer = served.ask("/v1/predict", content=marked(value))
         assert (answer.status_code, answer.json()["error"]["code"]) == (500, "bad_model_output"), value
-        assert ask(served.url, "/v1/predict", content=png(0)).json()["predictions"] == honest
-    assert 'rrr_requests_rejected_total{reason="bad_model_output"} 5.0' in ask(served.url, "/metrics").text
-    assert restarts(served.url, "triton") == 0, "a client's image must not be able to restart Triton"
-    ask(served.url, "/v1/predict", content=marked(206))
-    wait_for(lambda: restarts(served.url, "triton") == 1 and is_ready(served.url))
+        assert served.ask("/v1/predict", content=png(0)).json()["predictions"] == honest
+    assert 'rrr_requests_rejected_total{reason="bad_model_output"} 5.0' in served.ask("/metrics").text
+    assert restarts(served, "triton") == 0, "a client's image must not be able to restart Triton"
+    served.ask("/v1/predict", content=marked(206))
+    wait_for(lambda: restarts(served, "triton") == 1 and served.is_ready())
     assert "model single answers the same image otherwise than at first" in served.log.read_text()
-    assert ask(served.url, "/v1/predict", content=png(0)).json()["predictions"] == honest
+    assert served.ask("/v1/predict", content=png(0)).json()["predictions"] == honest

@@ -1,17 +1,22 @@
 """Tiny checkpoints (32 px, 3 classes) with random weights, and a small data set of real image files."""
 
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from rrrbuild import candidates
 from rrrbuild.build import build_engine
-from rrrbuild.folding import batch_norm_name
 from rrrbuild.manifest import BatchRange, Manifest
+from rrrbuild.targets import TARGETS, build_obstacle, run_obstacle
 from rrrnet.architecture import REDUCED_BLOCKS, Architecture, convolutions
 from rrrnet.checkpoint import SPLIT, Arrays, Checkpoint, read_checkpoint, write_checkpoint
 from rrrnet.dataset import read_dataset, split_dataset, write_split
@@ -37,7 +42,7 @@ def random_weights(architecture: Architecture) -> Arrays:
                 arrays[f"{prefix}fc.bias"] = random.normal(0, 0.1, out)
                 continue
             kernel = (out, conv.in_channels, conv.kernel, conv.kernel)
-            norm = prefix + batch_norm_name(conv.name)
+            norm = prefix + conv.norm
             arrays[f"{prefix}{conv.name}.weight"] = random.normal(0, (2 / fan_in) ** 0.5, kernel)
             arrays[f"{norm}.weight"] = random.uniform(0.5, 1.0, out)
             arrays[f"{norm}.bias"] = random.normal(0, 0.2, out)
@@ -92,6 +97,55 @@ def openvino_engine(tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkp
     """A verified openvino-fp32 engine of `checkpoint`; not to be changed."""
     out = tmp_path_factory.mktemp("engines") / "openvino-fp32"
     return build_engine(checkpoint.path, "openvino-fp32", plan="sequential", batch=BatchRange(1, 2, 4), out=out)
+
+
+def obstacle(name: str) -> str | None:
+    return build_obstacle(TARGETS[name]) or run_obstacle(TARGETS[name])
+
+
+@pytest.fixture(params=[name for name, target in TARGETS.items() if not target.on_gpu or obstacle(name) is None])
+def target(request: pytest.FixtureRequest) -> str:
+    """Every target of a CPU, skipped with the reason where this CPU lacks what it needs; a GPU's where there is one."""
+    if reason := obstacle(request.param):
+        pytest.skip(reason)
+    return str(request.param)
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Callable[[Path, str], Path]:
+    """A function that copies a folder, flips a bit in the middle of one of its files and gives the copy."""
+
+    def damage(folder: Path, file: str) -> Path:
+        copy = shutil.copytree(folder, tmp_path / "damaged")
+        content = bytearray((copy / file).read_bytes())
+        content[len(content) // 2] ^= 1
+        (copy / file).write_bytes(content)
+        return copy
+
+    return damage
+
+
+@pytest.fixture(scope="session")
+def pretending() -> Callable[[Mapping[str, Sequence[float]]], AbstractContextManager[None]]:
+    """A function: within its block each plan seems to take so many milliseconds at each batch size."""
+
+    @contextmanager
+    def pretend(times_ms: Mapping[str, Sequence[float]]) -> Iterator[None]:
+        def measure(runners: Iterable[str], _: object, sizes: Sequence[int]) -> dict[str, Any]:
+            keys = ("median", "p25", "p75", "p95", "min", "runs")
+            rows = {plan: zip(map(str, sizes), times_ms[plan], strict=True) for plan in runners}
+            return {plan: {size: dict.fromkeys(keys, time) for size, time in row} for plan, row in rows.items()}
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(candidates, "measure_latency", measure)
+            yield
+
+    return pretend
+
+
+@pytest.fixture(scope="session")
+def images() -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(5).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
 
 
 @pytest.fixture

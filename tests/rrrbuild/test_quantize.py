@@ -20,7 +20,7 @@ from rrrnet.architecture import Architecture
 from rrrnet.checkpoint import SPLIT, Arrays, Checkpoint
 from rrrnet.dataset import read_split
 from rrrnet.errors import CheckFailedError, UsageError
-from rrrnet.inference import member_probabilities
+from rrrnet.inference import predictor
 from rrrserve.cli import run
 
 BATCH = BatchRange(1, 2, 4)
@@ -206,7 +206,7 @@ def test_a_drop_of_accuracy_is_told_with_both_accuracies(checkpoint: Checkpoint)
 
 def reference(checkpoint: Checkpoint, held_out: HeldOut) -> Float32Array:
     """What PyTorch's ensemble says, (N, C)."""
-    probabilities: Float32Array = member_probabilities(checkpoint, held_out.images).mean(axis=1)
+    probabilities: Float32Array = predictor(checkpoint)(held_out.images).mean(axis=1)
     return probabilities
 
 

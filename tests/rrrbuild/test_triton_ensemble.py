@@ -1,6 +1,7 @@
 """Engines of plan split in a Triton repository: as one process that times its members, and as a Triton ensemble."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from rrrbuild import candidates
 from rrrbuild.build import build_engine
 from rrrbuild.manifest import BatchRange, Manifest, read_engine, write_manifest
 from rrrbuild.repository import write_repository
@@ -40,13 +40,17 @@ def config_of(repository: Path, name: str) -> Any:
     return text_format.Parse((repository / name / "config.pbtxt").read_text(), pb.ModelConfig())
 
 
-def test_with_a_native_backend_a_split_engine_is_an_ensemble_that_counts_as_one_model(native: Repository) -> None:
+def test_with_a_native_backend_a_split_engine_is_an_ensemble_that_counts_as_one_model(
+    native: Repository, split_engine: Manifest
+) -> None:
     (model,) = native.models
 
     assert (model.name, model.backend, model.steps, model.outputs) == ("duo", "onnxruntime", STEPS, ("probabilities",))
     assert backends_of(native) == {"onnxruntime", "python"}
     assert {path.name for path in native.path.iterdir()} == {"duo", *STEPS, "repository.json"}
     assert read_repository(native.path) == native
+    parts = [read_engine(folder) for folder in native.engine_folders(model)]
+    assert sum(part.engine_bytes for part in parts) == split_engine.engine_bytes > 1_000_000
 
 
 def test_the_ensemble_hands_the_stems_output_to_every_member_and_theirs_to_combine(native: Repository) -> None:
@@ -92,14 +96,11 @@ def test_each_step_has_the_tensors_that_its_neighbours_have(native: Repository, 
 
 
 @pytest.mark.parametrize("file", ["duo-member-0/1/model.onnx", "duo-combine/1/model.py", "duo/config.pbtxt"])
-def test_a_flipped_byte_in_any_step_is_refused(native: Repository, tmp_path: Path, file: str) -> None:
-    copy = shutil.copytree(native.path, tmp_path / "repository")
-    content = bytearray((copy / file).read_bytes())
-    content[len(content) // 2] ^= 1
-    (copy / file).write_bytes(content)
-
+def test_a_flipped_byte_in_any_step_is_refused(
+    native: Repository, damaged: Callable[[Path, str], Path], file: str
+) -> None:
     with pytest.raises(ArtifactError, match=f"{file} was changed"):
-        read_repository(copy)
+        read_repository(damaged(native.path, file))
 
 
 @pytest.mark.parametrize(("backends", "split_as"), [(PYTHON, None), (ALL, "process")])
@@ -122,21 +123,11 @@ def test_as_a_process_it_is_one_model_with_the_members_durations_as_second_outpu
 
 
 def test_a_native_backend_gets_the_overall_winner_of_several_plans_and_that_is_said(
-    tmp_path: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, checkpoint: Checkpoint, pretending: Callable[..., Any]
 ) -> None:
-    times = {"sequential": (1.0, 9.0), "merged": (2.0, 1.0), "split": (9.0, 9.0)}
-
-    def injected(runners: dict[str, object], preprocess: object, sizes: tuple[int, ...]) -> dict[str, Any]:
-        return {
-            plan: {
-                str(size): {"median": time, "p25": time, "p75": time}
-                for size, time in zip(sizes, times[plan], strict=True)
-            }
-            for plan in runners
-        }
-
-    monkeypatch.setattr(candidates, "measure_latency", injected)
-    engine = build_engine(checkpoint.path, "onnxruntime-fp32", batch=BatchRange(1, 4, 4), out=tmp_path / "e", images=4)
+    batch = BatchRange(1, 4, 4)
+    with pretending({"sequential": (1.0, 9.0), "merged": (2.0, 1.0), "split": (9.0, 9.0)}):
+        engine = build_engine(checkpoint.path, "onnxruntime-fp32", batch=batch, out=tmp_path / "e", images=4)
     assert engine.plan_by_batch == {"1": "sequential", "4": "merged"}
 
     said: list[str] = []

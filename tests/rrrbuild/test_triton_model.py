@@ -97,18 +97,17 @@ def test_requests_that_triton_batches_get_their_own_rows_of_the_engines_answer(
 
 
 @pytest.mark.parametrize("file", ["model.bin", "manifest.json"])
-def test_triton_refuses_a_model_whose_file_was_changed(file: str, tmp_path: Path, openvino_engine: Manifest) -> None:
+def test_triton_refuses_a_model_whose_file_was_changed(
+    file: str, tmp_path: Path, openvino_engine: Manifest, damaged: Callable[[Path, str], Path]
+) -> None:
     write_repository([openvino_engine.path], tmp_path / "repository", backends=PYTHON)
-    changed = tmp_path / "repository" / "duo" / "1" / file
-    content = bytearray(changed.read_bytes())
-    content[len(content) // 2] ^= 1
-    changed.write_bytes(content)
+    copy = damaged(tmp_path / "repository", f"duo/1/{file}")
 
     async def ask(client: InferenceServerClient) -> None:
         raise AssertionError("it must not become ready")
 
     with pytest.raises(CheckFailedError, match=r"could not load the model duo"):
-        with_triton(tmp_path / "repository", ask)
+        with_triton(copy, ask)
 
 
 def test_an_answer_with_nan_becomes_an_error(

@@ -18,7 +18,7 @@ from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.fit import Options, Outcome, fit
 from rrrnet.glyph_options import GlyphOptions
 from rrrnet.glyphs import generate_glyphs
-from rrrnet.inference import member_probabilities
+from rrrnet.inference import predictor
 from rrrnet.preprocess import Preprocess
 from rrrnet.recipes import RECIPES, learning_rate
 from rrrnet.train import Plan, Training
@@ -100,7 +100,7 @@ def test_a_stopped_trainings_checkpoint_can_be_used_as_it_is(data: Path, tmp_pat
     run(options(data, tmp_path / "net"), steps=2)
     checkpoint = read_checkpoint(tmp_path / "net")
     assert checkpoint.training["complete"] is False
-    probabilities = member_probabilities(checkpoint, np.zeros((2, 32, 32, 3), np.uint8))
+    probabilities = predictor(checkpoint)(np.zeros((2, 32, 32, 3), np.uint8))
     np.testing.assert_allclose(probabilities.sum(axis=2), np.ones((2, 2)), rtol=1e-5)
 
 
@@ -118,6 +118,10 @@ def test_a_finished_checkpoint_is_replaced_only_when_told(data: Path, tmp_path: 
         run(replace(options(data, tmp_path / "net"), resume=True))
     again = run(replace(options(data, tmp_path / "net"), overwrite=True)).checkpoint
     assert_same_weights(first, again)
+
+
+def finish(training: Training) -> None:
+    training.run(lambda progress, total: None, lambda: False)
 
 
 def training(recipe: str, frozen: tuple[str, ...] = (), members: int = 2) -> Training:
@@ -142,7 +146,7 @@ def test_a_members_weights_do_not_depend_on_the_other_members(recipe: str) -> No
             with torch.no_grad():
                 for parameter in run_.model.members[0].parameters():
                     parameter.mul_(0.5)
-        run_.run(lambda progress, total: None, lambda: False)
+        finish(run_)
         results.append({name: value.clone() for name, value in run_.model.members[2].state_dict().items()})
     for name, value in results[0].items():
         assert torch.equal(value, results[1][name]), name
@@ -151,7 +155,7 @@ def test_a_members_weights_do_not_depend_on_the_other_members(recipe: str) -> No
 def test_a_frozen_stem_keeps_its_weights_and_has_its_statistics_re_estimated() -> None:
     run_ = training("paper", STEM)
     before = {name: value.clone() for name, value in run_.model.state_dict().items()}
-    run_.run(lambda progress, total: None, lambda: False)
+    finish(run_)
     after = run_.model.state_dict()
     assert torch.equal(after["layer2.0.conv2.weight"], before["layer2.0.conv2.weight"])
     assert torch.equal(after["bn1.weight"], before["bn1.weight"])
@@ -162,7 +166,7 @@ def test_a_frozen_stem_keeps_its_weights_and_has_its_statistics_re_estimated() -
 def test_from_scratch_the_stem_trains_too() -> None:
     run_ = training("quick")
     before = run_.model.state_dict()["layer1.0.conv2.weight"].clone()
-    run_.run(lambda progress, total: None, lambda: False)
+    finish(run_)
     assert not torch.equal(run_.model.state_dict()["layer1.0.conv2.weight"], before)
 
 
@@ -170,7 +174,7 @@ def test_the_papers_average_covers_the_last_fifth_of_the_epochs() -> None:
     recipe = RECIPES["paper"]
     assert (recipe.epochs, recipe.ema_epochs(300), recipe.lr, recipe.batch_size) == (300, 60, 1e-3, 32)
     run_ = training("paper", STEM)
-    run_.run(lambda progress, total: None, lambda: False)
+    finish(run_)
     assert run_.progress.averaged == 1  # of 5 epochs
     assert run_.result() is not run_.model
 
@@ -200,7 +204,7 @@ def test_augmentation_keeps_shape_and_range_and_follows_the_seed(name: str) -> N
 def test_zero_epochs_of_a_random_network_give_finite_varied_answers(data: Path, tmp_path: Path) -> None:
     outcome = run(replace(options(data, tmp_path / "full"), method="full", epochs=0))
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
-    probabilities = member_probabilities(outcome.checkpoint, images)
+    probabilities = predictor(outcome.checkpoint)(images)
     assert probabilities.shape == (4, 1, 3)
     assert np.isfinite(probabilities).all()
     assert 0.34 < probabilities.max() < 0.9999

@@ -3,7 +3,8 @@ import time
 
 import pytest
 
-from rrrserve.api.admission import Admission, BodyMemory, default_in_flight
+from rrrserve.api.admission import Admission, default_in_flight
+from rrrserve.api.bodies import BodyMemory
 from rrrserve.api.decoding import _Memory
 from rrrserve.api.errors import APIError
 from rrrserve.state.shared_state import SharedState
@@ -66,8 +67,8 @@ def test_bodies_over_the_memory_are_refused_until_others_are_given_back() -> Non
         second.take(50)
     assert caught.value.code == "overloaded"
     second.take(40)
-    first.finish()
-    memory.give_back(first.size)
+    with first:
+        first.finish()
     second.take(60)
 
 

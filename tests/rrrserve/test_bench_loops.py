@@ -20,7 +20,7 @@ from rrrserve.bench.clients.http_client import HttpClient
 from rrrserve.bench.clients.subjects import Subject
 from rrrserve.bench.figures import figures, finished, merged, round_to_json
 from rrrserve.bench.loops import Recorder, arrival_times, closed_loop, open_loop
-from rrrserve.bench.plan import Load, Plan
+from rrrserve.bench.plan import BenchPlan, Load
 from rrrserve.bench.search import Search, Trial
 
 
@@ -59,7 +59,9 @@ def test_an_open_loop_shows_a_stall_of_one_second_in_p99_and_a_closed_loop_hides
                 threading.Thread(target=stall, daemon=True).start()
 
         loads = (Load(concurrency=1), Load(rate_per_second=100.0, arrivals="constant"))
-        document = runner.run([subject(url)], Plan(loads, rounds=1, seconds=3.0, warm_up_seconds=0.0), report=report)
+        document = runner.run(
+            [subject(url)], BenchPlan(loads, rounds=1, seconds=3.0, warm_up_seconds=0.0), report=report
+        )
     closed, opened = document["runs"]
     assert closed["max_ms"] >= 990
     assert closed["p99_ms"] < 500
@@ -217,8 +219,8 @@ def test_the_search_finds_the_rate_where_p99_breaks(
         (lambda: Load(rate_per_second=0.0), "above 0"),
         (lambda: Load(rate_per_second=5.0, arrivals="burst"), "allowed are poisson, constant"),
         (lambda: Load(), "a concurrency or a rate"),
-        (lambda: Plan(()), "nothing to measure"),
-        (lambda: Plan((Load(concurrency=1),), seconds=None), "needs a limit"),
+        (lambda: BenchPlan(()), "nothing to measure"),
+        (lambda: BenchPlan((Load(concurrency=1),), seconds=None), "needs a limit"),
     ],
 )
 def test_a_plan_that_cannot_be_carried_out_is_refused(make: type, message: str) -> None:

@@ -9,11 +9,11 @@ import pytest
 
 from rrrserve.bench.clients.client import Client
 from rrrserve.bench.clients.subjects import Subject
-from rrrserve.bench.document import read_result
 from rrrserve.bench.figures import finished, histogram_of
 from rrrserve.bench.loops import Recorder
-from rrrserve.bench.plan import Load, Plan
+from rrrserve.bench.plan import BenchPlan, Load
 from rrrserve.bench.result import Found
+from rrrserve.bench.result_file import read_result
 from rrrserve.bench.search import Search, Trial
 from rrrserve.claims.kinds import KINDS
 from rrrserve.cli import run
@@ -35,7 +35,8 @@ def bench_run(model: str, mean_seconds: float, requests: int, seed: int) -> dict
         wall, mean_ms = float(latencies.sum()), 1000 * float(latencies.mean())
         text = histogram.encode().decode()
         rounds.append({"ok": requests, "errors": {}, "wall_seconds": wall, "mean_ms": mean_ms, "histogram": text})
-    return {"model": model, "level": "http", "mode": "closed", "concurrency": 1, "errors": {}, "rounds": rounds}
+    load = {"model": model, "level": "http", "mode": "closed", "concurrency": 1}
+    return {**load, "errors": {}, "rounds": rounds, "ok": requests * ROUNDS, "throughput": 1 / mean_seconds}
 
 
 def search(requests: int = 1000, **changes: Any) -> dict[str, Any]:
@@ -278,13 +279,13 @@ def test_what_rrr_bench_writes_is_read(tmp_path: Path) -> None:
     turns = [finished(recorder, 0.0) for recorder in recorders]
     loads = (Load(concurrency=1), Load(rate_per_second=5.0))
     subject = Subject("quick", "http", "openvino-bf16", 3, "http://h:1", 1, nobody, nobody)
-    found = Found([subject, subject], Plan(loads=loads, rounds=2, seconds=1.0), limits={"http": 1000.0})
+    found = Found([subject, subject], BenchPlan(loads=loads, rounds=2, seconds=1.0), limits={"http": 1000.0})
     found.turns = {(0, loads[0]): turns, (1, loads[1]): turns, (1, loads[0]): turns[1:]}
     found.searches = {0: Search(20.0, [Trial(8.0, 9.0, 0, 100, ok=True)]), 1: Search(20.0, [])}
     path = tmp_path / "bench.json"
     path.write_text(json.dumps(found.document()))
     result = read_result(path)
-    assert [(item.load, item.ok, len(item.rounds)) for item in result.runs] == [
+    assert [(item.load_text, item.answered, len(item.rounds)) for item in result.runs] == [
         ("http at 1", 2, 2),
         ("http at 5/s", 2, 2),
         ("http at 1", 0, 1),

@@ -63,13 +63,12 @@ def test_a_good_file_has_its_claims_in_order_with_defaults(tmp_path: Path) -> No
         ("at_least: 5\n", "at_least: 5\n    at_most: 4\n", 3, "the lower limit 5 is above the upper limit 4"),
         ("at_least: 5\n", "at_least: 5\n    statistic: p98\n", 8, "statistic is 'p98': it should be 'mean', 'p50'"),
         ("at_least: 5\n", "at_least: 5\n    level: htpp\n", 8, "Did you mean 'http'?"),
-        ("at_least: 5\n", "at_least: 5\n    at_least: 6\n", 8, "'at_least' is given twice, first in line 7"),
+        ("at_least: 5\n", "at_least: 5\n    at_least: 6\n", 8, 'found duplicate key "at_least" with value "6"'),
         ("baseline: resnet152", "baseline: glyphs", 3, "a model is not compared with itself"),
         ("name: busy", "name: five times", 8, "the name 'five times' was given before, in line 3"),
         ("version: 1", "version: 2", 1, "version is 2: this rrr reads 1"),
         ("version: 1\n", "", 1, "version is missing"),
         ("version: 1", "version: 1\nconfidence: 95", 2, "confidence is 95: allowed are numbers from 0.5 to 0.9999"),
-        ("version: 1", "version: 1\nconfidence: 9e-1", 2, "YAML reads it as a word: write 0.9 or 9.0e-1"),
         ("version: 1", "version: 1\nclams: []", 2, "unknown field 'clams': allowed are version, confidence, claims."),
         ("    model: glyphs\n    baseline", "    model: [glyphs]\n    baseline", 5, "model is ['glyphs']: it should"),
         (
@@ -82,30 +81,12 @@ def test_a_good_file_has_its_claims_in_order_with_defaults(tmp_path: Path) -> No
         ("at_least: 5\n", 'at_least: !!float ""\n', 7, "'' cannot be read as tag:yaml.org,2002:float"),
         ("at_least: 5\n", 'at_least: !!int ""\n', 7, "'' cannot be read as tag:yaml.org,2002:int"),
         ("at_least: 5\n", "at_least: !!bool maybe\n", 7, "'maybe' cannot be read as tag:yaml.org,2002:bool"),
-        ("at_least: 5\n", "at_least: !!timestamp x\n", 7, "'x' cannot be read as tag:yaml.org,2002:timestamp"),
-        ("at_least: 5\n", "at_least: 1:30\n", 7, "YAML reads '1:30' as 90: write the number that is meant in decimal"),
-        ("at_least: 5\n", "at_least: 1:30.5\n", 7, "YAML reads '1:30.5' as 90.5: write the number"),
-        ("at_least: 5\n", "at_least: 010\n", 7, "YAML reads '010' as 8: write the number"),
-        ("model: glyphs\n", "model: 1:30\n", 5, "or a word in quotes"),
-        (
-            "at_least: 5\n",
-            "at_least: 1e3\n",
-            7,
-            "it should be a valid number. YAML reads it as a word: write 1000 or 1.0e+3",
-        ),
-        (
-            "at_least: 5\n",
-            'at_least: "5"\n',
-            7,
-            "it should be a valid number. YAML reads it as a word: write 5, without",
-        ),
-        ("p99_ms: 100", "p99_ms: 1e300", 12, "YAML reads it as a word: write 1.0e+300, without quotes"),
-        (
-            "p99_ms: 100",
-            "p99_ms: 100\n    concurrency: 1e1",
-            13,
-            "a valid integer. YAML reads it as a word: write 10 or",
-        ),
+        ("at_least: 5\n", "at_least: !!timestamp x\n", 7, 'failed to construct timestamp from "x"'),
+        ("at_least: 5\n", "at_least: 1:30\n", 7, "at_least is '1:30': it should be a valid number."),
+        ("at_least: 5\n", 'at_least: "5"\n', 7, "at_least is '5': it should be a valid number."),
+        ("p99_ms: 100", "p99_ms: 100\n    concurrency: 1e1", 13, "concurrency is 10.0: it should be a valid integer"),
+        ("baseline: resnet152", "7: resnet152", 6, "a key must be a word"),
+        ("baseline: resnet152", "<<: {baseline: resnet152}", 6, "a key must be a word"),
         ("at_least: 5\n", "at_least: {5\n", 8, "not YAML"),
         ("name: five times\n", "name: &a five times\n    baseline: *a\n", 4, "an alias (*name) is not read here"),
         ("  - name: five times", "  - 5\n  - name: five times", 3, "a claim has fields such as name and kind"),
@@ -149,7 +130,8 @@ def test_an_empty_word_has_no_nearest_one(tmp_path: Path) -> None:
 
 
 def test_numbers_with_a_point_an_exponent_or_a_leading_zero_are_numbers(tmp_path: Path) -> None:
-    for text, value in (("0.5", 0.5), ("00.5", 0.5), ("1.0e+3", 1000.0), ("2.5e-1", 0.25), ("1_000", 1000.0)):
+    points = (("0.5", 0.5), ("00.5", 0.5), ("2.5e-1", 0.25))
+    for text, value in (*points, ("1.0e+3", 1000.0), ("1e3", 1000.0), ("1_000", 1000.0), ("010", 10.0)):
         (tmp_path / "claims.yaml").write_text(GOOD.replace("at_least: 5\n", f"at_least: {text}\n"))
         assert read_claims(tmp_path / "claims.yaml").claims[0].bound.low == value
 

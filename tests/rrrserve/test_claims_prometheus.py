@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from prometheus_install import find
 from rrrbench.servers import answers, free_port, running
 from rrrserve.claims.kinds import KINDS
 from rrrserve.claims.levels import Window, duration
@@ -20,7 +21,6 @@ from rrrserve.evidence.prometheus import Prometheus
 from rrrserve.judge.evaluate import evaluate
 from rrrserve.judge.spans import SpanEvidence
 from rrrserve.judge.verdicts import Verdict
-from rrrserve.prometheus_install import find
 
 pytestmark = pytest.mark.e2e
 SCRAPES, INTERVAL = 240, 15.0  # an hour; a look at it has steps of a minute

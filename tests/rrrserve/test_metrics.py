@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
+from prometheus_install import find
 from rrrserve.metrics.instruments import outcome_of
-from rrrserve.prometheus_install import find
 
 Files = Callable[[int], bytes]
 Samples = dict[str, float]

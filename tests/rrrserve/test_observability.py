@@ -17,10 +17,10 @@ import psutil
 import pytest
 import yaml
 
+from prometheus_install import find
 from rrrnet import __version__
 from rrrnet.errors import UsageError
 from rrrserve.evidence.prometheus import Prometheus
-from rrrserve.prometheus_install import find
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -152,9 +152,7 @@ def test_the_dashboards_variables_find_the_models(observed: Any) -> None:
         assert observed.get(f"label/{label}/values", **{"match[]": metric}) == values
 
 
-def test_the_dashboard_is_what_its_source_makes_and_its_panels_do_not_overlap() -> None:
-    made = runpy.run_path(str(DEPLOY / "grafana" / "dashboard.py"))["document"]()
-    assert made == DASHBOARD, "python deploy/grafana/dashboard.py > deploy/grafana/rrr.json"
+def test_the_dashboards_panels_do_not_overlap() -> None:
     cells = [
         (x, y)
         for place in (panel["gridPos"] for panel in DASHBOARD["panels"])

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -10,11 +11,12 @@ import pytest
 from rrrnet.architecture import REDUCED_BLOCKS, Architecture, ensemble
 from rrrnet.commands.describe import summarise
 from rrrnet.errors import ArtifactError
-from rrrnet.metrics import score
-from rrrserve.report import figures, latency_figures
-from rrrserve.report.calibration import calibration, mutual_information
+from rrrnet.metrics import mutual_information, score
+from rrrserve.report import figures
+from rrrserve.report.calibration import calibration
+from rrrserve.report.drawing import INK, picture
 from rrrserve.report.inputs import read_bench, read_predictions
-from rrrserve.report.svg import Scale, linear_ticks, number
+from rrrserve.report.write import environment
 
 
 def test_reliability_and_coverage_are_those_of_the_scores() -> None:
@@ -56,7 +58,7 @@ def test_predictions_of_another_shape_or_with_objects_are_refused(tmp_path: Path
 
 def bench_text(**fields: object) -> str:
     """A bench result of one run with other fields."""
-    figures_ = {"ok": 9, "throughput": 9.0, "p50_ms": 1.0}
+    figures_ = {"ok": 9, "throughput": 9.0, "p50_ms": 1.0, "errors": {}, "rounds": []}
     run = {"model": "m", "level": "http", "mode": "closed", "concurrency": 1, **figures_, **fields}
     top = {"format": 1, "kind": "rrr-bench", "command": "rrr bench", "started": "2026-11-22T10:00:00Z"}
     return json.dumps({**top, "environment": {"machine": {}, "versions": {}}, "runs": [run]})
@@ -71,9 +73,6 @@ def bench_text(**fields: object) -> str:
         (bench_text(ok=10**400), "runs.0.ok: Input should be less than or equal to"),
         (bench_text(concurrency=0), "runs.0: Value error, a run of mode closed needs concurrency, above 0"),
         (bench_text(mode="open"), "runs.0: Value error, a run of mode open needs rate_per_second, above 0"),
-        (bench_text()[:90], "JSON: Invalid JSON: EOF while parsing"),
-        ("", "JSON: Invalid JSON: EOF while parsing"),
-        ("{}", "format: Field required"),
     ],
 )
 def test_a_bench_result_that_cannot_be_drawn_is_refused(text: str, message: str, tmp_path: Path) -> None:
@@ -83,7 +82,7 @@ def test_a_bench_result_that_cannot_be_drawn_is_refused(text: str, message: str,
     path.write_text(text)
     with pytest.raises(ArtifactError) as raised:
         read_bench(path)
-    assert str(raised.value).startswith(f"{path} is not a bench result: rrr bench --out FILE writes one; {message}")
+    assert str(raised.value).startswith(f"{path} is not as rrr bench --out writes it: {message}")
 
 
 def test_a_folder_is_no_result_file(tmp_path: Path) -> None:
@@ -91,52 +90,54 @@ def test_a_folder_is_no_result_file(tmp_path: Path) -> None:
         read_bench(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("scale", "ticks"),
-    [
-        (Scale(0, 1, 0, 100), [0, 0.2, 0.4, 0.6, 0.8, 1]),
-        (Scale(92.9, 94.9, 0, 100), [93, 93.5, 94, 94.5]),
-        (Scale(1, 100, 0, 100, log=True), [1, 2, 5, 10, 20, 50, 100]),
-        (Scale(1e-7, 1, 0, 100, log=True), [10.0**power for power in range(-7, 1)]),
-        (Scale(5, 5, 0, 100), [5]),
-    ],
-)
-def test_ticks_are_round_and_lie_within(scale: Scale, ticks: list[float]) -> None:
-    assert scale.ticks() == pytest.approx(ticks)
-    assert all(-1 <= scale(value) <= 101 for value in scale.ticks())
-    assert len(linear_ticks(0.001, 0.0017)) in range(3, 9)
-
-
-def test_small_decades_are_written_as_powers() -> None:
-    assert [number(value) for value in (1e-6, 0.25, 1234.5, 2e-6)] == ["10⁻⁶", "0.25", "1,234", "2e-06"]
-
-
 def test_figures_without_data_are_left_out_rather_than_drawn_empty() -> None:
     engine = {"target": "t", "verified": False, "latency_ms": {}, "fastest": []}
     assert figures.errors([engine]) is None
-    assert latency_figures.engines([engine]) is None
-    assert latency_figures.plans(engine, 0) is None
+    assert figures.engine_latency([engine]) is None
+    assert figures.plans(engine, 0) is None
     row = {"load": 1.0, "ok": 0, **dict.fromkeys(("p50_ms", "p90_ms", "p95_ms", "p99_ms", "p999_ms"))}
-    group = {"title": "x", "load_name": "y", "series": {"m": [row]}}
-    assert latency_figures.load(group, "0") is None
-    assert latency_figures.tail(group, "0") is None
+    group = {"title": "x", "mode": "closed", "series": {"m": [row]}}
+    assert figures.load(group, "0") is None
+    assert figures.tail(group, "0") is None
 
 
 @pytest.mark.parametrize("shape", [ensemble(5, 32), Architecture(1000), Architecture(7, REDUCED_BLOCKS)])
 def test_every_kind_of_network_can_be_drawn(shape: Architecture) -> None:
     model = {**shape.to_json(), "image_size": 64, "costs": summarise(shape, 64)}
-    svg = figures.network(model).svg
-    assert svg.count("<rect") == 4 + min(8, shape.members)
-    assert ("25 more" in svg) == (shape.members == 32)
+    source = '{% from "parts.html" import network %}{{ network(model) }}'
+    text = environment(autoescape=True).from_string(source).render(model=model)
+    boxes = len(re.findall('<div class="box', text))
+    assert boxes == 4 + (shape.members if shape.members <= 8 else 7)
+    assert ("25 more" in text) == (shape.members == 32)
 
 
 def test_one_load_still_gives_its_plots() -> None:
-    row = {"load": 50.0, "ok": 150, "p50_ms": 4.0, "p90_ms": 6.0, "p95_ms": 7.0, "p99_ms": 9.0, "p999_ms": 9.5}
-    group = {"title": "HTTP, open loop, batch 1", "load_name": "requests sent a second", "series": {"m": [row]}}
-    drawn, tail = latency_figures.load(group, "0"), latency_figures.tail(group, "0")
+    row = {"load": 50.0, "rate_per_second": 50.0, "ok": 150, "p50_ms": 4.0, "p90_ms": 6.0, "p95_ms": 7.0}
+    row |= {"p99_ms": 9.0, "p999_ms": 9.5}
+    group = {"title": "HTTP, open loop, batch 1", "mode": "open", "series": {"m": [row]}}
+    drawn, tail = figures.load(group, "0"), figures.tail(group, "0")
     assert drawn is not None
     assert tail is not None
-    assert drawn.svg.count("<circle") == 2
-    assert tail.svg.count("<circle") == 4, "150 requests have no 99.9th percentile"
-    places = [float(x) for x in re.findall(r'cx="([^"]+)"', tail.svg)]
-    assert places == sorted(set(places)), "the tail's percentiles go to the right"
+    assert len(marks(drawn)) == 3
+    assert len(marks(tail)) == 4, "150 requests have no 99.9th percentile"
+    assert marks(tail) == sorted(set(marks(tail))), "the tail's percentiles go to the right"
+
+
+def marks(figure: figures.Figure) -> list[float]:
+    """Where the points of the first colour lie, from the left."""
+    return [float(x) for x in re.findall(r'<use [^>]*x="([^"]+)"[^>]*fill: var\(--c0\)', figure.svg)]
+
+
+def test_a_drawing_acts_on_nothing_else_of_the_page_and_hostile_words_stay_words() -> None:
+    with picture(100, 60, 'told "<b>') as drawn:
+        axis = drawn.canvas.subplots()
+        axis.plot([0, 1], [0, 1], color=INK)
+        axis.set_title("$\\frac{ <script> 漢")
+    svg = ElementTree.fromstring(f"<page xmlns:xlink='x'>{drawn.svg}</page>")[0]  # noqa: S314  our own
+    assert (svg.tag, svg.get("aria-label"), svg.get("role")) == ("svg", 'told "<b>', "img")
+    assert [element.text for element in svg.iter("text")][-1] == "$\\frac{ <script> 漢"
+    assert not list(svg.iter("style"))
+    assert "stroke: var(--ink)" in drawn.svg, "dark has another ink"
+    assert "font-family" not in drawn.svg
+    names = re.findall(r' id="([^"]+)"', drawn.svg)
+    assert all(drawn.svg.count(f"#{name}") for name in names)

@@ -7,10 +7,10 @@ import anyio
 import pytest
 from starlette.requests import ClientDisconnect
 
-from rrrserve.api import admission
-from rrrserve.api.admission import BodyMemory
+from rrrserve.api import bodies
+from rrrserve.api.bodies import BodyMemory, read_body, this_task
 from rrrserve.api.errors import APIError
-from rrrserve.api.requests import headers_of, images_of, options_of, read_body, request_id, timeout_ms
+from rrrserve.api.requests import OPTIONS, contents_of, headers_of, options_of, request_id, timeout_ms
 
 JSON = {b"content-type": b"application/json"}
 FORM = {b"content-type": b"multipart/form-data; boundary=xyz"}
@@ -26,22 +26,22 @@ def form(*parts: tuple[str, bytes], end: bytes = b"--xyz--\r\n") -> bytes:
 
 
 def refusal(code: str, body: bytes, headers: dict[bytes, bytes], *, field: str = "image", most: int = 1) -> str:
-    """The message with which `images_of` refuses, after checking its code."""
+    """The message with which `contents_of` refuses, after checking its code."""
     with pytest.raises(APIError) as caught:
-        images_of(body, headers, field=field, most=most)
+        contents_of(body, headers, field=field, most=most)
     assert caught.value.code == code
     return caught.value.message
 
 
 def test_a_file_in_a_form_is_read_and_its_name_ignored() -> None:
     body = form(('name="image"; filename="../../etc/passwd"', b"\x00\r\n--xy bytes"))
-    assert images_of(body, FORM, field="image", most=1) == [b"\x00\r\n--xy bytes"]
+    assert contents_of(body, FORM, field="image", most=1).images == [b"\x00\r\n--xy bytes"]
 
 
 @pytest.mark.parametrize("name", ["filename*=UTF-8''%e2%82%ac.jpg", "FileName*0=a; filename*1=b", "filename*=?''%ff"])
 def test_a_file_whose_name_is_written_in_the_extended_way_is_a_file(name: str) -> None:
     body = form((f'name="image"; {name}', b"bytes"))
-    assert images_of(body, FORM, field="image", most=1) == [b"bytes"]
+    assert contents_of(body, FORM, field="image", most=1).images == [b"bytes"]
 
 
 def test_the_words_of_a_file_name_in_another_parameter_make_no_file() -> None:
@@ -50,7 +50,21 @@ def test_the_words_of_a_file_name_in_another_parameter_make_no_file() -> None:
 
 def test_several_files_are_read_in_order() -> None:
     body = form(('name="images"; filename="a"', b"1"), ('name="images"; filename="b"', b""))
-    assert images_of(body, FORM, field="images", most=2) == [b"1", b""]
+    assert contents_of(body, FORM, field="images", most=2).images == [b"1", b""]
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (form(("name=top_k", b"3"), ('name="image"; filename="a"', b"1"), ("name=members", b"null")), FORM),
+        (form(("name=top_k", b"3"), ('name="image"; filename="a"', b"1"), ("name=members", b"")), FORM),
+        (b'{"image": "MQ==", "top_k": 3, "members": null}', JSON),
+    ],
+)
+def test_a_body_may_hold_options_only_where_the_route_says_so(body: bytes, headers: dict[bytes, bytes]) -> None:
+    unpacked = contents_of(body, headers, field="image", most=1, options=OPTIONS)
+    assert (unpacked.images, unpacked.options) == ([b"1"], [("top_k", "3")])
+    assert "top_k" in refusal("bad_request", body, headers)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +109,7 @@ def test_an_unusable_body_is_refused_with_its_code(code: str, body: bytes, conte
 
 def test_a_json_image_is_decoded_from_base64() -> None:
     body = json.dumps({"image": base64.b64encode(b"bytes").decode()}).encode()
-    assert images_of(body, JSON, field="image", most=1) == [b"bytes"]
+    assert contents_of(body, JSON, field="image", most=1).images == [b"bytes"]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +120,7 @@ def test_base64_that_is_badly_padded_or_broken_into_lines_is_refused(text: str) 
 
 
 def test_a_json_batch_must_be_a_list_of_strings() -> None:
-    assert images_of(b'{"images": ["QQ==", ""]}', JSON, field="images", most=2) == [b"A", b""]
+    assert contents_of(b'{"images": ["QQ==", ""]}', JSON, field="images", most=2).images == [b"A", b""]
     refusal("bad_request", b'{"images": "QQ=="}', JSON, field="images", most=2)
     refusal("missing_image", b'{"images": []}', JSON, field="images", most=2)
     assert refusal("batch_too_large", b'{"images": ["", "", ""]}', JSON, field="images", most=2) == (
@@ -116,7 +130,7 @@ def test_a_json_batch_must_be_a_list_of_strings() -> None:
 
 @pytest.mark.parametrize("content_type", [b"", b"image/jpg", b"application/octet-stream"])
 def test_a_raw_body_is_the_image_whatever_its_label(content_type: bytes) -> None:
-    assert images_of(b"raw", {b"content-type": content_type}, field="image", most=1) == [b"raw"]
+    assert contents_of(b"raw", {b"content-type": content_type}, field="image", most=1).images == [b"raw"]
 
 
 def test_top_k_and_members_are_read_and_default() -> None:
@@ -183,14 +197,16 @@ def read(chunks: Sequence[bytes], headers: dict[bytes, bytes]) -> tuple[bytes | 
     memory = BodyMemory(100)
 
     async def run() -> bytes | APIError:
-        try:
-            return await read_body(receive, headers, max_bytes=10, memory=memory)
-        except APIError as error:
-            return error
+        with memory.begin(this_task().cancel) as coming:
+            try:
+                result = await read_body(receive, headers, coming, max_bytes=10)
+            except APIError as error:
+                return error
+            assert (coming.whole, coming.size) == (True, len(result))
+            return result
 
     result = anyio.run(run)
-    rest = 100 - (len(result) if isinstance(result, bytes) else 0)
-    memory.begin(lambda: None).take(rest)  # what was refused is not counted any more
+    memory.begin(lambda: None).take(100)  # neither what was refused nor what was read is counted any more
     return result, taken
 
 
@@ -231,8 +247,8 @@ def test_a_body_that_does_not_come_to_an_end_gives_way_to_others_once_it_is_old(
 
     async def run() -> None:
         async def slow() -> None:
-            with pytest.raises(APIError) as caught:
-                await read_body(stalled, {}, max_bytes=10, memory=memory)
+            with pytest.raises(APIError) as caught, memory.begin(this_task().cancel) as coming:
+                await read_body(stalled, {}, coming, max_bytes=10)
             codes.append(caught.value.code)
 
         async with anyio.create_task_group() as clients:
@@ -240,7 +256,7 @@ def test_a_body_that_does_not_come_to_an_end_gives_way_to_others_once_it_is_old(
             await anyio.wait_all_tasks_blocked()
             with pytest.raises(APIError, match="too many large bodies"):
                 memory.begin(lambda: None).take(10)
-            monkeypatch.setattr(admission, "SLOW_SECONDS", 0.0)
+            monkeypatch.setattr(bodies, "SLOW_SECONDS", 0.0)
             memory.begin(lambda: None).take(10)
 
     anyio.run(run)
@@ -252,7 +268,7 @@ def test_a_client_that_goes_away_ends_the_reading() -> None:
         return {"type": "http.disconnect"}
 
     async def run() -> None:
-        with pytest.raises(ClientDisconnect):
-            await read_body(receive, {}, max_bytes=10, memory=BodyMemory(10))
+        with pytest.raises(ClientDisconnect), BodyMemory(10).begin(this_task().cancel) as coming:
+            await read_body(receive, {}, coming, max_bytes=10)
 
     anyio.run(run)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from rrrnet.checkpoint import Checkpoint
-from rrrnet.inference import member_probabilities
+from rrrnet.inference import predictor
 
 LABELS = ("red", "green", "blue")
 Pictures = Callable[[int], npt.NDArray[np.uint8]]
@@ -38,7 +38,7 @@ def samples(client: httpx.Client) -> dict[str, float]:
 def test_the_answer_has_the_labels_and_probabilities_of_the_checkpoint(
     client: httpx.Client, checkpoints: tuple[Checkpoint, Checkpoint], picture: Pictures, png: Files
 ) -> None:
-    expected = member_probabilities(checkpoints[0], np.stack([picture(seed) for seed in range(4)]))
+    expected = predictor(checkpoints[0])(np.stack([picture(seed) for seed in range(4)]))
     for seed in range(4):
         answer = client.post("/v1/predict?members=true&top_k=3", content=png(seed)).json()
         mean = expected[seed].mean(axis=0)
@@ -92,7 +92,7 @@ def test_another_model_is_asked_by_its_name(
     client: httpx.Client, checkpoints: tuple[Checkpoint, Checkpoint], picture: Pictures, png: Files
 ) -> None:
     answer = client.post("/v1/models/single/predict?top_k=1", content=png(3)).json()
-    expected = member_probabilities(checkpoints[1], picture(3)[None])[0, 0]
+    expected = predictor(checkpoints[1])(picture(3)[None])[0, 0]
     assert answer["model"]["members"] == 1
     assert answer["predictions"][0]["label"] == LABELS[expected.argmax()]
     assert answer["uncertainty"] | {"entropy": 0} == {"entropy": 0, "mutual_information": 0.0, "agreement": 1.0}

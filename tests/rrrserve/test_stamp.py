@@ -18,7 +18,7 @@ from rrrnet import sealed
 from rrrnet.errors import UsageError
 from rrrserve.stamps import environment
 from rrrserve.stamps.stamp import STAMP, write_stamps
-from rrrserve.stamps.travelling import Claim, engine_claims, served_claims
+from rrrserve.stamps.travelling import StampedClaim, engine_claims, served_claims
 from rrrserve.tune.choose import Candidate
 from rrrserve.tune.measure import apply
 
@@ -69,7 +69,7 @@ def own(repository: Path, tmp_path: Path) -> Path:
     return written.path
 
 
-def claims_of(path: Path, name: str = "tiny") -> tuple[Claim, ...]:
+def claims_of(path: Path, name: str = "tiny") -> tuple[StampedClaim, ...]:
     repository = read_repository(path)
     return served_claims(repository, next(model for model in repository.models if model.name == name))
 
@@ -262,7 +262,7 @@ def test_the_service_shows_fresh_stale_and_unreadable_claims(
         (claim,) = tiny["claims"]
         assert (claim["sentence"], claim["estimate"], claim["interval"]) == (SENTENCE, 5.31, [5.18, 5.44])
         assert claim["stale"] is False
-        properties = client.get("/docs.json").json()["components"]["schemas"]["Claim"]["properties"]
+        properties = client.get("/docs.json").json()["components"]["schemas"]["ServedClaim"]["properties"]
         assert set(claim) == set(properties)
         edit(own / "tiny" / STAMP, lambda stamp: stamp["claims"]["faster"]["environment"]["machine"].update(cores=999))
         (claim,) = client.get("/v1/models").json()["models"][0]["claims"]

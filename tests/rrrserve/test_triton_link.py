@@ -49,7 +49,7 @@ def test_calls_under_way_are_answered_when_triton_wakes_as_another_generation() 
         link = TritonLink(url, state)
         under_way = asyncio.create_task(link.server_version(timeout_seconds=5))
         await asyncio.sleep(0.2)
-        state.generation += 1
+        state.triton.generation += 1
         assert await link.server_version(timeout_seconds=5) == "2.51.0"
         assert await under_way == "2.51.0"
         await link.close()
@@ -62,7 +62,7 @@ def test_a_retired_connection_is_closed_once_its_calls_have_ended() -> None:
         link = TritonLink(url, state)
         under_way = asyncio.create_task(link.server_version(timeout_seconds=0.2))
         await asyncio.sleep(0.05)
-        state.generation += 1
+        state.triton.generation += 1
         await link.server_version(timeout_seconds=5)
         with pytest.raises(TritonError, match="DEADLINE"):
             await under_way

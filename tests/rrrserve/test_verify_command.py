@@ -17,8 +17,8 @@ import psutil
 import pytest
 import yaml
 
+from prometheus_install import find
 from rrrbench.servers import answers, free_port, running
-from rrrserve.prometheus_install import find
 
 pytestmark = pytest.mark.e2e
 RRR = Path(sys.executable).parent / "rrr"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client import generate_latest
 
 from rrrserve.metrics import multiprocess
 
@@ -48,7 +49,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 def samples(folder: Path) -> dict[str, float]:
     """All samples of a scrape."""
-    lines = multiprocess.exposition(folder).decode().splitlines()
+    lines = generate_latest(multiprocess.registry_of(folder)).decode().splitlines()
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
 
 

@@ -94,14 +94,10 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
         "unverified_reason": manifest.unverified_reason,
         "latency_ms": manifest.latency_ms,
         "quantisation": manifest.quantisation,
-        "size_bytes": _size_bytes(manifest),
+        "size_bytes": manifest.engine_bytes,
         "versions": manifest.versions,
         "device": manifest.device,
     }
-
-
-def _size_bytes(manifest: Manifest) -> int:
-    return sum(entry["size_bytes"] for entry in manifest.files.values())
 
 
 def _table(manifest: Manifest) -> Table:
@@ -123,6 +119,6 @@ def _table(manifest: Manifest) -> Table:
             runs_it = len(manifest.latency_ms) > 1 and manifest.plan_by_batch.get(size, manifest.plan) == plan
             runs = " (runs this size)" if runs_it else ""
             table.add_row(f"batch {size}, {plan}", f"{row['median']:.2f} ms median, {row['p95']:.2f} ms p95{runs}")
-    table.add_row("size", f"{_size_bytes(manifest) / 1e6:.1f} MB")
+    table.add_row("size", f"{manifest.engine_bytes / 1e6:.1f} MB")
     table.add_row("folder", escape(str(manifest.path)))
     return table

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from rrrbuild.evaluation import SPLITS, open_model, predict, write_predictions
 from rrrnet import output
 from rrrnet.errors import UsageError
 from rrrnet.metrics import score
@@ -26,11 +27,9 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score a checkpoint or an engine on real images."""
-    from rrrbuild.evaluation import SPLITS, open_subject, predict, write_predictions
-
     if split not in SPLITS:
         raise UsageError(f"--split {split}: allowed are {', '.join(SPLITS)}")
-    subject = open_subject(model)
+    subject = open_model(model)
     if predictions is not None and not predictions.parent.is_dir():
         raise UsageError(f"--predictions {predictions}: there is no folder {predictions.parent}")
     found = predict(subject, data, split)

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from rrrserve.api.errors import APIError
 from rrrserve.net.tokens import digest_of
 
-# Probes of an orchestrator carry no token; the two routes tell nothing but yes or no and a model's name.
-OPEN_ROUTES = frozenset({"/livez", "/readyz"})
+# Probes of an orchestrator carry no token, and a browser that opens a page neither; the two first routes tell nothing
+# but yes or no and a model's name, and the page nothing: it asks for a token, and then for /docs.json.
+OPEN_ROUTES = frozenset({"/livez", "/readyz", "/docs"})
 
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="rrr"'}
 _WRONG = {"WWW-Authenticate": 'Bearer realm="rrr", error="invalid_token"'}

@@ -1,7 +1,7 @@
 """One limit for all work that is under way: what is over it is refused at once instead of waiting in a queue."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rrrserve.api.errors import APIError
@@ -10,7 +10,6 @@ from rrrserve.state.shared_state import SharedState
 LEAST_IN_FLIGHT = 64
 _SHARE_OF_DEADLINE = 0.5  # the rest is for reading, decoding and bad luck
 _LEARNING_RATE = 0.05
-SLOW_SECONDS = 2.0
 
 
 def default_in_flight(largest_batch: int) -> int:
@@ -83,82 +82,3 @@ class Admission:
     def _learn(self, seconds_per_image: float) -> None:
         """Little's law: what is under way, divided by the time it takes, is done per second."""
         self._seconds_per_image += _LEARNING_RATE * (seconds_per_image - self._seconds_per_image)
-
-
-class BodyMemory:
-    """Counts the bytes of all bodies that this worker holds, so that many large ones cannot use up its memory.
-
-    Where there is no room, bodies that have been coming for `SLOW_SECONDS` give way, the oldest first: a few clients
-    that stop just before the last byte must not shut all others out.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self._free = max_bytes
-        self._coming: dict[ComingBody, None] = {}  # the oldest first
-
-    def begin(self, evict: Callable[[], object]) -> "ComingBody":
-        """A new body; `evict` is called, once, if it must give way: its bytes are not counted any more then."""
-        body = ComingBody(self, evict)
-        self._coming[body] = None
-        return body
-
-    def take(self, size: int, body: "ComingBody") -> None:
-        """Count bytes of a body that were received.
-
-        Raises:
-            APIError: `overloaded`, when there is no room for them; they are not counted then.
-        """
-        if size > self._free:
-            slow_since = time.monotonic() - SLOW_SECONDS
-            slow = [other for other in self._coming if other is not body and other.size and other.began <= slow_since]
-            if size > self._free + sum(other.size for other in slow):
-                raise APIError("overloaded", "too many large bodies are being received")
-            while size > self._free:
-                slow.pop(0).give_way()
-        self._free -= size
-
-    def give_back(self, size: int) -> None:
-        """Count bytes that are not needed any more."""
-        self._free += size
-
-    def end(self, body: "ComingBody") -> None:
-        """All of a body is here, or nobody waits for the rest."""
-        self._coming.pop(body, None)
-
-
-class ComingBody:
-    """One body that is being received.
-
-    Attributes:
-        size: bytes of it that are counted.
-        began: on the clock of `time.monotonic`.
-        gave_way: it had to give way to others.
-    """
-
-    def __init__(self, memory: BodyMemory, evict: Callable[[], object]) -> None:
-        self.size = 0
-        self.began = time.monotonic()
-        self.gave_way = False
-        self._memory = memory
-        self._evict = evict
-
-    def take(self, size: int) -> None:
-        """Count bytes that were received; see `BodyMemory.take`."""
-        self._memory.take(size, self)
-        self.size += size
-
-    def finish(self) -> None:
-        """All is here; it stays counted, for the caller to give back."""
-        self._memory.end(self)
-
-    def drop(self) -> None:
-        """Count none of it any more."""
-        self._memory.end(self)
-        self._memory.give_back(self.size)
-        self.size = 0
-
-    def give_way(self) -> None:
-        """Make room for another body."""
-        self.gave_way = True
-        self.drop()
-        self._evict()

@@ -9,13 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rrrnet.metrics import entropy, mutual_information
+
 FloatArray = npt.NDArray[np.floating[Any]]
-
-
-def _entropy(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Shannon entropy over the last axis, in nats; 0 log 0 is 0."""
-    safe = np.where(probabilities > 0, probabilities, 1.0)
-    return np.asarray(-(safe * np.log(safe)).sum(axis=-1))
 
 
 def uncertainty(probabilities: FloatArray) -> dict[str, float]:
@@ -31,12 +27,10 @@ def uncertainty(probabilities: FloatArray) -> dict[str, float]:
     """
     members = np.clip(probabilities.astype(np.float64), 0.0, 1.0)
     mean = members.mean(axis=0)
-    entropy = float(_entropy(mean))
-    mutual_information = max(0.0, entropy - float(_entropy(members).mean()))
     agreement = float((members.argmax(axis=1) == mean.argmax()).mean())
     return {
-        "entropy": round(max(0.0, entropy), 6),
-        "mutual_information": round(mutual_information, 6),
+        "entropy": round(max(0.0, float(entropy(mean))), 6),
+        "mutual_information": round(max(0.0, float(mutual_information(members))), 6),
         "agreement": round(agreement, 6),
     }
 

@@ -129,7 +129,7 @@ class DataPlane:
         try:
             probabilities = iter(await self._infer(model, [item.array for item in good], deadline))
         except TritonError as error:
-            if self.state.triton_up:  # else the supervisor has told, and every request would tell again
+            if self.state.triton.up:  # else the supervisor has told, and every request would tell again
                 log.warning("inference with %s failed: %s", model.name, error)
             raise APIError(error.code, _CLIENT_MESSAGES[error.code]) from error
         timing.inference = time.perf_counter() - start

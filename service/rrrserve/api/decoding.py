@@ -1,7 +1,6 @@
 """Images decoded on a bounded pool of threads and in bounded memory, so that the event loop keeps answering."""
 
 import asyncio
-import functools
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,6 @@ from PIL import Image
 from rrrnet.errors import ImageError
 from rrrnet.preprocess import Preprocess, load_rgb, open_image, to_array
 from rrrserve.api.errors import APIError, from_image_error
-from rrrserve.api.requests import Headers, images_of
 
 # Up to this size an image is decoded on the event loop, which it holds for some 0.4 ms. Judged by the bytes as well,
 # since a header too can be made to cost time.
@@ -47,30 +45,26 @@ class DecodePool:
         max_pixels: of one image, judged from its header.
         memory_bytes: what all of them may take together while they are decoded; an image that alone takes more is
             decoded when no other is.
+
+    Attributes:
+        executor: the threads.
     """
 
     def __init__(self, threads: int, *, max_pixels: int, memory_bytes: int) -> None:
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self.executor = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._max_pixels = max_pixels
         self._memory = _Memory(memory_bytes)
         Image.init()  # else the first request waits until Pillow has loaded its formats
-
-    async def unpack(self, body: bytes, headers: Headers, *, field: str, most: int) -> list[bytes]:
-        """`images_of`; a large body is taken apart on a thread."""
-        unpack = functools.partial(images_of, body, headers, field=field, most=most)
-        if len(body) <= _INLINE_BYTES:
-            return unpack()
-        return await asyncio.get_running_loop().run_in_executor(self._executor, unpack)
 
     async def decode(self, images: Sequence[bytes], preprocess: Preprocess) -> list[Decoded | APIError]:
         """Decode each image; one that cannot be used gives its error in its place."""
         loop = asyncio.get_running_loop()
         if len(images) > 1:
-            jobs = [loop.run_in_executor(self._executor, self._decode_bytes, data, preprocess) for data in images]
+            jobs = [loop.run_in_executor(self.executor, self._decode_bytes, data, preprocess) for data in images]
             return await asyncio.gather(*jobs)
         (data,) = images
         if len(data) > _INLINE_BYTES or any(kind in data for kind in _PACKED):
-            return [await loop.run_in_executor(self._executor, self._decode_bytes, data, preprocess)]
+            return [await loop.run_in_executor(self.executor, self._decode_bytes, data, preprocess)]
         start = time.perf_counter()
         try:
             opened = open_image(data, max_pixels=self._max_pixels)
@@ -78,7 +72,7 @@ class DecodePool:
             return [from_image_error(error)]
         if opened.width * opened.height <= _INLINE_PIXELS:
             return [_decode_opened(opened, preprocess, start)]
-        return [await loop.run_in_executor(self._executor, self._decode_large, opened, preprocess, start)]
+        return [await loop.run_in_executor(self.executor, self._decode_large, opened, preprocess, start)]
 
     def _decode_bytes(self, data: bytes, preprocess: Preprocess) -> Decoded | APIError:
         start = time.perf_counter()
@@ -94,7 +88,7 @@ class DecodePool:
 
     def close(self) -> None:
         """Let go of the threads."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        self.executor.shutdown(wait=False, cancel_futures=True)
 
 
 class _Memory:

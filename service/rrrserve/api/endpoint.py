@@ -22,8 +22,7 @@ from rrrserve.process.logs import log_request
 log = logging.getLogger("rrrserve")
 
 JSON_TYPE = "application/json"
-# Set in a request's ASGI scope before its task is cancelled because nobody is there any more to read the answer.
-CLIENT_GONE = "rrr.client_gone"
+_CLIENT_GONE = "rrr.client_gone"
 
 _NOT_READ = (408, 413)  # the rest of the body is not read, so that no further request can follow
 
@@ -127,7 +126,7 @@ class Endpoint:
         except ClientDisconnect:
             return None
         except asyncio.CancelledError:
-            if exchange.scope.get(CLIENT_GONE):
+            if exchange.scope.get(_CLIENT_GONE):
                 return None
             error = APIError("shutting_down", "the service is stopping: ask another instance")
         except APIError as refusal:
@@ -140,11 +139,22 @@ class Endpoint:
         return _error_reply(error, exchange.request_id)
 
 
-def raw_error(error: APIError) -> tuple[list[tuple[bytes, bytes]], bytes]:
-    """Header fields and body of an error that no route has to do with; counts it."""
+def client_gone(scope: Scope) -> None:
+    """To be called before a request's task is cancelled because nobody is there any more to read the answer."""
+    scope[_CLIENT_GONE] = True
+
+
+def raw_error(code: str, message: str, headers: dict[str, str]) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Status, header fields and body of an error that no route has to do with; counts it.
+
+    Args:
+        code: a key of `ERRORS`.
+        message: see `APIError`.
+        headers: see `APIError`.
+    """
     identifier = _new_request_id()
-    reply = _error_reply(error, identifier)
-    return _raw_headers(reply, identifier), reply.body
+    reply = _error_reply(APIError(code, message, headers=headers), identifier)
+    return reply.status, _raw_headers(reply, identifier), reply.body
 
 
 def _new_request_id() -> str:

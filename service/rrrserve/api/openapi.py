@@ -1,134 +1,42 @@
-"""The OpenAPI 3 document at /docs.json, made from tables: BentoML cannot describe routes with parameters."""
+"""The OpenAPI document at /docs.json: ours and BentoML's routes, with the models of `rrrserve.api.schemas`."""
 
+import functools
 from typing import Any
+
+from pydantic.json_schema import models_json_schema
 
 from rrrnet import __version__
 from rrrserve.api.access import OPEN_ROUTES
 from rrrserve.api.errors import ERRORS
 from rrrserve.api.requests import DEFAULT_TOP_K
+from rrrserve.api.schemas import Answer, BatchAnswer, Error, Models
 from rrrserve.config.service_config import ServiceConfig
 
-_PROBABILITY = {
-    "type": "object",
-    "required": ["label", "probability"],
-    "properties": {"label": {"type": "string"}, "probability": {"type": "number", "minimum": 0, "maximum": 1}},
+_REFERENCE = "#/components/schemas/{model}"
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "top_k": {
+        "type": "integer",
+        "minimum": 1,
+        "description": f"labels to give, at most the model's num_classes; {DEFAULT_TOP_K} if there are so many",
+    },
+    "members": {"type": "boolean", "default": False, "description": "whether to list each member's own label"},
 }
-_ANSWER: dict[str, Any] = {
-    "predictions": {
-        "type": "array",
-        "items": {"$ref": "#/components/schemas/Probability"},
-        "description": "the ensemble's most probable labels, best first",
-    },
-    "uncertainty": {
-        "type": "object",
-        "properties": {
-            "entropy": {"type": "number", "description": "of the members' mean, in nats"},
-            "mutual_information": {"type": "number", "description": "between label and member, in nats"},
-            "agreement": {"type": "number", "description": "share of members whose label is the ensemble's"},
-        },
-    },
-    "members": {
-        "type": "array",
-        "items": {"$ref": "#/components/schemas/Probability"},
-        "description": "each member's own label; only with ?members=true",
-    },
+_HEADERS: dict[str, tuple[dict[str, Any], str]] = {
+    "X-Request-ID": ({"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"}, "comes back in the answer"),
+    "X-Request-Timeout-Ms": (
+        {"type": "integer", "minimum": 1},
+        "the client's deadline; cut to the server's largest",
+    ),
 }
-_ANSWERED = ["predictions", "uncertainty"]
-_ENVELOPE: dict[str, Any] = {
-    "request_id": {"type": "string"},
-    "model": {
-        "type": "object",
-        "properties": {
-            "name": {"type": "string"},
-            "version": {"type": "string"},
-            "target": {"type": "string"},
-            "members": {"type": "integer"},
-            "repository": {"type": "string", "description": "which version of the repository answered"},
-        },
-    },
-    "timing_ms": {"type": "object", "additionalProperties": {"type": "number"}},
-}
-_CLAIM = {
-    "type": "object",
-    "description": "a sentence about the model that rrr verify judged, as stamped on the model",
-    "properties": {
-        "name": {"type": "string"},
-        "sentence": {"type": "string"},
-        "verdict": {"type": "string", "enum": ["pass", "fail", "undecided", "unreadable"]},
-        "estimate": {"type": "number", "nullable": True},
-        "interval": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2, "nullable": True},
-        "unit": {"type": "string"},
-        "verified_at": {"type": "string", "format": "date-time", "nullable": True},
-        "stale": {"type": "boolean", "description": "whether hardware, versions or files differ since"},
-        "stale_reasons": {"type": "array", "items": {"type": "string"}},
-    },
-}
-_MODEL_TEXTS = ("name", "version", "target", "backend")
-_MODEL_NUMBERS = ("members", "num_classes", "image_size", "max_batch_size", "parameters", "macs")
-_MODELS = {
-    "type": "object",
-    "properties": {
-        "default": {"type": "string", "description": "the model that /v1/predict asks"},
-        "models": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {
-                    **{key: {"type": "string"} for key in _MODEL_TEXTS},
-                    **{key: {"type": "integer"} for key in _MODEL_NUMBERS},
-                    "labels": {"type": "array", "items": {"type": "string"}},
-                    "claims": {"type": "array", "items": {"$ref": "#/components/schemas/Claim"}},
-                },
-            },
-        },
-    },
-}
-_ERROR = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["code", "message"],
-            "properties": {
-                "code": {"type": "string", "enum": list(ERRORS)},
-                "message": {"type": "string"},
-                "request_id": {"type": "string"},
-            },
-        }
-    },
-}
-_HEADERS = [
-    {
-        "name": "X-Request-ID",
-        "in": "header",
-        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
-        "description": "comes back in the answer",
-    },
-    {
-        "name": "X-Request-Timeout-Ms",
-        "in": "header",
-        "schema": {"type": "integer", "minimum": 1},
-        "description": "the client's deadline; cut to the server's largest",
-    },
-]
-_QUERY = [
-    {
-        "name": "top_k",
-        "in": "query",
-        "schema": {"type": "integer", "minimum": 1, "default": DEFAULT_TOP_K},
-        "description": "labels to give, at most the model's num_classes",
-    },
-    {"name": "members", "in": "query", "schema": {"type": "boolean", "default": False}},
-]
-_NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
 _PAGES = {
     "/v1/models": ("The models, their labels and their claims", "application/json"),
     "/livez": ("200 while the process answers", "application/json"),
     "/readyz": ("200 when every model has answered a real inference within the last second", "application/json"),
     "/metrics": ("Prometheus metrics of the service", "text/plain"),
     "/metrics/triton": ("Prometheus metrics of Triton", "text/plain"),
+    "/schema.json": ("What BentoML's clients read", "application/json"),
     "/docs.json": ("This document", "application/json"),
+    "/docs": ("This document as a page", "text/html"),
 }
 
 
@@ -140,88 +48,73 @@ def document(settings: ServiceConfig, *, needs_token: bool) -> dict[str, Any]:
         needs_token: whether requests must carry a bearer token.
     """
     paths: dict[str, Any] = {}
-    for base, named in (("/v1", False), ("/v1/models/{name}", True)):
+    for base in ("/v1", "/v1/models/{name}", ""):
         for batch in (False, True):
-            operation = _operation(settings, batch=batch, named=named)
+            path = f"{base}/predict{'_batch' if batch else ''}"
+            operation = _operation(settings, batch=batch, named="{name}" in base, body_options=not base)
             # `curl -T` sends PUT; it means the same.
-            paths[f"{base}/predict{'_batch' if batch else ''}"] = {"post": operation, "put": operation}
+            paths[path] = {"post": operation, "put": operation}
     for path, (summary, content_type) in _PAGES.items():
-        schema: dict[str, Any] = {"type": "object" if "json" in content_type else "string"}
-        if path == "/v1/models":
-            schema = {"$ref": "#/components/schemas/Models"}
-        content = {content_type: {"schema": schema}}
+        schema = {"type": "object" if "json" in content_type else "string"}
+        content = {content_type: {"schema": _reference(Models) if path == "/v1/models" else schema}}
         paths[path] = {"get": {"summary": summary, "responses": {"200": {"description": summary, "content": content}}}}
         if path in OPEN_ROUTES:
             paths[path]["get"]["security"] = []
     return {
-        "openapi": "3.0.3",
+        "openapi": "3.1.0",
         "info": {"title": "RRR-Net image classification", "version": __version__},
         "paths": paths,
         "security": [{"token": []}] if needs_token else [],
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
-            "schemas": {
-                "Probability": _PROBABILITY,
-                "Answer": {
-                    "type": "object",
-                    "required": ["request_id", "model", "timing_ms", *_ANSWERED],
-                    "properties": {**_ENVELOPE, **_ANSWER},
-                },
-                "BatchAnswer": {
-                    "type": "object",
-                    "required": ["request_id", "model", "timing_ms", "results"],
-                    "properties": {
-                        **_ENVELOPE,
-                        "results": {
-                            "type": "array",
-                            "description": "an answer or an error for each image, in the order of the request",
-                            "items": {
-                                "oneOf": [
-                                    {"type": "object", "required": _ANSWERED, "properties": _ANSWER},
-                                    {"$ref": "#/components/schemas/Error"},
-                                ]
-                            },
-                        },
-                    },
-                },
-                "Claim": _CLAIM,
-                "Models": _MODELS,
-                "Error": _ERROR,
-            },
+            "schemas": _schemas(),
         },
     }
 
 
-def _operation(settings: ServiceConfig, *, batch: bool, named: bool) -> dict[str, Any]:
-    binary = {"type": "string", "format": "binary"}
-    base64 = {"type": "string", "format": "byte"}
-    form: dict[str, Any]
-    body: dict[str, Any]
-    if batch:
-        form = {"images": {"type": "array", "items": binary, "maxItems": settings.max_batch_images}}
-        body = {"images": {"type": "array", "items": base64, "maxItems": settings.max_batch_images}}
-    else:
-        form, body = {"image": binary}, {"image": base64}
-    content: dict[str, Any] = {
-        "multipart/form-data": {"schema": {"type": "object", "properties": form, "required": list(form)}},
-        "application/json": {"schema": {"type": "object", "properties": body, "required": list(body)}},
+@functools.cache  # it takes 40 ms
+def _schemas() -> Any:
+    models = Answer, BatchAnswer, Error, Models
+    return models_json_schema([(model, "validation") for model in models], ref_template=_REFERENCE)[1]["$defs"]
+
+
+def _reference(model: type) -> dict[str, str]:
+    return {"$ref": _REFERENCE.format(model=model.__name__)}
+
+
+def _parameter(name: str, place: str, schema: dict[str, Any], text: str) -> dict[str, Any]:
+    return {"name": name, "in": place, "required": place == "path", "schema": schema, "description": text}
+
+
+def _operation(settings: ServiceConfig, *, batch: bool, named: bool, body_options: bool) -> dict[str, Any]:
+    """Several images or one; of a model that the path names, or not; with options in the body, as BentoML does."""
+    field, most = ("images", settings.max_batch_images) if batch else ("image", 1)
+    raw = {"type": "string", "contentMediaType": "application/octet-stream"}
+
+    def body(image: dict[str, Any]) -> dict[str, Any]:
+        images = {"type": "array", "items": image, "minItems": 1, "maxItems": most} if batch else image
+        properties = {field: images} | (_OPTIONS if body_options else {})
+        return {"schema": {"type": "object", "properties": properties, "required": [field]}}
+
+    content = {
+        "multipart/form-data": body({"type": "string", "format": "binary"}),
+        "application/json": body({"type": "string", "contentEncoding": "base64"}),
     }
     if not batch:
-        content |= {kind: {"schema": binary} for kind in ("image/*", "application/octet-stream")}
+        content |= {kind: {"schema": raw} for kind in ("image/*", "application/octet-stream")}
+    parameters = [_parameter("name", "path", {"type": "string"}, "of a model")] if named else []
+    if not body_options:
+        parameters += [_parameter(name, "query", schema, schema["description"]) for name, schema in _OPTIONS.items()]
+    parameters += [_parameter(name, "header", schema, text) for name, (schema, text) in _HEADERS.items()]
     statuses: dict[int, list[str]] = {}
     for code, kind in ERRORS.items():
         statuses.setdefault(kind.status, []).append(f"{code}: {kind.meaning}")
-    answer = "BatchAnswer" if batch else "Answer"
-    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    error = {"application/json": {"schema": _reference(Error)}}
+    answer = {"application/json": {"schema": _reference(BatchAnswer if batch else Answer)}}
     return {
-        "summary": f"Classify {'up to ' + str(settings.max_batch_images) + ' images' if batch else 'one image'}",
-        "parameters": [*([_NAME] if named else []), *_QUERY, *_HEADERS],
+        "summary": f"Classify {f'up to {most} images' if batch else 'one image'}",
+        "parameters": parameters,
         "requestBody": {"required": True, "content": content},
-        "responses": {
-            "200": {
-                "description": "the answer",
-                "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{answer}"}}},
-            },
-            **{str(status): {"description": "; ".join(texts), "content": error} for status, texts in statuses.items()},
-        },
+        "responses": {"200": {"description": "the answer", "content": answer}}
+        | {str(status): {"description": "; ".join(texts), "content": error} for status, texts in statuses.items()},
     }

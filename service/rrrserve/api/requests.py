@@ -1,27 +1,25 @@
-"""From an HTTP request to checked values: body bytes, images, options, deadline, request id."""
+"""From an HTTP request to checked values: request id, options, deadline, images."""
 
 import asyncio
 import base64
 import binascii
+import functools
 import json
 import re
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
-from starlette.requests import ClientDisconnect
-from starlette.types import Receive
-
-from rrrserve.api.admission import BodyMemory
 from rrrserve.api.errors import APIError
 from rrrserve.api.multipart import Part, parse_multipart
 
 Headers = dict[bytes, bytes]
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-_OPTIONS = ("top_k", "members")
+OPTIONS = ("top_k", "members")
 # `curl --data-binary @cat.jpg` announces a form, and `curl -T cat.jpg` nothing at all; both mean the raw image.
 _RAW_TYPES = (b"", b"application/octet-stream", b"application/x-www-form-urlencoded")
 DEFAULT_TOP_K = 5
@@ -40,6 +38,8 @@ _READ_ONCE = (
 _STRUCTURE = (b"{", b"[", b",")
 _MOST_STRUCTURE = 2048
 _MOST_SHOWN = 40
+_INLINE_BYTES = 64 * 1024  # a larger body is taken apart on a thread, so that the event loop keeps answering
+_NO_VALUE = ("", "null")  # what Swagger UI and BentoML's clients send for an option that was not given
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def options_of(query: Iterable[tuple[str, str]], *, num_classes: int) -> Options
     """
     values: dict[str, str] = {}
     for name, value in query:
-        if name not in _OPTIONS:
-            raise APIError("bad_request", f"unknown query parameter {_shown(name)}: known are {' and '.join(_OPTIONS)}")
+        if name not in OPTIONS:
+            raise APIError("bad_request", f"unknown query parameter {_shown(name)}: known are {' and '.join(OPTIONS)}")
         if name in values:
             raise APIError("bad_request", f"{name} is given twice")
         values[name] = value
@@ -118,62 +118,23 @@ def options_of(query: Iterable[tuple[str, str]], *, num_classes: int) -> Options
     return Options(int(top_k) if top_k else min(DEFAULT_TOP_K, num_classes), values.get("members") == "true")
 
 
-async def read_body(receive: Receive, headers: Headers, *, max_bytes: int, memory: BodyMemory) -> bytes:
-    """The whole body, refused as soon as it is known to be too large.
+@dataclass(frozen=True)
+class Unpacked:
+    """What a body holds: 1 or more encoded images, and options as in a query."""
 
-    Args:
-        receive: the request's.
-        headers: the request's.
-        max_bytes: largest body.
-        memory: what all bodies may take together; that of this body stays counted, for the caller to give back.
-
-    Raises:
-        APIError: `body_too_large`, `encoding_not_supported`, or `overloaded`.
-        ClientDisconnect: the client went away.
-    """
-    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise APIError("encoding_not_supported", "send the body as it is, without Content-Encoding")
-    if headers.get(b"transfer-encoding", b"chunked").strip().lower() != b"chunked":
-        raise APIError("encoding_not_supported", "the only Transfer-Encoding that is read here is chunked")
-    announced = headers.get(b"content-length", b"0")
-    if announced.isdigit() and int(announced) > max_bytes:
-        raise APIError("body_too_large", f"the body has {int(announced)} bytes: at most {max_bytes} are allowed")
-    chunks: list[bytes] = []
-    task = cast("asyncio.Task[Any]", asyncio.current_task())
-    coming = memory.begin(task.cancel)
-    try:
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            chunk = message.get("body", b"")
-            if coming.size + len(chunk) > max_bytes:
-                raise APIError("body_too_large", f"the body is larger than the {max_bytes} bytes that are allowed")
-            coming.take(len(chunk))
-            chunks.append(chunk)
-            if not message.get("more_body", False):
-                coming.finish()
-                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-    except BaseException as error:  # whatever ends the reading, a cancellation too
-        coming.drop()
-        if coming.gave_way and isinstance(error, asyncio.CancelledError):
-            if task.uncancel():  # somebody else ends it too: the deadline, or a stop
-                raise
-            raise APIError("overloaded", "the body came too slowly: the memory for bodies is used up") from None
-        raise
+    images: list[bytes]
+    options: Sequence[tuple[str, str]] = ()
 
 
-def images_of(body: bytes, headers: Headers, *, field: str, most: int) -> list[bytes]:
-    """The encoded images of a request.
+def contents_of(body: bytes, headers: Headers, *, field: str, most: int, options: Sequence[str] = ()) -> Unpacked:
+    """The encoded images of a request, and its options where the body may hold some.
 
     Args:
         body: the whole body.
         headers: the request's.
         field: `image` or `images`, the name of the multipart field and of the JSON key.
         most: images allowed; 1 on the route for a single image.
-
-    Returns:
-        1 to `most` byte strings, not decoded yet.
+        options: names of text fields and JSON keys that are allowed beside the images.
 
     Raises:
         APIError: the body holds no such thing; see `ERRORS`.
@@ -181,41 +142,56 @@ def images_of(body: bytes, headers: Headers, *, field: str, most: int) -> list[b
     content_type = headers.get(b"content-type", b"")
     kind = content_type.partition(b";")[0].strip().lower()
     if kind == b"multipart/form-data":
-        images = _from_parts(parse_multipart(body, content_type), field)
+        unpacked = _from_parts(parse_multipart(body, content_type), field, options)
     elif kind == b"application/json":
-        images = _from_json(body, field, single=field == "image")
+        unpacked = _from_json(body, field, options, single=field == "image")
     elif kind in _RAW_TYPES or kind.startswith(b"image/"):
         if field == "images":
             raise APIError("missing_image", "a batch is sent as multipart/form-data with a field images for each image")
-        images = [body] if body else []
+        unpacked = Unpacked([body] if body else [])
     else:
         raise APIError(
             "unsupported_media_type",
             "Content-Type must be multipart/form-data, application/json, image/... or application/octet-stream",
         )
-    if not images:
+    number = len(unpacked.images)
+    if not number:
         raise APIError("missing_image", f"no image: send the multipart field {field}, the raw image, or JSON")
-    if len(images) > most:
+    if number > most:
         code, what = (
             ("too_many_images", "this route takes one") if most == 1 else ("batch_too_large", f"most is {most}")
         )
-        raise APIError(code, f"{len(images)} images: {what}")
-    return images
+        raise APIError(code, f"{number} images: {what}")
+    return unpacked
 
 
-def _from_parts(parts: list[Part], field: str) -> list[bytes]:
+async def unpack(
+    body: bytes, headers: Headers, *, field: str, most: int, options: Sequence[str], threads: Executor
+) -> Unpacked:
+    """`contents_of`, for a large body on one of `threads`."""
+    work = functools.partial(contents_of, body, headers, field=field, most=most, options=options)
+    if len(body) <= _INLINE_BYTES:
+        return work()
+    return await asyncio.get_running_loop().run_in_executor(threads, work)
+
+
+def _from_parts(parts: list[Part], field: str, options: Sequence[str]) -> Unpacked:
+    images, found = [], []
     for part in parts:
-        if part.name != field:
+        if part.name in options and not part.is_file:
+            found.append((part.name, part.data.decode("utf-8", "replace")))
+        elif part.name != field:
             missing = all(other.name != field for other in parts)
             code, what = ("missing_image", "no image in the") if missing else ("bad_request", "unknown")
             raise APIError(code, f"{what} multipart field {_shown(part.name)}: this route reads {field}")
-        if not part.is_file:
+        elif not part.is_file:
             raise APIError("not_a_file", f"the field {field} must be an uploaded file (curl -F {field}=@cat.jpg)")
-    return [bytes(part.data) for part in parts]
+        else:
+            images.append(bytes(part.data))
+    return Unpacked(images, [(name, text) for name, text in found if text not in _NO_VALUE])
 
 
-def _from_json(body: bytes, field: str, *, single: bool) -> list[bytes]:
-    """The images of a JSON body."""
+def _from_json(body: bytes, field: str, options: Sequence[str], *, single: bool) -> Unpacked:
     shape = f'{{"{field}": "<base64>"}}' if single else f'{{"{field}": ["<base64>", ...]}}'
     if sum(map(body.count, _STRUCTURE)) > _MOST_STRUCTURE:
         raise APIError("bad_request", f"the JSON body must be {shape}; this one has too many values")
@@ -235,6 +211,7 @@ def _from_json(body: bytes, field: str, *, single: bool) -> list[bytes]:
         raise APIError("bad_json", "the body is not valid JSON in UTF-8") from error
     if not isinstance(document, dict):
         raise APIError("bad_request", f"the JSON body must be {shape}")
+    found = [(name, json.dumps(document.pop(name))) for name in options if name in document]
     unknown = next((key for key in document if key != field), None)
     if unknown is not None:
         raise APIError(
@@ -246,9 +223,10 @@ def _from_json(body: bytes, field: str, *, single: bool) -> list[bytes]:
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise APIError("bad_request", f"{field} must be {'a string' if single else 'a list of strings'} of base64")
     try:
-        return [_from_base64(text) for text in texts]
+        images = [_from_base64(text) for text in texts]
     except ValueError as error:
         raise APIError("bad_request", f"{field} is not valid base64") from error
+    return Unpacked(images, [(name, text) for name, text in found if text not in _NO_VALUE])
 
 
 def _from_base64(text: str) -> bytes:

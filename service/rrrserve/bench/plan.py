@@ -51,7 +51,7 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchPlan:
     """How to measure.
 
     Attributes:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rrrserve.bench.clients.subjects import Subject
 from rrrserve.bench.figures import Turn, figures, round_to_json
-from rrrserve.bench.plan import Load, Plan
+from rrrserve.bench.plan import BenchPlan, Load
 from rrrserve.bench.search import Search
 from rrrserve.stamps.environment import describe
 
@@ -37,7 +37,7 @@ class Found:
     """
 
     subjects: Sequence[Subject]
-    plan: Plan
+    plan: BenchPlan
     turns: dict[tuple[int, Load], list[Turn]] = field(default_factory=dict)
     searches: dict[int, Search] = field(default_factory=dict)
     limits: dict[str, float] = field(default_factory=dict)

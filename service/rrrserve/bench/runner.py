@@ -2,8 +2,6 @@
 
 import asyncio
 import gc
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,9 +15,10 @@ from rrrserve.bench.clients.subjects import Subject
 from rrrserve.bench.figures import Turn, figures, finished, told
 from rrrserve.bench.limit import client_limit
 from rrrserve.bench.loops import Recorder, arrival_times, closed_loop, open_loop
-from rrrserve.bench.plan import Load, Plan
+from rrrserve.bench.plan import BenchPlan, Load
 from rrrserve.bench.result import BOTTLENECK_SHARE, Found
 from rrrserve.bench.search import Search, Trial
+from rrrserve.process.interrupts import unless_interrupted
 
 _PROBES = (1, 8)  # requests under way: what one takes alone, and about how many a second can be had
 _FEWEST_REQUESTS = 100  # of a trial, else its p99 is the worst request alone;
@@ -32,7 +31,7 @@ Enough = Callable[[dict[str, Any]], bool]
 
 def run(
     subjects: Sequence[Subject],
-    plan: Plan,
+    plan: BenchPlan,
     *,
     report: Report | None = None,
     enough: Enough | None = None,
@@ -59,7 +58,7 @@ def run(
 class _Bench:
     """A run under way."""
 
-    def __init__(self, subjects: Sequence[Subject], plan: Plan, report: Report, enough: Enough | None) -> None:
+    def __init__(self, subjects: Sequence[Subject], plan: BenchPlan, report: Report, enough: Enough | None) -> None:
         self.subjects, self.plan, self.report, self.enough = subjects, plan, report, enough
         self.found = Found(subjects, plan)
         self.start = time.perf_counter()
@@ -67,18 +66,10 @@ class _Bench:
 
     async def measure(self) -> None:
         """Everything, until it is done or interrupted."""
-        work = asyncio.ensure_future(self._measure())
-        loop = asyncio.get_running_loop()
-        signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-        for number in signals:
-            loop.add_signal_handler(number, work.cancel)
         try:
-            await work
+            await unless_interrupted(self._measure())
         except asyncio.CancelledError:
             self.found.interrupted = True
-        finally:
-            for number in signals:
-                loop.remove_signal_handler(number)
 
     async def _measure(self) -> None:
         for subject in self.subjects:

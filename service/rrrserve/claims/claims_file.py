@@ -1,10 +1,8 @@
 """The claims file: read strictly, refused with the line, the value seen and what is allowed."""
 
 import difflib
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +11,11 @@ from pydantic import ValidationError
 from rrrnet import sealed
 from rrrnet.errors import ArtifactError
 from rrrserve.claims.kinds import KINDS, AnyClaim
-from rrrserve.claims.marked_yaml import MarkedDocument, Place, read_marked
+from rrrserve.claims.yaml_file import Place, YamlFile, read_yaml
 
 VERSION = 1
 DEFAULT_CONFIDENCE = 0.95
 _CONFIDENCES = (0.5, 0.9999)
-# Numbers to a reader, and words to YAML 1.1, which wants a point, a sign of the exponent and no quotes.
-_NUMBER = re.compile(r"(?P<whole>[-+]?[0-9]+)(?P<fraction>\.[0-9]+)?(?:[eE](?P<sign>[-+]?)(?P<exponent>[0-9]{1,3}))?")
-_MOST_DIGITS = 20
 _TOP_FIELDS = ("version", "confidence", "claims")
 
 
@@ -53,7 +48,7 @@ def read_claims(path: Path) -> Claims:
     Raises:
         ArtifactError: anything in it is not as docs/claims.md says; begins with FILE:LINE.
     """
-    document = read_marked(path)
+    document = read_yaml(path)
     top = document.value
     if not isinstance(top, dict):
         raise document.error((), f"expected {', '.join(_TOP_FIELDS)} as keys, not {_shown(top)}")
@@ -68,19 +63,18 @@ def read_claims(path: Path) -> Claims:
     return Claims(path, sealed.sha256_of(path), _confidence(document, top), claims)
 
 
-def _confidence(document: MarkedDocument, top: dict[str, Any]) -> float:
+def _confidence(document: YamlFile, top: dict[str, Any]) -> float:
     value = top.get("confidence", DEFAULT_CONFIDENCE)
     low, high = _CONFIDENCES
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise document.error(
             ("confidence",),
-            f"confidence is {_shown(value)}: allowed are numbers from {low} to {high}"
-            + (f".{hint}" if isinstance(value, str) and (hint := _as_number(value)) else ""),
+            f"confidence is {_shown(value)}: allowed are numbers from {low} to {high}",
         )
     return float(value)
 
 
-def _claims(document: MarkedDocument, values: Any) -> tuple[AnyClaim, ...]:
+def _claims(document: YamlFile, values: Any) -> tuple[AnyClaim, ...]:
     if not isinstance(values, list) or not values:
         raise document.error(("claims",), f"claims is {_shown(values)}: expected a list of at least one claim")
     claims: list[AnyClaim] = []
@@ -96,7 +90,7 @@ def _claims(document: MarkedDocument, values: Any) -> tuple[AnyClaim, ...]:
     return tuple(claims)
 
 
-def _claim(document: MarkedDocument, place: Place, value: Any) -> AnyClaim:
+def _claim(document: YamlFile, place: Place, value: Any) -> AnyClaim:
     if not isinstance(value, dict):
         raise document.error(place, f"a claim has fields such as name and kind, and this is {_shown(value)}")
     kind = value.get("kind")
@@ -110,7 +104,7 @@ def _claim(document: MarkedDocument, place: Place, value: Any) -> AnyClaim:
 
 
 def _explained(
-    document: MarkedDocument, place: Place, value: dict[str, Any], kind: type[AnyClaim], error: ValidationError
+    document: YamlFile, place: Place, value: dict[str, Any], kind: type[AnyClaim], error: ValidationError
 ) -> ArtifactError:
     """The first thing that is wrong, in the file's order; an unknown field before one that is missing for its sake."""
     claim = f"claim {value['name']!r}: " if isinstance(value.get("name"), str) else ""
@@ -130,10 +124,7 @@ def _explained(
         message = problem["msg"].removeprefix("Value error, ")
     else:
         seen = value.get(field)
-        hint = ""
-        if isinstance(seen, str):
-            wants_number = problem["type"] in ("float_type", "int_type")
-            hint = _as_number(seen) if wants_number else nearest(seen, _words(problem))
+        hint = nearest(seen, _words(problem)) if isinstance(seen, str) else ""
         rule = problem["msg"].replace("Input should be", "it should be").replace("String should", "it should")
         message = f"{field} is {_shown(seen)}: {rule}.{hint}"
     return document.error(inside, claim + message)
@@ -143,17 +134,6 @@ def _words(problem: Any) -> list[str]:
     """The words that a Literal allows; none for another type."""
     expected = str(problem.get("ctx", {}).get("expected", "")).replace(" or ", ", ")
     return [word.strip("'") for word in expected.split(", ") if word]
-
-
-def _as_number(seen: str) -> str:
-    """A sentence on how to write the number that YAML 1.1 reads as a word, after a space; or nothing."""
-    found = _NUMBER.fullmatch(seen)
-    if found is None:
-        return ""
-    ways = [text] if len(text := format(Decimal(seen), "f")) <= _MOST_DIGITS else []
-    if found["exponent"]:
-        ways.append(f"{found['whole']}{found['fraction'] or '.0'}e{found['sign'] or '+'}{found['exponent']}")
-    return f" YAML reads it as a word: write {' or '.join(ways)}, without quotes" if ways else ""
 
 
 def _shown(value: Any) -> str:

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Level = Literal["http", "triton", "engine"]
+LevelName = Literal["http", "triton", "engine"]
 Statistic = Literal["mean", "p50", "p90", "p95", "p99"]
 QUANTILES: dict[str, float] = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 MAX_CONCURRENCY = 1024
@@ -90,7 +90,7 @@ class Speedup(Claim):
     unit = "x"
     kind: Literal["speedup"]
     baseline: Word
-    level: Level = "http"
+    level: LevelName = "http"
     statistic: Statistic = "mean"
     at_least: Positive | None = None
     at_most: Positive | None = None
@@ -107,7 +107,7 @@ class Latency(Claim):
     unit = "ms"
     limits = ("at_least_ms", "at_most_ms")
     kind: Literal["latency"]
-    level: Level = "http"
+    level: LevelName = "http"
     statistic: Statistic = "mean"
     at_least_ms: Positive | None = None
     at_most_ms: Positive | None = None

@@ -18,8 +18,8 @@ from rrrserve.net.tokens import client_headers
 from rrrserve.process.environment import variables
 
 if TYPE_CHECKING:
-    from rrrserve.bench.clients.subjects import Options, Subject
-    from rrrserve.bench.plan import Plan
+    from rrrserve.bench.clients.subjects import SendOptions, Subject
+    from rrrserve.bench.plan import BenchPlan
 
 _DEFAULT_URL = "http://127.0.0.1:3000"
 _DEFAULT_CONCURRENCY = "1,4,16"
@@ -101,15 +101,15 @@ def bench(
 ) -> None:
     """Put load on models, in turns, and report throughput and percentiles of latency."""
     from rrrserve.bench import runner
-    from rrrserve.bench.clients.subjects import Options
-    from rrrserve.bench.plan import Load, Plan
+    from rrrserve.bench.clients.subjects import SendOptions
+    from rrrserve.bench.plan import BenchPlan, Load
 
     writers = _writers(out, csv, plot)
     closed = [Load(concurrency=int(value)) for value in _numbers(concurrency, "--concurrency", whole=True)]
     opened = [Load(rate_per_second=value, arrivals=arrivals) for value in _numbers(rate, "--rate", whole=False)]
     if not closed and not opened and p99_ms is None:
         closed = [Load(concurrency=int(value)) for value in _DEFAULT_CONCURRENCY.split(",")]
-    plan = Plan(
+    plan = BenchPlan(
         loads=(*closed, *opened),
         rounds=rounds,
         seconds=2.0 if seconds is None and requests is None else seconds,
@@ -120,7 +120,7 @@ def bench(
         p99_ms=p99_ms,
         arrivals=arrivals,
     )
-    options = Options(
+    options = SendOptions(
         timeout,
         keep_alive,
         client_headers(variables(), token_file) | _headers(header or []),
@@ -197,7 +197,7 @@ def _subjects(
     engines: list[Path],
     models: list[str],
     bodies: list[bytes],
-    options: "Options",
+    options: "SendOptions",
 ) -> "list[Subject]":
     """What is to be measured, level by level."""
     from rrrserve.bench.clients import subjects
@@ -215,7 +215,7 @@ def _subjects(
     return found
 
 
-def _forget_what_was_reloaded(document: dict[str, Any], url: str, options: "Options") -> None:
+def _forget_what_was_reloaded(document: dict[str, Any], url: str, options: "SendOptions") -> None:
     """Leave the repository of HTTP runs open where the service serves another one by now, and warn."""
     from rrrserve.bench.clients.subjects import repository_now
 
@@ -248,7 +248,7 @@ def _writers(out: Path | None, csv: Path | None, plot: Path | None) -> dict[Path
         check_writable(plot, option="--plot")
         if plot.suffix not in _PLOTS:
             raise UsageError(f"--plot is {plot}: expected a name that ends in {' or '.join(_PLOTS)}")
-        require("matplotlib", "train")
+        require("matplotlib", "report")
         writers[plot] = lambda document: _drawn(document, plot.suffix[1:])
     return writers
 
@@ -259,7 +259,7 @@ def _drawn(document: dict[str, Any], kind: str) -> bytes:
     return draw(document, kind)
 
 
-def _say_how_long(plan: "Plan", subjects: int) -> None:
+def _say_how_long(plan: "BenchPlan", subjects: int) -> None:
     if plan.loads and plan.seconds is not None:
         turns = plan.rounds * len(plan.loads) * subjects
         estimate_seconds = turns * (plan.seconds + plan.warm_up_seconds) + 2

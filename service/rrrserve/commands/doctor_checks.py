@@ -73,7 +73,7 @@ def check_training_packages() -> Check:
     """The packages that `rrr train`, `rrr evaluate` of a checkpoint and `rrr build` need."""
     found, missing = _installed(TRAINING_PACKAGES)
     if missing:
-        advice = "only to train, evaluate checkpoints and build: pip install 'rrrnet-serving[train]'"
+        advice = "only to train, evaluate checkpoints and build: pip install 'rrrnet-serving[build]'"
         return Check("training packages", "warn", f"no {', '.join(missing)}", advice)
     return Check("training packages", "ok", found)
 

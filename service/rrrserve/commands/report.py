@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from rrrnet import output
 from rrrnet.errors import UsageError
-from rrrnet.files import check_writable, write_atomically
+from rrrnet.files import check_writable, shown, write_atomically
 
 if TYPE_CHECKING:
     from rrrserve.report.calibration import Floats, Labels
@@ -44,6 +44,7 @@ def report(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write a page about a model: network, accuracy, calibration, engines, latency, claims, environment."""
+    from rrrbuild.machine import require
     from rrrserve.report import collect
     from rrrserve.report.claims import claims_section
     from rrrserve.report.inputs import read_bench, read_verdicts
@@ -57,8 +58,10 @@ def report(
     for file, option in ((out, "--out"), (markdown, "--markdown")):
         if file is not None:
             check_writable(file, option=option)
-    benches = {collect.shown(path.absolute()): read_bench(path) for path in bench or ()}
-    runs = {collect.shown(path.absolute()): read_verdicts(path) for path in verdicts or ()}
+    if out is not None:
+        require("matplotlib", "report")
+    benches = {shown(path.absolute()): read_bench(path) for path in bench or ()}
+    runs = {shown(path.absolute()): read_verdicts(path) for path in verdicts or ()}
     sources = find_sources(model, repository=repository, checkpoint=checkpoint, engines=engine or ())
     found, origin = _predictions(sources, predictions, data)
     document: dict[str, Any] = {
@@ -74,7 +77,7 @@ def report(
         "served": None
         if sources.repository is None or sources.served is None
         else {
-            "path": collect.shown(sources.repository.path),
+            "path": shown(sources.repository.path),
             "name": sources.served.name,
             "target": sources.served.target,
             "backend": sources.served.backend,
@@ -96,7 +99,7 @@ def _predictions(
     sources: "Sources", file: Path | None, data: Path | None
 ) -> "tuple[tuple[Floats, Labels] | None, str]":
     """Probabilities (N, M, C) and labels (N,), and where they come from; None without --predictions and --data."""
-    from rrrbuild.evaluation import open_subject, predict
+    from rrrbuild.evaluation import open_model, predict
     from rrrserve.report.inputs import read_predictions
 
     shape = (sources.checkpoint or sources.engines[0]).architecture
@@ -104,7 +107,7 @@ def _predictions(
         return read_predictions(file, members=shape.members, classes=shape.num_classes), f"predictions in {file.name}"
     if data is None:
         return None, ""
-    subject = open_subject(_predictor(sources))
+    subject = open_model(_predictor(sources))
     found = predict(subject, data, "test")
     return (found.probabilities, found.labels), f"{subject.target}, test split of {found.root.name}"
 

@@ -86,8 +86,8 @@ def _backends(given: str | None) -> frozenset[str]:
 
 def _checked(given: str) -> frozenset[str]:
     """A list like "tensorrt,python"."""
+    from rrrbuild.repository_document import PYTHON_BACKEND
     from rrrbuild.targets import TARGETS
-    from rrrbuild.triton_config import PYTHON_BACKEND
 
     known = {PYTHON_BACKEND, *(target.backend for target in TARGETS.values() if target.backend)}
     names = frozenset(name.strip() for name in given.split(","))

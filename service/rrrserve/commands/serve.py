@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
                 metavar="NAME", envvar="RRR_DEFAULT_MODEL", help="the model that /v1/predict asks (else the first)"
             ),
         ] = None,
-        workers: Annotated[int, typer.Option(min=1, max=64, help="HTTP worker processes")] = 1,
+        workers: Annotated[int, typer.Option(min=1, max=64, help="HTTP worker processes")] = 2,
         max_in_flight: Annotated[
             int | None,
             typer.Option(

@@ -53,20 +53,22 @@ def tune(
     """Choose instances, threads and batching of a served model by measurement, and write them into its repository."""
     from rrrbuild.repository_document import DOCUMENT, read_repository
     from rrrserve.bench.clients.images import photo_like
+    from rrrserve.process.interrupts import unless_interrupted
     from rrrserve.stamps.environment import describe
     from rrrserve.tune.choose import choose
-    from rrrserve.tune.measure import Plan, apply, measure
+    from rrrserve.tune.measure import TunePlan, apply, measure
+    from rrrserve.versions.catalogue import default_model
 
     levels = _levels(concurrency)
     if not all(math.isfinite(value) for value in (seconds, p99_ms or 1.0)):
         raise UsageError("--seconds and --p99-ms must be finite numbers")
     read = read_repository(repository)
     seal = sealed.sha256_of(read.path / DOCUMENT)
-    tuned = _model_named(read, model)
+    tuned = _no_ensemble(default_model(read, model, called="--model"))
     sealed.check_target(read.path, document=DOCUMENT)
     present, tried, left_out = _candidates(read, tuned)
     body = photo_like(tuned.image_size) if image is None else _image_bytes(image, tuned)
-    plan = Plan(levels, rounds, seconds, body)
+    plan = TunePlan(levels, rounds, seconds, body)
     _until_interrupted()
     estimate_seconds = rounds * len(tried) * (_START_SECONDS + 1.25 * seconds * len(levels))
     output.messages.print(f"{len(tried)} candidates, {rounds} rounds: about {estimate_seconds:.0f} s")
@@ -74,7 +76,7 @@ def tune(
         task = bar.add_task("measuring", total=rounds * len(tried), completed=-1, text="")
         try:
             figures, failed = asyncio.run(
-                _unless_interrupted(
+                unless_interrupted(
                     measure(read, tuned, tried, plan, lambda text: bar.update(task, advance=1, text=text))
                 )
             )
@@ -111,14 +113,6 @@ def _until_interrupted() -> None:
         signal.signal(number, lambda *_: sys.exit(130))
 
 
-async def _unless_interrupted(work: Any) -> Any:
-    """Cancel `work` on SIGTERM and Ctrl-C; it ends its children."""
-    task = asyncio.ensure_future(work)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    return await task
-
-
 def _levels(text: str) -> tuple[int, ...]:
     words = [word.strip() for word in text.split(",")]
     if not all(word.isascii() and word.isdigit() and 1 <= int(word) <= _MAX_CONCURRENCY for word in words):
@@ -126,14 +120,6 @@ def _levels(text: str) -> tuple[int, ...]:
             f"--concurrency is {text!r}: expected whole numbers from 1 to {_MAX_CONCURRENCY}, with commas between them"
         )
     return tuple(sorted({int(word) for word in words}))
-
-
-def _model_named(repository: "Repository", name: str | None) -> "ServedModel":
-    for model in repository.models:
-        if name in (None, model.name):
-            return _no_ensemble(model)
-    known = ", ".join(model.name for model in repository.models)
-    raise UsageError(f"--model is {name!r}: {repository.path} holds {known}")
 
 
 def _no_ensemble(model: "ServedModel") -> "ServedModel":

@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import signal
 from collections import Counter
 from collections.abc import Coroutine
 from pathlib import Path
@@ -21,7 +20,7 @@ from rrrserve.process.environment import variables
 
 if TYPE_CHECKING:
     from rrrserve.claims.claims_file import Claims
-    from rrrserve.judge.run import Source
+    from rrrserve.judge.source import Source
 
 DEFAULT_CLAIMS = Path("benchmarks/claims.yaml")
 DEFAULT_ENGINES = Path("artifacts/engines")
@@ -85,7 +84,7 @@ def verify(
     from rrrserve.claims.claims_file import read_claims
     from rrrserve.evidence.measured import check_measured
     from rrrserve.judge import formats
-    from rrrserve.judge.run import Source
+    from rrrserve.judge.source import Source
     from rrrserve.stamps.stamp import check_stampable, write_stamps
 
     if not math.isfinite(seconds):
@@ -143,18 +142,13 @@ def _judged(claims: "Claims", source: "Source") -> dict[str, Any]:
 
 
 def _run(work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+    from rrrserve.process.interrupts import unless_interrupted
+
     try:
-        return asyncio.run(_unless_interrupted(work))
+        return asyncio.run(unless_interrupted(work))
     except asyncio.CancelledError:
         output.messages.print("stopped: no claim was judged")
         raise typer.Exit(130) from None
-
-
-async def _unless_interrupted(work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
-    task = asyncio.ensure_future(work)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    return await task
 
 
 def _picture(path: Path | None) -> bytes | None:

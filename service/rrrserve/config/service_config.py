@@ -82,7 +82,7 @@ class ServiceConfig(BaseModel):
     keep_alive_ms: int = Field(default=75_000, ge=1, le=_LONGEST_MS)
     log_format: Format = "text"
     access_log: bool = False
-    workers: int = Field(default=1, ge=1, le=64)
+    workers: int = Field(default=2, ge=1, le=64)
     start_timeout_seconds: int = Field(default=120, ge=1)
     grace_seconds: int = Field(default=30, ge=0)
     drain_seconds: float = Field(default=1.0, ge=0, le=600)

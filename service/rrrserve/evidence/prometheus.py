@@ -2,7 +2,9 @@
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -69,7 +71,7 @@ class Prometheus:
             # The window of resets is twice as long: a fall from a step's last scrape to the first of the next counts.
             readings = _readings(
                 [*counters, *await asked(_IDENTITY)],
-                {(item["metric"].get("job", ""), item["metric"].get(INSTANCE, "")) for item in counters},
+                {_target(item["metric"]) for item in counters},
                 [*await asked("up"), *await asked(f"min_over_time(up[{duration(step)}])")],
                 await asked(resets_query(models, duration(2 * step))),
             )
@@ -171,39 +173,50 @@ def _readings(
         health: of `up`, 1 where all went well.
         resets: label `counter` names what was reset.
     """
-    values: dict[float, dict[Series, float]] = {}
-    down: dict[float, dict[Target, str]] = {}
-    gaps: dict[float, dict[Target, str]] = {}
-    fallen: dict[float, set[Series]] = {}
+    steps: defaultdict[float, _Step] = defaultdict(_Step)
     for item in series_found:
         for moment, value in item["values"]:
-            values.setdefault(float(moment), {})[_series(item["metric"])] = float(value)
+            steps[float(moment)].values[_series(item["metric"])] = float(value)
     for item in health:
-        metric, at_the_step = item["metric"], "__name__" in item["metric"]
-        target = metric.get("job", ""), metric.get(INSTANCE, "")
+        target, at_the_step = _target(item["metric"]), "__name__" in item["metric"]
         for moment, value in item["values"]:
+            step = steps[float(moment)]
             if float(value) == 1 and at_the_step:
-                values.setdefault(float(moment), {})[_series(metric)] = 1.0
+                step.values[_series(item["metric"])] = 1.0
             elif float(value) != 1 and (target in ours or not ours):
                 reason = f"Prometheus could not scrape {target[1]} of its job {target[0]!r} (up is 0)"
-                (down if at_the_step else gaps).setdefault(float(moment), {})[target] = reason
+                (step.down if at_the_step else step.gaps)[target] = reason
     for item in resets:
         name, labels = _series(item["metric"] | {"__name__": item["metric"]["counter"]})
         series = name, tuple(pair for pair in labels if pair[0] != "counter")
         for moment, _ in item["values"]:
-            fallen.setdefault(float(moment), set()).add(series)
-    moments = sorted({*values, *down})
+            steps[float(moment)].resets.add(series)
+    read = sorted(moment for moment, step in steps.items() if step.values or step.down)
     readings: list[Reading] = []
-    gone: dict[Target, str] = {}
-    reset: set[Series] = set()
-    for moment in moments:
-        gone |= {**gaps.get(moment, {}), **down.get(moment, {})}
-        reset |= fallen.get(moment, set())
-        if moment not in down or moment == moments[-1]:
-            away = {instance: reason for (_, instance), reason in down.get(moment, {}).items()}
-            readings.append(Reading(moment, values.get(moment, {}), away, frozenset(reset), gone))
-            gone, reset = {}, set()
+    since = _Step()  # what happened since the reading before
+    for moment in read:
+        step = steps[moment]
+        since.gaps |= step.gaps | step.down
+        since.resets |= step.resets
+        if not step.down or moment == read[-1]:
+            away = {instance: reason for (_, instance), reason in step.down.items()}
+            readings.append(Reading(moment, step.values, away, frozenset(since.resets), since.gaps))
+            since = _Step()
     return readings
+
+
+@dataclass
+class _Step:
+    """What range vectors tell of one moment: values, and what was down at it, away before it, or reset before it."""
+
+    values: dict[Series, float] = field(default_factory=dict)
+    down: dict[Target, str] = field(default_factory=dict)
+    gaps: dict[Target, str] = field(default_factory=dict)
+    resets: set[Series] = field(default_factory=set)
+
+
+def _target(metric: dict[str, str]) -> Target:
+    return metric.get("job", ""), metric.get(INSTANCE, "")
 
 
 def _series(metric: dict[str, str]) -> Series:

@@ -6,17 +6,16 @@ from collections.abc import Callable, Sequence
 
 import httpx
 
-from rrrnet.errors import UsageError
 from rrrserve.evidence.blocks import Span
 from rrrserve.evidence.continuity import REPOSITORY
 from rrrserve.evidence.measured import LABEL
 from rrrserve.evidence.readings import Reading, Series, parse
 from rrrserve.net import tls
+from rrrserve.net.addresses import check_url
 
 _TIMEOUT_SECONDS = 10.0
 _BLOCKS = 30
 _MIN_BLOCK_SECONDS = 0.25
-MAX_PORT = 65535
 OURS, TRITONS = "/metrics", "/metrics/triton"
 
 
@@ -71,23 +70,6 @@ def why(error: httpx.HTTPError) -> str:
     return (
         f"({str(error) or type(error).__name__}): is it running? rrr serve" if reason is None else f"over TLS: {reason}"
     )
-
-
-def check_url(option: str, url: str) -> None:
-    """Check the form of an address.
-
-    Raises:
-        UsageError: neither http://HOST:PORT nor https://HOST:PORT.
-    """
-    try:
-        parsed = httpx.URL(url)
-        parsed.host.encode("idna")  # looking a name up would raise it in the midst of things
-    except (httpx.InvalidURL, UnicodeError) as error:
-        raise UsageError(f"{option} is {url!r}: {error}; expected http://HOST:PORT or https://HOST:PORT") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise UsageError(f"{option} is {url!r}: expected http://HOST:PORT or https://HOST:PORT")
-    if parsed.port is not None and not 1 <= parsed.port <= MAX_PORT:
-        raise UsageError(f"{option} is {url!r}: a port is from 1 to {MAX_PORT}")
 
 
 def refusal(status: int) -> str:

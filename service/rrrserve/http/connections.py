@@ -5,14 +5,13 @@ import resource
 from dataclasses import dataclass
 from typing import Protocol
 
-_SWEEP_SECONDS = 0.5
 # File descriptors that are not clients': Triton's channel, the decoder's and the event loop's own, log files.
 _OTHER_DESCRIPTORS = 64
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one client may hold open.
+    """What one client may hold open, and for how long; all clocks of this room.
 
     Attributes:
         body_bytes: of a request's body on the wire, chunk headers and trailers included.
@@ -24,6 +23,9 @@ class Limits:
         header_seconds: from a request's first byte to the end of its header; also for a new connection's first byte.
         keep_alive_seconds: between an answer and the next request.
         linger_seconds: for reading an answer after which the connection is closed.
+        sweep_seconds: between two looks at who has waited too long.
+        accept_seconds: at a stop, for accepting who has connected before the port closes.
+        last_seconds: at a stop, for reading what was sent before the port closed.
         connections: at the same time, and at most what there are file descriptors for.
     """
 
@@ -36,6 +38,9 @@ class Limits:
     header_seconds: float = 8.0
     keep_alive_seconds: float = 75.0
     linger_seconds: float = 1.0
+    sweep_seconds: float = 0.5
+    accept_seconds: float = 0.05
+    last_seconds: float = 0.2
     connections: int = 4096
 
 
@@ -52,7 +57,7 @@ class Waiting(Protocol):
 class Connections:
     """Closes connections that wait for their client too long, and the longest waiting one when there are too many.
 
-    One sweep over all of them twice a second costs less than a timer for each.
+    One sweep over all of them now and then costs less than a timer for each.
 
     Attributes:
         limits: what one client may hold open.
@@ -102,7 +107,7 @@ class Connections:
         for connection in [connection for connection, until in self._waiting.items() if until <= now]:
             self.release(connection)
             connection.waited_too_long()
-        self._sweeper = loop.call_later(_SWEEP_SECONDS, self._sweep)
+        self._sweeper = loop.call_later(self.limits.sweep_seconds, self._sweep)
 
 
 def _most_connections(wanted: int) -> int:

@@ -12,12 +12,11 @@ from typing import Any, cast
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from rrrserve.api.endpoint import CLIENT_GONE, raw_error
-from rrrserve.api.errors import APIError
 from rrrserve.http.connections import Connections
+from rrrserve.http.refusal import Refusal, Render, closing_answer
 
 _BODY_FIELDS = (b"content-length", b"transfer-encoding")
 _BYTES_FOR_EACH_TIME = 64 * 1024  # that the client must read in the time for a header
@@ -48,7 +47,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     Args:
         connections: all connections of this worker, and their limits.
-        counted: whether `connections` counts this one already.
+        render: makes the answer to a request that the application does not get to see.
+        gone: told of a request's ASGI scope before its task is cancelled because its client has gone.
         config, server_state, app_state, _loop: given by uvicorn.
     """
 
@@ -60,18 +60,20 @@ class GuardedProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         connections: Connections,
-        counted: bool = False,
+        render: Render,
+        gone: Callable[[dict[str, Any]], None],
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._guard = connections
-        self._counted = counted
+        self._render = render
+        self._gone = gone
         self._limits = connections.limits
         self._phase = _Phase.BETWEEN
         self._wire: asyncio.Transport
         self._deaf = False  # what the client sends from now on is thrown away
         self._closing = False
         self._header_bytes = self._header_fields = self._pending_bytes = self._body_bytes = self._chunks = 0
-        self._refusal: APIError | None = None
+        self._refusal: Refusal | None = None
         self._running: tuple[RequestResponseCycle, asyncio.Task[None]] | None = None
 
     # The connection
@@ -80,14 +82,12 @@ class GuardedProtocol(HttpToolsProtocol):
         """Called by the event loop."""
         super().connection_made(transport)
         self._wire = transport
+        transport.set_write_buffer_limits(high=_BYTES_FOR_EACH_TIME)  # uvloop's own without TLS; with it, far more
         self.transport = cast(asyncio.Transport, _Outlet(transport, self._close, self._is_closing))
-        if self._counted or self._guard.opened():
+        if self._guard.opened():
             self._guard.wait(self, self._limits.header_seconds)
         else:
-            most = self._guard.most
-            self._wire.write(
-                _rendered(APIError("overloaded", f"{most} connections are open, the most that is allowed"))
-            )
+            self._send(Refusal("overloaded", f"{self._guard.most} connections are open, the most that is allowed"))
             self._end(gently=False)
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -99,7 +99,7 @@ class GuardedProtocol(HttpToolsProtocol):
             cycle, task = self._running
             cycle.disconnected = True
             if not cycle.response_started:
-                cast(dict[str, Any], cycle.scope)[CLIENT_GONE] = True
+                self._gone(cast(dict[str, Any], cycle.scope))
                 task.cancel()
 
     def _is_closing(self) -> bool:
@@ -127,7 +127,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _patience(self) -> float:
         """How long the client may take to read what the kernel has not taken yet, in seconds."""
-        unsent = self._wire.get_write_buffer_size()
+        unsent = self._wire.get_write_buffer_size() or self.scheme == "https"  # TLS keeps what is below it to itself
         if not unsent or self._guard.stopping:
             return self._limits.linger_seconds
         return self._limits.header_seconds * ceil(unsent / _BYTES_FOR_EACH_TIME)
@@ -145,7 +145,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._wire.abort()
         elif self._phase is _Phase.HEADER:
             seconds = self._limits.header_seconds
-            self._refuse(APIError("request_timeout", f"the header was not complete after {seconds:g} s"))
+            self._refuse(Refusal("request_timeout", f"the header was not complete after {seconds:g} s"))
         else:
             self._end(gently=False)
 
@@ -189,7 +189,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
             return
         except httptools.HttpParserError:
-            self._refuse(self._refusal or APIError("bad_http", "the bytes are not a request of HTTP/1.1"))
+            self._refuse(self._refusal or Refusal("bad_http", "the bytes are not a request of HTTP/1.1"))
             return
         if self._phase is _Phase.HEADER:
             if before is not _Phase.HEADER:
@@ -201,11 +201,11 @@ class GuardedProtocol(HttpToolsProtocol):
         elif before is _Phase.BODY and self._phase is _Phase.BODY:
             self._body_bytes += len(data)
             if self._body_bytes > self._limits.body_bytes:
-                self._refuse(APIError("body_too_large", f"the body takes more than {self._limits.body_bytes} bytes"))
+                self._refuse(Refusal("body_too_large", f"the body takes more than {self._limits.body_bytes} bytes"))
 
-    def _too_large_header(self) -> APIError:
+    def _too_large_header(self) -> Refusal:
         most, fields = self._limits.header_bytes, self._limits.header_fields
-        return APIError("header_too_large", f"at most {fields} header fields of {most} bytes together are allowed")
+        return Refusal("header_too_large", f"at most {fields} header fields of {most} bytes together are allowed")
 
     def on_message_begin(self) -> None:
         """Called by httptools at a request's first byte."""
@@ -217,7 +217,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """Called by httptools for each piece of the request's target."""
         super().on_url(url)
         if len(self.url) > self._limits.target_bytes:
-            self._stop(APIError("target_too_long", f"path and query have at most {self._limits.target_bytes} bytes"))
+            self._stop(Refusal("target_too_long", f"path and query have at most {self._limits.target_bytes} bytes"))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Called by httptools for each header field, and each trailer after a chunked body.
@@ -235,14 +235,14 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Called by httptools at the end of a header."""
         if self.parser.get_method() == b"CONNECT":
-            self._stop(APIError("method_not_allowed", "this is no proxy", headers={"Allow": "GET, HEAD, POST, PUT"}))
+            self._stop(Refusal("method_not_allowed", "this is no proxy", headers={"Allow": "GET, HEAD, POST, PUT"}))
         if self.parser.get_http_version() not in ("1.1", "1.0"):
-            self._stop(APIError("bad_http", "the version must be HTTP/1.1"))
+            self._stop(Refusal("bad_http", "the version must be HTTP/1.1"))
         if self.parser.should_upgrade() and any(field in _BODY_FIELDS for field, _ in self.headers):
             # httptools would take the body for bytes of the other protocol.
-            self._stop(APIError("bad_http", "an offer to upgrade must come without a body"))
+            self._stop(Refusal("bad_http", "an offer to upgrade must come without a body"))
         if len(self.pipeline) >= self._limits.pipelined:
-            self._stop(APIError("bad_http", f"more than {self._limits.pipelined} requests wait for an answer"))
+            self._stop(Refusal("bad_http", f"more than {self._limits.pipelined} requests wait for an answer"))
         if not self.flow.write_paused:
             self._guard.release(self)
         super().on_headers_complete()
@@ -252,7 +252,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """Called by httptools for each chunk of a chunked body."""
         self._chunks += 1
         if self._chunks > self._limits.chunks:
-            self._stop(APIError("body_too_large", f"the body has more than {self._limits.chunks} chunks"))
+            self._stop(Refusal("body_too_large", f"the body has more than {self._limits.chunks} chunks"))
 
     def on_message_complete(self) -> None:
         """Called by httptools at a request's last byte."""
@@ -261,14 +261,14 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.cycle.response_complete and not self._closing:  # what was left of a body that nobody wanted
             self._wait(self._limits.keep_alive_seconds)
 
-    def _stop(self, error: APIError) -> None:
-        """End the parsing that called us; `data_received` then answers with `error`."""
-        self._refusal = error
-        raise error
+    def _stop(self, refusal: Refusal) -> None:
+        """End the parsing that called us; `data_received` then answers with `refusal`."""
+        self._refusal = refusal
+        raise refusal
 
     # Answers
 
-    def _refuse(self, error: APIError) -> None:
+    def _refuse(self, refusal: Refusal) -> None:
         """Answer with an error and close, whatever the application is doing with the request."""
         self._deaf = True
         cycle = self.cycle
@@ -282,8 +282,11 @@ class GuardedProtocol(HttpToolsProtocol):
         if not answered:
             cycle.disconnected = True  # the application must not answer as well
             cycle.message_event.set()
-        self._wire.write(_rendered(error))
+        self._send(refusal)
         self._end(gently=True)
+
+    def _send(self, refusal: Refusal) -> None:
+        self._wire.write(closing_answer(self._render(refusal.code, refusal.message, refusal.headers)))
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """As uvicorn's, but the task is remembered."""
@@ -306,10 +309,3 @@ class GuardedProtocol(HttpToolsProtocol):
             self._end(gently=True)  # the client may or may not send the body now: what comes next cannot be told
         else:  # the rest of a body that nobody wants, or the next request's header
             self._wait(self._limits.header_seconds)
-
-
-def _rendered(error: APIError) -> bytes:
-    """A whole answer."""
-    headers, body = raw_error(error)
-    lines = [b"%s: %s\r\n" % pair for pair in headers if pair[0] != b"connection"]
-    return b"".join((STATUS_LINE[error.status], *lines, b"connection: close\r\n\r\n", body))

@@ -7,16 +7,16 @@ from typing import Any
 from rrrbuild.manifest import MANIFEST, Manifest, read_engine
 from rrrbuild.repository_document import Repository, ServedModel, read_repository
 from rrrnet.errors import ArtifactError
+from rrrnet.files import shown
 from rrrserve.claims.claims_file import nearest
 from rrrserve.claims.kinds import AccuracyDifference, Agreement, Size
 from rrrserve.claims.reasons import UndecidableError
 from rrrserve.judge.intervals import Interval
 from rrrserve.judge.proportions import changed, difference, proportion
-from rrrserve.judge.verdicts import Verdict, judge, shown, undecided, unit_of
+from rrrserve.judge.verdicts import Verdict, judge, undecided, unit_of
 
 _REMEDY = "build with more images (rrr build --images)"
 _POINTS = 100.0
-_NOT_ENGINE = ("split.csv",)  # a copy of the data's split
 
 
 class Artifacts:
@@ -58,8 +58,8 @@ class Artifacts:
             return served.parameters
         if kind == "macs":
             return served.macs
-        files = self._manifest(model, None).files
-        return sum(int(entry["size_bytes"]) for name, entry in files.items() if name not in _NOT_ENGINE)
+        parts = [read_engine(folder) for folder in self._repository().engine_folders(served)]
+        return sum(part.engine_bytes for part in parts or [self._manifest(model, None)])
 
     def _accuracy(self, claim: AccuracyDifference, alpha: float) -> tuple[Interval, dict[str, int], dict[str, Any]]:
         verified = [_verified(self._manifest(model, None), model) for model in claim.models]

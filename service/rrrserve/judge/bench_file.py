@@ -11,7 +11,7 @@ from hdrh.codec import HdrCookieException, HdrHistogramSettingsException, HdrLen
 from hdrh.histogram import HdrHistogram
 
 from rrrnet.errors import ArtifactError
-from rrrserve.bench.document import Result, Round, Run, Search, read_result
+from rrrserve.bench.result_file import BenchResult, BenchRun, HighestRate, Round, read_result
 from rrrserve.claims.claims_file import nearest
 from rrrserve.claims.kinds import QUANTILES, Throughput, Timed
 from rrrserve.claims.reasons import UndecidableError
@@ -54,7 +54,7 @@ class BenchEvidence:
         self.path = path
         self.measured: list[Measured] = []
         self._concurrency = concurrency
-        self._result: Result = read_result(path)
+        self._result: BenchResult = read_result(path)
 
     def blocks(self, models: Sequence[str], level: str, concurrency: int | None) -> tuple[list[Blocks], dict[str, Any]]:
         """See `evaluate.Evidence`."""
@@ -104,7 +104,7 @@ class BenchEvidence:
         self._use(found[0])
         return self._searched(claim, found[0])
 
-    def _searched(self, claim: Throughput, found: Search) -> Verdict:
+    def _searched(self, claim: Throughput, found: HighestRate) -> Verdict:
         """The highest rate lies between the best that kept the limit and the lowest above it that did not."""
         best = found.rate_per_second or 0.0
         missed = [trial.rate_per_second for trial in found.tried if not trial.ok]
@@ -130,14 +130,14 @@ class BenchEvidence:
         evidence = {"highest_rate": found.model_dump()}
         return Verdict(claim, verdict, reason, text, interval, samples, evidence, self.queries(claim, ()))
 
-    def _use(self, part: Run | Search) -> None:
+    def _use(self, part: BenchRun | HighestRate) -> None:
         """Remember what a run, or a search, is about."""
         digests = () if part.repository is None else (part.repository,)
         item = Measured(part.where, digests, part.model, part.engine_sha256)
         if item not in self.measured:
             self.measured.append(item)
 
-    def _run(self, model: str, level: str, concurrency: int) -> Run:
+    def _run(self, model: str, level: str, concurrency: int) -> BenchRun:
         """The one run of a model at a level and load."""
         runs = [run for run in self._result.runs if run.model == model]
         if not runs:
@@ -149,7 +149,7 @@ class BenchEvidence:
         if fitting:
             self._use(fitting[0])
             return fitting[0]
-        seen = [*sorted({run.load for run in runs}), *self._searches(model)]
+        seen = [*sorted({run.load_text for run in runs}), *self._searches(model)]
         raise UndecidableError(
             "no_evidence",
             f"{self.path} has no run of {model} at level {level} with {concurrency} under way, but {', '.join(seen)}; "
@@ -177,7 +177,7 @@ class BenchEvidence:
                 where = f"{search.model} at level {search.level} within p99 {search.p99_ms_limit:g} ms"
                 yield f"the highest rate of {where}"
 
-    def _ambiguous(self, what: str, found: Sequence[Run] | Sequence[Search]) -> UndecidableError:
+    def _ambiguous(self, what: str, found: Sequence[BenchRun] | Sequence[HighestRate]) -> UndecidableError:
         shown = "; ".join(str(item) for item in found)
         return UndecidableError(
             "no_evidence",
@@ -185,7 +185,7 @@ class BenchEvidence:
             "others",
         )
 
-    def _check_comparable(self, runs: Sequence[Run]) -> None:
+    def _check_comparable(self, runs: Sequence[BenchRun]) -> None:
         """Check that runs of different models are of one kind.
 
         Raises:
@@ -198,30 +198,30 @@ class BenchEvidence:
         if len(rounds) != 1:
             raise UndecidableError("bad_metrics", f"{self.path}: the models have unequal numbers of rounds: {rounds}")
 
-    def _check_answered(self, run: Run) -> None:
+    def _check_answered(self, run: BenchRun) -> None:
         """Check that enough requests were answered for their latencies to tell anything.
 
         Raises:
             UndecidableError: none was, or most failed.
         """
         counts = ", ".join(f"{count} x {kind}" for kind, count in run.errors.items())
-        samples = {run.model: run.ok}
-        if not run.ok:
+        samples = {run.model: run.answered}
+        if not run.answered:
             raise UndecidableError(
                 "no_traffic",
-                f"{self.path}: no request of {run.model} ({run.load}) was answered: {counts or 'none was sent'}",
+                f"{self.path}: no request of {run.model} ({run.load_text}) was answered: {counts or 'none was sent'}",
                 samples=samples,
             )
-        total = run.ok + run.failed
+        total = run.answered + run.failed
         if run.failed > MOST_FAILURES * total:
             raise UndecidableError(
                 "requests_failed",
-                f"{self.path}: {run.failed} of {total} requests to {run.model} ({run.load}) failed: {counts}",
+                f"{self.path}: {run.failed} of {total} requests to {run.model} ({run.load_text}) failed: {counts}",
                 samples=samples,
             )
 
 
-def _most_requests(found: Search, rate_per_second: float, *, ok: bool) -> int:
+def _most_requests(found: HighestRate, rate_per_second: float, *, ok: bool) -> int:
     """Requests of the longest trial of a rate that ended so."""
     fitting = [trial for trial in found.tried if (trial.rate_per_second, trial.ok) == (rate_per_second, ok)]
     return max((trial.requests for trial in fitting), default=0)

@@ -24,7 +24,7 @@ from rrrserve.claims.claims_file import nearest
 from rrrserve.claims.reasons import UndecidableError
 from rrrserve.evidence.blocks import Span
 from rrrserve.evidence.scrape import Scraper, refusal, why
-from rrrserve.judge.spans import Turn
+from rrrserve.judge.spans import ModelLoad
 
 FIRST_LOOK_ROUNDS = 10
 LAST_LOOK_SHARE = 0.5
@@ -36,7 +36,7 @@ MOST_FAILURES = 0.5  # the share of requests beyond which latencies of the other
 _TIMEOUT_SECONDS = 30.0
 
 
-class Subject(NamedTuple):
+class Destination(NamedTuple):
     """Where a model answers, and what it is sent."""
 
     url: str
@@ -57,13 +57,13 @@ class Driven:
         started: Unix time in seconds at which the warm-up was over.
     """
 
-    turns: dict[Turn, list[Span]] = field(default_factory=dict)
-    failed: dict[Turn, UndecidableError] = field(default_factory=dict)
-    latencies_seconds: dict[Turn, list[float]] = field(default_factory=dict)
-    errors: dict[Turn, Counter[str]] = field(default_factory=dict)
+    turns: dict[ModelLoad, list[Span]] = field(default_factory=dict)
+    failed: dict[ModelLoad, UndecidableError] = field(default_factory=dict)
+    latencies_seconds: dict[ModelLoad, list[float]] = field(default_factory=dict)
+    errors: dict[ModelLoad, Counter[str]] = field(default_factory=dict)
     started: float = 0.0
 
-    def tally(self) -> dict[Turn, dict[str, Any]]:
+    def tally(self) -> dict[ModelLoad, dict[str, Any]]:
         """The client's own figures, JSON-ready."""
         figures = {}
         for turn, latencies in self.latencies_seconds.items():
@@ -75,7 +75,7 @@ class Driven:
                 figures[turn] = {"ok": 0, "errors": errors}
         return figures
 
-    def add(self, turn: Turn, result: Result, span: Span) -> None:
+    def add(self, turn: ModelLoad, result: Result, span: Span) -> None:
         """Take a turn's result; a turn that mostly fails is not driven again."""
         self.turns.setdefault(turn, []).append(span)
         latencies = self.latencies_seconds.setdefault(turn, [])
@@ -90,14 +90,14 @@ class Driven:
             )
 
 
-async def find_subjects(
+async def find_destinations(
     client: httpx.AsyncClient,
     urls: Sequence[str],
     models: Sequence[str],
     body: Callable[[int], bytes],
     *,
     trust: ssl.SSLContext | None = None,
-) -> tuple[dict[str, Subject], dict[str, UndecidableError]]:
+) -> tuple[dict[str, Destination], dict[str, UndecidableError]]:
     """Which service serves each model; the reason for those that none does.
 
     Args:
@@ -107,7 +107,7 @@ async def find_subjects(
         body: gives an encoded image for a model's image size.
         trust: that the load is sent with over https.
     """
-    served: dict[str, Subject] = {}
+    served: dict[str, Destination] = {}
     token = {name: value for name, value in client.headers.items() if name == "authorization"}
     down: list[str] = []
     for url in urls:
@@ -123,7 +123,7 @@ async def find_subjects(
             down.append(f"GET {url}/v1/models did not list models: is it an rrr service?")
         else:
             for name, size in listed.items():
-                served.setdefault(name, Subject(f"{url}/v1/models/{name}/predict", body(size), token, trust))
+                served.setdefault(name, Destination(f"{url}/v1/models/{name}/predict", body(size), token, trust))
     missing = {}
     for model in models:
         if model not in served and down:
@@ -144,17 +144,17 @@ def _image_size(value: Any) -> int:
 
 async def drive(
     scraper: Scraper,
-    subjects: Mapping[str, Subject],
-    turns: Sequence[Turn],
+    destinations: Mapping[str, Destination],
+    turns: Sequence[ModelLoad],
     seconds: float,
-    look: Callable[[Driven, float, bool], Awaitable[Sequence[Turn]]],
+    look: Callable[[Driven, float, bool], Awaitable[Sequence[ModelLoad]]],
     report: Callable[[float], None],
 ) -> None:
     """Send load in rounds of one turn each, in random order, and scrape between any two turns.
 
     Args:
         scraper: reads the counters.
-        subjects: where each turn's model answers.
+        destinations: where each turn's model answers.
         turns: model and requests under way.
         seconds: for all, without the warm-up.
         look: judges what there is with a share of alpha; is told whether it is the last look; gives the turns that
@@ -163,7 +163,7 @@ async def drive(
     """
     driven = Driven()
     order = random.Random(0)  # noqa: S311  the order of turns is no secret
-    sizes = {turn: await _warm_up(subjects[turn[0]], turn, driven) for turn in turns}
+    sizes = {turn: await _warm_up(destinations[turn[0]], turn, driven) for turn in turns}
     left = [turn for turn in turns if turn not in driven.failed]
     last = await scraper.read()
     start, driven.started = time.monotonic(), time.time()
@@ -172,7 +172,7 @@ async def drive(
         report(passed)
         order.shuffle(left)
         for turn in left:
-            result = await _one_turn(subjects[turn[0]], turn[1], sizes[turn])
+            result = await _one_turn(destinations[turn[0]], turn[1], sizes[turn])
             now = await scraper.read()
             driven.add(turn, result, Span(last, now, result.wall_seconds))
             last = now
@@ -192,9 +192,9 @@ def look_share(number: int) -> float:
     return (1 - LAST_LOOK_SHARE) * 6 / (math.pi * number) ** 2
 
 
-async def _warm_up(subject: Subject, turn: Turn, driven: Driven) -> int:
+async def _warm_up(destination: Destination, turn: ModelLoad, driven: Driven) -> int:
     """The first requests, which do not count; gives the number of requests that fill a turn."""
-    result = await _one_turn(subject, turn[1], _WARM_UP_REQUESTS * turn[1])
+    result = await _one_turn(destination, turn[1], _WARM_UP_REQUESTS * turn[1])
     if not len(result.latencies_seconds):
         counts = ", ".join(f"{count} x {name}" for name, count in result.errors.items())
         driven.failed[turn] = UndecidableError("requests_failed", f"no request to {turn[0]} was answered: {counts}")
@@ -204,13 +204,13 @@ async def _warm_up(subject: Subject, turn: Turn, driven: Driven) -> int:
     return max(least, math.ceil(result.throughput * _TURN_SECONDS))
 
 
-async def _one_turn(subject: Subject, concurrency: int, requests: int) -> Result:
+async def _one_turn(destination: Destination, concurrency: int, requests: int) -> Result:
     return await closed_loop(
-        subject.url,
-        [subject.body],
+        destination.url,
+        [destination.body],
         concurrency,
         requests=requests,
         timeout_seconds=_TIMEOUT_SECONDS,
-        headers=subject.headers,
-        trust=subject.trust,
+        headers=destination.headers,
+        trust=destination.trust,
     )

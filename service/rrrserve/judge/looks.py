@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from rrrserve.claims.kinds import Throughput, Timed
 from rrrserve.claims.levels import Window
@@ -10,7 +11,7 @@ from rrrserve.claims.reasons import UndecidableError
 from rrrserve.evidence.prometheus import Prometheus
 from rrrserve.judge.drive import Driven
 from rrrserve.judge.evaluate import evaluate
-from rrrserve.judge.spans import SpanEvidence, Turn, told_apart_by_turns
+from rrrserve.judge.spans import ModelLoad, SpanEvidence, told_apart_by_turns
 from rrrserve.judge.verdicts import UNDECIDED, Verdict, agreed, by_scrapes_alone, undecided
 
 _SETTLE_SECONDS, _POLL_SECONDS = 90.0, 0.5  # Prometheus scrapes once a minute unless it is told otherwise
@@ -45,9 +46,9 @@ class Looks:
         self._command = command
         self._prometheus = prometheus
         self._report = report
-        self._driven: list[Turn] = []
+        self._driven: list[ModelLoad] = []
 
-    def turns(self) -> list[Turn]:
+    def turns(self) -> list[ModelLoad]:
         """The turns that open claims are judged by."""
         return sorted({turn for claim in self._open.values() for turn in self._turns_of(claim)})
 
@@ -81,7 +82,7 @@ class Looks:
         for claim in list(self._open.values()):
             self._close(claim, undecided(claim, error))
 
-    async def look(self, driven: Driven, alpha_share: float, last: bool) -> list[Turn]:
+    async def look(self, driven: Driven, alpha_share: float, last: bool) -> list[ModelLoad]:
         """Judge the open claims, as `drive` asks; the turns that those which stay open still need.
 
         A Prometheus that does not answer decides nothing at this look; there are others, until the last.
@@ -114,10 +115,8 @@ class Looks:
         if last:
             await self._settled(prometheus, time.time())
         end = time.time()
-        evidence = self._evidence(driven, end)
-        evidence.spans, evidence.turns = await prometheus.spans(self._models(), driven.started, end), {}
-        evidence.remembered, evidence.saturated = True, False
-        return evidence
+        spans = await prometheus.spans(self._models(), driven.started, end)
+        return replace(self._evidence(driven, end), spans=spans, turns={}, remembered=True, saturated=False)
 
     async def _settled(self, prometheus: Prometheus, end: float) -> None:
         patience = time.monotonic() + _PATIENCE_SECONDS
@@ -153,6 +152,6 @@ class Looks:
     def _models(self) -> list[str]:
         return sorted({model for claim in self._claims for model in claim.models})
 
-    def _turns_of(self, claim: Timed) -> list[Turn]:
+    def _turns_of(self, claim: Timed) -> list[ModelLoad]:
         concurrency = claim.concurrency if isinstance(claim, Throughput) else self._concurrency
         return [(model, concurrency) for model in claim.models]

@@ -11,7 +11,7 @@ from rrrserve.evidence.blocks import Blocks, Span, blocks_of
 from rrrserve.judge.verdicts import Verdict
 
 # Whose turn it was and at how many requests under way.
-Turn = tuple[str, int]
+ModelLoad = tuple[str, int]
 
 # Two scrapes of a Prometheus that scrapes as deploy/prometheus says; `increase` over less finds nothing.
 SHORT_WINDOW_SECONDS = 30.0
@@ -36,14 +36,14 @@ class SpanEvidence:
     """
 
     spans: Sequence[Span] = ()
-    turns: Mapping[Turn, Sequence[Span]] = field(default_factory=dict)
+    turns: Mapping[ModelLoad, Sequence[Span]] = field(default_factory=dict)
     concurrency: int = 1
-    tally: Mapping[Turn, Mapping[str, Any]] = field(default_factory=dict)
+    tally: Mapping[ModelLoad, Mapping[str, Any]] = field(default_factory=dict)
     window_looked_at: Window | None = None
     command: str = "rrr verify"
     remembered: bool = False
     allow_resets: bool = False
-    failed: Mapping[Turn, UndecidableError] = field(default_factory=dict)
+    failed: Mapping[ModelLoad, UndecidableError] = field(default_factory=dict)
     remedy: str = "measure longer (--seconds)"
     saturated: bool = False
 
@@ -81,7 +81,7 @@ class SpanEvidence:
         return None
 
 
-def told_apart_by_turns(claim: Timed, turns: Iterable[Turn]) -> str | None:
+def told_apart_by_turns(claim: Timed, turns: Iterable[ModelLoad]) -> str | None:
     """Why only readings between turns are evidence of a claim, if so: a server that scrapes by itself mixes turns.
 
     Args:

@@ -1,7 +1,6 @@
 """Verdicts: pass if the whole interval satisfies the bound, fail if none of it does, else undecided."""
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from rrrserve.claims.kinds import AnyClaim, Bound
@@ -116,12 +115,6 @@ def by_scrapes_alone(scraped: Verdict, why: str) -> Verdict:
     note = f"by scrapes alone, without Prometheus: {why}"
     evidence = {**scraped.evidence, "scrapes_alone": why}
     return replace(scraped, evidence=evidence, explanation=f"{scraped.explanation}; {note}")
-
-
-def shown(path: Path) -> str:
-    """A path as a document holds it: relative where it lies below the present folder, to mean something elsewhere."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def figure(value: float) -> str:

@@ -10,20 +10,9 @@ that Prometheus could see, and a path that nobody asked for yet must not add a h
 
 from collections.abc import Iterable
 
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    REGISTRY,
-    Counter,
-    Gauge,
-    Histogram,
-    disable_created_metrics,
-    generate_latest,
-)
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, disable_created_metrics
 
 from rrrbuild.repository_document import ServedModel
-from rrrserve.api.errors import ERRORS
-from rrrserve.metrics import multiprocess
-from rrrserve.metrics.supervision import SupervisionCollector
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a time stamp for every series: nothing that rate() needs
 
@@ -96,8 +85,6 @@ BUILD_INFO = Gauge(
     ["version", "triton", "bentoml"],
     multiprocess_mode="livemax",
 )
-SUPERVISION = SupervisionCollector()
-REGISTRY.register(SUPERVISION)
 
 
 def outcome_of(status: int) -> str:
@@ -111,22 +98,17 @@ def outcome_of(status: int) -> str:
     return "client_error" if status < 500 else "server_error"
 
 
-def create_series(models: Iterable[ServedModel], answers: Iterable[tuple[str, str]]) -> None:
+def create_series(codes: Iterable[str], models: Iterable[ServedModel], answers: Iterable[tuple[str, str]]) -> None:
     """Make the series of every error code and model, and of good answers.
 
     Args:
+        codes: of errors.
         models: those of the repository.
         answers: pairs of a prediction route and the name of a model that it reaches.
     """
-    for code in ERRORS:
+    for code in codes:
         REJECTED.labels(code)
     for model in models:
         MODEL_INFO.labels(model.name, model.version, model.target, str(model.members)).set(1)
     for route, name in answers:
         REQUEST_DURATION.labels(route, name, "ok")
-
-
-def exposition() -> bytes:
-    """All metrics in Prometheus text format, summed over the workers where there are several."""
-    folder = multiprocess.folder_in_use()
-    return generate_latest() if folder is None else multiprocess.exposition(folder, SUPERVISION)

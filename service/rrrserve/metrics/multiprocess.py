@@ -8,10 +8,10 @@ death behind, which each scrape would have to read.
 import logging
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest, values
+from prometheus_client import REGISTRY, CollectorRegistry, ProcessCollector, values
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
@@ -20,6 +20,7 @@ from rrrserve.process.environment import variables
 
 log = logging.getLogger("rrrserve")
 
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client looks at it when it is imported
 # What prometheus_client raises for files that a killed process left empty, short or half-written.
 _UNREADABLE = (OSError, struct.error, RuntimeError, ValueError, TypeError, AttributeError)
 _SET_ASIDE = ".unreadable"
@@ -27,7 +28,7 @@ _SET_ASIDE = ".unreadable"
 
 def folder_in_use() -> Path | None:
     """The workers' folder, or None where there is one worker, whose metrics stay in its memory."""
-    name = variables().get("PROMETHEUS_MULTIPROC_DIR")
+    name = variables().get(FOLDER_VARIABLE)
     return Path(name) if name else None
 
 
@@ -35,7 +36,7 @@ def adopt(folder: Path, worker: int) -> None:
     """Make this process the worker of that number. To be called before `rrrserve.metrics.instruments` is imported.
 
     Args:
-        folder: the workers' folder, the same as in PROMETHEUS_MULTIPROC_DIR.
+        folder: see `folder_in_use`.
         worker: its number, from 1; no two processes may have the same one at the same time.
     """
     folder.mkdir(parents=True, exist_ok=True)  # somebody may have cleaned up: counts are lost, not the worker
@@ -61,57 +62,44 @@ def forget_gauges_of_the_dead(folder: Path) -> None:
             forget_gauges(folder, int(identity))
 
 
-def exposition(folder: Path, *others: Collector) -> bytes:
-    """All workers' metrics in text format, and `others`: counters and histograms summed, `process_*` by worker."""
-    registry = CollectorRegistry()
-    for collector in others:
+def registry_of(folder: Path | None, *others: Collector) -> CollectorRegistry:
+    """What a scrape gives: `others`, and counters and histograms of all workers summed, `process_*` of each.
+
+    Args:
+        folder: see `folder_in_use`.
+        others: collectors of what is not counted by workers.
+    """
+    registry = REGISTRY if folder is None else CollectorRegistry()
+    for collector in (*others, *([] if folder is None else [_Workers(folder)])):
         registry.register(collector)
-    registry.register(_Sums(folder))
-    registry.register(_Processes(folder))
-    return generate_latest(registry)
+    return registry
 
 
-class _Sums(Collector):
-    """What the workers counted; a file that cannot be read is left out, and said so, instead of ending the scrape."""
-
+class _Workers(Collector):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def collect(self) -> Iterable[Metric]:
-        files = sorted(self._folder.glob("*.db"))
+    def collect(self) -> Iterator[Metric]:
+        """The sums, how many files are missing from them, and memory, processor time and files of each worker."""
+        files = readable = sorted(self._folder.glob("*.db"))
         try:
-            metrics = _merge(files)
-            unreadable = 0
-        except _UNREADABLE:
+            sums = _merge(files)
+        except _UNREADABLE:  # told by a gauge instead of ending the scrape
             readable = [path for path in files if _readable(path)]
-            metrics = _merge(readable)
-            unreadable = len(files) - len(readable)
-        yield from metrics
+            sums = _merge(readable)
+        yield from sums
         yield GaugeMetricFamily(
             "rrr_metrics_unreadable_files",
             "Files of workers that were left out of this scrape, or set aside, because a killed process damaged them.",
-            unreadable + len(list(self._folder.glob(f"*{_SET_ASIDE}"))),
+            len(files) - len(readable) + len(list(self._folder.glob(f"*{_SET_ASIDE}"))),
         )
-
-
-class _Processes(Collector):
-    """Memory, processor time and files of each worker that runs."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def collect(self) -> Iterable[Metric]:
         families: dict[str, Metric] = {}
         for path in sorted(self._folder.glob("*.pid")):
-            for metric in _process_metrics(path.read_text()):
-                kept = families.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+            for metric in ProcessCollector(pid=path.read_text, registry=None).collect():
+                family = families.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
                 for sample in metric.samples:
-                    kept.add_sample(sample.name, {"worker": path.stem}, sample.value)
-        return families.values()
-
-
-def _process_metrics(identity: str) -> Iterable[Metric]:
-    return ProcessCollector(pid=lambda: identity, registry=None).collect()
+                    family.add_sample(sample.name, {"worker": path.stem}, sample.value)
+        yield from families.values()
 
 
 def _merge(files: list[Path]) -> list[Metric]:

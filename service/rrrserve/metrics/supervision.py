@@ -29,11 +29,11 @@ class SupervisionCollector(Collector):
             "rrr_restarts", "How often a part was started again after it had died, by part.", labels=["part"]
         )
         for part in RESTARTED_PARTS:
-            restarts.add_metric([part], self.state.restarts(part))
+            restarts.add_metric([part], getattr(self.state.service, f"restarts_{part}"))
         yield restarts
         reloads = CounterMetricFamily("rrr_reloads", "Reloads of the repository, by outcome.", labels=["outcome"])
         for outcome in RELOAD_OUTCOMES:
-            reloads.add_metric([outcome], self.state.reloads(outcome))
+            reloads.add_metric([outcome], getattr(self.state.service, f"reloads_{outcome}"))
         yield reloads
         serving = GaugeMetricFamily(
             "rrr_repository_info", "Always 1; the label is the repository that is served.", labels=["repository"]
@@ -41,7 +41,7 @@ class SupervisionCollector(Collector):
         serving.add_metric([self.repository], 1)
         yield serving
         yield GaugeMetricFamily(
-            "rrr_triton_up", "1 while requests are sent to Triton, 0 while they are refused.", int(self.state.triton_up)
+            "rrr_triton_up", "1 while requests are sent to Triton, 0 while they are refused.", self.state.triton.up
         )
         ready = GaugeMetricFamily(
             "rrr_model_ready",

@@ -20,7 +20,7 @@ FORMAT_VARIABLE = "RRR_LOG_FORMAT"
 MOST_BYTES = 1024  # of a line with its end
 
 # To so many characters message and fields are cut, the stack to half as many, one after the other until the line fits.
-_SHORTER = (700, 350, 175, 87, 43)
+_MOST_CHARACTERS = (sys.maxsize, 700, 350, 175, 87, 43)
 _MOST_NAME_CHARACTERS = 80
 _MOST_FRAMES = 4
 _CUT = "..."
@@ -43,7 +43,7 @@ def configure(style: str, *, access: bool = False, stream: TextIO | None = None)
     if style not in FORMATS:
         raise UsageError(f"{FORMAT_VARIABLE} is {style!r}: allowed are {' and '.join(FORMATS)}")
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(_JsonFormatter() if style == "json" else _TextFormatter())
+    handler.setFormatter(_Formatter(style))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
@@ -73,45 +73,34 @@ def log_request(*, request_id: str, route: str, model: str, status: int, seconds
 
 
 class _Formatter(logging.Formatter):
-    """Both forms: the same parts, made safe."""
+    """Both forms: the same parts, made safe, and shortened until the line fits."""
+
+    def __init__(self, style: str) -> None:
+        super().__init__()
+        self._line = _json_line if style == "json" else _text_line
 
     def format(self, record: logging.LogRecord) -> str:
         when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        message = escaped(record.getMessage())
+        head = (when, record.levelname, _cut(escaped(record.name), _MOST_NAME_CHARACTERS))
+        message, stack = escaped(record.getMessage()), _stack(record)
         fields = {name: _plain(value) for name, value in getattr(record, "fields", {}).items()}
-        stack = _stack(record)
-        name = _cut(escaped(record.name), _MOST_NAME_CHARACTERS)
-        line = self.line(when, record.levelname, name, message, fields, stack)
-        for most in _SHORTER:
-            if len(line.encode()) < MOST_BYTES:  # its end comes on top
-                return line
+        for most in _MOST_CHARACTERS:
             message, stack = _cut(message, most), _cut(stack, most // 2)
-            shown = {key: _shortened(value, most) for key, value in fields.items()}
-            line = self.line(when, record.levelname, name, message, shown, stack)
-        if len(line.encode()) < MOST_BYTES:
-            return line
+            line = self._line(*head, message, {key: _shortened(value, most) for key, value in fields.items()}, stack)
+            if len(line) < MOST_BYTES:  # its end comes on top
+                return line
         # Without fields the rest always fits, even where JSON doubles every character of it.
-        return self.line(when, record.levelname, name, message, {}, stack)
-
-    def line(self, when: str, level: str, name: str, message: str, fields: dict[str, Any], stack: str) -> str:
-        """One line of the parts."""
-        raise NotImplementedError
+        return self._line(*head, message, {}, stack)
 
 
-class _TextFormatter(_Formatter):
-    def line(self, when: str, level: str, name: str, message: str, fields: dict[str, Any], stack: str) -> str:
-        """See `_Formatter.line`."""
-        told = "".join(escaped(f" {key}={value}") for key, value in fields.items())
-        return f"{when} {level} {name} {message}{told}{f' [{stack}]' if stack else ''}"
+def _text_line(when: str, level: str, name: str, message: str, fields: dict[str, Any], stack: str) -> str:
+    told = "".join(escaped(f" {key}={value}") for key, value in fields.items())
+    return f"{when} {level} {name} {message}{told}{f' [{stack}]' if stack else ''}"
 
 
-class _JsonFormatter(_Formatter):
-    def line(self, when: str, level: str, name: str, message: str, fields: dict[str, Any], stack: str) -> str:
-        """See `_Formatter.line`."""
-        document = {"time": when, "level": level.lower(), "logger": name, "event": message, **fields}
-        if stack:
-            document["error"] = stack
-        return json.dumps(document)  # ASCII: what is not is escaped
+def _json_line(when: str, level: str, name: str, message: str, fields: dict[str, Any], stack: str) -> str:
+    document = {"time": when, "level": level.lower(), "logger": name, "event": message, **fields}
+    return json.dumps({**document, "error": stack} if stack else document)  # ASCII: what is not is escaped
 
 
 def escaped(text: str) -> str:

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rrrnet.metrics import ECE_BINS
+from rrrnet.metrics import ECE_BINS, mutual_information
 
 Floats = npt.NDArray[np.floating[Any]]
 Labels = npt.NDArray[np.integer[Any]]
 _SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _WORST = 5
-_FLOOR = 1e-12
 
 
 def calibration(probabilities: Floats, labels: Labels, names: Sequence[str]) -> dict[str, Any]:
@@ -63,18 +62,6 @@ def reliability(confidence: Floats, correct: npt.NDArray[np.bool_]) -> list[dict
             }
         )
     return rows
-
-
-def mutual_information(probabilities: Floats) -> npt.NDArray[np.float64]:
-    """Between label and member, in nats: entropy of the mean less mean entropy. Shape (N, M, C) to (N,)."""
-    mean = probabilities.mean(axis=1, dtype=np.float64)
-    expected: npt.NDArray[np.float64] = _entropy(probabilities.astype(np.float64)).mean(axis=1)
-    return _entropy(mean) - expected
-
-
-def _entropy(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    result: npt.NDArray[np.float64] = -(probabilities * np.log(np.maximum(probabilities, _FLOOR))).sum(axis=-1)
-    return result
 
 
 def _coverage(doubt: Floats, correct: npt.NDArray[np.bool_]) -> list[float]:

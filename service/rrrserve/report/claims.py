@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rrrserve.report.collect import shown
+from rrrnet.files import shown
 from rrrserve.report.sources import Sources
 from rrrserve.stamps.stamp import entry_of
-from rrrserve.stamps.travelling import Claim, engine_claims, judged, measured_text, served_claims
+from rrrserve.stamps.travelling import StampedClaim, engine_claims, judged, measured_text, served_claims
 from rrrserve.stamps.verdict_document import Verdicts
 
 
@@ -21,7 +21,7 @@ def claims_section(sources: Sources, files: Mapping[str, Verdicts]) -> list[dict
     return list(found.values())
 
 
-def _all(sources: Sources, files: Mapping[str, Verdicts]) -> Iterator[tuple[Claim, str]]:
+def _all(sources: Sources, files: Mapping[str, Verdicts]) -> Iterator[tuple[StampedClaim, str]]:
     if sources.repository is not None and sources.served is not None:
         where = f"stamped on {shown(sources.repository.path / sources.served.name)}"
         for claim in served_claims(sources.repository, sources.served):
@@ -35,7 +35,7 @@ def _all(sources: Sources, files: Mapping[str, Verdicts]) -> Iterator[tuple[Clai
                 yield judged(entry_of(verdict, run, {}), []), f"{path}; its files were not compared"
 
 
-def _row(claim: Claim, origin: str) -> dict[str, Any]:
+def _row(claim: StampedClaim, origin: str) -> dict[str, Any]:
     row = {
         **claim.to_json(),
         "origin": origin,

@@ -1,10 +1,8 @@
 """What a report says, as one JSON-ready document. What is missing is listed with the command that makes it."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from rrrbuild.engine import incompatibility
@@ -13,9 +11,10 @@ from rrrbuild.targets import TARGETS
 from rrrnet import sealed
 from rrrnet.checkpoint import DOCUMENT, Checkpoint
 from rrrnet.commands.describe import summarise
+from rrrnet.files import shown
 from rrrnet.metrics import score
+from rrrserve.bench.result_file import BenchResult
 from rrrserve.report.calibration import Floats, Labels, calibration
-from rrrserve.report.inputs import Bench
 from rrrserve.report.sources import Sources
 from rrrserve.stamps.environment import describe
 
@@ -25,6 +24,8 @@ METHODS = {
     "full": "ResNet152, RRR-Net [B]",
     "head": "ResNet152 with a new classifier, RRR-Net [A]",
 }
+_RATE_FIELDS = {"model", "p99_ms_limit", "rate_per_second", "p99_ms"}
+_NOT_SHOWN = {"rounds", "where", "repository", "engine_sha256"}
 LOADS = {"closed": "requests under way", "open": "requests sent a second"}
 
 
@@ -96,7 +97,6 @@ def engine_section(engine: Manifest, sources: Sources) -> dict[str, Any]:
     )
     checkpoint = sources.checkpoint
     training = None if checkpoint is None else sealed.sha256_of(checkpoint.path / DOCUMENT)
-    weights = [entry for name, entry in engine.files.items() if not name.endswith(".csv")]
     return {
         "target": engine.target,
         "precision": engine.precision,
@@ -104,7 +104,7 @@ def engine_section(engine: Manifest, sources: Sources) -> dict[str, Any]:
         "plan": engine.plan,
         "plan_by_batch": engine.plan_by_batch,
         "batch": asdict(engine.batch),
-        "size_bytes": sum(entry["size_bytes"] for entry in weights),
+        "size_bytes": engine.engine_bytes,
         "files": {name: entry["sha256"] for name, entry in engine.files.items()},
         "verified": engine.verified,
         "unverified_reason": engine.unverified_reason,
@@ -130,7 +130,7 @@ def _fastest(engine: Manifest) -> list[dict[str, Any]]:
     return rows
 
 
-def bench_section(benches: Mapping[str, Bench], names: set[str]) -> list[dict[str, Any]]:
+def bench_section(benches: Mapping[str, BenchResult], names: set[str]) -> list[dict[str, Any]]:
     """Bench results, their runs in groups that can be compared: one level, one kind of load, one batch size."""
     return [
         {
@@ -139,7 +139,7 @@ def bench_section(benches: Mapping[str, Bench], names: set[str]) -> list[dict[st
             "started": bench.started,
             "environment": bench.environment.model_dump(),
             "client": bench.client.model_dump(),
-            "highest_rate": [row.model_dump() for row in bench.highest_rate],
+            "highest_rate": [row.model_dump(include=_RATE_FIELDS) for row in bench.highest_rate],
             "about_this_model": any(run.model in names for run in bench.runs),
             "groups": _groups(bench, names),
         }
@@ -147,14 +147,14 @@ def bench_section(benches: Mapping[str, Bench], names: set[str]) -> list[dict[st
     ]
 
 
-def _groups(bench: Bench, names: set[str]) -> list[dict[str, Any]]:
+def _groups(bench: BenchResult, names: set[str]) -> list[dict[str, Any]]:
     groups: dict[tuple[str, str, int], dict[str, list[dict[str, Any]]]] = {}
     runs = sorted(bench.runs, key=lambda run: (run.model not in names, run.model, run.target or "", run.load))
     for run in runs:
         series = groups.setdefault((run.level, run.mode, run.batch), {})
         targets = {other.target for other in bench.runs if other.model == run.model}
         name = f"{run.model}, {run.target}" if len(targets) > 1 else run.model
-        row = {**run.model_dump(), "load": run.load, "failed": sum(run.errors.values())}
+        row = {**run.model_dump(exclude=_NOT_SHOWN), "load": run.load, "failed": run.failed}
         series.setdefault(name, []).append(row)
     levels = {"http": "HTTP", "triton": "Triton (gRPC)", "engine": "engine"}
     return [
@@ -212,9 +212,3 @@ def missing_section(document: Mapping[str, Any], damaged: Sequence[str]) -> list
         command = "rrr verify --claims FILE.yaml --stamp; or rrr verify --json > FILE.json and --verdicts FILE.json"
         rows.append(("claims", "No claim about it was verified.", command))
     return [{"section": section, "text": text, "command": command} for section, text, command in rows]
-
-
-def shown(path: Path) -> str:
-    """A path as short as it can be: from the working directory if it lies there."""
-    here = Path(os.path.curdir).absolute()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -1,4 +1,4 @@
-"""What a figure is, and the pictures of a network: its shape, its members, its calibration, its engines' errors."""
+"""The pictures of a report, drawn with matplotlib: members, calibration, engines, latency, claims."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,9 +6,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from rrrserve.report.svg import Chart, Drawing, Scale, number, room, short
+from rrrserve.bench.plot import COLORS, Tail, draw_load, draw_tails, plain_log
+from rrrserve.report.drawing import HEIGHT, INK, LINE, SOFT, VERDICTS, WIDTH, picture
 
-_SHOWN_MEMBERS = 8
+_LEAST_ERROR = 1e-8  # of a logarithmic axis
+# Percentiles of a bench result.
+_TAIL = {"p50_ms": 50.0, "p90_ms": 90.0, "p95_ms": 95.0, "p99_ms": 99.0, "p999_ms": 99.9}
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,6 @@ class Figure:
         svg: the drawing.
         caption: how to read it.
         legend: (CSS class of the mark, its name).
-        wide: whether it takes the page's whole width.
     """
 
     key: str
@@ -29,83 +31,50 @@ class Figure:
     svg: Markup
     caption: str = ""
     legend: Sequence[tuple[str, str]] = field(default=())
-    wide: bool = False
 
 
-def network(model: Mapping[str, Any]) -> Figure:
-    """The path of an image: stem, members side by side, mean."""
-    members, size, classes = model["members"], model["image_size"], model["num_classes"]
-    rows = min(members, _SHOWN_MEMBERS)
-    words = f"{size} by {size} pixel image, shared stem, {members} member(s), {classes} classes"
-    height = max(150, 30 * rows + 34)
-    middle = height / 2
-    drawing = Drawing(880, height, f"The network: {words}")
-    blocks, widths = model["blocks"], model["widths"]
-    _box(drawing, 6, middle, 104, 58, "box", (f"{size} × {size} × 3", "uint8 image"))
-    stem = (f"layer1: {blocks[0]} · layer2: {blocks[1]}", f"{model['costs']['stem']['macs'] / 1e6:,.0f} M MACs")
-    _box(drawing, 146, middle, 168, 78, "box strong", ("stem, shared" if members > 1 else "first stages", *stem))
-    _box(drawing, 666, middle, 92, 58, "box", ("mean", f"of {members}") if members > 1 else ("softmax",))
-    _box(drawing, 794, middle, 80, 58, "box", (f"{classes}", "classes"))
-    drawing.line((110, middle), (146, middle), "flow")
-    drawing.line((758, middle), (794, middle), "flow")
-    for row in range(rows):
-        y = middle + 30 * (row - (rows - 1) / 2)
-        hidden = members > rows and row == rows - 2
-        drawing.path([(314, middle), (338, middle), (358, y), (376, y)], "flow")
-        drawing.path([(604, y), (622, y), (642, middle), (666, middle)], "flow")
-        index = members - 1 if members > rows and row == rows - 1 else row
-        text = f"… {members - rows + 1} more …" if hidden else f"{widths[0]} → {widths[1]} channels"
-        text = text if members > 1 else ""
-        name = "" if hidden else f"member {index}" if members > 1 else f"layer3: {blocks[2]} · layer4: {blocks[3]}"
-        drawing.bar(376, y - 12, 228, 24, f"box m{index % 8}")
-        drawing.text((388, y + 4.5), name, "t strong")
-        drawing.text((594, y + 4.5), text, "tick", "end")
-    cost = model["costs"]["member"]
-    caption = (
-        f"Each member has {cost['parameters'] / 1e6:.3g} M parameters, {cost['macs'] / 1e6:.3g} M multiply-accumulates "
-        "and a classifier of its own."
-        if members > 1
-        else ""
-    )
-    return Figure("network", "How an image becomes an answer", drawing.markup(), caption, wide=True)
-
-
-def _box(
-    drawing: Drawing, left: float, middle: float, width: float, height: float, css: str, lines: Sequence[str]
-) -> None:
-    drawing.bar(left, middle - height / 2, width, height, css)
-    for index, words in enumerate(lines):
-        y = middle + 4.5 + 17 * (index - (len(lines) - 1) / 2)
-        drawing.text((left + width / 2, y), words, "tick" if index else "t strong", "middle")
+def figures_of(document: Mapping[str, Any]) -> dict[str, list[Figure]]:
+    """The drawings of each section, in order."""
+    engines = document["engines"]
+    scores, found = document["accuracy"], document["calibration"]
+    groups = [
+        (f"{index}-{place}", group)
+        for index, bench in enumerate(document["bench"])
+        for place, group in enumerate(bench["groups"])
+    ]
+    sections: dict[str, list[Figure | None]] = {
+        "accuracy": [members(scores[-1])] if scores and len(scores[-1]["members"]) > 1 else [],
+        "calibration": [] if found is None else [reliability(found["bins"], scores[-1]["ece"]), coverage(found)],
+        "engines": [errors(engines), engine_latency(engines)],
+        "plans": [plans(engine, index) for index, engine in enumerate(engines)],
+        "bench": [draw(group, key) for key, group in groups for draw in (load, tail)],
+    }
+    return {name: [figure for figure in drawn if figure is not None] for name, drawn in sections.items()}
 
 
 def members(scores: Mapping[str, Any]) -> Figure:
     """The members and their ensemble by accuracy, NLL and calibration error, each on a scale of its own."""
-    metrics = (
-        ("accuracy", "accuracy, %", 100.0),
-        ("nll", "negative log-likelihood", 1.0),
-        ("ece", "ECE, points", 100.0),
-    )
-    told = ", ".join(f"{name} {factor * scores[key]:.4g}" for key, name, factor in metrics)
-    chart = Drawing(440, 270, f"Ensemble: {told}; and its {len(scores['members'])} members")
-    for row, (key, name, factor) in enumerate(metrics):
-        y = 46 + 84 * row
-        values = [factor * member[key] for member in scores["members"]]
-        own = factor * scores[key]
-        scale = room([*values, own], 20, 420)
-        chart.text((20, y - 22), name, "t strong")
-        chart.line((20, y), (420, y), "axis")
-        for tick in scale.ticks():
-            chart.line((scale(tick), y - 4), (scale(tick), y + 4), "axis")
-            chart.text((scale(tick), y + 19), number(tick), "tick", "middle")
-        for index, value in enumerate(values):
-            chart.dot((scale(value), y), "f1 see", f"member {index}: {value:.4g}", 5)
-        x = scale(own)
-        chart.shape("path", "f0", f"ensemble: {own:.4g}", d=f"M{x:.1f} {y - 10:.1f}l8 10l-8 10l-8 -10z")
+    metrics = {
+        "accuracy": ("accuracy, %", 100.0),
+        "nll": ("negative log-likelihood", 1.0),
+        "ece": ("ECE, points", 100.0),
+    }
+    told = ", ".join(f"{name} {factor * scores[key]:.4g}" for key, (name, factor) in metrics.items())
+    with picture(WIDTH, 270, f"Ensemble: {told}; and its {len(scores['members'])} members") as drawn:
+        axes = drawn.canvas.subplots(3, 1)
+        for axis, (key, (name, factor)) in zip(axes, metrics.items(), strict=True):
+            values = [factor * member[key] for member in scores["members"]]
+            axis.plot(values, [0] * len(values), "o", color=COLORS[1], markersize=9, alpha=0.7)
+            axis.plot([factor * scores[key]], [0], "D", color=COLORS[0], markersize=10)
+            axis.set_title(name, loc="left", fontsize=12)
+            axis.set_ylim(-1, 1)
+            axis.set_yticks([])
+            axis.margins(x=0.08)
+            axis.spines["left"].set_visible(False)
     return Figure(
         "members",
         "The ensemble and its members",
-        chart.markup(),
+        drawn.svg,
         "Accuracy: right is better. NLL and calibration error: left is better.",
         (("f0", "ensemble"), ("f1", "members")),
     )
@@ -117,29 +86,23 @@ def reliability(bins: Sequence[Mapping[str, Any]], ece: float) -> Figure:
     told = "; ".join(
         f"{row['images']} images of confidence {row['confidence']:.2f}: accuracy {row['accuracy']:.2f}" for row in full
     )
-    chart = Chart(f"Accuracy by confidence. {told}", height=340)
-    split = chart.bottom - 62
-    x = Scale(0, 1, chart.left, chart.right)
-    y = Scale(0, 1, split - 12, chart.top)
-    chart.y_axis(y, "accuracy, %", percent=True)
-    chart.x_axis(x, "confidence, %", percent=True)
-    largest = max(row["images"] for row in full)
-    for row in full:
-        left, width = x(row["low"]) + 1, x(row["high"]) - x(row["low"]) - 2
-        tip = f"{row['images']} images: confidence {row['confidence']:.3f}, accuracy {row['accuracy']:.3f}"
-        accuracy, confidence = y(row["accuracy"]), y(row["confidence"])
-        lower = max(accuracy, confidence)  # places grow downwards
-        chart.bar(left, lower, width, y(0) - lower, "f0 soft", tip)
-        chart.bar(left, min(accuracy, confidence), width, abs(accuracy - confidence), "gap", tip)
-        chart.line((left, accuracy), (left + width, accuracy), "s0 thick")
-        tall = 50 * row["images"] / largest
-        chart.bar(left, chart.bottom - tall, width, tall, "f2 soft", tip)
-    chart.line((x(0), y(0)), (x(1), y(1)), "ideal")
-    chart.text((chart.left + 5, split + 14), f"images (at most {largest:,} in a bin)", "tick")
+    with picture(WIDTH, 340, f"Accuracy by confidence. {told}") as drawn:
+        above, below = drawn.canvas.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+        lefts = [100 * row["low"] + 0.3 for row in full]
+        width = 100 * (full[0]["high"] - full[0]["low"]) - 0.6
+        accuracies = [100 * row["accuracy"] for row in full]
+        gaps = [100 * (row["confidence"] - row["accuracy"]) for row in full]
+        above.bar(lefts, accuracies, width, align="edge", color=COLORS[0], alpha=0.45)
+        above.bar(lefts, gaps, width, accuracies, align="edge", color=COLORS[1], alpha=0.38)
+        above.hlines(accuracies, lefts, [left + width for left in lefts], color=COLORS[0], linewidth=2.5)
+        above.plot([0, 100], [0, 100], "--", color=SOFT, linewidth=1.4)
+        above.set(xlim=(0, 100), ylim=(0, 100), ylabel="accuracy, %")
+        below.bar(lefts, [row["images"] for row in full], width, align="edge", color=COLORS[2], alpha=0.45)
+        below.set(xlabel="confidence, %", ylabel="images")
     return Figure(
         "reliability",
         "Reliability",
-        chart.markup(),
+        drawn.svg,
         "On the dashed line, a confidence of 80 % is right 80 % of the time. "
         f"Mean gap (ECE, 15 bins): {100 * ece:.1f} points.",
         (("f0", "accuracy (thick line)"), ("gap", "gap between it and the confidence"), ("f2 soft", "images")),
@@ -150,61 +113,157 @@ def coverage(found: Mapping[str, Any]) -> Figure:
     """Accuracy when only the surest images are answered."""
     shares, curves = found["shares"], found["coverage"]
     told = "; ".join(f"by {name}: " + ", ".join(f"{value:.3f}" for value in curve) for name, curve in curves.items())
-    chart = Chart(
-        f"Accuracy on the surest {', '.join(f'{share:.0%}' for share in shares)} of images, {told}", height=340
-    )
-    values = [value for curve in curves.values() for value in curve]
-    x = Scale(shares[0], 1, chart.left + 6, chart.right)
-    low = min(values)
-    y = Scale(low - 0.08 * (1 - low) - 0.001, 1 + 0.04 * (1 - low), chart.bottom, chart.top)
-    chart.y_axis(y, "accuracy, %", percent=True)
-    chart.x_axis(x, "share of images answered, %", percent=True)
-    for index, (name, curve) in enumerate(curves.items()):
-        places = [(x(share), y(value)) for share, value in zip(shares, curve, strict=True)]
-        chart.path(places, f"s{index} line")
-        for place, share, value in zip(places, shares, curve, strict=True):
-            chart.dot(place, f"f{index}", f"surest {share:.0%} by {name}: {value:.4f}")
+    told = f"Accuracy on the surest {', '.join(f'{share:.0%}' for share in shares)} of images, {told}"
+    with picture(WIDTH, 340, told) as drawn:
+        axis = drawn.canvas.subplots()
+        for curve, color in zip(curves.values(), COLORS, strict=False):
+            axis.plot([100 * share for share in shares], [100 * value for value in curve], "o-", color=color)
+        axis.set(xlabel="share of images answered, %", ylabel="accuracy, %")
     return Figure(
         "coverage",
         "Answering only when sure",
-        chart.markup(),
+        drawn.svg,
         "Images ranked by how sure the network is. A curve that rises to the left means that doubt is a usable signal.",
-        [(f"f{index}", f"by {name}") for index, name in enumerate(curves)],
+        _legend([f"by {name}" for name in curves]),
     )
 
 
 def errors(engines: Sequence[Mapping[str, Any]]) -> Figure | None:
     """Each verified engine's largest and mean error of a probability, and what its target allows."""
-    rows = [engine for engine in engines if engine["verified"]]
+    rows = {engine["target"]: engine["verified"] for engine in engines if engine["verified"]}
     if not rows:
         return None
     told = "; ".join(
-        f"{row['target']}: largest {row['verified']['max_abs_error']:.2g}, "
-        f"mean {row['verified']['mean_abs_error']:.2g}, allowed {row['verified']['tolerance']['max_abs_error']:g}"
-        for row in rows
+        f"{target}: largest {found['max_abs_error']:.2g}, mean {found['mean_abs_error']:.2g}, "
+        f"allowed {found['tolerance']['max_abs_error']:g}"
+        for target, found in rows.items()
     )
-    chart = Chart(f"Errors of probabilities against PyTorch. {told}", height=78 + 40 * len(rows), left=134)
-    keys = ("mean_abs_error", "max_abs_error")
-    values = [max(row["verified"][key], 1e-8) for row in rows for key in keys]
-    values += [row["verified"]["tolerance"]["max_abs_error"] for row in rows]
-    x = room(values, chart.left + 8, chart.right - 8, log=True)
-    decades = [10.0**power for power in range(-9, 1) if x.low <= 10.0**power <= x.high]
-    chart.x_axis(x, "difference of a probability (log)", ticks=decades if len(decades) > 1 else ())
-    for index, row in enumerate(rows):
-        found, y = row["verified"], chart.top + 24 + 40 * index
-        mean, largest = (x(max(found[key], 1e-8)) for key in keys)
-        limit = x(found["tolerance"]["max_abs_error"])
-        chart.text((chart.left - 8, y + 4.5), short(row["target"], 19), "t", "end")
-        chart.line((mean, y), (largest, y), "s0 thick")
-        chart.dot((mean, y), "f1", f"mean {found['mean_abs_error']:.3g}", 5)
-        chart.dot((largest, y), "f0", f"largest {found['max_abs_error']:.3g}", 5)
-        chart.line((limit, y - 11), (limit, y + 11), "bound")
+    with picture(WIDTH, 78 + 40 * len(rows), f"Errors of probabilities against PyTorch. {told}") as drawn:
+        axis = drawn.canvas.subplots()
+        for row, found in enumerate(rows.values()):
+            mean, largest = (max(found[key], _LEAST_ERROR) for key in ("mean_abs_error", "max_abs_error"))
+            axis.plot([mean, largest], [row, row], color=COLORS[0])
+            axis.plot([mean], [row], "o", [largest], [row], "o", markersize=9)
+            axis.lines[-2].set_color(COLORS[1])
+            axis.lines[-1].set_color(COLORS[0])
+            axis.vlines(found["tolerance"]["max_abs_error"], row - 0.3, row + 0.3, color=INK, linewidth=2)
+        axis.set_xscale("log")
+        plain_log(axis.xaxis)
+        axis.set_xlabel("difference of a probability (log)")
+        _named_rows(axis, list(rows))
     return Figure(
         "errors",
         "Engines against PyTorch",
-        chart.markup(),
+        drawn.svg,
         "Left of its mark an engine is within what its target allows.",
         (("f0", "largest"), ("f1", "mean"), ("bound", "allowed (largest)")),
+    )
+
+
+def engine_latency(engines: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """One image through each engine: median and 95th percentile of the plan that is used."""
+    rows = {engine["target"]: engine["fastest"][0] for engine in engines if engine["fastest"]}
+    if len(rows) < 2:
+        return None
+    rows = dict(sorted(rows.items(), key=lambda item: float(item[1]["median"])))
+    told = "; ".join(f"{target} {row['median']:.2f} ms" for target, row in rows.items())
+    with picture(WIDTH, 70 + 34 * len(rows), f"Median latency of one image: {told}") as drawn:
+        axis = drawn.canvas.subplots()
+        for place, row in enumerate(rows.values()):
+            axis.barh(place, row["median"], 0.6, color=COLORS[0], alpha=0.45)
+            axis.hlines(place, row["p25"], row["p95"], color=INK, linewidth=1.4)
+            axis.annotate(f"{row['median']:.2f}", (row["p95"], place), (4, 0), textcoords="offset points", va="center")
+        axis.margins(x=0.12)
+        axis.set_xlabel(f"milliseconds, batch {next(iter(rows.values()))['batch']}")
+        _named_rows(axis, list(rows))
+    return Figure(
+        "engine-latency",
+        "One image, engine by engine",
+        drawn.svg,
+        "Bar and number: median of the plan that is used; line: quartile to 95th percentile. "
+        "Measured when each was built.",
+    )
+
+
+def plans(engine: Mapping[str, Any], index: int) -> Figure | None:
+    """An engine's plans: milliseconds an image at each batch size."""
+    found = engine["latency_ms"]
+    if not found:
+        return None
+    sizes = sorted({int(size) for plan in found.values() for size in plan})
+    told = "; ".join(
+        f"{plan}: " + ", ".join(f"batch {size} {row['median']:.2f} ms" for size, row in rows.items())
+        for plan, rows in found.items()
+    )
+    width = min(0.3, 0.8 / len(found))
+    with picture(WIDTH, HEIGHT, f"Latency by plan of {engine['target']}. {told}") as drawn:
+        axis = drawn.canvas.subplots()
+        for at, (plan, rows) in enumerate(found.items()):
+            for size, row in ((int(key), row) for key, row in rows.items()):
+                used = plan == engine["plan_by_batch"].get(str(size), engine["plan"])
+                place = sizes.index(size) + width * (at - (len(found) - 1) / 2)
+                color = COLORS[at % len(COLORS)]
+                axis.bar(place, row["median"] / size, 0.9 * width, color=color, alpha=1.0 if used else 0.45)
+                axis.vlines(place, row["p25"] / size, row["p75"] / size, color=INK, linewidth=1.4)
+        axis.set_xticks(range(len(sizes)), [f"batch {size}" for size in sizes])
+        axis.grid(visible=False, axis="x")
+        axis.set(xlim=(-0.6, len(sizes) - 0.4), ylabel="ms per image")
+    return Figure(
+        f"plans-{index}",
+        f"Plans of {engine['target']}",
+        drawn.svg,
+        "Median and quartiles, plans called in turns when the engine was built. Full colour: the plan that is used.",
+        _legend(list(found)),
+    )
+
+
+def load(group: Mapping[str, Any], key: str) -> Figure | None:
+    """Latency under load: percentiles of each model over concurrency or rate."""
+    series = {name: [run for run in runs if run["p50_ms"]] for name, runs in group["series"].items()}
+    series = {name: runs for name, runs in series.items() if runs}
+    if not series:
+        return None
+    told = "; ".join(
+        f"{name} at {run['load']:g}: p50 {run['p50_ms']:.2f} ms, p99 {run['p99_ms'] or 0:.2f} ms"
+        for name, runs in series.items()
+        for run in runs
+    )
+    with picture(WIDTH, 330, f"Latency under load. {told}") as drawn:
+        draw_load(drawn.canvas.subplots(), group["mode"], series)
+    caption = "Solid: median. Dashed: 95th percentile. Dotted: 99th percentile."
+    return Figure(f"load-{key}", f"Under load: {group['title']}", drawn.svg, caption, _legend(list(series)))
+
+
+def tail(group: Mapping[str, Any], key: str) -> Figure | None:
+    """The slow requests at the highest load: latency by percentile."""
+    series = {name: max(runs, key=lambda run: float(run["load"])) for name, runs in group["series"].items() if runs}
+    points = {
+        # A percentile beyond the slowest request would be that request's time under another name.
+        name: {part: run[part] for part, percent in _TAIL.items() if run[part] and run["ok"] * (100 - percent) >= 99.99}
+        for name, run in series.items()
+    }
+    points = {name: found for name, found in points.items() if len(found) > 1}
+    if not points:
+        return None
+    told = "; ".join(
+        f"{name}: " + ", ".join(f"{part.removesuffix('_ms')} {value:.2f} ms" for part, value in found.items())
+        for name, found in points.items()
+    )
+    with picture(WIDTH, 330, f"Tail of latency. {told}") as drawn:
+        draw_tails(
+            drawn.canvas.subplots(),
+            [
+                Tail(name, COLORS[at % len(COLORS)], "-", [_TAIL[part] for part in found], list(found.values()))
+                for at, (name, found) in enumerate(points.items())
+            ],
+        )
+    loads = ", ".join(f"{name} at {series[name]['load']:g}" for name in points)
+    return Figure(
+        f"tail-{key}",
+        f"The tail: {group['title']}",
+        drawn.svg,
+        f"At the highest load measured ({loads}), as far as the number of requests carries.",
+        _legend(list(points)),
     )
 
 
@@ -212,16 +271,30 @@ def claim_interval(claim: Mapping[str, Any]) -> Markup | None:
     """A claim's estimate and interval beside its bound, small enough for a table's cell."""
     if claim["estimate"] is None:
         return None
-    interval = claim["interval"] or (claim["estimate"], claim["estimate"])
-    bounds = list(claim["bound"].values())
-    scale = room([*interval, claim["estimate"], *bounds], 8, 152)
+    low, high = claim["interval"] or (claim["estimate"], claim["estimate"])
+    color = VERDICTS.get(claim["verdict"], INK)
     told = f"{claim['measured']}" + "".join(
         f", {key.replace('_', ' ')} {value:g}" for key, value in claim["bound"].items()
     )
-    drawing = Drawing(160, 30, told)
-    drawing.line((4, 15), (156, 15), "grid")
-    for bound in bounds:
-        drawing.line((scale(bound), 4), (scale(bound), 26), "bound")
-    drawing.line((scale(interval[0]), 15), (scale(interval[1]), 15), f"v-{claim['verdict']} interval")
-    drawing.dot((scale(claim["estimate"]), 15), f"v-{claim['verdict']}", told, 4.5)
-    return drawing.markup()
+    with picture(160, 30, told) as drawn:
+        axis = drawn.canvas.subplots()
+        axis.axis("off")
+        axis.axhline(0, color=LINE, linewidth=1)
+        axis.vlines(list(claim["bound"].values()), -1, 1, color=INK)
+        axis.plot([low, high], [0, 0], color=color, linewidth=4, alpha=0.55)
+        axis.plot([claim["estimate"]], [0], "o", color=color, markersize=9)
+        axis.margins(x=0.1, y=0.1)
+    return drawn.svg
+
+
+def _legend(names: Sequence[str]) -> list[tuple[str, str]]:
+    return [(f"f{index % len(COLORS)}", name) for index, name in enumerate(names)]
+
+
+def _named_rows(axis: Any, names: Sequence[str]) -> None:
+    """A row for each name, from above."""
+    shown = [name if len(name) <= 19 else f"{name[:18]}…" for name in names]
+    axis.set_yticks(range(len(names)), shown)
+    axis.tick_params(axis="y", length=0, labelcolor=INK)
+    axis.grid(visible=False, axis="y")
+    axis.set_ylim(len(names) - 0.4, -0.6)

@@ -2,100 +2,28 @@
 
 import zipfile
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError, model_validator
+from pydantic import ValidationError
 
 from rrrnet.errors import ArtifactError, UsageError
-from rrrserve.bench.document import Count, Figure, Limit
-from rrrserve.stamps.verdict_document import Environment, Verdicts
+from rrrserve.bench.result_file import BenchResult, read_result
+from rrrserve.stamps.verdict_document import Verdicts
 
-_MAX_BYTES = 64 * 2**20
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+_MAX_BYTES = 2**28
 
 
-class Run(_Part):
-    """One load on one model: latencies in milliseconds, rates in answers a second."""
-
-    model: str
-    level: str
-    target: str | None = None
-    members: Count | None = None
-    batch: Count = 1
-    mode: Literal["closed", "open"]
-    concurrency: Count | None = None
-    rate_per_second: Limit | None = None
-    ok: Count
-    errors: dict[str, Count] = {}
-    throughput: Figure
-    mean_ms: Figure | None = None
-    p50_ms: Figure | None = None
-    p90_ms: Figure | None = None
-    p95_ms: Figure | None = None
-    p99_ms: Figure | None = None
-    p999_ms: Figure | None = None
-    max_ms: Figure | None = None
-
-    @property
-    def load(self) -> float:
-        """Requests under way, or requests sent a second."""
-        return float((self.concurrency if self.mode == "closed" else self.rate_per_second) or 0)
-
-    @model_validator(mode="after")
-    def _has_its_load(self) -> "Run":
-        if not self.load:
-            name = "concurrency" if self.mode == "closed" else "rate_per_second"
-            raise ValueError(f"a run of mode {self.mode} needs {name}, above 0")
-        return self
-
-
-class HighestRate(_Part):
-    """The most requests a second that kept a limit to the 99th percentile."""
-
-    model: str
-    p99_ms_limit: Limit
-    rate_per_second: Figure | None = None
-    p99_ms: Figure | None = None
-
-
-class Client(_Part):
-    """What the load generator could have sent at most."""
-
-    limit_requests_per_second: FiniteFloat | None = None
-    largest_share_of_limit: FiniteFloat | None = None
-    bottleneck: bool = False
-    warnings: list[str] = []
-
-
-class Bench(_Part):
-    """What `rrr bench --out` writes."""
-
-    format: Literal[1]
-    kind: Literal["rrr-bench"]
-    command: str
-    started: str
-    environment: Environment
-    client: Client = Client()
-    runs: list[Run]
-    highest_rate: list[HighestRate] = []
-
-
-Document = TypeVar("Document", Bench, Verdicts)
-
-
-def read_bench(path: Path) -> Bench:
+def read_bench(path: Path) -> BenchResult:
     """A bench result.
 
     Raises:
         UsageError: there is no such file.
         ArtifactError: it is none.
     """
-    return _read(path, Bench, "a bench result: rrr bench --out FILE writes one")
+    _check_file(path)
+    return read_result(path)
 
 
 def read_verdicts(path: Path) -> Verdicts:
@@ -105,18 +33,15 @@ def read_verdicts(path: Path) -> Verdicts:
         UsageError: there is no such file.
         ArtifactError: they are none.
     """
-    return _read(path, Verdicts, "verdicts: rrr verify --json prints them")
-
-
-def _read(path: Path, document: type[Document], what: str) -> Document:
     _check_file(path)
     try:
-        return document.model_validate_json(path.read_bytes())
+        return Verdicts.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first: Any = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         seen = f", found {first['input']!r:.60}" if place else ""
-        raise ArtifactError(f"{path} is not {what}; {place or 'JSON'}: {first['msg']}{seen}") from error
+        message = f"{path} is not verdicts: rrr verify --json prints them; {place or 'JSON'}: {first['msg']}{seen}"
+        raise ArtifactError(message) from error
 
 
 def _check_file(path: Path) -> None:

@@ -17,7 +17,7 @@ from rrrbuild.repository_document import Repository, ServedModel, read_repositor
 from rrrnet import sealed
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.files import check_writable
-from rrrserve.stamps.verdict_document import Artifact, Entry, Stamp, Verdict, Verdicts
+from rrrserve.stamps.verdict_document import Artifact, Entry, Stamp, Verdicts, WrittenVerdict
 
 STAMP = sealed.APART
 MAX_BYTES = 4 * 2**20
@@ -100,7 +100,7 @@ def read_stamp(path: Path) -> Stamp:
         raise ArtifactError(f"{STAMP} cannot be read: {error.strerror}") from error
 
 
-def entry_of(verdict: Verdict, run: Verdicts, artifacts: Mapping[str, Artifact]) -> Entry:
+def entry_of(verdict: WrittenVerdict, run: Verdicts, artifacts: Mapping[str, Artifact]) -> Entry:
     """A verdict with what a stamp keeps of its run, and those of `artifacts` that it names."""
     return Entry(
         verdict=verdict,

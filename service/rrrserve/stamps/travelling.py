@@ -19,7 +19,7 @@ UNREADABLE = "unreadable"
 
 
 @dataclass(frozen=True)
-class Claim:
+class StampedClaim:
     """A claim as its artifact shows it.
 
     Attributes:
@@ -75,7 +75,7 @@ def measured_text(estimate: float | None, interval: tuple[float, float] | None, 
     return f"{estimate:.4g}{f' {unit}' if unit else ''}{spread}"
 
 
-def served_claims(repository: Repository, model: ServedModel) -> tuple[Claim, ...]:
+def served_claims(repository: Repository, model: ServedModel) -> tuple[StampedClaim, ...]:
     """The claims stamped on a served model. A stamp that cannot be read gives one claim of the verdict "unreadable"."""
 
     def changed(_: str, entry: Entry) -> list[str]:
@@ -89,7 +89,7 @@ def served_claims(repository: Repository, model: ServedModel) -> tuple[Claim, ..
     return _claims(repository.path / model.name / STAMP, changed)
 
 
-def engine_claims(folder: Path) -> tuple[Claim, ...]:
+def engine_claims(folder: Path) -> tuple[StampedClaim, ...]:
     """As `served_claims`, of an engine folder. Only this engine is compared: the others' folders are not known here."""
 
     def changed(model: str, entry: Entry) -> list[str]:
@@ -99,7 +99,7 @@ def engine_claims(folder: Path) -> tuple[Claim, ...]:
     return _claims(folder / STAMP, changed)
 
 
-def judged(entry: Entry, changed: Sequence[str]) -> Claim:
+def judged(entry: Entry, changed: Sequence[str]) -> StampedClaim:
     """A claim with all reasons why it is stale; `changed` are those that lie in its files."""
     verdict, then, here = entry.verdict, entry.environment, describe()
     runtimes = [TARGETS[item.target].family for item in entry.artifacts.values() if item.target in TARGETS]
@@ -108,7 +108,7 @@ def judged(entry: Entry, changed: Sequence[str]) -> Claim:
         *hardware_reasons(then.machine, here["machine"]),
         *version_reasons(then.versions, here["versions"], runtimes),
     ]
-    return Claim(
+    return StampedClaim(
         name=_clean(verdict.name),
         sentence=_clean(verdict.sentence),
         verdict=verdict.verdict,
@@ -121,7 +121,7 @@ def judged(entry: Entry, changed: Sequence[str]) -> Claim:
     )
 
 
-def _claims(path: Path, changed: Callable[[str, Entry], Sequence[str]]) -> tuple[Claim, ...]:
+def _claims(path: Path, changed: Callable[[str, Entry], Sequence[str]]) -> tuple[StampedClaim, ...]:
     """`changed` is given the stamped model and a claim of it, and tells what differs in the files."""
     if not path.exists():
         return ()
@@ -129,7 +129,7 @@ def _claims(path: Path, changed: Callable[[str, Entry], Sequence[str]]) -> tuple
         stamp = read_stamp(path)
         return tuple(judged(entry, changed(stamp.model, entry)) for entry in stamp.claims.values())
     except ArtifactError as error:
-        return (Claim(STAMP, "", UNREADABLE, stale_reasons=(_clean(str(error)),)),)
+        return (StampedClaim(STAMP, "", UNREADABLE, stale_reasons=(_clean(str(error)),)),)
 
 
 def _clean(text: str) -> str:

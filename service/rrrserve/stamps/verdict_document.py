@@ -11,7 +11,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
-class Verdict(_Part):
+class WrittenVerdict(_Part):
     """One claim and what became of it.
 
     Attributes:
@@ -62,7 +62,7 @@ class Verdicts(_Part):
     started: AwareDatetime
     source: dict[str, Any]
     environment: Environment
-    verdicts: list[Verdict]
+    verdicts: list[WrittenVerdict]
 
 
 class Artifact(_Part):
@@ -82,7 +82,7 @@ class Artifact(_Part):
 class Entry(_Part):
     """A claim in a stamp: the verdict, its run, and the models of the repository that it is about."""
 
-    verdict: Verdict
+    verdict: WrittenVerdict
     verified_at: AwareDatetime
     confidence: FiniteFloat
     source: dict[str, Any]

@@ -5,28 +5,30 @@ service down in order: not ready any more, no new requests, no workers, no Trito
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 import httpx
 
 from rrrbuild.repository_document import Repository
 from rrrnet.errors import CheckFailedError
 from rrrserve.config.service_config import ServiceConfig
+from rrrserve.metrics.multiprocess import FOLDER_VARIABLE
 from rrrserve.net.listener import admit_no_more, url_of
 from rrrserve.net.tls import probe_context
-from rrrserve.process import children, scratch
 from rrrserve.process.environment import variables
+from rrrserve.process.scratch import PrivateFolder
+from rrrserve.process.tasks import ended, first
 from rrrserve.state.shared_state import Phase
 from rrrserve.supervise.worker_pool import WorkerCommand, WorkerPool
 from rrrserve.triton.server import TritonServer
 from rrrserve.versions.running_services import announce
-from rrrserve.versions.switch import Deployments, ended
+from rrrserve.versions.switch import Deployments
 
 log = logging.getLogger("rrrserve")
 
@@ -59,11 +61,12 @@ class Supervisor:
         self._source = repository.path
         self._listener = listener
         self.url = url_of(listener, scheme="https" if config.tls else "http")
-        self._folder = scratch.private_folder()
+        self._private = PrivateFolder()
+        self._folder = self._private.path
         try:
             self._deployments = Deployments(self._folder, repository, config)
         except BaseException:
-            scratch.remove(self._folder)
+            self._private.remove()
             raise
         self._state = self._deployments.state
         self._had_terminal = os.isatty(_STDIN)
@@ -87,12 +90,12 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         keepers = [asyncio.create_task(work) for work in (self._pool.run(), self._deployments.run())]
         try:
-            if await self._unless_ended(self._until_ready(), keepers):
+            await first(self._stop.wait(), *keepers, self._until_ready())
+            if not self._stop.is_set():
                 announce(self._folder, self.url, self._source)
                 self._is_ready = True
-                self._pool.stand_by()
                 on_ready()
-                await self._unless_ended(self._stop.wait(), keepers)
+                await first(self._stop.wait(), *keepers)
                 await self._drain(keepers)
         finally:
             await self._end(*keepers)
@@ -108,8 +111,8 @@ class Supervisor:
             watchdog.daemon = True
             watchdog.start()
         self._stop.set()
-        if self._state.phase is Phase.SERVING:
-            self._state.phase = Phase.DRAINING
+        if self._state.service.phase == Phase.SERVING:
+            self._state.service.phase = Phase.DRAINING
 
     def _hung_up(self) -> None:
         """SIGHUP asks for a reload; but the one that comes when a terminal is closed ends what was started in it."""
@@ -133,12 +136,12 @@ class Supervisor:
         file = self._folder / "config.json"
         self._config.model_copy(update={"private_folder": self._folder}).write(file)
         environment = variables() | _ALLOCATOR | {"BENTOML_HOME": str(self._folder / "bentoml")}
-        environment.pop("PROMETHEUS_MULTIPROC_DIR", None)
+        environment.pop(FOLDER_VARIABLE, None)
         metrics = None
         if self._config.workers > 1:
             metrics = self._folder / "metrics"
             metrics.mkdir()
-            environment["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
+            environment[FOLDER_VARIABLE] = str(metrics)
         return WorkerCommand(self._listener.fileno(), file, environment, self._config.grace_seconds, metrics)
 
     async def _until_ready(self) -> None:
@@ -166,61 +169,36 @@ class Supervisor:
                 "need longer to load"
             ) from error
 
-    async def _unless_ended(self, work: Coroutine[Any, Any, Any], keepers: list[asyncio.Task[None]]) -> bool:
-        """Run `work` while no signal comes and no keeper gives up; whether it was completed.
-
-        Raises:
-            CheckFailedError: a keeper gave up, or `work` raised.
-        """
-        working = asyncio.create_task(work)
-        stopping = asyncio.create_task(self._stop.wait())
-        try:
-            await asyncio.wait({working, stopping, *keepers}, return_when=asyncio.FIRST_COMPLETED)
-            if self._stop.is_set():
-                return False
-            for task in (*keepers, working):
-                if task.done():
-                    await task
-            return True
-        finally:
-            working.cancel()
-            stopping.cancel()
-
     async def _drain(self, keepers: list[asyncio.Task[None]]) -> None:
         """Answer for a while although not ready, then refuse for a moment; children that die are still replaced."""
         log.warning("stopping: not ready any more, requests are taken for %g s", self._config.drain_seconds)
-        second_signal = asyncio.create_task(self._at_once.wait())
 
         async def wait(seconds: float) -> None:
-            await asyncio.wait({second_signal, *keepers}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            with contextlib.suppress(TimeoutError, CheckFailedError):  # what cannot be kept running ends anyway
+                async with asyncio.timeout(seconds):
+                    await first(self._at_once.wait(), *keepers)
 
-        try:
-            await wait(self._config.drain_seconds)
-            self._state.phase = Phase.REFUSING
-            await wait(_REFUSE_SECONDS)
-            admit_no_more(self._listener)
-            await wait(_EMPTY_QUEUE_SECONDS)
-        finally:
-            second_signal.cancel()
+        await wait(self._config.drain_seconds)
+        self._state.service.phase = Phase.REFUSING
+        await wait(_REFUSE_SECONDS)
+        admit_no_more(self._listener)
+        await wait(_EMPTY_QUEUE_SECONDS)
 
     async def _end(self, keeping_workers: asyncio.Task[None], keeping_triton: asyncio.Task[None]) -> None:
         """First the HTTP workers, which finish what they have, then Triton, which is kept running until they have."""
-        self._state.phase = Phase.REFUSING
+        self._state.service.phase = Phase.REFUSING
         self._listener.close()
         await ended(keeping_workers)
-        second_signal = asyncio.create_task(self._at_once.wait())
         finishing = asyncio.create_task(self._pool.stop())
-        await asyncio.wait({second_signal, finishing}, return_when=asyncio.FIRST_COMPLETED)
-        second_signal.cancel()
+        await first(self._at_once.wait(), finishing)
         await ended(keeping_triton)  # before Triton is killed, or it would be started again
         if self._at_once.is_set():
             self._kill()
         await finishing
         await self._deployments.stop(at_once=self._at_once.is_set())
-        scratch.remove(self._folder)
+        self._private.remove()
 
 
 def _end_by_force() -> None:
-    """End this process now; its guardian removes the files."""
-    children.kill_all()
+    """End this process now, and with it its children (`die_with_parent`); the next start removes the files."""
     os._exit(1)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import functools
 import logging
 import sys
 import time
@@ -15,8 +14,8 @@ import psutil
 from rrrserve.metrics.multiprocess import forget_gauges
 from rrrserve.process import children
 from rrrserve.process.restarts import Restarts
+from rrrserve.process.tasks import ended, first
 from rrrserve.state.shared_state import SharedState
-from rrrserve.supervise.standby import Standby
 
 log = logging.getLogger("rrrserve")
 
@@ -59,8 +58,6 @@ class WorkerPool:
         self._restarts = {slot: Restarts(f"HTTP worker {slot}", most_restarts) for slot in range(1, state.slots)}
         self._running: dict[int, asyncio.subprocess.Process] = {}
         self._keepers: list[asyncio.Task[None]] = []
-        only = self._state.slots == 2  # the supervisor's slot and one more
-        self._standby = Standby(functools.partial(self._spawn, 1, standby=True)) if only else None
 
     async def run(self) -> None:
         """Never returns; the caller cancels it, then stops the workers.
@@ -68,25 +65,14 @@ class WorkerPool:
         Raises:
             CheckFailedError: they died too often.
         """
-        keepers = self._keepers = [asyncio.create_task(self._keep(slot)) for slot in range(1, self._state.slots)]
-        if self._standby is not None:
-            keepers.append(asyncio.create_task(self._standby.run()))
+        self._keepers = [asyncio.create_task(self._keep(slot)) for slot in range(1, self._state.slots)]
         try:
-            done, _ = await asyncio.wait(keepers, return_when=asyncio.FIRST_COMPLETED)
-            for keeper in done:
-                await keeper
+            await first(*self._keepers)
         finally:
-            for keeper in keepers:
-                keeper.cancel()
-            await asyncio.gather(*keepers, return_exceptions=True)
-
-    def stand_by(self) -> None:
-        """The service is ready: where one worker serves, another may get ready to take its place."""
-        if self._standby is not None:
-            self._standby.begin()
+            await ended(*self._keepers)
 
     async def _keep(self, slot: int) -> None:
-        process: asyncio.subprocess.Process | None = await self._spawn(slot)
+        process: asyncio.subprocess.Process | None = await self._spawn(slot)  # what fails at first is told at once
         while True:
             started = time.monotonic()
             try:
@@ -94,21 +80,19 @@ class WorkerPool:
                 reason = await self._until_ended(slot, process)
             except OSError as error:  # no memory, no file descriptor, a full disk: it may pass
                 reason = f"it cannot be started: {error}"
+            process = None
             self._forget(slot)
             pause, which = self._restarts[slot].next_pause(reason, well_seconds=time.monotonic() - started)
-            process = self._standby.take() if self._standby is not None else None
-            when = f"in {pause:.0f} s" if pause and process is None else "now"
+            when = f"in {pause:.0f} s" if pause else "now"
             log.error("HTTP worker %d is started again %s (try %s): %s", slot, when, which, reason)
-            if process is None:
-                await asyncio.sleep(pause)
-            self._state.count_restart("worker")
+            await asyncio.sleep(pause)
+            self._state.service.restarts_worker += 1
 
-    async def _spawn(self, slot: int, *, standby: bool = False) -> asyncio.subprocess.Process:
+    async def _spawn(self, slot: int) -> asyncio.subprocess.Process:
         command = [sys.executable, "-m", "rrrserve.worker", "--fd", str(self._command.fd)]
         command += ["--index", str(slot), "--config", str(self._command.config)]
-        command += ["--standby"] * standby
         return await children.spawn(
-            command, environment=self._command.environment, output=_STDERR, fds=(self._command.fd,), input_pipe=standby
+            command, environment=self._command.environment, output=_STDERR, fds=(self._command.fd,)
         )
 
     async def _until_ended(self, slot: int, process: asyncio.subprocess.Process) -> str:
@@ -147,8 +131,6 @@ class WorkerPool:
         """End all workers at once, for good."""
         for keeper in self._keepers:
             keeper.cancel()  # before its worker dies, which it would start again
-        if self._standby is not None:
-            self._standby.kill()
         for worker in self._running.values():
             children.kill(worker)
 

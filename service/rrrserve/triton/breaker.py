@@ -22,7 +22,7 @@ class TritonLink:
     def __init__(self, url: str, state: SharedState) -> None:
         self._url = url
         self._state = state
-        self._generation = state.generation
+        self._generation = state.triton.generation
         self._client = TritonClient(url)
         self._busy_until = 0.0  # on the event loop's clock: when the last of the calls so far has its answer or none
         self._retired: dict[TritonClient, asyncio.Task[None]] = {}
@@ -64,10 +64,10 @@ class TritonLink:
 
     def _connected(self, timeout_seconds: float) -> TritonClient:
         """The connection for a call that takes at most so long."""
-        if not self._state.triton_up:
+        if not self._state.triton.up:
             raise TritonError("backend_unavailable", "Triton is down, and nothing is sent to it")
         now = asyncio.get_running_loop().time()
-        generation = self._state.generation
+        generation = self._state.triton.generation
         if generation != self._generation:
             # A connection to the one before would wait before it tries again.
             old, self._client, self._generation = self._client, TritonClient(self._url), generation

@@ -63,7 +63,8 @@ def find_tritonserver() -> TritonInstall:
             return TritonInstall(root / "bin" / "tritonserver", root / "backends", stub, libraries, "wheel")
     raise IncompatibleError(
         "no tritonserver was found, neither on the PATH (with /opt/tritonserver/backends) nor in the nvidia-pytriton "
-        "wheel for this Python: run this in NVIDIA's Triton image, or pip install 'rrrnet-serving[triton]'"
+        "wheel: pip install 'rrrnet-serving[triton]' under Python 3.11, the only one with that wheel, or run this in "
+        "NVIDIA's Triton image"
     )
 
 

@@ -6,6 +6,7 @@ import logging
 from rrrbuild.repository_document import ServedModel
 from rrrnet.errors import CheckFailedError
 from rrrserve.process.restarts import Restarts
+from rrrserve.process.tasks import first
 from rrrserve.state.shared_state import SharedState
 from rrrserve.triton.server import TritonServer
 from rrrserve.triton.watch import Golden, TritonWatch
@@ -70,30 +71,26 @@ class TritonKeeper:
             except OSError as error:  # its process has ended; some of its files may be left
                 log.error("not all that Triton left could be removed: %s", error)
             await asyncio.sleep(pause)
-            self._state.count_restart("triton")
+            self._state.service.restarts_triton += 1
 
     async def _live(self) -> tuple[str, float]:
         """One life of the Triton: why it ended, and for how long its models had answered."""
         await self._triton.start()
         self._has_started = True
         watch = TritonWatch(self._triton.url, self._models, self._state, self._golden, self._triton.model_processes)
-        watching = asyncio.create_task(watch.run())
-        ending = asyncio.create_task(self._triton.wait())
-        try:
-            ended = {watching, ending}
-            await asyncio.wait(ended, timeout=self._start_timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
-            if watch.well_since is None and not watching.done() and not ending.done():
-                return f"its models did not answer within {self._start_timeout_seconds:.0f} s", 0.0
-            await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
-            well_seconds = watch.well_seconds
-            self._was_wrong = watch.answered_wrongly
-            if ending.done():
-                return str(self._triton.failure(ending.result())), well_seconds
-            return watching.result(), well_seconds
-        finally:
-            for task in (watching, ending):
-                task.cancel()
-            await asyncio.gather(watching, ending, return_exceptions=True)
+
+        async def until_ended() -> str:
+            return str(self._triton.failure(await self._triton.wait()))
+
+        async def until_late() -> str:
+            await asyncio.sleep(self._start_timeout_seconds)
+            if watch.well_since is not None:
+                await asyncio.Event().wait()
+            return f"its models did not answer within {self._start_timeout_seconds:.0f} s"
+
+        reason = await first(until_ended(), watch.run(), until_late())
+        self._was_wrong = watch.answered_wrongly
+        return reason, watch.well_seconds
 
 
 async def watch_for_ever(url: str, models: tuple[ServedModel, ...], state: SharedState) -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 import psutil
 
 from rrrnet.errors import CheckFailedError, IncompatibleError
-from rrrserve.process import children, scratch
+from rrrserve.process import children
 from rrrserve.process.cores import available_cores
+from rrrserve.process.scratch import PrivateFolder
 from rrrserve.triton.install import check_libpython, child_environment, find_tritonserver, lay_out
 
 EXIT_TIMEOUT_SECONDS = 10
@@ -70,7 +71,7 @@ class TritonServer:
         if "python" in backends:
             check_libpython(self._install)
         self._repository = repository.absolute()
-        self._folder: Path | None = None
+        self._folder: PrivateFolder | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._grpc_port, self._metrics_port = _free_ports(2)
         self.url = f"127.0.0.1:{self._grpc_port}"
@@ -78,7 +79,8 @@ class TritonServer:
 
     async def start(self) -> None:
         """Start the child. It loads its models in the background: readiness is for the caller to find out."""
-        folder = self._folder = scratch.private_folder()
+        self._folder = PrivateFolder()
+        folder = self._folder.path
         backends = lay_out(self._install, folder)
         environment = child_environment(self._install, folder, threads=available_cores())
         with (folder / _LOG).open("wb") as log:
@@ -143,7 +145,7 @@ class TritonServer:
         return dict(_NOT_LOADED.findall(self._log()))
 
     def _log(self) -> str:
-        log = self._folder / _LOG if self._folder is not None else None
+        log = self._folder.path / _LOG if self._folder is not None else None
         return log.read_text(errors="replace") if log is not None and log.exists() else ""
 
     async def stop(self, *, at_once: bool = False) -> None:
@@ -158,9 +160,8 @@ class TritonServer:
             await children.terminate(self._process, patience_seconds=_PATIENCE_SECONDS)
             self._process = None
         if self._folder is not None:
-            scratch.remove(self._folder)
+            self._folder.remove()
             self._folder = None
-        scratch.sweep_python_environments()
 
     def kill(self) -> None:
         """End the child and its Python stubs at once."""

@@ -7,13 +7,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
 import psutil
 
 from rrrbuild.repository_document import ServedModel
+from rrrserve.process.tasks import first
 from rrrserve.state.shared_state import SharedState
 from rrrserve.triton.client import TritonClient, TritonError
 
@@ -84,9 +85,13 @@ class TritonWatch:
         """Watch until something is wrong that only a new Triton can mend; returns what it is."""
         try:
             await self._until_live()
-            return await _first_failure(self._look_for_silence(), self._ask_models())
+            await first(self._look_for_silence(), self._ask_models())
+        except _FailedError as failure:
+            return str(failure)
+        else:
+            raise RuntimeError("a watcher ended without a failure")
         finally:
-            self._state.triton_up = False
+            self._state.triton.up = False
             self._state.forget_answers()
             await self._client.close()
 
@@ -95,8 +100,8 @@ class TritonWatch:
             if await self._lives():
                 break
             await asyncio.sleep(_LOOK_SECONDS)
-        self._state.generation += 1
-        self._state.triton_up = True
+        self._state.triton.generation += 1
+        self._state.triton.up = True
 
     async def _lives(self) -> bool:
         try:
@@ -112,17 +117,17 @@ class TritonWatch:
             await asyncio.sleep(_LIVE_SECONDS)
             if await self._lives():
                 silent = 0.0
-                if not self._state.triton_up:
+                if not self._state.triton.up:
                     log.warning("Triton answers again")
-                    self._state.triton_up = True
+                    self._state.triton.up = True
                 continue
             # Counted in questions, not by the clock: this process may have stood still itself, with its machine.
             silent += _LIVE_SECONDS + _LIVE_TIMEOUT_SECONDS
             if silent >= FROZEN_SECONDS:
                 raise _FailedError(f"it has not answered for {silent:.0f} s")
-            if silent >= BREAKER_SECONDS and self._state.triton_up:
+            if silent >= BREAKER_SECONDS and self._state.triton.up:
                 log.error("Triton has not answered for %.0f s: requests are refused until it does", silent)
-                self._state.triton_up = False
+                self._state.triton.up = False
 
     async def _ask_models(self) -> None:
         for model in self._models:
@@ -131,9 +136,7 @@ class TritonWatch:
                     break
                 await asyncio.sleep(_LOOK_SECONDS)
         self.well_since = time.monotonic()
-        raise _FailedError(
-            await _first_failure(self._look_at_processes(), *(self._ask(model) for model in self._models))
-        )
+        await first(self._look_at_processes(), *(self._ask(model) for model in self._models))
 
     async def _look_at_processes(self) -> None:
         """A model's process that has died is never started again by Triton."""
@@ -157,7 +160,7 @@ class TritonWatch:
             pause, failures = _LOOK_SECONDS, failures + 1
             limit = self._stuck_seconds(model)
             stuck = failures > 1 and self._state.since_answer(model.name) >= limit
-            if stuck and self._state.triton_up:
+            if stuck and self._state.triton.up:
                 raise _FailedError(f"the model {model.name} has not answered for {limit:.0f} s")
 
     def _stuck_seconds(self, model: ServedModel) -> float:
@@ -203,22 +206,6 @@ def probe_image(model: ServedModel) -> npt.NDArray[np.uint8]:
     """The image that a model is asked about: noise, shape (S, S, 3), always the same."""
     size = model.image_size
     return np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
-
-
-async def _first_failure(*watchers: Coroutine[None, None, None]) -> str:
-    """Run endless watchers until one fails, and end the others; what the failed one says."""
-    tasks = [asyncio.create_task(watcher) for watcher in watchers]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        try:
-            await done.pop()
-        except _FailedError as failure:
-            return str(failure)
-        raise RuntimeError("a watcher ended without a failure")
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _runs(process: psutil.Process) -> bool:

@@ -23,8 +23,9 @@ from rrrnet import sealed
 from rrrnet.errors import CheckFailedError, IncompatibleError
 from rrrserve.bench.closed_loop import Result, closed_loop
 from rrrserve.net.listener import listen, url_of
-from rrrserve.process import children, scratch
+from rrrserve.process import children
 from rrrserve.process.environment import variables
+from rrrserve.process.scratch import PrivateFolder
 from rrrserve.tune.choose import Candidate, Figures, with_settings
 
 TUNING = "tuning.json"
@@ -41,7 +42,7 @@ _OTHERS = (
 
 
 @dataclass(frozen=True)
-class Plan:
+class TunePlan:
     """How to measure.
 
     Attributes:
@@ -61,7 +62,7 @@ async def measure(
     repository: Repository,
     model: ServedModel,
     candidates: Sequence[Candidate],
-    plan: Plan,
+    plan: TunePlan,
     report: Callable[[str], None],
 ) -> tuple[list[Figures], dict[Candidate, str]]:
     """Measure every candidate on a copy of the model; `repository` is only read.
@@ -84,7 +85,8 @@ async def measure(
     config = read_config(repository.path / model.name / CONFIG)
     found: dict[tuple[Candidate, int], list[Result]] = {}
     failed: dict[Candidate, str] = {}
-    folder = scratch.private_folder()
+    private = PrivateFolder()
+    folder = private.path
     try:
         copy = folder / "repository"
         copy.mkdir()
@@ -103,7 +105,7 @@ async def measure(
                 except CheckFailedError as error:
                     failed[candidate] = str(error)
     finally:
-        scratch.remove(folder)
+        private.remove()
     if len(failed) == len(candidates):
         reasons = "; ".join(f"{candidate}: {reason}" for candidate, reason in failed.items())
         raise CheckFailedError(f"no candidate could be measured, and nothing was changed: {reasons}")
@@ -121,7 +123,7 @@ def _figures(candidate: Candidate, concurrency: int, results: Sequence[Result]) 
     )
 
 
-async def _one_level(url: str, concurrency: int, plan: Plan) -> Result:
+async def _one_level(url: str, concurrency: int, plan: TunePlan) -> Result:
     await closed_loop(url, [plan.image], concurrency, seconds=_WARM_UP_SHARE * plan.seconds)
     result = await closed_loop(url, [plan.image], concurrency, seconds=plan.seconds)
     if result.errors:

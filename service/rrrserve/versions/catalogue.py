@@ -4,8 +4,8 @@ from rrrbuild.repository_document import Repository, ServedModel
 from rrrnet.errors import UsageError
 
 
-def default_model(repository: Repository, name: str | None) -> ServedModel:
-    """The model of that name, or the repository's first.
+def default_model(repository: Repository, name: str | None, *, called: str = "the default model") -> ServedModel:
+    """The model of that name, or the repository's first; `called` is what an error calls it.
 
     Raises:
         UsageError: the repository holds no such model.
@@ -14,7 +14,7 @@ def default_model(repository: Repository, name: str | None) -> ServedModel:
         if name in (None, model.name):
             return model
     known = ", ".join(model.name for model in repository.models)
-    raise UsageError(f"the default model is {name!r}: {repository.path} holds {known}")
+    raise UsageError(f"{called} is {name!r}: {repository.path} holds {known}")
 
 
 def backends_of(repository: Repository) -> frozenset[str]:

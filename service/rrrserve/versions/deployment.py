@@ -87,7 +87,7 @@ class Deployment:
         try:
             async with asyncio.timeout(self._config.start_timeout_seconds):
                 while True:
-                    if state.triton_up and all(state.since_answer(name) < float("inf") for name in names):
+                    if state.triton.up and all(state.since_answer(name) < float("inf") for name in names):
                         return
                     await asyncio.sleep(_POLL_SECONDS)
         except TimeoutError as error:

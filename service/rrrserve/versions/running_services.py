@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rrrnet.files import write_atomically
-from rrrserve.process.scratch import owned_folders
+from rrrserve.process.scratch import own_folders
 
 _SERVICE = "service.json"
 _RELOAD = "reload.json"
@@ -67,7 +67,7 @@ def announce(folder: Path, url: str, repository: Path) -> None:
 def running_services() -> list[RunningService]:
     """The services of this user that are ready, in the order of their pids."""
     found = []
-    for folder in owned_folders(Path(tempfile.gettempdir())):
+    for folder in own_folders(Path(tempfile.gettempdir())):
         try:
             service = RunningService(**json.loads((folder / _SERVICE).read_text(encoding="utf-8")))
             if _started(service.pid) == service.started:

@@ -8,13 +8,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from rrrbuild.repository_document import Repository, read_repository
 from rrrnet.errors import CheckFailedError, RRRError
 from rrrserve.config.service_config import ServiceConfig
+from rrrserve.process.tasks import ended, first
 from rrrserve.state.shared_state import FIRST_VERSION, STATE, SharedState
 from rrrserve.versions.deployment import Deployment
 from rrrserve.versions.running_services import RUNNING, Reload, write_reload
@@ -52,7 +53,7 @@ class Deployments:
         self.current = Deployment(service, FIRST_VERSION, repository, config)
         names = [model.name for model in self.current.version.repository.models]
         self.state = SharedState.create(service / STATE, names, config.workers)
-        self.state.version = FIRST_VERSION
+        self.state.service.version = FIRST_VERSION
         self._keeping: asyncio.Task[None] | None = None
         self._keepers: set[asyncio.Task[None]] = set()  # the current version's, and that of one that comes or goes
         self._candidate: Deployment | None = None
@@ -73,11 +74,7 @@ class Deployments:
         self._keeping = self._keep(self.current, self.state)
         try:
             while True:
-                wanted = asyncio.create_task(self._wanted.wait())
-                await asyncio.wait({self._keeping, wanted}, return_when=asyncio.FIRST_COMPLETED)
-                wanted.cancel()
-                if self._keeping.done():
-                    await self._keeping
+                await first(self._keeping, self._wanted.wait())
                 self._wanted.clear()
                 await self._reload()
         finally:
@@ -110,7 +107,8 @@ class Deployments:
             if outcome == "unchanged":
                 message = f"{self._source} still holds {now}, which is being served"
             log.warning("reload: %s", message)
-        self.state.count_reload(outcome)
+        counted = f"reloads_{outcome}"
+        setattr(self.state.service, counted, getattr(self.state.service, counted) + 1)
         digest, seconds = self.current.version.repository.digest, time.monotonic() - started
         self._write_down(Reload(self._reloads, outcome, message, digest, seconds))
 
@@ -139,7 +137,7 @@ class Deployments:
         try:
             state = self.state.new_version(self._number, [model.name for model in source.models])
             keeping = self._keep(candidate, state)
-            await _first(candidate.until_answered(state), keeping)
+            await first(keeping, candidate.until_answered(state))
         except BaseException:
             if keeping is not None:
                 await ended(keeping)
@@ -155,7 +153,7 @@ class Deployments:
         old, old_keeping = self.current, self._keeping
         self.current, self._candidate, self._keeping, self.state = candidate, old, keeping, state
         try:
-            state.version = candidate.version.number
+            state.service.version = candidate.version.number
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._config.max_request_timeout_ms / 1000 + _MARGIN_SECONDS):
                     while True:
@@ -192,22 +190,3 @@ async def _in_thread(function: Callable[Given, Made], *args: Given.args, **kwarg
     except asyncio.CancelledError:
         await asyncio.gather(work, return_exceptions=True)
         raise
-
-
-async def _first(work: Coroutine[Any, Any, None], keeping: asyncio.Task[None]) -> None:
-    """Do `work` while `keeping` goes on; raises what either raises."""
-    working = asyncio.ensure_future(work)
-    try:
-        await asyncio.wait({working, keeping}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (keeping, working):
-            if task.done():
-                await task
-    finally:
-        await ended(working)
-
-
-async def ended(*tasks: "asyncio.Future[None]") -> None:
-    """Cancel tasks and wait for their end."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -15,18 +15,21 @@ import httpx
 from rrrbuild.repository_document import read_repository
 from rrrnet import __version__
 from rrrnet.errors import CheckFailedError
-from rrrserve.api.admission import Admission, BodyMemory, default_in_flight
+from rrrserve.api.admission import Admission, default_in_flight
+from rrrserve.api.bodies import BodyMemory
 from rrrserve.api.data_plane import DataPlane
 from rrrserve.api.decoding import DecodePool
-from rrrserve.api.readiness import Readiness
-from rrrserve.api.routes import Backend, Routes
+from rrrserve.api.prediction import Backend
+from rrrserve.api.routes import Routes
 from rrrserve.config.service_config import ServiceConfig
 from rrrserve.metrics import instruments, multiprocess
+from rrrserve.metrics.supervision import SupervisionCollector
 from rrrserve.stamps import environment
 from rrrserve.state.shared_state import FIRST_VERSION, STATE, SharedState
 from rrrserve.triton.breaker import TritonLink
 from rrrserve.triton.client import TritonError
 from rrrserve.triton.keeper import TritonKeeper, watch_for_ever
+from rrrserve.triton.readiness import Readiness
 from rrrserve.triton.release import age_warning
 from rrrserve.triton.server import TritonServer
 from rrrserve.versions.catalogue import backends_of, default_model
@@ -53,6 +56,8 @@ class Answering:
         self._config = config
         self._routes = routes
         self._tasks: list[asyncio.Task[None]] = []
+        self._supervision = SupervisionCollector()
+        routes.registry = multiprocess.registry_of(multiprocess.folder_in_use(), self._supervision)
 
     def begin(self, *work: Coroutine[Any, Any, None], tells_age: bool) -> None:
         """Make what every version shares, and begin work beside the requests.
@@ -78,15 +83,15 @@ class Answering:
         client = TritonLink(version.triton_url, state)
         data_plane = DataPlane(version.repository, version.default, client, self._pool, state)
         largest = max(model.max_batch_size for model in version.repository.models)
-        instruments.SUPERVISION.state = state
-        instruments.SUPERVISION.repository = version.repository.short_digest
+        self._supervision.state = state
+        self._supervision.repository = version.repository.short_digest
         most = self._config.max_in_flight or default_in_flight(largest)
         self._routes.open(
             Backend(
                 self._config,
                 replace(version.repository, path=version.source),
                 data_plane,
-                Readiness(data_plane),
+                Readiness(data_plane.models, client, state),
                 version.triton_metrics_url or self._config.triton_metrics_url,
                 self._http,
                 Admission(state, most, batch_images=largest),
@@ -142,7 +147,7 @@ class Supervised:
 
     async def start(self) -> None:
         """See `Life`."""
-        self._state = SharedState.of_service(self._folder / STATE, self._slot)
+        self._state = SharedState.open(self._folder / STATE, self._slot)
         self._answering.begin(keep_following(self._follow), tells_age=self._slot == 1)
         self._answer_from(self._state.use_current_version())
 
@@ -155,7 +160,7 @@ class Supervised:
     async def _follow(self) -> None:
         """Change over to the version that is named now, and let go of the one before when nothing uses it."""
         self._state.use_version(self._number)
-        number, before = self._state.version, self._answering.data_plane
+        number, before = self._state.service.version, self._answering.data_plane
         if number != self._number and before is not None:
             self._answer_from(number)
             await before.until_unused()

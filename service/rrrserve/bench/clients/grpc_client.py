@@ -45,7 +45,7 @@ class TritonModel:
     members: int | None
 
 
-class TritonClient:
+class GrpcClient:
     """Sends prepared messages over one HTTP/2 connection, which takes any number of requests at a time."""
 
     def __init__(self, address: str, messages: Sequence[bytes], *, timeout_seconds: float) -> None:

@@ -15,15 +15,15 @@ from rrrserve.bench.clients import images
 from rrrserve.bench.clients.client import Client
 from rrrserve.bench.clients.engine_client import EngineClient
 from rrrserve.bench.clients.http_client import HttpClient
-from rrrserve.evidence.scrape import check_url
 from rrrserve.net import tls
+from rrrserve.net.addresses import check_url
 
 DEFAULT_TIMEOUT_SECONDS = 10.0
 _ASK_TIMEOUT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Options:
+class SendOptions:
     """How requests are sent.
 
     Attributes:
@@ -80,7 +80,7 @@ class Subject:
         return {name: getattr(self, name) for name in names}
 
 
-def http_subjects(url: str, models: Sequence[str], bodies: Sequence[bytes], options: Options) -> list[Subject]:
+def http_subjects(url: str, models: Sequence[str], bodies: Sequence[bytes], options: SendOptions) -> list[Subject]:
     """Models of a running `rrr serve`.
 
     Args:
@@ -131,7 +131,7 @@ def http_subjects(url: str, models: Sequence[str], bodies: Sequence[bytes], opti
     return [subject(name) for name in dict.fromkeys(models or listed)]
 
 
-def repository_now(url: str, options: Options) -> str | None:
+def repository_now(url: str, options: SendOptions) -> str | None:
     """Short digest of what a service serves; None if it does not tell."""
     try:
         return _listed(url, options)[1]
@@ -146,7 +146,7 @@ class _Row(NamedTuple):
     members: int
 
 
-def _listed(url: str, options: Options) -> tuple[dict[str, _Row], str | None]:
+def _listed(url: str, options: SendOptions) -> tuple[dict[str, _Row], str | None]:
     """The rows of /v1/models by name, and the repository that they are of."""
     check_url("--url", url)
     parts = httpx.URL(url)
@@ -177,7 +177,9 @@ def _listed(url: str, options: Options) -> tuple[dict[str, _Row], str | None]:
         raise CheckFailedError(f"{url}/v1/models gave no list of models: is this an rrr service?") from error
 
 
-def triton_subjects(address: str, models: Sequence[str], bodies: Sequence[bytes], options: Options) -> list[Subject]:
+def triton_subjects(
+    address: str, models: Sequence[str], bodies: Sequence[bytes], options: SendOptions
+) -> list[Subject]:
     """Models of a running Triton; what they take is asked of it.
 
     Args:
@@ -190,7 +192,7 @@ def triton_subjects(address: str, models: Sequence[str], bodies: Sequence[bytes]
         UsageError: no name, no such model, or one that cannot be asked about so many images.
         CheckFailedError: nobody answers there.
     """
-    from rrrserve.bench.clients.grpc_client import TritonClient, TritonModel, model_of, request_message, try_once
+    from rrrserve.bench.clients.grpc_client import GrpcClient, TritonModel, model_of, request_message, try_once
 
     def subject(model: TritonModel) -> Subject:
         arrays = images.batches(bodies, model.dims, options.batch)
@@ -198,7 +200,7 @@ def triton_subjects(address: str, models: Sequence[str], bodies: Sequence[bytes]
         try_once(address, messages[0], model.name)
 
         def connect_to(place: str) -> Client:
-            return TritonClient(place, messages, timeout_seconds=options.timeout_seconds)
+            return GrpcClient(place, messages, timeout_seconds=options.timeout_seconds)
 
         return Subject(
             model.name,
@@ -216,7 +218,7 @@ def triton_subjects(address: str, models: Sequence[str], bodies: Sequence[bytes]
     return [subject(model_of(address, name)) for name in dict.fromkeys(models)]
 
 
-def engine_subjects(paths: Sequence[Path], bodies: Sequence[bytes], options: Options) -> list[Subject]:
+def engine_subjects(paths: Sequence[Path], bodies: Sequence[bytes], options: SendOptions) -> list[Subject]:
     """Engines, loaded into this process.
 
     Args:

@@ -1,0 +1,90 @@
+"""Every import that takes seconds or a package that may be missing: ONNX, the compilers, the runtimes, PyTorch.
+
+What the command line and the service import of this package must do without them. So imports stand in functions here,
+and only here.
+"""
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from rrrbuild.calibration import Calibration
+from rrrbuild.heldout import HeldOut
+from rrrbuild.job import BuildOrder, Compiled, CompileJob
+from rrrbuild.manifest import STEM
+from rrrbuild.plan_runner import Run
+from rrrbuild.targets import Plan, Target
+from rrrnet.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from rrrbuild.quantize import Quantiser
+
+
+def export_onnx(checkpoint: Checkpoint, target: Target, plan: Plan) -> bytes:
+    """See `export.export_onnx`."""
+    from rrrbuild import export
+
+    return export.export_onnx(checkpoint, plan=plan.graph, half=target.precision == "fp16", align=plan.align)
+
+
+def cut(model: bytes) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """The parts of a model for plan `split`, and what its stem hands on (see `cutting`)."""
+    from rrrbuild import cutting
+
+    parts = cutting.cut(model)
+    return parts, cutting.features_of(parts[STEM])
+
+
+def quantiser(order: BuildOrder, calibration: Calibration, held_out: HeldOut) -> "Quantiser":
+    """What makes exported models INT8."""
+    from rrrbuild.quantize import Quantiser
+
+    return Quantiser(order.target, calibration, held_out, max_drop=order.max_drop, report=order.report)
+
+
+def compiler(target: Target) -> Callable[[CompileJob], Compiled]:
+    """The `compile_engine` that makes engines of a target."""
+    if target.on_gpu:
+        from rrrbuild import compile_tensorrt
+
+        return compile_tensorrt.compile_engine
+    if target.family == "openvino":
+        from rrrbuild import compile_openvino
+
+        return compile_openvino.compile_engine
+    from rrrbuild import compile_onnxruntime
+
+    return compile_onnxruntime.compile_engine
+
+
+def runtime(target: Target) -> ModuleType:
+    """The module whose `load` runs engines of a target."""
+    if target.on_gpu:
+        from rrrbuild import runtime_tensorrt
+
+        return runtime_tensorrt
+    if target.family == "openvino":
+        from rrrbuild import runtime_openvino
+
+        return runtime_openvino
+    from rrrbuild import runtime_onnxruntime
+
+    return runtime_onnxruntime
+
+
+def tensorrt(family: str) -> Any:
+    """TensorRT or TensorRT-RTX: the second keeps the first one's interface."""
+    if family == "tensorrt_rtx":
+        import tensorrt_rtx
+
+        return tensorrt_rtx
+    import tensorrt
+
+    return tensorrt
+
+
+def predictor(checkpoint: Checkpoint) -> Run:
+    """The trained network in PyTorch: images (N, S, S, 3) -> probabilities (N, M, C)."""
+    from rrrnet import inference
+
+    return inference.predictor(checkpoint)

@@ -1,0 +1,190 @@
+"""A prediction's way from header to answer: ask, read, unpack, admit, predict, answer; one step after the other.
+
+What it needs on its way is a `Backend`, which is there once the service has started.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
+
+import httpx
+
+from rrrbuild.repository_document import Repository, ServedModel
+from rrrserve.api.admission import Admission
+from rrrserve.api.bodies import BodyMemory, ComingBody, read_body, this_task
+from rrrserve.api.data_plane import DataPlane, Timing
+from rrrserve.api.endpoint import Exchange, Reply, to_json
+from rrrserve.api.errors import APIError
+from rrrserve.api.requests import Options, Unpacked, options_of, timeout_ms, unpack
+from rrrserve.config.service_config import ServiceConfig
+from rrrserve.stamps.model_list import ModelList
+from rrrserve.state.shared_state import Phase
+from rrrserve.triton.readiness import Readiness
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One version of the repository, and all that its requests share."""
+
+    settings: ServiceConfig
+    repository: Repository
+    data_plane: DataPlane
+    readiness: Readiness
+    triton_metrics_url: str | None
+    http: httpx.AsyncClient
+    admission: Admission
+    body_memory: BodyMemory
+
+    @cached_property
+    def model_list(self) -> ModelList:
+        """What GET /v1/models answers."""
+        return ModelList(self.repository, self.data_plane.default.name)
+
+
+class Asked(NamedTuple):
+    """What the header of a request asks for.
+
+    Attributes:
+        model: which model.
+        options: what the answer shall hold.
+        milliseconds: how long the request may take.
+        deadline: when that ends, on the clock of `time.perf_counter`.
+    """
+
+    model: ServedModel
+    options: Options
+    milliseconds: int
+    deadline: float
+
+    def seconds_left(self) -> float:
+        """Until the deadline."""
+        return self.deadline - time.perf_counter()
+
+
+async def predict(backend: Backend, exchange: Exchange, *, batch: bool, body_options: Sequence[str] = ()) -> Reply:
+    """Answer with one image's labels, or in a batch with each image's; there an unusable one gives an error item.
+
+    Args:
+        backend: what answers.
+        exchange: the request.
+        batch: whether several images are asked about.
+        body_options: options that the body may hold beside the images.
+
+    Raises:
+        APIError: there is no answer.
+    """
+    plane = backend.data_plane
+    with plane.in_use():  # all of the request is answered by one version
+        asked = ask(backend, exchange)
+        backend.admission.check(asked.seconds_left())  # before the body is read: there may be many of them
+        timing = Timing(exchange.started)
+        with backend.body_memory.begin(this_task().cancel) as coming:
+            try:
+                async with asyncio.timeout(asked.seconds_left()):
+                    body = await read(backend, exchange, asked, coming, timing, batch=batch, options=body_options)
+                    options = asked.options
+                    if body.options:
+                        options = options_of([*query_of(exchange), *body.options], num_classes=len(asked.model.labels))
+                    with backend.admission.admitted(len(body.images), asked.seconds_left()):
+                        results = await plane.predict(
+                            asked.model, body.images, options, deadline=asked.deadline, timing=timing
+                        )
+            except TimeoutError as error:
+                code = "deadline_exceeded" if coming.whole else "request_timeout"
+                raise APIError(code, f"the deadline of {asked.milliseconds} ms passed") from error
+        return answer(plane, exchange, asked.model, results, timing, batch=batch)
+
+
+def ask(backend: Backend, exchange: Exchange) -> Asked:
+    """What the header asks for, checked; names the model in the exchange.
+
+    Raises:
+        APIError: `shutting_down`, `unknown_model`, or `bad_request`.
+    """
+    settings, plane = backend.settings, backend.data_plane
+    if plane.state.service.phase == Phase.REFUSING:
+        raise APIError("shutting_down", "the service is stopping: ask another instance")
+    name = exchange.scope["path_params"].get("name")
+    model = plane.default if name is None else plane.models.get(name)
+    if model is None:
+        raise APIError("unknown_model", f"no such model here: GET /v1/models lists {len(plane.models)}")
+    exchange.model = model.name
+    options = options_of(query_of(exchange), num_classes=len(model.labels))
+    milliseconds = timeout_ms(
+        exchange.headers, default=settings.request_timeout_ms, largest=settings.max_request_timeout_ms
+    )
+    return Asked(model, options, milliseconds, exchange.started + milliseconds / 1000)
+
+
+def query_of(exchange: Exchange) -> list[tuple[str, str]]:
+    """The parameters of the URL, in order."""
+    query = exchange.scope["query_string"].decode("latin-1")
+    return parse_qsl(query, keep_blank_values=True) if query else []
+
+
+async def read(
+    backend: Backend,
+    exchange: Exchange,
+    asked: Asked,
+    coming: ComingBody,
+    timing: Timing,
+    *,
+    batch: bool,
+    options: Sequence[str],
+) -> Unpacked:
+    """The body, taken apart.
+
+    Raises:
+        APIError: see `read_body` and `contents_of`.
+        ClientDisconnect: the client went away.
+    """
+    settings, plane = backend.settings, backend.data_plane
+    body = await read_body(exchange.receive, exchange.headers, coming, max_bytes=settings.max_body_bytes)
+    timing.read = time.perf_counter() - exchange.started
+    plane.observe_stage("read", asked.model, timing.read)
+    field, most = ("images", settings.max_batch_images) if batch else ("image", 1)
+    return await unpack(body, exchange.headers, field=field, most=most, options=options, threads=plane.pool.executor)
+
+
+def answer(
+    plane: DataPlane,
+    exchange: Exchange,
+    model: ServedModel,
+    results: list[dict[str, Any] | APIError],
+    timing: Timing,
+    *,
+    batch: bool,
+) -> Reply:
+    """The results as JSON.
+
+    Raises:
+        APIError: that of the only image.
+    """
+    start = time.perf_counter()
+    document: dict[str, Any] = {
+        "request_id": exchange.request_id,
+        "model": {
+            "name": model.name,
+            "version": model.version,
+            "target": model.target,
+            "members": model.members,
+            "repository": plane.repository,
+        },
+    }
+    if batch:
+        document["results"] = [
+            {"error": {"code": item.code, "message": item.message}} if isinstance(item, APIError) else item
+            for item in results
+        ]
+    else:
+        (item,) = results
+        if isinstance(item, APIError):
+            raise item
+        document |= item
+    reply = Reply(to_json(document | {"timing_ms": timing.to_json()}))
+    plane.observe_stage("encode", model, time.perf_counter() - start)
+    return reply

@@ -1,0 +1,54 @@
+"""The long tests as commands: each judges its bounds and keeps what it measured in benchmarks/results.
+
+    .venv/bin/python tests/long chaos [OPTIONS]      or fuzz, overload, reload, soak; --help tells the options
+
+A bound that was missed is named, and the exit code is 1. `test_long.py` runs them all in `make nightly`.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+import chaos
+import fuzz
+import overload
+import reload
+import soak
+
+from harness.bounds import Bounds
+from rrrbench.environment import RESULTS, ResultFile
+from rrrbench.networks import CACHE
+from rrrbench.servers import ending_on_sigterm
+
+COMMANDS = {"chaos": chaos, "fuzz": fuzz, "overload": overload, "reload": reload, "soak": soak}
+
+
+def main() -> int:
+    """Try, save, print and judge."""
+    ending_on_sigterm()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parsers = parser.add_subparsers(dest="name", required=True)
+    for name, module in COMMANDS.items():
+        words = (module.__doc__ or "").partition("\n")[0]
+        command = parsers.add_parser(
+            name, help=words, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        module.add_options(command)
+        command.add_argument("--cache", type=Path, default=CACHE, help="where networks and logs are kept")
+        command.add_argument("--out", type=Path, default=RESULTS / f"{name}.json")
+    options = parser.parse_args()
+    bounds, result = Bounds(), ResultFile(options.out)
+    COMMANDS[options.name].run(options, result, bounds)
+    print(f"\n{COMMANDS[options.name].summary(result.document)}\n\nwritten: {options.out}")
+    for miss in bounds.missed:
+        print(f"missed: {miss}")
+    return bool(bounds.missed)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,26 @@
+"""The long tests, whole: their bounds hold (`make chaos` and its like run one of them and keep what it measured)."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LONG = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Networks that the commands share."""
+    return tmp_path_factory.mktemp("long")
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    "words", [["fuzz"], ["overload"], ["soak"], ["reload", "--reloads", "16"], ["chaos"]], ids=lambda words: words[0]
+)
+def test_the_bounds_hold(words: list[str], cache: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(LONG), *words, "--cache", str(cache), "--out", str(tmp_path / "result.json")]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout
