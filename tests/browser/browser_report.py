@@ -1,4 +1,4 @@
-"""The report and Swagger UI in a real Chromium: `make browser`. Not part of `make test`, which needs no browser and skips nothing.
+"""The report and Swagger UI in a real Chromium: `make browser`. Not part of `make test`, which needs no browser.
 
 Every picture must be on the page with a size and with ink, at the widths of a desktop and of a phone, in light and in
 dark; nothing may be fetched, nothing may stick out. Screenshots of the whole page go to RRR_SCREENSHOTS, where given.
