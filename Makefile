@@ -109,7 +109,7 @@ lint: setup ## Check style, format, types and who imports whom.
 layout: setup ## Draw the rooms of docs/layout.md anew, from the imports.
 	@$(BIN)/python docs/layout.py
 
-browser: setup ## Look at rrr report's page in a real Chromium: apt install chromium.
+browser: setup ## Look at rrr report's page and at Swagger UI in a real Chromium: apt install chromium.
 	@$(BIN)/python -m pytest tests/browser/browser_report.py
 
 format: setup ## Put the sources in their format and mend what ruff can.
