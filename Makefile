@@ -34,7 +34,7 @@ AUDIT := .venv/audit
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NAMES := sed -u -n -E 's/^ *Collecting ([^ ]+).*/    \1/p; s/^Installing collected packages.*/    unpacking .../p'
 
-.PHONY: help setup prometheus demo observe verify quick test nightly chaos fuzz overload soak lint browser format lock audit sbom wheel bento image clean
+.PHONY: help setup prometheus demo observe verify quick test nightly chaos fuzz overload soak lint layout browser format lock audit sbom wheel bento image clean
 
 help: ## List these targets.
 	@sed -n -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -79,10 +79,10 @@ observe: prometheus ## Run a real Prometheus against the service at URL, until C
 verify: prometheus ## Judge the claims of benchmarks/claims.yaml on the models of make demo: by scrapes and a real Prometheus, and by the repository.
 	@$(BIN)/python benchmarks/verify.py $(VERIFY)
 
-quick: lint ## Lint, types, and the tests that need no service, no build and no training: 90 seconds.
+quick: prometheus lint ## Lint, types, and the tests that need no service, no build and no training: 90 seconds.
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not ($(HEAVY) or nightly)'
 
-test: prometheus quick ## What CI runs: make quick, then what serves, builds and trains but the long ones; 8 minutes.
+test: quick ## What CI runs: make quick, then what serves, builds and trains but the long ones; 8 minutes.
 	@$(BIN)/python -m pytest -m '($(HEAVY)) and not nightly'
 
 nightly: prometheus lint ## The long tests: bounds under harm and load, peers, environments, coverage of intervals; an hour.
@@ -105,6 +105,9 @@ lint: setup ## Check style, format, types and who imports whom.
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+layout: setup ## Draw the rooms of docs/layout.md anew, from the imports.
+	@$(BIN)/python docs/layout.py
 
 browser: setup ## Look at rrr report's page in a real Chromium: apt install chromium.
 	@$(BIN)/python -m pytest tests/browser/browser_report.py

@@ -41,6 +41,7 @@ def test_the_copied_rules_are_those_of_the_project(classes: int) -> None:
     assert count_macs(RESNET152, (256, 512), classes, 1, 224) == architecture.cost(full, 224)["total"]["macs"]
 
 
+@pytest.mark.nightly
 def test_on_a_cpu_every_plan_gives_what_float64_gives(tmp_path: Path) -> None:
     result = run("--device", "cpu", "--smoke", "--out", str(tmp_path / "gpu.json"))
 
@@ -66,6 +67,7 @@ def test_on_a_cpu_every_plan_gives_what_float64_gives(tmp_path: Path) -> None:
     assert "18 cases timed, 0 ended in an error, 0 left out; written to" in result.stdout.splitlines()[-1]
 
 
+@pytest.mark.nightly
 def test_when_the_budget_is_spent_the_rest_is_named_and_what_there_is_is_written(tmp_path: Path) -> None:
     result = run("--device", "cpu", "--smoke", "--budget-seconds", "0", "--out", str(tmp_path / "gpu.json"))
 
@@ -110,6 +112,7 @@ def test_without_a_gpu_it_exits_4_and_says_what_to_do() -> None:
     assert result.stdout == ""
 
 
+@pytest.mark.nightly
 def test_a_cpu_is_not_timed_and_zero_members_are_refused() -> None:
     assert run("--device", "cpu").returncode == 2
     wrong = run("--members", "0")

@@ -44,6 +44,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
     return module
 
 
+@pytest.mark.nightly
 def test_what_fails_while_it_is_timed_is_an_error_in_its_row(
     script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -57,6 +58,7 @@ def test_what_fails_while_it_is_timed_is_an_error_in_its_row(
     assert "16 cases timed, 2 ended in an error, 0 left out" in printed
 
 
+@pytest.mark.nightly
 def test_an_unusable_gpu_ends_the_run_and_what_was_measured_is_written(
     script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ import zipfile
 from functools import cache
 from pathlib import Path
 
+import layout
 import pathspec
 from hatchling.builders.wheel import WheelBuilder
 
@@ -174,3 +175,7 @@ def test_every_file_of_ours_that_the_documentation_names_is_there() -> None:
         named = [] if path.name == "CHANGELOG.md" else re.findall(rf"(?<![\w./-]){places}", path.read_text())
         lost = [name for name in named if not list(ROOT.glob(name)) and not list(ROOT.glob(f"{name}.*"))]
         assert lost == [], name_of(path)
+
+
+def test_the_picture_of_the_rooms_is_that_of_the_imports() -> None:
+    assert layout.PAGE.read_text() == layout.drawn(layout.PAGE.read_text()), "make layout draws it anew"

@@ -119,10 +119,14 @@ def prometheus(configuration: Path, port: int) -> Iterator[tuple[str, subprocess
     command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
     command += prometheus_install.page_options(binary)
     # It must not outlive this process, and a terminal's Ctrl-C must reach this process alone, which then ends it.
-    wrapper = [sys.executable, "-I", "-S", "-B", die_with_parent.__file__, str(os.getpid()), "0"]
+    reading, writing = os.pipe()
+    wrapper = [sys.executable, "-I", "-S", "-B", die_with_parent.__file__, str(os.getpid()), str(reading), "0"]
     log = folder / "prometheus.log"
     with log.open("wb") as file:
-        process = subprocess.Popen([*wrapper, *command], stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+        process = subprocess.Popen(
+            [*wrapper, *command], stdin=subprocess.DEVNULL, stdout=file, stderr=file, pass_fds=(reading,)
+        )
+    os.close(reading)
     try:
         url = f"http://127.0.0.1:{port}"
         _wait_until_ready(url, process, log)
@@ -134,6 +138,7 @@ def prometheus(configuration: Path, port: int) -> Iterator[tuple[str, subprocess
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        os.close(writing)
 
 
 def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

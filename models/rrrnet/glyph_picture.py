@@ -83,18 +83,17 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
 
 def draw_letter(font_name: str, letter: str, side: float, margin: float) -> Image.Image:
     """Coverage of an upright letter, longer side about `side` pixels, in a square with `margin` sides free around."""
-    # Its ink alone: a font's own getbbox counts the advance to the next letter too.
-    left, top, right, bottom = _font(font_name, 100).getmask(letter).getbbox()
-    font = _font(font_name, 100).font_variant(size=100 * side / max(right - left, bottom - top))
+    font = _font(font_name, 50)
+    left, top, right, bottom = font.getmask(letter).getbbox()  # of the ink; the font's own counts the advance too
+    font = font.font_variant(size=50 * side / max(right - left, bottom - top))
     left, top, right, bottom = map(int, font.getbbox(letter))
     drawn = Image.new("L", (right - left, bottom - top))
     ImageDraw.Draw(drawn).text((-left, -top), letter, fill=255, font=font)
-    ink = drawn.crop(drawn.getbbox())
+    left, top, right, bottom = drawn.getbbox() or (0, 0, 1, 1)
     # 2 pixels more on each side: Pillow's transforms smooth no edge that lies on the image's.
-    frame = int(np.ceil(max(ink.size) * (1 + 2 * margin))) + 4
-    image = Image.new("L", (frame, frame))
-    image.paste(ink, ((frame - ink.width) // 2, (frame - ink.height) // 2))
-    return image
+    frame = int(np.ceil(max(right - left, bottom - top) * (1 + 2 * margin))) + 4
+    left, top = (left + right - frame) // 2, (top + bottom - frame) // 2
+    return drawn.crop((left, top, left + frame, top + frame))
 
 
 def draw_shape(font: str, letter: str, options: GlyphOptions, rng: np.random.Generator) -> tuple[Image.Image, Factors]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-import decoding
 import performance
 from rrrbench import peak
 from rrrbench.names import BASELINE, ENSEMBLE, SINGLE
@@ -75,38 +74,6 @@ def test_the_service_benchmark_measures_start_latency_and_load(cache: Path) -> N
     assert list(load["http"]) == ["1", "2"]
     assert load["http"]["2"]["requests"] > 4
     assert "HTTP p50 - engine p50 (ms), openvino-fp32 | at most 4 |" in printed
-
-
-@pytest.mark.nightly
-def test_the_hops_of_a_request_add_up_to_the_whole(cache: Path) -> None:
-    (repository,) = (found.parent for found in cache.glob("**/repository.json"))  # the service benchmark's
-    command = [sys.executable, str(ROOT / "benchmarks" / "hops.py"), str(repository)]
-    words = ["--concurrency", "1", "--seconds", "0.5"]
-    done = subprocess.run([*command, *words], cwd=cache, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = dict(re.findall(r"^\| \**([^|*]+?)\** \| ([\d.]+) \|$", done.stdout.split("processor")[0], re.MULTILINE))
-    whole = float(rows.pop("whole request"))
-    assert len(rows) == 9
-    assert sum(map(float, rows.values())) == pytest.approx(whole, rel=0.1)
-    assert "1 at once" in done.stdout
-    assert "errors none" in done.stdout
-
-
-@pytest.mark.nightly
-def test_the_decoding_benchmark_compares_pixels_labels_and_times(cache: Path) -> None:
-    printed, document = run("decoding.py", cache)
-    (photo,), (letters,) = document["photos"], document["letters"]
-    assert photo["scale"] == {"full": 1, "1x": 4, "2x": 2, "4x": 1}
-    assert photo["times_ms"].keys() == photo["scale"].keys()
-    assert photo["difference"]["full"] == photo["difference"]["4x"] == {"max": 0, "mean": 0}
-    assert 0 < photo["difference"]["2x"]["mean"] < photo["difference"]["1x"]["mean"] < 5
-    assert (letters["images"], letters["labels_changed"]["full"]) == (4, 0)
-    assert "| 200 x 160 | 32 |" in printed
-
-
-def test_the_published_tables_of_decoding_are_those_of_the_result_file() -> None:
-    page = (ROOT / "docs" / "tuning.md").read_text()
-    assert decoding.tables(json.loads((RESULTS / "decoding.json").read_text())) in page
 
 
 @pytest.mark.nightly

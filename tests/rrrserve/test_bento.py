@@ -110,8 +110,8 @@ def test_the_answers_are_what_the_models_of_the_document_say(client: httpx.Clien
         (Models, client.get("/v1/models")),
     ]
     for model, answer in answers:
-        document = answer.json()
-        assert model.model_validate(document, strict=True).model_dump(exclude_unset=True) == document
+        read = model.model_validate_json(answer.content, strict=True)
+        assert read.model_dump(mode="json", exclude_unset=True) == answer.json()
 
 
 @pytest.mark.e2e
@@ -136,6 +136,8 @@ def test_a_built_bento_serves_from_another_folder(
     subprocess.run([BENTOML, "build"], cwd=tree, env=environment, check=True, capture_output=True)
     (requirements,) = (tmp_path / "home" / "bentos" / "rrr").glob("*/env/python/requirements.txt")
     assert requirements.read_text().count("--hash=sha256:") > 50
+    (built,) = (tmp_path / "home" / "bentos" / "rrr").glob("*/bento.yaml")
+    assert yaml.safe_load(built.read_text())["service"] == "service.rrrserve.bento:RRRService"  # of its own sources
     shutil.rmtree(tree)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

@@ -111,6 +111,7 @@ def test_a_95_percent_interval_of_a_ratio_of_means_covers_it_in_90_to_99_percent
     assert 0.90 <= covered <= 0.99
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("name", "share", "requests"),
     [
@@ -129,6 +130,7 @@ def test_so_does_an_interval_of_a_ratio_of_percentiles_from_fine_histograms(
     assert 0.90 <= covered <= 0.99
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", MACHINES)
 @pytest.mark.parametrize("turns", [30, 60])
 def test_so_does_an_interval_of_one_models_mean_median_and_rate(name: str, turns: int) -> None:
@@ -144,6 +146,7 @@ def test_so_does_an_interval_of_one_models_mean_median_and_rate(name: str, turns
         assert 0.90 <= covered <= 0.99, judge
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("turns", "at_least"), [(12, 0.83), (20, 0.83), (30, 0.87), (60, 0.90)])
 def test_a_few_strongly_dependent_turns_of_one_model_are_the_limit_that_the_documentation_states(
     turns: int, at_least: float
@@ -167,6 +170,7 @@ def test_coarse_buckets_only_make_it_wider() -> None:
     assert covered >= 0.95
 
 
+@pytest.mark.nightly
 def test_looking_again_and_again_does_not_make_false_verdicts_likely() -> None:
     """A drive stops at the first look whose interval excludes a bound; here the bound is the truth itself."""
     machine, sizes = MACHINES["dependent and drifting"], (10, 20, 40, 80)

@@ -1,6 +1,5 @@
 """The guarded HTTP protocol on real ports, plain and with TLS, with a small application behind it."""
 
-import asyncio
 import contextlib
 import dataclasses
 import json
@@ -8,78 +7,20 @@ import logging
 import socket
 import ssl
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import get_args
-from urllib.parse import urlsplit
 
 import pytest
 import trustme
-import uvicorn
-from starlette.types import Receive, Scope, Send
 
-from harness.raw_http import Answer, closed_within, connect, receive, request, send
-from rrrserve.api.endpoint import client_gone, raw_error
+from harness.raw_http import Answer, closed_within, connect, kernels_room, receive, request, send, unread
+from harness.small_server import BIG, LIMITS, Application, served
 from rrrserve.api.errors import ERRORS
-from rrrserve.http.connections import Connections, Limits
+from rrrserve.http.connections import Connections
 from rrrserve.http.refusal import Code
-from rrrserve.http.server import Server, protocol
 
-LIMITS = Limits(
-    body_bytes=100_000,
-    header_seconds=0.6,
-    keep_alive_seconds=1.5,
-    linger_seconds=0.5,
-    connections=20,
-    pipelined=4,
-)
 GET = b"GET / HTTP/1.1\r\n\r\n"
-BIG = 2**26
-
-
-class Application:
-    """Answers with the number of bytes it was sent; /headers with the header it was given; /slow takes its time.
-
-    /big answers with 64 MB; /deaf reads nothing; /some answers with 20 kB; /scope tells who talks to whom.
-
-    Attributes:
-        given_up: requests that were cancelled.
-        draining: whether the server is about to stop.
-    """
-
-    def __init__(self) -> None:
-        self.given_up = 0
-        self.draining = False
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        size = 0
-        more = scope["path"] != "/deaf"
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            size += len(message["body"])
-            more = message["more_body"]
-        if scope["path"] == "/slow":
-            try:
-                await asyncio.sleep(30)
-            except asyncio.CancelledError:
-                self.given_up += 1
-                return
-        known: dict[str, Callable[[], bytes]] = {
-            "/big": lambda: bytes(BIG),
-            "/some": lambda: bytes(20_000),
-            "/headers": lambda: b"\n".join(map(b"=".join, scope["headers"])),
-            "/scope": lambda: json.dumps([scope["scheme"], scope["client"], scope["server"]]).encode(),
-        }
-        body = known.get(scope["path"], lambda: b"%d" % size)()
-        headers = [(b"content-length", b"%d" % len(body))]
-        with contextlib.suppress(asyncio.CancelledError):
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
 
 
 @pytest.fixture(scope="module")
@@ -136,32 +77,6 @@ def trust_in(authority: trustme.CA) -> ssl.SSLContext:
     context = ssl.create_default_context()
     authority.configure_trust(context)
     return context
-
-
-@contextlib.contextmanager
-def served(application: Application, connections: Connections, authority: trustme.CA | None = None) -> Iterator[str]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    if authority is not None:
-        authority.issue_cert("127.0.0.1").configure_cert(context)
-    config = uvicorn.Config(
-        application,
-        http=protocol(connections, render=raw_error, gone=client_gone),
-        ssl_context_factory=(lambda *_: context) if authority else None,
-        log_config=None,
-        ws="none",
-        lifespan="off",
-    )
-    server = Server(config, connections.limits, beat=lambda: application.draining)
-    listener = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield f"http{'s' if authority else ''}://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 def code(answer: Answer) -> tuple[int | None, str]:
@@ -373,31 +288,6 @@ def test_a_client_that_does_not_read_its_answer_is_cut_off(dial: Dial, connectio
         while data := opened.recv(2**20):
             size += len(data)
     assert size < BIG
-
-
-def unread(url: str) -> socket.socket:
-    """A connection whose client will read nothing, with little room in its kernel for answers."""
-    parts = urlsplit(url)
-    opened = socket.socket()
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    opened.connect((parts.hostname, parts.port))
-    return opened
-
-
-def kernels_room() -> int:
-    """Bytes that the kernel takes for such a client."""
-    with (
-        socket.create_server(("127.0.0.1", 0)) as listener,
-        unread(f"http://127.0.0.1:{listener.getsockname()[1]}"),
-        listener.accept()[0] as accepted,
-    ):
-        accepted.setblocking(False)
-        taken = 0
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                taken += accepted.send(bytes(20_000))
-        return taken
 
 
 def with_a_little_unread(url: str) -> contextlib.ExitStack:

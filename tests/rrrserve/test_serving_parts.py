@@ -8,8 +8,6 @@ import itertools
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import sysconfig
 import threading
 from pathlib import Path
@@ -236,11 +234,3 @@ def test_without_any_triton_the_message_says_how_to_get_one(monkeypatch: pytest.
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(IncompatibleError, match=r"rrrnet-serving\[triton\]"):
         install.find_tritonserver()
-
-
-def test_the_serving_path_imports_neither_torch_nor_a_compiler() -> None:
-    program = "import sys, rrrserve.bento; print(*(name for name in sys.modules if '.' not in name))"
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    loaded = set(ran.stdout.split())
-    assert "bentoml" in loaded
-    assert loaded & {"torch", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "matplotlib"} == set()

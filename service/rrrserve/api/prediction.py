@@ -1,19 +1,48 @@
-"""A prediction's way from header to answer: ask, read, unpack, admit, predict, answer; one step after the other."""
+"""A prediction's way from header to answer: ask, read, unpack, admit, predict, answer; one step after the other.
+
+What it needs on its way is a `Backend`, which is there once the service has started.
+"""
 
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
-from rrrbuild.repository_document import ServedModel
-from rrrserve.api.backend import Backend
-from rrrserve.api.bodies import ComingBody, read_body, this_task
+import httpx
+
+from rrrbuild.repository_document import Repository, ServedModel
+from rrrserve.api.admission import Admission
+from rrrserve.api.bodies import BodyMemory, ComingBody, read_body, this_task
 from rrrserve.api.data_plane import DataPlane, Timing
 from rrrserve.api.endpoint import Exchange, Reply, to_json
 from rrrserve.api.errors import APIError
 from rrrserve.api.requests import Options, Unpacked, options_of, timeout_ms, unpack
+from rrrserve.config.service_config import ServiceConfig
+from rrrserve.stamps.model_list import ModelList
 from rrrserve.state.shared_state import Phase
+from rrrserve.triton.readiness import Readiness
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One version of the repository, and all that its requests share."""
+
+    settings: ServiceConfig
+    repository: Repository
+    data_plane: DataPlane
+    readiness: Readiness
+    triton_metrics_url: str | None
+    http: httpx.AsyncClient
+    admission: Admission
+    body_memory: BodyMemory
+
+    @cached_property
+    def model_list(self) -> ModelList:
+        """What GET /v1/models answers."""
+        return ModelList(self.repository, self.data_plane.default.name)
 
 
 class Asked(NamedTuple):

@@ -11,11 +11,10 @@ from prometheus_client import REGISTRY, generate_latest
 from starlette.routing import Route, Router
 
 from rrrserve.api.access import Access
-from rrrserve.api.backend import Backend
 from rrrserve.api.endpoint import Endpoint, Exchange, Handler, Reply, to_json
 from rrrserve.api.errors import ERRORS, APIError
 from rrrserve.api.openapi import document
-from rrrserve.api.prediction import predict
+from rrrserve.api.prediction import Backend, predict
 from rrrserve.api.requests import OPTIONS
 from rrrserve.api.swagger import swagger_page
 from rrrserve.metrics import instruments
@@ -106,7 +105,8 @@ class Routes:
 
     async def models(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """The repository's models, each with the claims that are stamped on it now."""
-        return Reply(await self._on_the_thread(self._backend().model_list.to_json))
+        models = self._backend().model_list
+        return Reply(await self._on_the_thread(lambda: to_json(models.document())))
 
     async def livez(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """The event loop turns; says nothing about models, so that a broken model does not restart the front."""

@@ -16,11 +16,10 @@ from rrrbuild.repository_document import read_repository
 from rrrnet import __version__
 from rrrnet.errors import CheckFailedError
 from rrrserve.api.admission import Admission, default_in_flight
-from rrrserve.api.backend import Backend
 from rrrserve.api.bodies import BodyMemory
 from rrrserve.api.data_plane import DataPlane
 from rrrserve.api.decoding import DecodePool
-from rrrserve.api.readiness import Readiness
+from rrrserve.api.prediction import Backend
 from rrrserve.api.routes import Routes
 from rrrserve.config.service_config import ServiceConfig
 from rrrserve.metrics import instruments, multiprocess
@@ -30,6 +29,7 @@ from rrrserve.state.shared_state import FIRST_VERSION, STATE, SharedState
 from rrrserve.triton.breaker import TritonLink
 from rrrserve.triton.client import TritonError
 from rrrserve.triton.keeper import TritonKeeper, watch_for_ever
+from rrrserve.triton.readiness import Readiness
 from rrrserve.triton.release import age_warning
 from rrrserve.triton.server import TritonServer
 from rrrserve.versions.catalogue import backends_of, default_model
@@ -91,7 +91,7 @@ class Answering:
                 self._config,
                 replace(version.repository, path=version.source),
                 data_plane,
-                Readiness(data_plane),
+                Readiness(data_plane.models, client, state),
                 version.triton_metrics_url or self._config.triton_metrics_url,
                 self._http,
                 Admission(state, most, batch_images=largest),

@@ -53,11 +53,6 @@ class BentoService(bentoml.Service):  # type: ignore[misc]
 
     application: ASGIApp
 
-    @property
-    def import_string(self) -> str:
-        """Where another process finds it; BentoML would look in the module that makes it."""
-        return "rrrserve.bento:RRRService"
-
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """The application that BentoML's worker and ours run.
 
@@ -122,6 +117,7 @@ def make_service(config: ServiceConfig, routes: Routes, *, slot: int = 1) -> Ben
         monitoring={"enabled": False},
         tracing={"excluded_urls": ".*"},
     )(RRRNet)
+    service._import_str = "rrrserve.bento:RRRService"  # else it is sought in this module
     service.application = application
     routes.schema = functools.cache(service.schema)  # it takes 40 ms
     return cast(BentoService, service)

@@ -5,8 +5,11 @@ Whoever asked counts: a client, the supervisor, or a probe at another worker.
 
 import asyncio
 import time
+from collections.abc import Mapping
 
-from rrrserve.api.data_plane import DataPlane
+from rrrbuild.repository_document import ServedModel
+from rrrserve.state.shared_state import SharedState
+from rrrserve.triton.breaker import TritonLink
 from rrrserve.triton.client import TritonError
 from rrrserve.triton.watch import probe_image
 
@@ -20,15 +23,17 @@ class Readiness:
     Triton's own readiness is not asked: it stays green when the process behind a model is dead.
     """
 
-    def __init__(self, data_plane: DataPlane) -> None:
-        self._data_plane = data_plane
+    def __init__(self, models: Mapping[str, ServedModel], client: TritonLink, state: SharedState) -> None:
+        self._models = models
+        self._client = client
+        self._state = state
         self._lock = asyncio.Lock()
         self._failed_at = float("-inf")
         self._failure: str | None = None
 
     async def check(self) -> str | None:
         """None when ready; else what is wrong, with the name of the model."""
-        state = self._data_plane.state
+        state = self._state
         if state.draining:
             return "the service is stopping"
         if not state.triton.up:
@@ -39,11 +44,9 @@ class Readiness:
             if time.monotonic() - self._failed_at <= FRESH_SECONDS:
                 return self._failure
             for name in self._stale():
-                model = self._data_plane.models[name]
+                model = self._models[name]
                 try:
-                    await self._data_plane.client.infer(
-                        model, [probe_image(model)], timeout_seconds=_PROBE_TIMEOUT_SECONDS
-                    )
+                    await self._client.infer(model, [probe_image(model)], timeout_seconds=_PROBE_TIMEOUT_SECONDS)
                 except TritonError as error:
                     bad = error.code == "bad_model_output"
                     self._failure = f"the model {name} {'gives unusable answers' if bad else 'does not answer'}"
@@ -53,5 +56,4 @@ class Readiness:
 
     def _stale(self) -> list[str]:
         """Models without an answer in the last second."""
-        plane = self._data_plane
-        return [name for name in plane.models if plane.state.since_answer(name) > FRESH_SECONDS]
+        return [name for name in self._models if self._state.since_answer(name) > FRESH_SECONDS]

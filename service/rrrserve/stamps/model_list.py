@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from rrrbuild.repository_document import Repository, ServedModel
-from rrrserve.api.endpoint import to_json
 from rrrserve.stamps.stamp import STAMP
 from rrrserve.stamps.travelling import served_claims
 
@@ -21,22 +20,20 @@ class ModelList:
         self._repository = repository
         self._default = default
         self._seen: list[tuple[int, ...] | None] = []
-        self._json = b""
+        self._document: dict[str, Any] = {}
 
-    def to_json(self) -> bytes:
+    def document(self) -> dict[str, Any]:
         """The whole answer. Reads files: not for the event loop, and for one thread at a time."""
         models = self._repository.models
         seen = [_identity(self._repository.path / model.name / STAMP) for model in models]
-        if not self._json or seen != self._seen:
-            self._json = to_json(
-                {
-                    "default": self._default,
-                    "repository": self._repository.short_digest,
-                    "models": [self._model(model) for model in models],
-                }
-            )
+        if seen != self._seen:
+            self._document = {
+                "default": self._default,
+                "repository": self._repository.short_digest,
+                "models": [self._model(model) for model in models],
+            }
             self._seen = seen  # as it was before the reading: what was written meanwhile is read next time
-        return self._json
+        return self._document
 
     def _model(self, model: ServedModel) -> dict[str, Any]:
         return {
