@@ -79,10 +79,10 @@ observe: prometheus ## Run a real Prometheus against the service at URL, until C
 verify: prometheus ## Judge the claims of benchmarks/claims.yaml on the models of make demo: by scrapes and a real Prometheus, and by the repository.
 	@$(BIN)/python benchmarks/verify.py $(VERIFY)
 
-quick: prometheus lint ## Lint, types, and the tests that need no service, no build and no training: 90 seconds.
+quick: lint ## Lint, types, and the tests that need no service, no build and no training: 90 seconds.
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not ($(HEAVY) or nightly)'
 
-test: quick ## What CI runs: make quick, then what serves, builds and trains but the long ones; 8 minutes.
+test: prometheus quick ## What CI runs: make quick, then what serves, builds and trains but the long ones; 8 minutes.
 	@$(BIN)/python -m pytest -m '($(HEAVY)) and not nightly'
 
 nightly: prometheus lint ## The long tests: bounds under harm and load, peers, environments, coverage of intervals; an hour.
@@ -109,7 +109,7 @@ lint: setup ## Check style, format, types and who imports whom.
 layout: setup ## Draw the rooms of docs/layout.md anew, from the imports.
 	@$(BIN)/python docs/layout.py
 
-browser: setup ## Look at rrr report's page in a real Chromium: apt install chromium.
+browser: setup ## Look at rrr report's page and at Swagger UI in a real Chromium: apt install chromium.
 	@$(BIN)/python -m pytest tests/browser/browser_report.py
 
 format: setup ## Put the sources in their format and mend what ruff can.

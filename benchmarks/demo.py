@@ -11,7 +11,6 @@ import json
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ from rich.table import Table
 
 from rrrbench.names import DEMO_BASELINE as BASELINE
 from rrrbench.names import DEMO_ENSEMBLE as ENSEMBLE
+from rrrbench.servers import answers, free_port
 from rrrbench.turns import ratio
 from rrrbuild.engine import load_engine
 from rrrbuild.manifest import read_engine
@@ -79,15 +79,15 @@ def make_models(target: str, quick: bool) -> dict[str, Any]:
 @contextlib.contextmanager
 def serving() -> Iterator[str]:
     """`rrr serve` on a free port until the block ends; gives its URL."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     words = ["serve", str(REPOSITORY), "--port", str(port), "--default", ENSEMBLE]
     console.print(f"\n$ rrr {shlex.join(words)}", style="bold cyan", highlight=False)
     process = subprocess.Popen([RRR, *words])
     url = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + 60
-        while not _ready(url):
+        ready = answers(f"{url}/readyz")
+        while not ready():
             if process.poll() is not None or time.monotonic() > deadline:
                 console.print("rrr serve did not become ready", style="bold red")
                 sys.exit(1)
@@ -102,13 +102,6 @@ def serving() -> Iterator[str]:
         if process.poll() is None:
             process.kill()
             process.wait()
-
-
-def _ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/readyz", timeout=5).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def interleaved(

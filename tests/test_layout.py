@@ -97,9 +97,14 @@ def test_serving_imports_neither_torch_nor_a_compiler() -> None:
     assert run(sys.executable, "-c", code) == "[]\n"
 
 
+@cache
+def trees() -> dict[Path, list[ast.AST]]:
+    """The nodes of every module."""
+    return {path: list(ast.walk(ast.parse(path.read_text()))) for path in SOURCES}
+
+
 def test_importing_a_package_imports_nothing_else_and_no_import_is_relative() -> None:
-    for path in SOURCES:
-        nodes = list(ast.walk(ast.parse(path.read_text())))
+    for path, nodes in trees().items():
         assert [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level] == [], name_of(path)
         if name_of(path) in ("models/rrrnet/__init__.py", "build/rrrbuild/__init__.py"):
             assert [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)] == [], name_of(path)
@@ -121,8 +126,8 @@ SAFE_KEYWORDS = {"shell": "False", "allow_pickle": "False", "weights_only": "Tru
 
 
 def test_nothing_runs_what_it_reads() -> None:
-    for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text())):
+    for path, nodes in trees().items():
+        for node in nodes:
             place = f"{name_of(path)}:{getattr(node, 'lineno', 0)}"
             if isinstance(node, ast.ImportFrom) and node.module == "pickle":  # what torch.load raises
                 assert [alias.name for alias in node.names] == ["UnpicklingError"], place

@@ -56,7 +56,7 @@ def expected_calibration_error(confidence: npt.NDArray[np.float64], correct: npt
 
 def entropy(probabilities: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
     """Shannon entropy over the last axis, in nats; 0 log 0 is 0."""
-    found = probabilities.astype(np.float64)
+    found = probabilities.astype(np.float64, copy=False)
     return np.asarray(-(found * np.log(np.where(found > 0, found, 1.0))).sum(axis=-1))
 
 

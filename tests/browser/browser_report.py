@@ -1,4 +1,4 @@
-"""The report in a real Chromium: `make browser`. Not part of `make test`, which needs no browser and skips nothing.
+"""The report and Swagger UI in a real Chromium: `make browser`. Not part of `make test`, which needs no browser.
 
 Every picture must be on the page with a size and with ink, at the widths of a desktop and of a phone, in light and in
 dark; nothing may be fetched, nothing may stick out. Screenshots of the whole page go to RRR_SCREENSHOTS, where given.
@@ -10,11 +10,13 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -93,7 +95,15 @@ class Browser:
 
     def value(self, script: str) -> Any:
         """What a script gives."""
-        return self("Runtime.evaluate", expression=script, returnByValue=True)["result"]["value"]
+        return self("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
+
+    def until(self, script: str) -> None:
+        """Wait until a script gives something."""
+        for _ in range(200):
+            if self.value(f"!!({script})"):
+                return
+            time.sleep(0.1)
+        pytest.fail(f"never: {script}; {self.value('document.body.innerText')}")
 
     def close(self) -> None:
         """End it."""
@@ -198,3 +208,26 @@ def test_every_plot_is_visible_and_nothing_is_fetched(browser: Browser, page: Pa
         tall = browser.value("document.documentElement.scrollHeight")
         picture = shot(browser, {"x": 0, "y": 0, "width": width, "height": tall})
         picture.save(Path(folder) / f"report-{device}-{scheme}.png", optimize=True)
+
+
+def test_swagger_ui_answers_what_is_tried_out_and_fetches_nothing_from_elsewhere(
+    browser: Browser, service: Any, png: Callable[[int], bytes], tmp_path: Path
+) -> None:
+    image = tmp_path / "image.png"
+    image.write_bytes(png(0))
+    browser.requested.clear()
+    browser("Page.navigate", url=f"{service.url}/docs")
+    part = "document.querySelector('.opblock-summary-path[data-path=\"/predict\"]').closest('.opblock').querySelector"
+    browser.until(part.partition(".closest")[0])
+    for button in (".opblock-summary-control", ".try-out__btn"):
+        browser.until(f"{part}('{button}')")
+        browser.value(f"{part}('{button}').click()")
+    browser.until(f"{part}('input[type=file]')")
+    field = browser("Runtime.evaluate", expression=f"{part}('input[type=file]')")["result"]["objectId"]
+    browser("DOM.setFileInputFiles", files=[str(image)], objectId=field)
+    browser.value(f"{part}('.execute').click()")
+    browser.until(f"{part}('.live-responses-table .response-col_status')")
+    told = json.loads(browser.value(f"{part}('.live-responses-table .microlight').innerText"))
+    assert told["predictions"] == httpx.post(f"{service.url}/v1/predict", content=png(0)).json()["predictions"]
+    assert [url for url in browser.requested if not url.startswith((f"{service.url}/", "data:"))] == []
+    assert browser.complaints == []

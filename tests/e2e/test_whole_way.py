@@ -192,15 +192,15 @@ def test_readyz_is_503_until_an_inference_answered_and_sigterm_leaves_nothing(pr
     ("folder", "file", "command"),
     [
         ("checkpoint", "model.safetensors", "evaluate"),
-        ("checkpoint", "model.json", "describe"),
-        ("checkpoint", "split.csv", "evaluate"),
+        pytest.param("checkpoint", "model.json", "describe", marks=pytest.mark.nightly),
+        pytest.param("checkpoint", "split.csv", "evaluate", marks=pytest.mark.nightly),
         ("engine", "model.bin", "evaluate"),
-        ("engine", "model.xml", "evaluate"),
-        ("engine", "manifest.json", "repository"),
-        ("repository", "letters/config.pbtxt", "serve"),
+        pytest.param("engine", "model.xml", "evaluate", marks=pytest.mark.nightly),
+        pytest.param("engine", "manifest.json", "repository", marks=pytest.mark.nightly),
+        pytest.param("repository", "letters/config.pbtxt", "serve", marks=pytest.mark.nightly),
         ("repository", "letters/1/model.bin", "serve"),
-        ("repository", "letters/1/model.py", "serve"),
-        ("repository", "repository.json", "serve"),
+        pytest.param("repository", "letters/1/model.py", "serve", marks=pytest.mark.nightly),
+        pytest.param("repository", "repository.json", "serve", marks=pytest.mark.nightly),
     ],
 )
 def test_a_flipped_byte_is_refused_with_exit_code_3_and_the_files_name(

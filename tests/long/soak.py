@@ -57,15 +57,15 @@ def measured(name: str, repository: Path, count: int, options: argparse.Namespac
         censuses, tally = soaked(service, images, count, options)
     log = service.log.read_text(errors="replace")
     missed = growth.misses(censuses)
-    if tally.fault_count:
-        missed.append(f"{tally.fault_count} answers not as they must be:\n  " + "\n  ".join(tally.faults))
+    if tally.faults:
+        missed.append(f"{len(tally.faults)} answers not as they must be:\n  " + "\n  ".join(tally.faults[:20]))
     if "Traceback" in log:
         missed.append("a traceback in the log")
     return {
         "seconds": time.monotonic() - started,
         "statuses": {str(status): count for status, count in sorted(tally.statuses.items(), key=str)},
         "clients_gone": tally.gone,
-        "faults": tally.fault_count,
+        "faults": len(tally.faults),
         "growth_mb": growth.growth_mb(censuses),
         "bytes_per_request": growth.bytes_per_request(censuses),
         "missed": missed,

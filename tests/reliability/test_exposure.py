@@ -10,8 +10,6 @@ import socket
 import ssl
 import struct
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +22,10 @@ import pytest
 import trustme
 from tritonclient.grpc import service_pb2 as pb
 
-RRR = Path(sys.executable).parent / "rrr"
+from harness.service import RRR, wait_for
+
 TOKEN = "first-token-0123456789abcdef"
 NEXT_TOKEN = "second/token+0123456789abcdef=="
-PATIENCE_SECONDS = 60.0
 # Each kind of service that Triton offers beyond health, metadata and inference.
 ADMIN_CALLS = {
     "SystemSharedMemoryStatus": pb.SystemSharedMemoryStatusRequest(),
@@ -77,14 +75,6 @@ class Exposed:
         return next(process for process in self.tree() if process.name() == "tritonserver")
 
 
-def wait_for(condition: Callable[[], Any], log: Path) -> None:
-    """Wait until something is so; fails after a minute."""
-    end = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < end, log.read_text()
-        time.sleep(0.1)
-
-
 @pytest.fixture(scope="module")
 def exposed(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exposed]:
     folder = tmp_path_factory.mktemp("exposed")
@@ -103,7 +93,7 @@ def exposed(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, env=environment, umask=0o022)
     try:
-        wait_for(lambda: process.poll() is not None or '"event": "ready"' in log.read_text(), log)
+        wait_for(lambda: process.poll() is not None or '"event": "ready"' in log.read_text())
         assert process.poll() is None, log.read_text()
         found = re.search(r'"url": "https://127\.0\.0\.1:(\d+)"', log.read_text())
         assert found is not None, log.read_text()
@@ -268,7 +258,7 @@ def test_the_log_has_one_json_line_an_event_and_nothing_of_the_client(
     hidden = {"X-Request-ID": "mine-1", "User-Agent": "client-agent", "X-Other": "client-header"}
     assert exposed.ask("/v1/predict?top_k=2", headers=hidden, files=form).status_code == 200
     assert exposed.ask('/client-path/%0a{"forged":1}').status_code == 404
-    wait_for(lambda: any(event.get("status") == 404 for event in exposed.events()), exposed.log)
+    wait_for(lambda: any(event.get("status") == 404 for event in exposed.events()))
     requests = [event for event in exposed.events() if event["event"] == "request"]
     (mine,) = [event for event in requests if event["request_id"] == "mine-1"]
     assert (mine["route"], mine["model"], mine["status"]) == ("/v1/predict", "tiny", 200)
@@ -281,7 +271,7 @@ def test_the_log_has_one_json_line_an_event_and_nothing_of_the_client(
 
 
 def test_an_old_triton_is_told_in_one_line_at_the_start(exposed: Exposed) -> None:
-    wait_for(lambda: any("known vulnerabilities" in event["event"] for event in exposed.events()), exposed.log)
+    wait_for(lambda: any("known vulnerabilities" in event["event"] for event in exposed.events()))
     told = [event for event in exposed.events() if "known vulnerabilities" in event["event"]]
     assert [event["level"] for event in told] == ["warning"]
     assert "2.51.0" in told[0]["event"]
@@ -317,8 +307,8 @@ def test_the_admin_key_is_another_after_each_start_of_triton(exposed: Exposed) -
 
     before, old = key(), exposed.triton()
     old.kill()
-    wait_for(lambda: not old.is_running(), exposed.log)
-    wait_for(lambda: exposed.ask("/readyz", token=None).status_code == 200, exposed.log)
+    wait_for(lambda: not old.is_running())
+    wait_for(lambda: exposed.ask("/readyz", token=None).status_code == 200)
     assert exposed.triton().pid != old.pid
     assert key().rpartition("=")[0] == before.rpartition("=")[0]
     assert key() != before

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import pytest
 
 from harness.clients import RIGHT
 from harness.damage import DAMAGES, damaged
-from harness.service import RRR, Service
+from harness.service import RRR, Service, wait_for
 from harness.versioned_clients import VersionedClients, distinct
 from rrrbuild.repository import write_repository
 from rrrbuild.repository_document import read_repository
@@ -60,14 +59,6 @@ def put(source: Path, target: Path) -> None:
 def private_folder(served: Service) -> Path:
     """Where the service keeps its copies."""
     return next(Path(service.folder) for service in running_services() if service.pid == served.process.pid)
-
-
-def wait_until_ready(served: Service, gone: set[int]) -> None:
-    """Until other processes have taken the place of those, and the service is ready."""
-    end = time.monotonic() + 60
-    while not served.is_ready() or gone & {child.pid for child in served.children()}:
-        assert time.monotonic() < end
-        time.sleep(0.1)
 
 
 def test_under_load_good_versions_take_over_and_bad_ones_do_not_and_nobody_notices(
@@ -122,7 +113,7 @@ def test_under_load_good_versions_take_over_and_bad_ones_do_not_and_nobody_notic
     shutil.rmtree(live)  # what is served outlives its folder, even where its parts are started again
     for child in [*tritons, *served.of_kind("worker")]:
         child.kill()
-    wait_until_ready(served, {child.pid for child in tritons})
+    wait_for(lambda: served.is_ready() and not {*tritons} & {*served.children()})
     assert served.golden("", bodies) == goldens[first]
     done = rrr_reload("--url", served.url)
     assert done.returncode == 1
@@ -162,10 +153,8 @@ def test_sigterm_while_an_old_version_still_answers_ends_both_versions(
         served.ask("/livez")
         put(swapped, live)
         served.process.send_signal(signal.SIGHUP)
-        end = time.monotonic() + 60
-        while served.ask("/v1/models").json()["repository"] != read_repository(swapped).short_digest:
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        digest = read_repository(swapped).short_digest
+        wait_for(lambda: served.ask("/v1/models").json()["repository"] == digest)
         children = served.children()
         assert len(served.of_kind("tritonserver")) == 2
         served.process.send_signal(signal.SIGTERM)
@@ -185,10 +174,7 @@ def test_a_reload_on_a_full_disk_is_refused_and_the_service_goes_on(
     _, most = parent.rlimit(psutil.RLIMIT_FSIZE)
     parent.rlimit(psutil.RLIMIT_FSIZE, (10, most))  # no file can be longer
     served.process.send_signal(signal.SIGHUP)
-    end = time.monotonic() + 30
-    while 'rrr_reloads_total{outcome="refused"} 1.0' not in served.ask("/metrics").text:
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    wait_for(lambda: 'rrr_reloads_total{outcome="refused"} 1.0' in served.ask("/metrics").text)
     assert [path.name for path in version_folder(private_folder(served), 1).parent.iterdir()] == ["1"]
     parent.rlimit(psutil.RLIMIT_FSIZE, (most, most))
     assert rrr_reload(str(live)).returncode == 0

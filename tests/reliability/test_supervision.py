@@ -19,12 +19,11 @@ import pytest
 from PIL import Image
 
 from harness.clients import LOST, RIGHT, UNREACHABLE, Clients, Tally
-from harness.service import RRR, Service, port_is_free, still_running
+from harness.service import RRR, Service, port_is_free, still_running, wait_for
 from rrrbuild.repository_document import read_repository, write_document
 
 Start = Callable[..., Service]
 Png = Callable[[int], bytes]
-PATIENCE_SECONDS = 60.0
 
 # Put behind a model's model.py: the first pixel of an image tells how to answer it.
 SABOTAGE = """
@@ -62,14 +61,6 @@ def restarts(served: Service, part: str) -> float:
     """What the metric tells."""
     found = re.search(rf'rrr_restarts_total{{part="{part}"}} (\S+)', served.ask("/metrics").text)
     return float(found[1]) if found else -1.0
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Wait until something is so; fails after a minute."""
-    end = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.1)
 
 
 def victim(served: Service, kind: str) -> psutil.Process:
@@ -222,7 +213,7 @@ def test_a_stop_that_hangs_is_ended_by_force_a_while_after_the_second_signal_or_
             assert parent.poll() is None
             parent.send_signal(signal.SIGTERM)
             time.sleep(0.1)
-        assert parent.wait(PATIENCE_SECONDS) == 1
+        assert parent.wait(60) == 1
     finally:
         parent.kill()
     assert still_running(children, seconds=10) == []

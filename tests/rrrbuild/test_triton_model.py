@@ -38,7 +38,6 @@ def has_tritonserver() -> bool:
 
 
 pytestmark = [
-    pytest.mark.e2e,
     pytest.mark.skipif(not has_tritonserver(), reason="no tritonserver"),
 ]
 

@@ -46,7 +46,6 @@ def answered(client: httpx.Client, model: str) -> float:
     return sum(float(count) for count in re.findall(pattern, client.get("/metrics").text))
 
 
-@pytest.mark.e2e
 def test_models_take_turns_and_the_service_counts_what_the_client_counts(
     service: Any, client: httpx.Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,7 +94,6 @@ def test_models_take_turns_and_the_service_counts_what_the_client_counts(
         assert (picture.format, picture.width > picture.height > 300) == ("PNG", True)
 
 
-@pytest.mark.e2e
 def test_triton_and_an_engine_are_asked_in_batches_beside_each_other(
     service: Any, repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,7 +110,6 @@ def test_triton_and_an_engine_are_asked_in_batches_beside_each_other(
     assert document["client"]["limits"].keys() == {"triton", "engine"}
 
 
-@pytest.mark.e2e
 def test_the_highest_rate_within_a_limit_is_searched_and_what_was_tried_is_kept(
     service: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -133,7 +130,6 @@ def test_the_highest_rate_within_a_limit_is_searched_and_what_was_tried_is_kept(
     assert all(trial["errors"] > 0 for trial in found["tried"] if not trial["ok"])
 
 
-@pytest.mark.e2e
 def test_errors_are_counted_by_kind_and_a_load_without_any_answer_fails(
     service: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], png: Callable[[int], bytes]
 ) -> None:
@@ -232,7 +228,6 @@ def test_an_address_with_an_impossible_port_is_a_usage_error(capsys: pytest.Capt
     assert (code, said) == (2, "rrr: --url is 'http://127.0.0.1:99999': a port is from 1 to 65535\n")
 
 
-@pytest.mark.e2e
 def test_an_interrupted_bench_keeps_what_it_has_and_says_so(service: Any, client: httpx.Client, tmp_path: Path) -> None:
     before = answered(client, "tiny")
     command = [str(RRR), "bench", "--url", service.url, "--model", "tiny", "--concurrency", "1", "--warm-up", "0"]

@@ -19,7 +19,7 @@ import yaml
 from bentoml.exceptions import BentoMLException
 from pydantic import BaseModel
 
-from rrrserve.api.schemas import Answer, BatchAnswer, Error, Models
+from rrrserve.api.docs.schemas import Answer, BatchAnswer, Error, Models
 
 ROOT = Path(__file__).parents[2]
 BENTOML = Path(sys.executable).parent / "bentoml"
@@ -62,7 +62,6 @@ def assert_bentoml_clients_agree_with_v1(url: str, files: list[Path], token: str
         assert [len(result.get("predictions", "")) for result in batch] == [2, 2, 2, 0]
 
 
-@pytest.mark.e2e
 def test_bentoml_clients_get_the_answers_of_v1(service: Any, tmp_path: Path, png: Callable[[int], bytes]) -> None:
     files = write_images(tmp_path, png)
     assert_bentoml_clients_agree_with_v1(service.url, files)
@@ -75,7 +74,6 @@ def test_bentoml_clients_get_the_answers_of_v1(service: Any, tmp_path: Path, png
     assert best == httpx.post(f"{service.url}/v1/predict?top_k=1", content=png(0)).json()["predictions"][0]
 
 
-@pytest.mark.e2e
 def test_what_v1_refuses_bentoml_clients_are_told_in_the_same_words(
     service: Any, tmp_path: Path, png: Callable[[int], bytes]
 ) -> None:
@@ -99,7 +97,6 @@ def test_what_v1_refuses_bentoml_clients_are_told_in_the_same_words(
         assert f'rrr_request_duration_seconds_count{{model="tiny",outcome="{outcome}",route="/{route}"}}' in counted
 
 
-@pytest.mark.e2e
 def test_the_answers_are_what_the_models_of_the_document_say(client: httpx.Client, png: Callable[[int], bytes]) -> None:
     images = [("images", ("a.png", png(0))), ("images", ("b.png", b""))]
     answers: list[tuple[type[BaseModel], httpx.Response]] = [
@@ -114,7 +111,6 @@ def test_the_answers_are_what_the_models_of_the_document_say(client: httpx.Clien
         assert read.model_dump(mode="json", exclude_unset=True) == answer.json()
 
 
-@pytest.mark.e2e
 def test_a_built_bento_serves_from_another_folder(
     repository: Path, tmp_path: Path, png: Callable[[int], bytes], client: httpx.Client
 ) -> None:

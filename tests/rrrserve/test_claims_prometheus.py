@@ -22,7 +22,6 @@ from rrrserve.judge.evaluate import evaluate
 from rrrserve.judge.spans import SpanEvidence
 from rrrserve.judge.verdicts import Verdict
 
-pytestmark = pytest.mark.e2e
 SCRAPES, INTERVAL = 240, 15.0  # an hour; a look at it has steps of a minute
 AWAY = 122  # a scrape that no step falls on
 BEGAN = math.floor(time.time() / 3600) * 3600.0 - 4 * 3600

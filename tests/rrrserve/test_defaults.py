@@ -17,7 +17,7 @@ import pytest
 import trustme
 
 from rrrnet.errors import RRRError, UsageError
-from rrrserve.api.access import Access
+from rrrserve.api.endpoint import Access
 from rrrserve.api.errors import APIError
 from rrrserve.config.service_config import ServiceConfig
 from rrrserve.net import tls

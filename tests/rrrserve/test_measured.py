@@ -72,7 +72,6 @@ def answered(url: str) -> float:
     return sum(float(count) for count in re.findall(pattern, text, re.MULTILINE))
 
 
-@pytest.mark.e2e
 @pytest.mark.parametrize("level", ["http", "engine"])
 def test_a_bench_is_stamped_with_its_own_time_and_machine_if_it_measured_these_engines(
     level: str, service: Any, copy: Path, other: Path, tmp_path: Path, verify: Any
@@ -99,7 +98,6 @@ def test_a_bench_is_stamped_with_its_own_time_and_machine_if_it_measured_these_e
         assert not (other / "single" / STAMP).exists()
 
 
-@pytest.mark.e2e
 def test_a_bench_over_which_the_repository_changed_warns_and_holds_no_digest(
     service: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,7 +121,6 @@ def test_a_bench_that_does_not_tell_when_and_where_it_was_made_is_refused(
         assert f"{bench} is not as rrr bench --out writes it: {next(iter(change))}" in said
 
 
-@pytest.mark.e2e
 def test_a_driven_service_is_stamped_on_its_own_repository_and_another_is_refused_before_any_load(
     service: Any, copy: Path, other: Path, verify: Any
 ) -> None:
@@ -139,7 +136,6 @@ def test_a_driven_service_is_stamped_on_its_own_repository_and_another_is_refuse
     assert said == f"stamped: {Path(read_repository(copy).models[1].engine or '') / STAMP}"
 
 
-@pytest.mark.e2e
 def test_prometheus_has_to_remember_the_repository_that_is_stamped(
     observed: Any, copy: Path, other: Path, verify: Any
 ) -> None:
@@ -183,7 +179,6 @@ def test_verdicts_about_another_or_an_unknown_repository_are_not_stamped(
     check_measured({**document, "measured": [{**place, "repositories": [served.short_digest]}]}, served)
 
 
-@pytest.mark.e2e
 def test_what_cannot_be_stamped_is_said_before_the_load(service: Any, copy: Path, verify: Any) -> None:
     before = answered(service.url)
     drive = ("--scrape", service.url, "--drive", "--seconds", "600", "--repository", copy)

@@ -20,16 +20,18 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tritonclient.grpc import service_pb2
 
-from rrrbuild.repository_document import ServedModel
+from rrrbuild.repository_document import Repository, ServedModel
 from rrrnet.errors import IncompatibleError, UsageError
 from rrrnet.preprocess import MAX_PIXELS, Preprocess, image_to_array, open_image
 from rrrserve.api import decoding
 from rrrserve.api.decoding import Decoded, DecodePool
+from rrrserve.api.docs.openapi import document
 from rrrserve.api.errors import ERRORS, APIError
-from rrrserve.api.openapi import document
 from rrrserve.config.service_config import ServiceConfig
 from rrrserve.metrics.instruments import BUCKETS, OUTCOMES, outcome_of
 from rrrserve.net.listener import listen, url_of
+from rrrserve.stamps.model_list import ModelList
+from rrrserve.stamps.stamp import STAMP
 from rrrserve.triton import install
 from rrrserve.triton.client import TritonError, checked_output
 
@@ -119,6 +121,20 @@ def test_a_small_png_whose_header_has_to_be_unpacked_is_not_decoded_on_the_event
             text.add_text("Comment", comment, zip=True)
         Image.new("RGB", (32, 32)).save(buffer, "PNG", pnginfo=text)
         assert opened_in(buffer.getvalue()).startswith("decode") == bool(comment)
+
+
+def test_stamps_are_read_again_when_one_has_changed_and_only_then(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    listed, stamp = ModelList(Repository(tmp_path, (MODEL,), {}, "0" * 64), "m"), tmp_path / "m" / STAMP
+    first = listed.document()
+    assert (first["default"], first["repository"], first["models"][0]["claims"]) == ("m", "0" * 12, [])
+    assert listed.document() is first
+    stamp.write_text("{}")
+    second = listed.document()
+    assert [claim["verdict"] for claim in second["models"][0]["claims"]] == ["unreadable"]
+    assert listed.document() is second
+    stamp.unlink()
+    assert listed.document() == first
 
 
 def test_latency_buckets_are_fine_from_a_quarter_millisecond_to_half_a_minute() -> None:

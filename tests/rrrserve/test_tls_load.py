@@ -11,7 +11,6 @@ import trustme
 from rrrbuild.repository_document import read_repository
 from rrrserve.cli import run
 
-pytestmark = pytest.mark.e2e
 SHORT = ("--model", "single", "--seconds", "0.3", "--warm-up", "0.1", "--rounds", "2", "--sizes", "32")
 CLAIM = "version: 1\nclaims: [{name: quick, kind: latency, model: single, at_most_ms: 60000}]\n"
 

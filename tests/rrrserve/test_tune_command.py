@@ -57,7 +57,6 @@ def limited(
         running.terminate()
 
 
-@pytest.mark.e2e
 @pytest.mark.usefixtures("limited")
 def test_the_choice_is_written_sealed_and_served(
     own: Path, start_service: Callable[..., Any], png: Callable[[int], bytes], tmp_path: Path
@@ -91,7 +90,6 @@ def test_the_choice_is_written_sealed_and_served(
     assert served.stop() == 0
 
 
-@pytest.mark.e2e
 def test_a_limit_that_nothing_keeps_changes_nothing(limited: tuple[Path, "subprocess.Popen[str]"]) -> None:
     own, running = limited
     told, said = running.communicate(timeout=120)
@@ -103,7 +101,6 @@ def test_a_limit_that_nothing_keeps_changes_nothing(limited: tuple[Path, "subpro
     assert sorted(path.name for path in own.parent.iterdir()) == ["before.json", "repository"]
 
 
-@pytest.mark.e2e
 @pytest.mark.parametrize("moment", ["starting", "measuring"])
 def test_ctrl_c_ends_all_it_started_and_leaves_everything_as_it_was(own: Path, tmp_path: Path, moment: str) -> None:
     before = contents(own)

@@ -14,13 +14,11 @@ from typing import Any
 
 import httpx
 import psutil
-import pytest
 import yaml
 
 from prometheus_install import find
 from rrrbench.servers import answers, free_port, running
 
-pytestmark = pytest.mark.e2e
 RRR = Path(sys.executable).parent / "rrr"
 MODEL, BASELINE = "single", "tiny"  # one network, and three members that run side by side
 

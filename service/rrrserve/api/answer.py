@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rrrnet.metrics import entropy, mutual_information
+from rrrnet.metrics import entropy
 
 FloatArray = npt.NDArray[np.floating[Any]]
 
@@ -27,10 +27,12 @@ def uncertainty(probabilities: FloatArray) -> dict[str, float]:
     """
     members = np.clip(probabilities.astype(np.float64), 0.0, 1.0)
     mean = members.mean(axis=0)
+    doubt = float(entropy(mean))
     agreement = float((members.argmax(axis=1) == mean.argmax()).mean())
     return {
-        "entropy": round(max(0.0, float(entropy(mean))), 6),
-        "mutual_information": round(max(0.0, float(mutual_information(members))), 6),
+        "entropy": round(max(0.0, doubt), 6),
+        # As rrrnet.metrics has it, which would reckon the mean and its entropy again: 30 us of each answer.
+        "mutual_information": round(max(0.0, doubt - float(entropy(members).mean())), 6),
         "agreement": round(agreement, 6),
     }
 

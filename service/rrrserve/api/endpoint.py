@@ -1,28 +1,36 @@
-"""What every route has in common: request id, deadline, the one error shape, metrics, the answer's headers."""
+"""What every route has in common: who is answered, request id, the one error shape, metrics, the answer's headers."""
 
 import asyncio
 import contextlib
+import hmac
 import json
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from rrrserve.api.access import Access
 from rrrserve.api.errors import APIError
 from rrrserve.api.requests import Headers, headers_of, request_id
 from rrrserve.metrics import instruments
+from rrrserve.net.tokens import digest_of
 from rrrserve.process.logs import log_request
 
 log = logging.getLogger("rrrserve")
 
 JSON_TYPE = "application/json"
 _CLIENT_GONE = "rrr.client_gone"
+
+# Probes of an orchestrator carry no token, and a browser that opens a page neither; the two first routes tell nothing
+# but yes or no and a model's name, and the page nothing: it asks for a token, and then for /docs.json.
+OPEN_ROUTES = frozenset({"/livez", "/readyz", "/docs"})
+
+_CHALLENGE = {"WWW-Authenticate": 'Bearer realm="rrr"'}
+_WRONG = {"WWW-Authenticate": 'Bearer realm="rrr", error="invalid_token"'}
 
 _NOT_READ = (408, 413)  # the rest of the body is not read, so that no further request can follow
 
@@ -64,6 +72,43 @@ Handler = Callable[[Exchange], Awaitable[Reply]]
 def to_json(document: Any) -> bytes:
     """Compact JSON in UTF-8."""
     return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+class Access:
+    """Decides who is answered: whoever sends one of the service's bearer tokens (RFC 6750), where it has any.
+
+    Keeps digests: the tokens themselves are in no log, dump or representation of it.
+    """
+
+    def __init__(self, digests: tuple[str, ...] = ()) -> None:
+        self._digests = digests
+
+    @property
+    def needs_token(self) -> bool:
+        """Whether requests must carry a token."""
+        return bool(self._digests)
+
+    def check(self, template: str, headers: Mapping[bytes, bytes]) -> None:
+        """Pass, or raise.
+
+        Args:
+            template: the route's.
+            headers: the request's, by lower-case name.
+
+        Raises:
+            APIError: `unauthorized`.
+        """
+        if not self._digests or template in OPEN_ROUTES:
+            return
+        sent = headers.get(b"authorization")
+        if sent is None:
+            raise APIError("unauthorized", "send the header Authorization: Bearer TOKEN", headers=_CHALLENGE)
+        scheme, _, token = sent.partition(b" ")
+        digest = digest_of(token.strip())
+        # All are compared, each in the same time whatever it is: neither tells how near a guess was.
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        if scheme.lower() != b"bearer" or not any(matches):
+            raise APIError("unauthorized", "the token is not one of this service's", headers=_WRONG)
 
 
 class Endpoint:

@@ -10,13 +10,12 @@ import httpx
 from prometheus_client import REGISTRY, generate_latest
 from starlette.routing import Route, Router
 
-from rrrserve.api.access import Access
-from rrrserve.api.endpoint import Endpoint, Exchange, Handler, Reply, to_json
+from rrrserve.api.docs.openapi import document
+from rrrserve.api.docs.swagger import swagger_page
+from rrrserve.api.endpoint import Access, Endpoint, Exchange, Handler, Reply, to_json
 from rrrserve.api.errors import ERRORS, APIError
-from rrrserve.api.openapi import document
 from rrrserve.api.prediction import Backend, predict
 from rrrserve.api.requests import OPTIONS
-from rrrserve.api.swagger import swagger_page
 from rrrserve.metrics import instruments
 
 # The last two are BentoML's: its clients send options in the body.

@@ -11,9 +11,9 @@ import httpx
 from bentoml.exceptions import BentoMLException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from rrrserve.api.access import Access
+from rrrserve.api.docs.schemas import Answer, BatchAnswer, Envelope
+from rrrserve.api.endpoint import Access
 from rrrserve.api.routes import Routes
-from rrrserve.api.schemas import Answer, BatchAnswer, Envelope
 from rrrserve.config.service_config import ServiceConfig
 from rrrserve.worker.lives import Alone, Life, Supervised
 

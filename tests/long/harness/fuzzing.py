@@ -12,7 +12,6 @@ from harness.mutations import Mutator
 
 # No fault of a request: refused or late because others are being worked on.
 BUSY = (429, 504)
-_MOST_KEPT = 20
 
 
 @dataclass
@@ -22,22 +21,18 @@ class Findings:
     Attributes:
         statuses: answers by status; 0 where the connection was closed without one.
         kinds: requests by kind of mutation.
-        faults: what should not have been, with the bytes that caused it; the first 20.
-        fault_count: all of them.
+        faults: what should not have been, with the bytes that caused it.
         slowest_seconds: the longest time until an answer or the end of the connection.
     """
 
     statuses: Counter[int] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
-    fault_count: int = 0
     slowest_seconds: float = 0.0
 
     def fault(self, what: str, data: bytes) -> None:
         """Remember one."""
-        self.fault_count += 1
-        if len(self.faults) < _MOST_KEPT:
-            self.faults.append(f"{what} for {data[:300]!r} ({len(data)} bytes)")
+        self.faults.append(f"{what} for {data[:300]!r} ({len(data)} bytes)")
 
 
 async def fuzz(

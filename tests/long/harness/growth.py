@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 from scipy import stats
 
-from harness.service import KINDS, regions
+from harness.service import KINDS, is_of_kind, regions
 
 MOST_GROWTH_MB, MOST_BYTES_PER_REQUEST, MOST_DRIFT = 20.0, 500.0, 2
 _PARENT, _OTHER, _FILES = "parent", "other", "files"
@@ -95,8 +95,7 @@ def _pages_mb(pid: int) -> dict[str, float]:
 
 
 def _kind(process: psutil.Process) -> str:
-    command = " ".join(process.cmdline())
-    return next((kind for kind, part in KINDS.items() if part in command), _OTHER)
+    return next((kind for kind in KINDS if is_of_kind(process, kind)), _OTHER)
 
 
 def growth_mb(censuses: Sequence[Census]) -> float:

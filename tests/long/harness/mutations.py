@@ -15,12 +15,16 @@ from harness.raw_http import FORM, JSON, chunked, file_part, form, request
 _PATHS = (
     "/v1/predict",
     "/v1/predict_batch",
+    "/predict",
+    "/predict_batch",
     "/v1/models/nobody/predict",
     "/v1/models",
     "/livez",
     "/readyz",
     "/metrics",
     "/docs.json",
+    "/docs/start.js",
+    "/schema.json",
     "/",
     "/v1/predict?top_k=1&members=true",
 )
@@ -116,7 +120,7 @@ class Mutator:
             for _ in range(self._random.choice((0, 1, 1, 1, 2, 33)))
         ]
         body = form(*parts)
-        path = self._random.choice(_PATHS[:2])
+        path = self._random.choice(_PATHS[:4])
         if self._random.random() < 0.7:
             body = self.mutated(body)
         return self._request(body, path=path, content_type=self._random.choice((FORM, FORM, self._type())))
@@ -136,7 +140,7 @@ class Mutator:
         data = body.encode()
         if self._random.random() < 0.5:
             data = self.mutated(data)
-        return self._request(data, path=self._random.choice(_PATHS[:2]), content_type=JSON)
+        return self._request(data, path=self._random.choice(_PATHS[:4]), content_type=JSON)
 
     def _headers(self) -> bytes:
         chosen = self._random.sample(_HEADERS, self._random.randint(1, 3))

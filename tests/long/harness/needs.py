@@ -15,7 +15,7 @@ import pytest
 _TESTS = str(Path(__file__).parents[2])
 # mark -> names of functions and classes, and words of command lines, that tell.
 NEEDS = {
-    "service": {"Service", "TritonServer", "serve", "tritonserver", "tune"},
+    "service": {"Service", "TritonServer", "serve", "tritonserver", "tune", "OBSERVE", "promtool"},
     "build": {"build_engine", "build", "engine_folder"},
     "train": {"train", "Training", "fit"},
 }

@@ -129,28 +129,3 @@ def closed_within(opened: socket.socket, seconds: float) -> bool:
     except OSError:
         return True
     return False
-
-
-def unread(url: str) -> socket.socket:
-    """A connection whose client will read nothing, with little room in its kernel for answers."""
-    parts = urlsplit(url)
-    opened = socket.socket()
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    opened.connect((parts.hostname, parts.port))
-    return opened
-
-
-def kernels_room() -> int:
-    """Bytes that the kernel takes for such a client."""
-    with (
-        socket.create_server(("127.0.0.1", 0)) as listener,
-        unread(f"http://127.0.0.1:{listener.getsockname()[1]}"),
-        listener.accept()[0] as accepted,
-    ):
-        accepted.setblocking(False)
-        taken = 0
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                taken += accepted.send(bytes(20_000))
-        return taken

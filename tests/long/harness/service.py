@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,18 @@ KINDS = {"tritonserver": "bin/tritonserver", "stub": "triton_python_backend_stub
 def is_of_kind(process: psutil.Process, kind: str) -> bool:
     """Whether a process is of one of `KINDS`."""
     return KINDS[kind] in " ".join(process.cmdline())
+
+
+def wait_for(condition: Callable[[], Any], *, seconds: float = 60.0) -> None:
+    """Wait until something is so.
+
+    Raises:
+        AssertionError: it is not so in time.
+    """
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def regions(pid: int) -> int:

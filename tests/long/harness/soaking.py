@@ -16,7 +16,6 @@ from harness.bad_requests import REFUSED
 from harness.clients import difference, essence
 from harness.raw_http import FORM, JSON, Answer, connect, file_part, form, receive, request, send
 
-_MOST_KEPT = 20
 _BATCH = 4
 
 
@@ -49,23 +48,19 @@ class Tally:
 
     Attributes:
         statuses: answers by status.
-        faults: what should not have been; the first 20.
-        fault_count: all of them.
+        faults: what should not have been.
         gone: requests whose client did not wait for the answer.
     """
 
     statuses: Counter[int | None] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
-    fault_count: int = 0
     gone: int = 0
 
     def add(self, status: int | None, fault: str) -> None:
         """Count one answer."""
         self.statuses[status] += 1
         if fault:
-            self.fault_count += 1
-            if len(self.faults) < _MOST_KEPT:
-                self.faults.append(fault)
+            self.faults.append(fault)
 
 
 def good_requests(url: str, images: Sequence[bytes]) -> list[Good]:

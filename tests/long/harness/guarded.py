@@ -1,4 +1,4 @@
-"""The guarded HTTP server on a real port with a small application behind it."""
+"""The guarded HTTP server with a small application behind it, on real ports, for tests."""
 
 import asyncio
 import contextlib
@@ -25,6 +25,7 @@ LIMITS = Limits(
     connections=20,
     pipelined=4,
 )
+GET = b"GET / HTTP/1.1\r\n\r\n"
 BIG = 2**26
 
 
@@ -72,9 +73,14 @@ class Application:
             await send({"type": "http.response.body", "body": body})
 
 
+def trust_in(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
 @contextlib.contextmanager
 def served(application: Application, connections: Connections, authority: trustme.CA | None = None) -> Iterator[str]:
-    """The address of a server on a thread, with TLS where there is an authority."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     if authority is not None:
         authority.issue_cert("127.0.0.1").configure_cert(context)

@@ -1,4 +1,4 @@
-"""The OpenAPI document at /docs.json: ours and BentoML's routes, with the models of `rrrserve.api.schemas`."""
+"""The OpenAPI document at /docs.json: ours and BentoML's routes, with the models of `rrrserve.api.docs.schemas`."""
 
 import functools
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from rrrnet import __version__
-from rrrserve.api.access import OPEN_ROUTES
+from rrrserve.api.docs.schemas import Answer, BatchAnswer, Error, Models
+from rrrserve.api.endpoint import OPEN_ROUTES
 from rrrserve.api.errors import ERRORS
 from rrrserve.api.requests import DEFAULT_TOP_K
-from rrrserve.api.schemas import Answer, BatchAnswer, Error, Models
 from rrrserve.config.service_config import ServiceConfig
 
 _REFERENCE = "#/components/schemas/{model}"
