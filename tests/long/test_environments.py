@@ -107,7 +107,8 @@ def test_with_train_alone_a_network_is_trained_and_scored_without_bentoml(
     assert "accuracy" in environment.rrr("evaluate", out)
     assert environment.lacks("bentoml")
     assert environment.lacks("onnx")
-    assert "rrrnet-serving[build]" in environment.rrr("build", out, "--target", "onnxruntime-fp32", code=4)
+    said = environment.rrr("build", out, "--target", "onnxruntime-fp32", code=4)
+    assert "onnxruntime is not installed: pip install 'rrrnet-serving[onnxruntime]'" in said
 
 
 def test_with_serve_alone_a_repository_is_served_without_torch(
