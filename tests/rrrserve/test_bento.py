@@ -25,6 +25,12 @@ ROOT = Path(__file__).parents[2]
 BENTOML = Path(sys.executable).parent / "bentoml"
 TOKEN = "0123456789abcdef"
 
+# BentoML's own: its clients import what pathspec deprecates, and leave a temporary folder to the garbage collector.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning"),
+]
+
 
 def test_the_bento_installs_what_the_image_installs() -> None:
     options = yaml.safe_load((ROOT / "bentofile.yaml").read_text())["python"]
