@@ -35,6 +35,7 @@ claims:
 """
 
 
+@pytest.mark.nightly
 def test_the_commands_for_ones_own_images_run_as_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], start_service: Any
 ) -> None:

@@ -49,8 +49,9 @@ class Products:
         return self.root / "models" / "letters"
 
     @property
-    def baseline(self) -> Path:
-        return self.root / "models" / "resnet152"
+    def common(self) -> tuple[str | Path, ...]:
+        """Options of every training."""
+        return ("--data", self.data, "--weights", "none", "--size", "32")
 
     def engine(self, target: str, name: str = "letters") -> Path:
         return self.root / "engines" / name / target
@@ -64,14 +65,10 @@ class Products:
 def products(tmp_path_factory: pytest.TempPathFactory) -> Products:
     made = Products(tmp_path_factory.mktemp("whole-way"))
     rrr("data", "glyphs", made.data, "--classes", str(CLASSES), "--per-class", "24", "--size", "48")
-    common = ("--data", made.data, "--weights", "none", "--size", "32")
-    rrr("train", "--out", made.checkpoint, "--members", str(MEMBERS), "--epochs", "4", *common)
-    rrr("train", "--out", made.baseline, "--method", "full", "--epochs", "0", *common)
+    rrr("train", "--out", made.checkpoint, "--members", str(MEMBERS), "--epochs", "4", *made.common)
     for target, plan in (("openvino-fp32", "merged"), ("onnxruntime-fp32", "auto")):
         rrr("build", made.checkpoint, "--target", target, "--plan", plan, "--out", made.engine(target))
-    rrr("build", made.baseline, "--target", "openvino-fp32", "--out", made.engine("openvino-fp32", "resnet152"))
-    engines = (made.engine("openvino-fp32"), made.engine("openvino-fp32", "resnet152"))
-    rrr("repository", *engines, "--out", made.repository)
+    rrr("repository", made.engine("openvino-fp32"), "--out", made.repository)
     return made
 
 
@@ -107,6 +104,7 @@ def test_checkpoint_and_engines_agree_on_every_test_image(products: Products, tm
         assert difference <= 1e-3, (name, difference)
 
 
+@pytest.mark.nightly
 def test_evaluate_reports_the_ensemble_and_each_member(products: Products) -> None:
     scores = rrr_json("evaluate", products.checkpoint)
     assert scores["images"] == CLASSES * 12
@@ -152,7 +150,7 @@ def test_metrics_count_exactly_the_requests_that_were_sent(products: Products, s
     image = next((products.data / "images").iterdir()).read_bytes()
 
     def count() -> float:
-        wanted = 'rrr_request_duration_seconds_count{model="resnet152",outcome="ok",route="/v1/models/{name}/predict"}'
+        wanted = 'rrr_request_duration_seconds_count{model="letters",outcome="ok",route="/v1/models/{name}/predict"}'
         for line in httpx.get(f"{server.url}/metrics").text.splitlines():
             if line.startswith(wanted):
                 return float(line.rsplit(" ", 1)[1])
@@ -160,14 +158,23 @@ def test_metrics_count_exactly_the_requests_that_were_sent(products: Products, s
 
     before = count()
     for _ in range(7):
-        httpx.post(f"{server.url}/v1/models/resnet152/predict", content=image).raise_for_status()
+        httpx.post(f"{server.url}/v1/models/letters/predict", content=image).raise_for_status()
     assert count() - before == 7
 
 
-def test_served_models_are_listed_with_the_baseline(server: Service) -> None:
-    models = {model["name"]: model for model in httpx.get(f"{server.url}/v1/models").json()["models"]}
-    assert models.keys() == {"letters", "resnet152"}
-    assert models["letters"]["members"] == MEMBERS
+@pytest.mark.nightly
+def test_a_resnet152_goes_the_same_way_and_is_served_beside_the_ensemble(products: Products, tmp_path: Path) -> None:
+    baseline, engine = tmp_path / "resnet152", products.engine("openvino-fp32", "resnet152")
+    rrr("train", "--out", baseline, "--method", "full", "--epochs", "0", *products.common)
+    rrr("build", baseline, "--target", "openvino-fp32", "--out", engine)
+    rrr("repository", products.engine("openvino-fp32"), engine, "--out", tmp_path / "both")
+    image = next((products.data / "images").iterdir()).read_bytes()
+    with Service(tmp_path / "log", str(tmp_path / "both"), "--default", "letters") as service:
+        models = {model["name"]: model for model in service.ask("/v1/models").json()["models"]}
+        assert models.keys() == {"letters", "resnet152"}
+        assert models["letters"]["members"] == MEMBERS
+        answer = service.ask("/v1/models/resnet152/predict", content=image).raise_for_status().json()
+        assert answer["model"]["name"] == "resnet152"
 
 
 def test_readyz_is_503_until_an_inference_answered_and_sigterm_leaves_nothing(products: Products) -> None:

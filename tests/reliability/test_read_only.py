@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import pytest
 
 RRR = Path(sys.executable).parent / "rrr"
 
@@ -38,6 +39,7 @@ sys.exit("the cage is open")
 """
 
 
+@pytest.mark.nightly
 def test_only_the_temporary_folder_and_shared_memory_are_written(
     repository: Path, tmp_path: Path, png: Callable[[int], bytes]
 ) -> None:

@@ -90,6 +90,7 @@ def test_a_wrong_answer_of_status_200_is_a_fault(service: Any, png: Any) -> None
     assert clients.tally.faults[0].startswith("a wrong answer: ")
 
 
+@pytest.mark.nightly
 def test_the_control_leaks_in_a_copy_that_serves_and_grows(
     start_service: Any, repository: Path, tmp_path: Path, png: Any
 ) -> None:

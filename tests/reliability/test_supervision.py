@@ -219,6 +219,7 @@ def test_a_stop_that_hangs_is_ended_by_force_a_while_after_the_second_signal_or_
     assert still_running(children, seconds=10) == []
 
 
+@pytest.mark.nightly
 def test_on_a_full_disk_triton_is_tried_again_until_there_is_room(start_service: Start, repository: Path) -> None:
     served = start_service(str(repository), "--port", "0")
     parent = psutil.Process(served.process.pid)
@@ -255,6 +256,7 @@ def test_killing_it_under_load_takes_the_children_and_theirs_along_and_the_next_
     assert again.stop() == 0
 
 
+@pytest.mark.nightly
 def test_a_model_that_kills_its_process_is_tried_again_and_then_given_up(repository: Path, tmp_path: Path) -> None:
     copy = sabotaged(
         repository, tmp_path / "repository", lambda model: (model / "runtime.py").write_text("import os; os._exit(7)\n")
