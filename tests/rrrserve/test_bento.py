@@ -25,9 +25,9 @@ ROOT = Path(__file__).parents[2]
 BENTOML = Path(sys.executable).parent / "bentoml"
 TOKEN = "0123456789abcdef"
 
-# BentoML's own: its clients import what pathspec deprecates, and leave a temporary folder to the garbage collector.
+# BentoML's own: its clients use what pathspec and pydantic deprecate, and leave a folder to the garbage collector.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning"),
 ]
 
