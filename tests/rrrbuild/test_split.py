@@ -294,9 +294,11 @@ def test_tensorrt_rtx_builds_every_part_and_the_manifest_tells_what_became_of_st
             images=4,
             report=steps.append,
         )
-        for plan in ("split", "streams")
+        for plan in ("merged", "split", "streams")
     }
 
+    assert {plan: manifest.plan for plan, manifest in built.items()} == {plan: plan for plan in built}
+    assert built["merged"].files["model.plan"]["size_bytes"] > 500_000
     assert {"stem.plan", "member_0.plan", "member_1.plan", "build.log"} < set(built["split"].files)
     assert built["split"].features == {"name": "features", "dtype": "float16", "shape": [-1, 512, 4, 4]}
     assert (built["split"].path / "build.log").read_text().count("Opset version:    17") == 3
