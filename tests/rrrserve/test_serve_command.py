@@ -127,18 +127,9 @@ def test_the_default_model_can_be_chosen(start_service: Start, repository: Path,
     assert answer.json()["model"]["name"] == "single"
 
 
-def test_a_port_in_use_is_exit_2(repository: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        port = held.getsockname()[1]
-        ran = run_serve(str(repository), "--port", str(port))
-    assert ran.returncode == 2
-    assert ran.stderr == f"rrr: 127.0.0.1 port {port} is in use: stop what listens there, or choose another --port\n"
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("--port", "80"),
         ("--port", "70000"),
         ("--host", "no.such.host"),
         ("--default", "nobody"),

@@ -215,7 +215,8 @@ def test_the_models_are_listed_with_their_labels(client: httpx.Client) -> None:
     assert first["parameters"] > 0
 
 
-def test_the_histograms_count_every_request_stage_and_image_once(client: httpx.Client, png: Files) -> None:
+def test_the_histograms_count_every_stage_and_every_call_of_triton_once(client: httpx.Client, png: Files) -> None:
+    """Requests, refusals and images are counted in test_metrics.py."""
     before = samples(client)
     for seed in range(3):
         client.post("/v1/predict", content=png(seed))
@@ -226,17 +227,11 @@ def test_the_histograms_count_every_request_stage_and_image_once(client: httpx.C
     def rise(name: str) -> float:
         return after[name] - before.get(name, 0.0)
 
-    assert rise('rrr_request_duration_seconds_count{model="tiny",outcome="ok",route="/v1/predict"}') == 3
-    assert rise('rrr_request_duration_seconds_count{model="tiny",outcome="client_error",route="/v1/predict"}') == 1
-    batch = '{model="single",outcome="ok",route="/v1/models/{name}/predict_batch"}'
-    assert rise(f"rrr_request_duration_seconds_count{batch}") == 1
     for stage in ("read", "decode", "preprocess", "inference", "encode"):
         count = rise(f'rrr_stage_duration_seconds_count{{model="tiny",stage="{stage}"}}')
         assert count == (4 if stage == "read" else 3)
     # five images go to Triton as batches of 4 and 1
     assert rise('rrr_inference_duration_seconds_count{model="single",target="onnxruntime-fp32"}') == 2
-    assert rise('rrr_disagreement_count{model="single"}') == 5
-    assert rise('rrr_requests_rejected_total{reason="unsupported_image"}') == 1
     assert after["rrr_in_flight_requests"] == 0
 
 
