@@ -80,13 +80,6 @@ def test_an_engine_of_one_member_keeps_the_members_axis(
     assert load_engine(tmp_path / "engine")(np.zeros((2, 32, 32, 3), np.uint8)).shape == (2, 1, 3)
 
 
-@pytest.mark.parametrize("file", ["model.xml", "model.bin", SPLIT, MANIFEST])
-def test_a_flipped_byte_is_refused_with_the_file_name(file: str, damaged: Damage, openvino_engine: Manifest) -> None:
-    with pytest.raises(ArtifactError, match=f"{file} was changed after it was written") as caught:
-        load_engine(damaged(openvino_engine.path, file))
-    assert caught.value.exit_code == 3
-
-
 def test_a_missing_engine_file_is_refused_with_its_name(tmp_path: Path, openvino_engine: Manifest) -> None:
     engine = shutil.copytree(openvino_engine.path, tmp_path / "engine")
     (engine / "model.bin").unlink()
@@ -156,16 +149,20 @@ def test_images_of_another_shape_or_type_are_refused(openvino_engine: Manifest) 
         engine(np.zeros((0, 32, 32, 3), np.uint8))
 
 
-def test_an_engine_outside_its_tolerance_leaves_nothing_behind(
-    tmp_path: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+def test_an_engine_outside_its_tolerance_leaves_nothing_or_the_engine_that_was_there(
+    tmp_path: Path, openvino_engine: Manifest, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     impossible = replace(TARGETS["openvino-fp32"], tolerance=Tolerance(0.0, 0.0, 1.0))
     monkeypatch.setitem(TARGETS, "openvino-fp32", impossible)
-
-    with pytest.raises(CheckFailedError, match="differs from PyTorch's by") as caught:
-        build_engine(checkpoint.path, "openvino-fp32", batch=BATCH, out=tmp_path / "engine")
-    assert caught.value.exit_code == 1
-    assert list(tmp_path.iterdir()) == []
+    engine = tmp_path / "engine"
+    for before in ([], [engine]):
+        if before:
+            shutil.copytree(openvino_engine.path, engine)
+        with pytest.raises(CheckFailedError, match="differs from PyTorch's by") as caught:
+            build_engine(checkpoint.path, "openvino-fp32", batch=BATCH, out=engine)
+        assert caught.value.exit_code == 1
+        assert list(tmp_path.iterdir()) == before
+    assert read_engine(engine).files == openvino_engine.files
 
 
 def test_a_network_that_overflows_is_refused_for_its_nan(
@@ -178,18 +175,6 @@ def test_a_network_that_overflows_is_refused_for_its_nan(
     with pytest.raises(CheckFailedError, match="NaN or infinity on 5 of 5 images"):
         build_engine(overflowing.path, "onnxruntime-fp32", batch=BATCH, out=tmp_path / "engine", images=5)
     assert not (tmp_path / "engine").exists()
-
-
-def test_a_failed_build_keeps_the_engine_that_was_there(
-    tmp_path: Path, openvino_engine: Manifest, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = shutil.copytree(openvino_engine.path, tmp_path / "engine")
-    impossible = replace(TARGETS["openvino-fp32"], tolerance=Tolerance(0.0, 0.0, 1.0))
-    monkeypatch.setitem(TARGETS, "openvino-fp32", impossible)
-
-    with pytest.raises(CheckFailedError):
-        build_engine(checkpoint.path, "openvino-fp32", batch=BATCH, out=engine)
-    assert read_engine(engine).files == openvino_engine.files
 
 
 def test_a_damaged_checkpoint_is_refused_with_the_file_name(

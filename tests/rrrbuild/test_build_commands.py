@@ -83,11 +83,13 @@ def test_build_of_a_folder_that_is_no_checkpoint_exits_with_3(tmp_path: Path, ca
 
 
 @pytest.mark.skipif(machine.package_version("tensorrt") is not None, reason="tensorrt is installed")
+@pytest.mark.parametrize("target", ["tensorrt-fp16", "tensorrt-int8"])
 def test_build_for_a_missing_runtime_exits_with_4_and_says_what_to_install(
-    checkpoint: Checkpoint, capsys: Capture
+    target: str, tmp_path: Path, checkpoint: Checkpoint, capsys: Capture
 ) -> None:
-    assert run(["build", str(checkpoint.path), "--target", "tensorrt-fp16"]) == 4
+    assert run(["build", str(checkpoint.path), "--target", target, "--out", str(tmp_path / "engine")]) == 4
     assert "pip install 'rrrnet-serving[tensorrt]'" in capsys.readouterr().err
+    assert not (tmp_path / "engine").exists()
 
 
 @pytest.mark.parametrize("target", ["openvino-fp32", "onnxruntime-fp32"])

@@ -140,16 +140,6 @@ def test_the_half_precision_merged_graph_keeps_softmax_in_fp32(networks: list[Ch
 
 
 @pytest.mark.skipif(machine.package_version("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
-def test_tensorrt_rtx_builds_the_merged_plan(tmp_path: Path, checkpoint: Checkpoint) -> None:
-    manifest = build_engine(
-        checkpoint.path, "tensorrt-rtx-fp16", plan="merged", batch=BATCH, out=tmp_path / "engine", images=4
-    )
-
-    assert manifest.plan == "merged"
-    assert manifest.files["model.plan"]["size_bytes"] > 500_000
-
-
-@pytest.mark.skipif(machine.package_version("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
 @pytest.mark.skipif(machine.gpu() is not None, reason="there is a GPU")
 def test_auto_takes_sequential_and_says_why_where_nothing_can_be_measured(
     tmp_path: Path, checkpoint: Checkpoint

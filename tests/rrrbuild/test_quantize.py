@@ -221,8 +221,3 @@ def test_tensorrt_rtx_builds_the_quantised_network_ahead_of_time(tmp_path: Path,
         record = manifest.quantisation["plans"][plan]
         assert record["accuracy"] == record["reference_accuracy"]  # measured on the quantised graph, without a GPU
         assert "ERROR" not in (out / "build.log").read_text()
-
-
-@pytest.mark.skipif(machine.package_version("tensorrt") is not None, reason="tensorrt is installed")
-def test_tensorrt_int8_without_its_package_says_what_to_install(checkpoint: Checkpoint) -> None:
-    assert run(["build", str(checkpoint.path), "--target", "tensorrt-int8"]) == 4

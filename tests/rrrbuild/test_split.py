@@ -23,13 +23,12 @@ from rrrbuild.manifest import BatchRange, read_engine
 from rrrbuild.plan_runner import ByBatch, InLanes, plans_by_size
 from rrrbuild.targets import TARGETS, build_obstacle, run_obstacle
 from rrrnet.checkpoint import Checkpoint
-from rrrnet.errors import ArtifactError, CheckFailedError
+from rrrnet.errors import CheckFailedError
 from rrrserve.cli import run
 
 BATCH = BatchRange(1, 2, 4)
 CPU_TARGETS = [name for name, row in TARGETS.items() if not row.on_gpu]
 needs_rtx = pytest.mark.skipif(machine.package_version("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
-Damage = Callable[[Path, str], Path]
 Images = npt.NDArray[np.uint8]
 
 
@@ -164,13 +163,6 @@ def test_a_split_engine_tells_what_each_member_took(split_engine: Path, images: 
     assert again.shape == (3, 2, 3)
 
 
-@pytest.mark.parametrize("part", ["stem", "member_1"])
-def test_a_damaged_part_is_refused_with_its_name(split_engine: Path, damaged: Damage, part: str) -> None:
-    file = next(path.name for path in split_engine.iterdir() if path.stem == part and path.suffix in (".bin", ".onnx"))
-    with pytest.raises(ArtifactError, match=f"{file} was changed after it was written"):
-        load_engine(damaged(split_engine, file))
-
-
 def test_members_share_a_few_threads_and_keep_their_order(images: Images) -> None:
     threads, both = set(), threading.Barrier(2, timeout=10)
 
@@ -248,11 +240,6 @@ def test_auto_keeps_the_files_of_every_plan_that_wins_somewhere(two_plans: Path,
     assert np.abs(single[0] - several[0]).max() < 1e-5
 
 
-def test_a_flipped_byte_in_a_kept_plans_folder_is_refused(two_plans: Path, damaged: Damage) -> None:
-    with pytest.raises(ArtifactError, match=r"split/member_0\.bin was changed"):
-        read_engine(damaged(two_plans, "split/member_0.bin"))
-
-
 def test_the_command_builds_a_split_engine_and_says_what_is_not_expressible(
     tmp_path: Path, checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -294,9 +281,11 @@ def test_tensorrt_rtx_builds_every_part_and_the_manifest_tells_what_became_of_st
             images=4,
             report=steps.append,
         )
-        for plan in ("split", "streams")
+        for plan in ("merged", "split", "streams")
     }
 
+    assert {plan: manifest.plan for plan, manifest in built.items()} == {plan: plan for plan in built}
+    assert built["merged"].files["model.plan"]["size_bytes"] > 500_000
     assert {"stem.plan", "member_0.plan", "member_1.plan", "build.log"} < set(built["split"].files)
     assert built["split"].features == {"name": "features", "dtype": "float16", "shape": [-1, 512, 4, 4]}
     assert (built["split"].path / "build.log").read_text().count("Opset version:    17") == 3

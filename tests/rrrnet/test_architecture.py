@@ -54,13 +54,13 @@ def test_macs_of_odd_image_sizes_round_up_at_each_stride() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((1, 8), "needs at least 2"), ((20, 0), "allowed are 1 to 256"), ((20, 257), "allowed are 1 to 256")],
+    [
+        ((1, 8), "needs at least 2"),
+        ((20, 0), "allowed are 1 to 256"),
+        ((20, 257), "allowed are 1 to 256"),
+        ((40_000, 256), "use fewer members"),
+    ],
 )
 def test_impossible_networks_are_refused(arguments: tuple[int, int], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         shapes.ensemble(*arguments)
-
-
-def test_too_many_classes_for_the_members_are_refused() -> None:
-    with pytest.raises(UsageError, match="use fewer members"):
-        shapes.ensemble(40_000, 256)

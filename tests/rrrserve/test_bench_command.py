@@ -169,6 +169,7 @@ def test_what_cannot_be_measured_is_said_in_one_line_before_any_load(
             (("--triton", "here", "--model", "tiny"), 2, "--triton is 'here'"),
             ((*url, "--batch", "2"), 2, "over HTTP a request carries one image"),
             (("--url", "ftp://localhost"), 2, "expected http://HOST:PORT or https://HOST:PORT"),
+            (("--url", "http://h:99999"), 2, "rrr: --url is 'http://h:99999': a port is from 1 to 65535\n"),
             ((*url, "--ca", str(tmp_path / "none")), 2, "none cannot be read: No such file"),
             ((*url, "--ca", str(tmp_path / "a.png")), 2, "a.png holds no certificate in PEM form"),
             (("--url", service.url.replace("http", "https")), 1, "a service without --tls-cert is asked with http://"),
@@ -221,11 +222,6 @@ def test_a_list_of_models_that_is_none_is_said_in_one_line(
     assert code == 1
     assert message in said
     assert said.count("\n") == 1
-
-
-def test_an_address_with_an_impossible_port_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, said = bench(capsys, "--url", "http://127.0.0.1:99999")
-    assert (code, said) == (2, "rrr: --url is 'http://127.0.0.1:99999': a port is from 1 to 65535\n")
 
 
 def test_an_interrupted_bench_keeps_what_it_has_and_says_so(service: Any, client: httpx.Client, tmp_path: Path) -> None:

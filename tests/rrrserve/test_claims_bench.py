@@ -89,27 +89,12 @@ def test_a_bench_decides_a_percentile_that_buckets_cannot(bench: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "verdict", "reason", "message"),
     [
-        ({"at_least_per_second": 75, "p99_ms": 20}, "pass", "bound_met", "measured 80 (80 to 100) 1/s"),
-        ({"at_least_per_second": 90, "p99_ms": 20}, "undecided", "interval_straddles_bound", "search more finely"),
-        ({"at_least_per_second": 120, "p99_ms": 20}, "fail", "bound_missed", "which is not at least 120 1/s"),
         ({"at_least_per_second": 90, "p99_ms": 30, "concurrency": 1}, "pass", "bound_met", "at least 90 1/s"),
-        (
-            {"at_least_per_second": 90, "p99_ms": 9, "concurrency": 1},
-            "fail",
-            "bound_missed",
-            "at most 9 ms are claimed",
-        ),
-        (
-            {"at_least_per_second": 90, "p99_ms": 9},
-            "undecided",
-            "no_evidence",
-            "but http at 1, the highest rate of quick",
-        ),
+        ({"at_least_per_second": 90, "p99_ms": 9, "concurrency": 1}, "fail", "bound_missed", "at most 9 ms are claim"),
+        ({"at_least_per_second": 90, "p99_ms": 9}, "undecided", "no_evidence", "but http at 1, the highest rate of q"),
     ],
 )
-def test_throughput_from_a_search_or_from_runs(
-    bench: Path, fields: dict[str, Any], verdict: str, reason: str, message: str
-) -> None:
+def test_throughput_from_runs(bench: Path, fields: dict[str, Any], verdict: str, reason: str, message: str) -> None:
     found = judged(bench, kind="throughput", **fields)
     assert (found.verdict, found.reason) == (verdict, reason), found.explanation
     assert message in found.explanation
@@ -243,9 +228,9 @@ def test_only_equal_batches_are_compared(bench: Path) -> None:
 @pytest.mark.parametrize(
     ("searches", "bound", "verdict", "reason", "samples", "message"),
     [
-        ([search()], 75, "pass", "bound_met", 1000, "measured 80"),
+        ([search()], 75, "pass", "bound_met", 1000, "measured 80 (80 to 100) 1/s"),
         ([search()], 90, "undecided", "interval_straddles_bound", 2000, "search more finely"),
-        ([search()], 120, "fail", "bound_missed", 1000, "measured 80"),
+        ([search()], 120, "fail", "bound_missed", 1000, "which is not at least 120 1/s"),
         ([search(100)], 75, "undecided", "too_few_samples", 100, "the trial of 80/s had 100 requests and p99 needs"),
         ([search(100)], 75, "undecided", "too_few_samples", 100, "search with rrr bench --p99-ms 20 --seconds 14"),
         ([search(999)], 120, "undecided", "too_few_samples", 999, "the trial of 100/s had 999 requests"),

@@ -155,31 +155,16 @@ def replaced(old: str, new: str, *, at: int) -> Callable[[int, str], str]:
 
 
 def _nan(scrape: int, text: str) -> str:
-    lines = [
-        "rrr_inference_duration_seconds_sum" + line.split("_sum", 1)[1].rsplit(" ", 1)[0] + " NaN"
-        if scrape >= 3 and line.startswith("rrr_inference_duration_seconds_sum")
-        else line
-        for line in text.splitlines()
-    ]
-    return "\n".join(lines) + "\n"
+    return re.sub(r"(?m)^(rrr_inference_duration_seconds_sum\S+) .*$", r"\1 NaN", text) if scrape >= 3 else text
 
 
-def _restarted() -> Callable[[int, str], str]:
+def _first_text_again(*scrapes: int) -> Edit:
+    """In these scrapes, by default in all, the counters stand as in the first."""
     first: list[str] = []
 
     def edit(scrape: int, text: str) -> str:
         first.append(text)
-        return first[0] if scrape == 6 else text
-
-    return edit
-
-
-def _frozen() -> Callable[[int, str], str]:
-    first: list[str] = []
-
-    def edit(_: int, text: str) -> str:
-        first.append(text)
-        return first[0]
+        return first[0] if scrape in scrapes or not scrapes else text
 
     return edit
 
@@ -249,8 +234,8 @@ def test_a_reload_or_a_restart_is_seen_though_no_counter_falls(
     ("edit", "reason", "message"),
     [
         (_nan, "not_a_number", 'rrr_inference_duration_seconds_sum{model="quick",target="any"} is nan'),
-        (_restarted(), "counter_reset", "fell from"),
-        (_frozen(), "no_traffic", "did not grow: no request was answered meanwhile; --drive sends some"),
+        (_first_text_again(6), "counter_reset", "fell from"),
+        (_first_text_again(), "no_traffic", "did not grow: no request was answered meanwhile; --drive sends some"),
         (
             replaced("rrr_inference_duration_seconds", "rrr_inference_time_seconds", at=0),
             "metric_missing",
@@ -280,7 +265,7 @@ def test_broken_metrics_each_have_their_message(
 
 
 def test_a_restart_can_be_left_out(fake: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fake.edit = _restarted()
+    fake.edit = _first_text_again(6)
     path = claims_file(tmp_path, "mean at_least 4")
     found, _ = verdicts(capsys, path, "--scrape", fake.url, "--allow-resets", code=0)
     assert found[0]["verdict"] == "pass"

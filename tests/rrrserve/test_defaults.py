@@ -182,14 +182,18 @@ def test_a_bad_setting_ends_the_start_in_one_line_before_anything_listens(
     assert ended.stderr.startswith("rrr: ")
 
 
-def test_a_port_in_use_is_named(tmp_path: Path) -> None:
+def test_a_port_in_use_is_named_in_either_format_of_the_log(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
-        command = [str(RRR), "serve", str(tmp_path), "--port", str(port), "--log-format", "json"]
-        ended = subprocess.run(command, capture_output=True, text=True)
+        command = [str(RRR), "serve", str(tmp_path), "--port", str(port)]
+        plain, ended = (
+            subprocess.run([*command, *more], capture_output=True, text=True) for more in ([], ["--log-format", "json"])
+        )
+    told = f"127.0.0.1 port {port} is in use: stop what listens there, or choose another --port"
+    assert (plain.returncode, plain.stderr) == (2, f"rrr: {told}\n")
     (line,) = ended.stderr.splitlines()
     assert ended.returncode == 2
-    assert json.loads(line)["event"].startswith(f"127.0.0.1 port {port} is in use")
+    assert json.loads(line)["event"] == told
     assert json.loads(line)["level"] == "critical"
 
 

@@ -4,7 +4,6 @@ import itertools
 import json
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -307,69 +306,36 @@ def test_a_name_finds_the_artifacts_in_the_working_directory(
     assert document_of(capsys, "served-name")["name"] == "hostile"
 
 
-def _with(path: Path, change: Callable[[dict[str, Any]], object]) -> str:
-    document = bench_document()
-    change(document)
-    path.write_text(json.dumps(document))
-    return str(path)
+MISTAKES = [  # {root} and {tmp} are folders
+    ("{root}/models/hostile", 2, "nowhere to write: give --out FILE.html"),
+    ("nobody --json", 3, "nothing is known about 'nobody': there is no artifacts/models/nobody"),
+    ("a/b --json", 3, "a/b does not exist: give a checkpoint, an engine, a repository"),
+    ("{root} --json", 3, "holds no model.json, manifest.json or repository.json"),
+    ("hostile --out {tmp}/no/x.html", 2, "no: make it first"),
+    ("hostile --json --bench {tmp}/x", 2, "there is no file"),
+    ("hostile --json --bench {root}/verdicts.json", 3, "is not a result of rrr bench --out"),
+    ("hostile --json --bench {tmp}/odd.json", 3, "runs.1.p99_ms: Input should be a valid number, found 'x'"),
+    ("hostile --json --verdicts {root}/predictions.npz", 3, "is not verdicts: rrr verify"),
+    ("{root}/models/hostile --json --predictions {root}/bench.json", 3, "holds no predictions"),
+    ("x --json --predictions {root}/a --data {root}", 2, "give --predictions or --data, not both"),
+]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (lambda root, tmp: [root / "models" / "hostile"], 2, "nowhere to write: give --out FILE.html"),
-        (
-            lambda root, tmp: ["nobody", "--json"],
-            3,
-            "nothing is known about 'nobody': there is no artifacts/models/nobody",
-        ),
-        (lambda root, tmp: ["a/b", "--json"], 3, "a/b does not exist: give a checkpoint, an engine, a repository"),
-        (lambda root, tmp: [root, "--json"], 3, "holds no model.json, manifest.json or repository.json"),
-        (lambda root, tmp: ["hostile", "--out", tmp / "no" / "x.html"], 2, "no: make it first"),
-        (lambda root, tmp: ["hostile", "--json", "--bench", tmp / "x"], 2, "there is no file"),
-        (
-            lambda root, tmp: ["hostile", "--json", "--bench", root / "verdicts.json"],
-            3,
-            "is not a result of rrr bench --out",
-        ),
-        (
-            lambda root, tmp: [
-                "hostile",
-                "--json",
-                "--bench",
-                _with(tmp / "b", lambda d: d["runs"][1].update(p99_ms="x")),
-            ],
-            3,
-            "runs.1.p99_ms: Input should be a valid number, found 'x'",
-        ),
-        (
-            lambda root, tmp: ["hostile", "--json", "--verdicts", root / "predictions.npz"],
-            3,
-            "is not verdicts: rrr verify",
-        ),
-        (
-            lambda root, tmp: [root / "models" / "hostile", "--json", "--predictions", root / "bench.json"],
-            3,
-            "holds no predictions",
-        ),
-        (
-            lambda root, tmp: ["x", "--json", "--predictions", root / "a", "--data", root],
-            2,
-            "give --predictions or --data, not both",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "code", "message"), MISTAKES)
 def test_a_mistake_gets_one_line(
     root: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-    arguments: Callable[[Path, Path], list[str | Path]],
+    arguments: str,
     code: int,
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run(["report", *map(str, arguments(root, tmp_path))]) == code
+    odd = bench_document()
+    odd["runs"][1]["p99_ms"] = "x"
+    (tmp_path / "odd.json").write_text(json.dumps(odd))
+    assert run(["report", *arguments.format(root=root, tmp=tmp_path).split()]) == code
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

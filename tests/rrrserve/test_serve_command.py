@@ -15,8 +15,6 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from tritonclient.grpc import InferenceServerClient
-from tritonclient.utils import InferenceServerException
 
 from rrrserve.process import scratch
 
@@ -92,34 +90,6 @@ def test_a_second_signal_ends_it_at_once(start_service: Start, repository: Path)
     assert wait_until_gone(children) == []
 
 
-def test_tritons_admin_interface_is_locked(start_service: Start, repository: Path) -> None:
-    served = start_service(str(repository), "--port", "0")
-    found = re.search(r"Triton at (127\.0\.0\.1:\d+)", served.log.read_text())
-    assert found
-    with InferenceServerClient(found[1]) as triton:
-        assert triton.is_server_live()
-        admin: list[Callable[[], Any]] = [
-            triton.get_inference_statistics,
-            triton.get_model_repository_index,
-            triton.get_system_shared_memory_status,
-            triton.get_trace_settings,
-            triton.get_log_settings,
-            lambda: triton.get_model_config("tiny"),
-            lambda: triton.load_model("tiny"),
-            lambda: triton.unload_model("tiny"),
-        ]
-        for call in admin:
-            with pytest.raises(InferenceServerException, match="expecting header"):
-                call()
-    ours = {process.pid for process in served.children()}
-    listening = {
-        connection.laddr.ip.removeprefix("::ffff:")
-        for connection in psutil.net_connections("tcp")
-        if connection.pid in ours and connection.status == "LISTEN"
-    }
-    assert listening == {"127.0.0.1"}
-
-
 def test_an_external_triton_that_is_not_there_leaves_it_unready(
     start_service: Start, repository: Path, png: Callable[[int], bytes]
 ) -> None:
@@ -157,18 +127,9 @@ def test_the_default_model_can_be_chosen(start_service: Start, repository: Path,
     assert answer.json()["model"]["name"] == "single"
 
 
-def test_a_port_in_use_is_exit_2(repository: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        port = held.getsockname()[1]
-        ran = run_serve(str(repository), "--port", str(port))
-    assert ran.returncode == 2
-    assert ran.stderr == f"rrr: 127.0.0.1 port {port} is in use: stop what listens there, or choose another --port\n"
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("--port", "80"),
         ("--port", "70000"),
         ("--host", "no.such.host"),
         ("--default", "nobody"),
