@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 START_SECONDS = ServiceConfig().start_timeout_seconds
 # From SIGTERM to the end: refusing and closing take less than the 5 s to spare.
 STOP_SECONDS = ServiceConfig().drain_seconds + ServiceConfig().grace_seconds + EXIT_TIMEOUT_SECONDS + 5
-OPTIONS = set(re.findall(r"--[a-z-]+|(?<=    )[a-z_]+(?=: Annotated)", inspect.getsource(serve.register)))
+OPTIONS = set(re.findall(r"--[a-z-]+|(?<=    )[a-z_]+(?=: Annotated)", inspect.getsource(serve.serve)))
 
 
 @pytest.fixture(scope="module")

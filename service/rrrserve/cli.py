@@ -30,7 +30,7 @@ EXTRAS = {
 
 
 def make_app() -> typer.Typer:
-    """The typer application with every command: each entry point of the group `rrr.commands` is a `register(app)`."""
+    """The typer application: each entry point of the group `rrr.commands` is a command or a group of them."""
     app = typer.Typer(
         name="rrr",
         help="Reduce a pre-trained ResNet152 to a parallel ensemble, compile it, serve it, and measure it.",
@@ -41,11 +41,11 @@ def make_app() -> typer.Typer:
     found = {entry.name: entry for entry in entry_points(group="rrr.commands")}
     known = {name: panel for panel, names in PANELS.items() for name in names}
     for name in (*known, *sorted(found.keys() - known.keys())):
-        found[name].load()(app)
-    for command in app.registered_commands:
-        command.rich_help_panel = known.get(command.name or str(getattr(command.callback, "__name__", "")), _OTHERS)
-    for group in app.registered_groups:
-        group.rich_help_panel = known.get(str(group.name), _OTHERS)
+        command, panel = found[name].load(), known.get(name, _OTHERS)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, rich_help_panel=panel)
+        else:
+            app.command(name, rich_help_panel=panel)(command)
     return app
 
 

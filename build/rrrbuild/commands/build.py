@@ -17,11 +17,6 @@ from rrrnet import output
 from rrrnet.errors import UsageError
 
 
-def register(app: typer.Typer) -> None:
-    """Add `rrr build`."""
-    app.command()(build)
-
-
 def build(
     checkpoint: Annotated[Path, typer.Argument(help="A folder that rrr train wrote.")],
     target: Annotated[list[str], typer.Option(help=f"One of {', '.join(TARGETS)}; may be repeated.")],

@@ -12,11 +12,6 @@ from rrrnet.errors import UsageError
 from rrrnet.metrics import score
 
 
-def register(app: typer.Typer) -> None:
-    """Add `evaluate` to the application."""
-    app.command()(evaluate)
-
-
 def evaluate(
     model: Annotated[Path, typer.Argument(metavar="CHECKPOINT|ENGINE", help="A checkpoint or an engine folder.")],
     data: Annotated[Path | None, typer.Option(help="Data folder; default: the one it was trained on.")] = None,

@@ -10,11 +10,6 @@ from rrrbuild.targets import TARGETS, Target, build_obstacle, run_obstacle
 from rrrnet import output
 
 
-def register(app: typer.Typer) -> None:
-    """Add `rrr targets`."""
-    app.command()(targets)
-
-
 def targets(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Show every target: available here? If not, why and what to install."""
     rows = [_row(target) for target in TARGETS.values()]

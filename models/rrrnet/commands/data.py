@@ -12,13 +12,10 @@ from rrrnet.glyph_options import ALL, BACKGROUNDS, SCRIPTS, GlyphOptions
 _DEFAULTS = GlyphOptions()
 
 
-def register(app: typer.Typer) -> None:
-    """Add `rrr data` with its sub-commands."""
-    data = typer.Typer(no_args_is_help=True, help="Make data sets.")
-    data.command("glyphs")(glyphs)
-    app.add_typer(data, name="data")
+data = typer.Typer(no_args_is_help=True, help="Make data sets.")
 
 
+@data.command()
 def glyphs(
     out: Annotated[Path, typer.Argument(help="Folder to make; an earlier generated data set there is replaced.")],
     classes: Annotated[int, typer.Option(help="Number of letters.")] = _DEFAULTS.classes,

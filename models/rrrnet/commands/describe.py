@@ -13,11 +13,6 @@ from rrrnet.checkpoint import read_checkpoint
 from rrrnet.errors import UsageError
 
 
-def register(app: typer.Typer) -> None:
-    """Add `describe` to the application."""
-    app.command()(describe)
-
-
 def describe(
     checkpoint: Annotated[Path | None, typer.Argument(help="A checkpoint folder; or give --members.")] = None,
     members: Annotated[int | None, typer.Option(help="Branches of the ensemble; 1 is the reduced network.")] = None,

@@ -19,11 +19,6 @@ if TYPE_CHECKING:
     from rrrnet.training_state import Progress
 
 
-def register(app: typer.Typer) -> None:
-    """Add `train` to the application."""
-    app.command()(train)
-
-
 def train(
     data: Annotated[Path, typer.Option(help="Meta-Album folder (labels.csv, images/) or one folder per class.")],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write; its name becomes the model's name.")],

@@ -26,11 +26,6 @@ _DEFAULT_CONCURRENCY = "1,4,16"
 _PLOTS = (".png", ".svg")
 
 
-def register(app: typer.Typer) -> None:
-    """Add `rrr bench`."""
-    app.command()(bench)
-
-
 def bench(
     url: Annotated[
         str | None,

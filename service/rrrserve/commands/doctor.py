@@ -14,11 +14,6 @@ from rrrnet.errors import CheckFailedError
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
-def register(app: typer.Typer) -> None:
-    """Add `rrr doctor`."""
-    app.command()(doctor)
-
-
 def doctor(
     artifacts: Annotated[
         Path, typer.Option(metavar="FOLDER", help="where checkpoints and engines are to be written")

@@ -22,65 +22,57 @@ if TYPE_CHECKING:
 _SHOWN = 3
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
+def predict(
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="image files; - reads standard input")],
+    url: Annotated[str, typer.Option(help="where rrr serve listens")] = "http://127.0.0.1:3000",
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="a model (else the default one)")] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help=f"labels for each image (else up to {_SHOWN})")] = None,
+    members: Annotated[bool, typer.Option("--members", help="each member's own label as well")] = False,
+    timeout: Annotated[float, typer.Option(min=0.001, metavar="SECONDS", help="deadline for each image")] = 10.0,
+    token_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", envvar="RRR_TOKEN_FILE", help="the token to send (else RRR_TOKEN)")
+    ] = None,
+    ca: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="PEM certificates to trust (else those of the machine)")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
+) -> None:
+    """Classify images with a running service. Unusable files are reported; the others' answers still come."""
+    import httpx
 
-    @app.command()
-    def predict(
-        images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="image files; - reads standard input")],
-        url: Annotated[str, typer.Option(help="where rrr serve listens")] = "http://127.0.0.1:3000",
-        model: Annotated[str | None, typer.Option(metavar="NAME", help="a model (else the default one)")] = None,
-        top_k: Annotated[int | None, typer.Option(min=1, help=f"labels for each image (else up to {_SHOWN})")] = None,
-        members: Annotated[bool, typer.Option("--members", help="each member's own label as well")] = False,
-        timeout: Annotated[float, typer.Option(min=0.001, metavar="SECONDS", help="deadline for each image")] = 10.0,
-        token_file: Annotated[
-            Path | None,
-            typer.Option(metavar="FILE", envvar="RRR_TOKEN_FILE", help="the token to send (else RRR_TOKEN)"),
-        ] = None,
-        ca: Annotated[
-            Path | None, typer.Option(metavar="FILE", help="PEM certificates to trust (else those of the machine)")
-        ] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
-    ) -> None:
-        """Classify images with a running service. Unusable files are reported; the others' answers still come."""
-        import httpx
-
-        path = "/v1/predict" if model is None else f"/v1/models/{model}/predict"
-        query: dict[str, str] = {"members": "true"} if members else {}
-        if top_k is not None:
-            query["top_k"] = str(top_k)
-        headers = client_headers(variables(), token_file)
-        headers |= {
-            "X-Request-Timeout-Ms": str(max(1, int(timeout * 1000))),
-            "Content-Type": "application/octet-stream",
-        }
-        failures = 0
-        rows: list[tuple[str, dict[str, Any]]] = []
-        try:
-            with httpx.Client(
-                base_url=url, timeout=timeout + 5.0, trust_env=False, headers=headers, verify=client_trust(ca)
-            ) as client:
-                for name in images:
-                    try:
-                        answer = _ask(client, path, query, name)
-                    except ArtifactError as error:
-                        failures += 1
-                        messages.print(f"rrr: {name}: {error}", markup=False, highlight=False, soft_wrap=True)
-                    else:
-                        if as_json:
-                            sys.stdout.write(json.dumps({"file": name, **answer}, ensure_ascii=False) + "\n")
-                        rows.append((name, answer))
-        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-            raise UsageError(f"--url is {url!r}: expected http://HOST:PORT or https://HOST:PORT") from error
-        except httpx.TransportError as error:
-            raise CheckFailedError(
-                f"no answer from {url} ({error}): start the service with rrr serve, or name another --url"
-            ) from error
-        finally:
-            if rows and not as_json:  # also when the connection broke midway
-                console.print(_table(rows, top_k or _SHOWN, members=members))
-        if failures:
-            raise CheckFailedError(f"{failures} of {len(images)} images got no answer")
+    path = "/v1/predict" if model is None else f"/v1/models/{model}/predict"
+    query: dict[str, str] = {"members": "true"} if members else {}
+    if top_k is not None:
+        query["top_k"] = str(top_k)
+    headers = client_headers(variables(), token_file)
+    headers |= {"X-Request-Timeout-Ms": str(max(1, int(timeout * 1000))), "Content-Type": "application/octet-stream"}
+    failures = 0
+    rows: list[tuple[str, dict[str, Any]]] = []
+    try:
+        with httpx.Client(
+            base_url=url, timeout=timeout + 5.0, trust_env=False, headers=headers, verify=client_trust(ca)
+        ) as client:
+            for name in images:
+                try:
+                    answer = _ask(client, path, query, name)
+                except ArtifactError as error:
+                    failures += 1
+                    messages.print(f"rrr: {name}: {error}", markup=False, highlight=False, soft_wrap=True)
+                else:
+                    if as_json:
+                        sys.stdout.write(json.dumps({"file": name, **answer}, ensure_ascii=False) + "\n")
+                    rows.append((name, answer))
+    except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+        raise UsageError(f"--url is {url!r}: expected http://HOST:PORT or https://HOST:PORT") from error
+    except httpx.TransportError as error:
+        raise CheckFailedError(
+            f"no answer from {url} ({error}): start the service with rrr serve, or name another --url"
+        ) from error
+    finally:
+        if rows and not as_json:  # also when the connection broke midway
+            console.print(_table(rows, top_k or _SHOWN, members=members))
+    if failures:
+        raise CheckFailedError(f"{failures} of {len(images)} images got no answer")
 
 
 def _ask(client: "httpx.Client", path: str, query: dict[str, str], name: str) -> dict[str, Any]:

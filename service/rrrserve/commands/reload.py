@@ -17,11 +17,6 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.1
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(reload)
-
-
 def reload(
     repository: Annotated[
         Path | None, typer.Argument(help="the repository that the service was started with", show_default="any")

@@ -15,11 +15,6 @@ if TYPE_CHECKING:
     from rrrserve.report.sources import Sources
 
 
-def register(app: typer.Typer) -> None:
-    """Add `rrr report`."""
-    app.command()(report)
-
-
 def report(
     model: Annotated[
         str, typer.Argument(metavar="NAME|PATH", help="A model's name, checkpoint, engine or repository.")

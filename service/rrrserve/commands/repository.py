@@ -12,11 +12,6 @@ from rrrnet.errors import IncompatibleError, UsageError
 from rrrserve.config.service_config import DEFAULT_REPOSITORY
 
 
-def register(app: typer.Typer) -> None:
-    """Add `rrr repository`."""
-    app.command()(repository)
-
-
 def repository(
     engines: Annotated[
         list[Path], typer.Argument(help="Folders that rrr build wrote; the first is the default model.")

@@ -20,112 +20,106 @@ if TYPE_CHECKING:
     from rrrserve.config.service_config import ServiceConfig
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
+def serve(
+    repository: Annotated[
+        Path, typer.Argument(envvar="RRR_REPOSITORY", help="a repository made by rrr repository")
+    ] = Path("artifacts/repository"),
+    port: Annotated[int, typer.Option(help="TCP port, 1024 to 65535; 0 takes any free one")] = 3000,
+    host: Annotated[str, typer.Option(help="IP address to listen at; 0.0.0.0 for all")] = "127.0.0.1",
+    triton_url: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", envvar="RRR_TRITON_URL", help="gRPC of a Triton that runs already"),
+    ] = None,
+    default: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", envvar="RRR_DEFAULT_MODEL", help="the model that /v1/predict asks (else the first)"
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="HTTP worker processes")] = 2,
+    max_in_flight: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="IMAGES",
+            envvar="RRR_MAX_IN_FLIGHT",
+            help="images being worked on at the same time (else twice the largest batch, at least 64)",
+        ),
+    ] = None,
+    start_timeout: Annotated[
+        int, typer.Option(min=1, metavar="SECONDS", help="how long loading the models may take")
+    ] = 120,
+    grace: Annotated[
+        int, typer.Option(min=0, metavar="SECONDS", help="how long requests in flight may take when stopping")
+    ] = 30,
+    drain: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=600,
+            metavar="SECONDS",
+            help="how long requests are still taken when stopping, while /readyz is 503 already",
+        ),
+    ] = 1.0,
+    restarts: Annotated[
+        int,
+        typer.Option(min=0, max=1000, metavar="N", help="how often in two minutes a part that dies is started again"),
+    ] = DEFAULT_RESTARTS,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="RRR_TOKEN_FILE",
+            help="bearer tokens, one a line; clients must send one of them (else RRR_TOKEN holds one)",
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(metavar="FILE", envvar="RRR_TLS_CERT", help="PEM certificate chain: serve HTTPS")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", envvar="RRR_TLS_KEY", help="PEM private key of --tls-cert")
+    ] = None,
+    log_format: Annotated[
+        str, typer.Option(metavar="text|json", envvar="RRR_LOG_FORMAT", help="one line an event, either way")
+    ] = "text",
+    access_log: Annotated[
+        bool, typer.Option("--access-log", envvar="RRR_ACCESS_LOG", help="log each request (never its content)")
+    ] = False,
+) -> None:
+    """Serve a repository over HTTP (BentoML in front of Triton); SIGTERM or Ctrl-C stops it cleanly."""
+    # Until the supervisor's own handlers are there: nothing runs yet that must be ended.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    from rrrserve.config.service_config import ServiceConfig
+    from rrrserve.net.listener import listen
+    from rrrserve.net.tls import files_of
+    from rrrserve.net.tokens import digests_of, tokens_of
+    from rrrserve.process.environment import variables
+    from rrrserve.process.hardening import harden
+    from rrrserve.supervise.front_door import failures_in_log, warn_of_what_is_open
 
-    @app.command()
-    def serve(
-        repository: Annotated[
-            Path, typer.Argument(envvar="RRR_REPOSITORY", help="a repository made by rrr repository")
-        ] = Path("artifacts/repository"),
-        port: Annotated[int, typer.Option(help="TCP port, 1024 to 65535; 0 takes any free one")] = 3000,
-        host: Annotated[str, typer.Option(help="IP address to listen at; 0.0.0.0 for all")] = "127.0.0.1",
-        triton_url: Annotated[
-            str | None,
-            typer.Option(metavar="HOST:PORT", envvar="RRR_TRITON_URL", help="gRPC of a Triton that runs already"),
-        ] = None,
-        default: Annotated[
-            str | None,
-            typer.Option(
-                metavar="NAME", envvar="RRR_DEFAULT_MODEL", help="the model that /v1/predict asks (else the first)"
-            ),
-        ] = None,
-        workers: Annotated[int, typer.Option(min=1, max=64, help="HTTP worker processes")] = 2,
-        max_in_flight: Annotated[
-            int | None,
-            typer.Option(
-                min=1,
-                metavar="IMAGES",
-                envvar="RRR_MAX_IN_FLIGHT",
-                help="images being worked on at the same time (else twice the largest batch, at least 64)",
-            ),
-        ] = None,
-        start_timeout: Annotated[
-            int, typer.Option(min=1, metavar="SECONDS", help="how long loading the models may take")
-        ] = 120,
-        grace: Annotated[
-            int, typer.Option(min=0, metavar="SECONDS", help="how long requests in flight may take when stopping")
-        ] = 30,
-        drain: Annotated[
-            float,
-            typer.Option(
-                min=0,
-                max=600,
-                metavar="SECONDS",
-                help="how long requests are still taken when stopping, while /readyz is 503 already",
-            ),
-        ] = 1.0,
-        restarts: Annotated[
-            int,
-            typer.Option(
-                min=0, max=1000, metavar="N", help="how often in two minutes a part that dies is started again"
-            ),
-        ] = DEFAULT_RESTARTS,
-        token_file: Annotated[
-            Path | None,
-            typer.Option(
-                metavar="FILE",
-                envvar="RRR_TOKEN_FILE",
-                help="bearer tokens, one a line; clients must send one of them (else RRR_TOKEN holds one)",
-            ),
-        ] = None,
-        tls_cert: Annotated[
-            Path | None, typer.Option(metavar="FILE", envvar="RRR_TLS_CERT", help="PEM certificate chain: serve HTTPS")
-        ] = None,
-        tls_key: Annotated[
-            Path | None, typer.Option(metavar="FILE", envvar="RRR_TLS_KEY", help="PEM private key of --tls-cert")
-        ] = None,
-        log_format: Annotated[
-            str, typer.Option(metavar="text|json", envvar="RRR_LOG_FORMAT", help="one line an event, either way")
-        ] = "text",
-        access_log: Annotated[
-            bool, typer.Option("--access-log", envvar="RRR_ACCESS_LOG", help="log each request (never its content)")
-        ] = False,
-    ) -> None:
-        """Serve a repository over HTTP (BentoML in front of Triton); SIGTERM or Ctrl-C stops it cleanly."""
-        # Until the supervisor's own handlers are there: nothing runs yet that must be ended.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: sys.exit(0))
-        from rrrserve.config.service_config import ServiceConfig
-        from rrrserve.net.listener import listen
-        from rrrserve.net.tls import files_of
-        from rrrserve.net.tokens import digests_of, tokens_of
-        from rrrserve.process.environment import variables
-        from rrrserve.process.hardening import harden
-        from rrrserve.supervise.front_door import failures_in_log, warn_of_what_is_open
-
-        harden()
-        logs.configure(log_format)
-        with failures_in_log(log_format):
-            config = ServiceConfig.from_environment(
-                variables(),
-                repository=repository,
-                triton_url=triton_url,
-                default_model=default,
-                workers=workers,
-                max_in_flight=max_in_flight,
-                start_timeout_seconds=start_timeout,
-                grace_seconds=grace,
-                drain_seconds=drain,
-                most_restarts=restarts,
-                token_digests=digests_of(tokens_of(variables(), token_file)),
-                tls=files_of(tls_cert, tls_key),
-                log_format=log_format,
-                access_log=access_log,
-            )
-            with listen(host, port) as listener:
-                warn_of_what_is_open(host, config, token_file)
-                _serve(config, listener)
+    harden()
+    logs.configure(log_format)
+    with failures_in_log(log_format):
+        config = ServiceConfig.from_environment(
+            variables(),
+            repository=repository,
+            triton_url=triton_url,
+            default_model=default,
+            workers=workers,
+            max_in_flight=max_in_flight,
+            start_timeout_seconds=start_timeout,
+            grace_seconds=grace,
+            drain_seconds=drain,
+            most_restarts=restarts,
+            token_digests=digests_of(tokens_of(variables(), token_file)),
+            tls=files_of(tls_cert, tls_key),
+            log_format=log_format,
+            access_log=access_log,
+        )
+        with listen(host, port) as listener:
+            warn_of_what_is_open(host, config, token_file)
+            _serve(config, listener)
 
 
 def _serve(config: "ServiceConfig", listener: socket.socket) -> None:

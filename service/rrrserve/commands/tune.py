@@ -24,11 +24,6 @@ _MAX_CONCURRENCY = 1024
 _START_SECONDS = 5  # a service, roughly, for the estimate
 
 
-def register(app: typer.Typer) -> None:
-    """Add `rrr tune`."""
-    app.command()(tune)
-
-
 def tune(
     repository: Annotated[Path, typer.Argument(help="A repository made by rrr repository.")] = DEFAULT_REPOSITORY,
     p99_ms: Annotated[

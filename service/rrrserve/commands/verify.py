@@ -26,11 +26,6 @@ DEFAULT_CLAIMS = Path("benchmarks/claims.yaml")
 DEFAULT_ENGINES = Path("artifacts/engines")
 
 
-def register(app: typer.Typer) -> None:
-    """Add `rrr verify`."""
-    app.command()(verify)
-
-
 def verify(
     claims: Annotated[Path, typer.Option(metavar="FILE", help="Claims in YAML.")] = DEFAULT_CLAIMS,
     scrape: Annotated[
