@@ -1,8 +1,9 @@
 """Predictions of a checkpoint or an engine on the images of a data set, as `rrr evaluate` and `rrr report` use them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from rrrnet import output
 from rrrnet.checkpoint import DOCUMENT, SPLIT, Checkpoint, read_checkpoint
 from rrrnet.dataset import load_arrays, read_dataset, read_split, select
 from rrrnet.errors import ArtifactError, UsageError
-from rrrnet.preprocess import Preprocess, Uint8Array
+from rrrnet.preprocess import Uint8Array
 
 BATCH_SIZE = 32
 SPLITS = ("test", "train", "all")
@@ -24,14 +25,10 @@ SPLITS = ("test", "train", "all")
 class EvaluatedModel:
     """What is evaluated: a checkpoint through PyTorch or an engine through its runtime."""
 
-    name: str
-    target: str
     path: Path
-    labels: tuple[str, ...]
-    preprocess: Preprocess
-    data_path: str | None
-    data_sha256: str | None
-    split_recorded: bool
+    source: Checkpoint | Manifest
+    target: str
+    data: Mapping[str, Any]
     predict: Callable[[Uint8Array], npt.NDArray[np.float32]]
 
 
@@ -71,18 +68,7 @@ def open_model(path: Path) -> EvaluatedModel:
     else:
         message = f"{path} is neither a checkpoint (no {DOCUMENT}) nor an engine (no {MANIFEST})"
         raise ArtifactError(f"{message}; make one with rrr train or rrr build")
-    data = data or {}
-    return EvaluatedModel(
-        source.name,
-        target,
-        path,
-        source.labels,
-        source.preprocess,
-        data.get("path"),
-        data.get("sha256"),
-        SPLIT in source.files,
-        predict,
-    )
+    return EvaluatedModel(path, source, target, data or {}, predict)
 
 
 def predict(subject: EvaluatedModel, data: Path | None, split: str) -> Predictions:
@@ -97,26 +83,27 @@ def predict(subject: EvaluatedModel, data: Path | None, split: str) -> Predictio
         UsageError: the images are gone.
         ArtifactError: the data set has other classes, or the split is not recorded.
     """
-    root = data if data is not None else Path(subject.data_path) if subject.data_path else None
+    source, recorded = subject.source, subject.data.get("path")
+    root = data if data is not None else Path(recorded) if recorded else None
     if root is None or (data is None and not root.is_dir()):
         raise UsageError(f"the images of {subject.path} are no longer at {root}: give the folder with --data DIR")
     images = read_dataset(root)
-    unknown = sorted(set(images.classes) - set(subject.labels))
+    unknown = sorted(set(images.classes) - set(source.labels))
     if unknown:
         message = f"{root} has classes that {subject.path} does not know: {', '.join(unknown[:5])}"
-        raise ArtifactError(f"{message}; it knows {', '.join(subject.labels[:5])} ...")
-    if split != "all" and not subject.split_recorded:
+        raise ArtifactError(f"{message}; it knows {', '.join(source.labels[:5])} ...")
+    if split != "all" and SPLIT not in source.files:
         raise ArtifactError(f"{subject.path} has no recorded split: score all images with --split all")
     chosen = images if split == "all" else select(images, read_split(subject.path / SPLIT), split)  # type: ignore[arg-type]  # of SPLITS
-    data_matches = subject.data_sha256 in (None, images.sha256)
+    data_matches = subject.data.get("sha256") in (None, images.sha256)
     if not data_matches:
-        output.messages.print(f"note: the images in {root} are not, or not all, those {subject.name} was trained on")
-    arrays, indices = load_arrays(chosen, subject.preprocess)
-    position = {label: index for index, label in enumerate(subject.labels)}
+        output.messages.print(f"note: the images in {root} are not, or not all, those {source.name} was trained on")
+    arrays, indices = load_arrays(chosen, source.preprocess)
+    position = {label: index for index, label in enumerate(source.labels)}
     labels = np.array([position[images.classes[index]] for index in indices], dtype=np.int64)
     results: list[npt.NDArray[np.float32]] = []
     with output.progress_bar() as bar:
-        task = bar.add_task(f"{subject.name} ({subject.target})", total=len(arrays), text="")
+        task = bar.add_task(f"{source.name} ({subject.target})", total=len(arrays), text="")
         for start in range(0, len(arrays), BATCH_SIZE):
             results.append(subject.predict(arrays[start : start + BATCH_SIZE]))
             bar.advance(task, len(results[-1]))

@@ -79,20 +79,9 @@ def _report(target: str, status: Status, step: str) -> None:
 
 
 def _summary(manifest: Manifest) -> dict[str, Any]:
-    return {
-        "path": str(manifest.path),
-        "name": manifest.name,
-        "target": manifest.target,
-        "plan": manifest.plan,
-        "plan_by_batch": manifest.plan_by_batch,
-        "verified": manifest.verified,
-        "unverified_reason": manifest.unverified_reason,
-        "latency_ms": manifest.latency_ms,
-        "quantisation": manifest.quantisation,
-        "size_bytes": manifest.engine_bytes,
-        "versions": manifest.versions,
-        "device": manifest.device,
-    }
+    names = ("name", "target", "plan", "plan_by_batch", "verified", "unverified_reason", "latency_ms", "quantisation")
+    told = {name: getattr(manifest, name) for name in (*names, "versions", "device")}
+    return {"path": str(manifest.path), **told, "size_bytes": manifest.engine_bytes}
 
 
 def _table(manifest: Manifest) -> Table:

@@ -32,7 +32,7 @@ def evaluate(
     if predictions is not None:
         write_predictions(found, predictions)
     document = {
-        "name": subject.name,
+        "name": subject.source.name,
         "target": subject.target,
         "data": str(found.root),
         "split": split,

@@ -244,14 +244,10 @@ def _writers(out: Path | None, csv: Path | None, plot: Path | None) -> dict[Path
         if plot.suffix not in _PLOTS:
             raise UsageError(f"--plot is {plot}: expected a name that ends in {' or '.join(_PLOTS)}")
         require("matplotlib", "report")
-        writers[plot] = lambda document: _drawn(document, plot.suffix[1:])
+        from rrrserve.bench.plot import draw
+
+        writers[plot] = lambda document: draw(document, plot.suffix[1:])
     return writers
-
-
-def _drawn(document: dict[str, Any], kind: str) -> bytes:
-    from rrrserve.bench.plot import draw
-
-    return draw(document, kind)
 
 
 def _say_how_long(plan: "BenchPlan", subjects: int) -> None:

@@ -55,27 +55,30 @@ def diagnose(artifacts: Path) -> list[Check]:
     Args:
         artifacts: folder below which checkpoints and engines are written; need not exist yet.
     """
-    checks = [check_serving_packages(), check_training_packages(), check_cpu(), check_memory(), check_gpu()]
+    checks = [*check_packages(), check_cpu(), check_memory(), check_gpu()]
     checks += [check_targets(), *check_triton()]
     checks += [check_port(DEFAULT_PORT), check_disk(artifacts), check_temporary_folder(), check_shared_memory()]
     return checks
 
 
-def check_serving_packages() -> Check:
-    """The packages without which no request is answered."""
-    found, missing = _installed(SERVING_PACKAGES)
-    if missing:
-        return Check("serving packages", "fail", f"no {', '.join(missing)}", "pip install 'rrrnet-serving[serve]'")
-    return Check("serving packages", "ok", found)
-
-
-def check_training_packages() -> Check:
-    """The packages that `rrr train`, `rrr evaluate` of a checkpoint and `rrr build` need."""
-    found, missing = _installed(TRAINING_PACKAGES)
-    if missing:
-        advice = "only to train, evaluate checkpoints and build: pip install 'rrrnet-serving[build]'"
-        return Check("training packages", "warn", f"no {', '.join(missing)}", advice)
-    return Check("training packages", "ok", found)
+def check_packages() -> list[Check]:
+    """The packages without which no request is answered, and those to train, evaluate checkpoints and build."""
+    kinds: list[tuple[str, tuple[str, ...], Status, str]] = [
+        ("serving packages", SERVING_PACKAGES, "fail", "pip install 'rrrnet-serving[serve]'"),
+        (
+            "training packages",
+            TRAINING_PACKAGES,
+            "warn",
+            "only to train, evaluate checkpoints and build: pip install 'rrrnet-serving[build]'",
+        ),
+    ]
+    checks = []
+    for name, packages, status, advice in kinds:
+        found = {package: machine.package_version(package) for package in packages}
+        missing = [package for package, version in found.items() if version is None]
+        there = ", ".join(f"{package} {version}" for package, version in found.items())
+        checks.append(Check(name, status, f"no {', '.join(missing)}", advice) if missing else Check(name, "ok", there))
+    return checks
 
 
 def check_cpu() -> Check:
@@ -236,12 +239,6 @@ def _check_stub_folder(folder: Path) -> Check:
         advice = "mount it with exec (docker run --tmpfs /tmp:exec), or set TMPDIR to another folder"
         return Check("triton stub", "fail", f"programs may not run from {folder}: it is mounted noexec", advice)
     return Check("triton stub", "ok", f"programs may run from {folder}")
-
-
-def _installed(packages: tuple[str, ...]) -> tuple[str, list[str]]:
-    """Names with versions in one line, and the names of those missing."""
-    found = {name: machine.package_version(name) for name in packages}
-    return ", ".join(f"{name} {version}" for name, version in found.items()), [n for n, v in found.items() if v is None]
 
 
 def _size(count: float) -> str:

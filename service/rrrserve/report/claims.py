@@ -36,23 +36,14 @@ def _all(sources: Sources, files: Mapping[str, Verdicts]) -> Iterator[tuple[Stam
 
 
 def _row(claim: StampedClaim, origin: str) -> dict[str, Any]:
-    row = {
+    verdict = None if claim.entry is None else claim.entry.verdict
+    return {
         **claim.to_json(),
         "origin": origin,
         "measured": measured_text(claim.estimate, claim.interval, claim.unit),
-        "bound": {},
-        "explanation": "",
-        "confidence": None,
-        "samples": {},
-        "queries": [],
+        "bound": verdict.bound if verdict else {},
+        "explanation": (verdict and verdict.explanation) or "",
+        "confidence": claim.entry and claim.entry.confidence,
+        "samples": verdict.samples if verdict else {},
+        "queries": verdict.queries if verdict else [],
     }
-    if claim.entry is not None:
-        verdict = claim.entry.verdict
-        row |= {
-            "bound": verdict.bound,
-            "explanation": verdict.explanation or "",
-            "confidence": claim.entry.confidence,
-            "samples": verdict.samples,
-            "queries": verdict.queries,
-        }
-    return row

@@ -26,6 +26,10 @@ METHODS = {
 }
 _RATE_FIELDS = {"model", "p99_ms_limit", "rate_per_second", "p99_ms"}
 _NOT_SHOWN = {"rounds", "where", "repository", "engine_sha256"}
+_OF_ENGINES = (
+    *("target", "precision", "plan", "plan_by_batch", "verified", "unverified_reason"),
+    *("latency_ms", "quantisation", "versions", "device", "command"),
+)
 LOADS = {"closed": "requests under way", "open": "requests sent a second"}
 
 
@@ -89,31 +93,20 @@ def calibration_section(sources: Sources, predictions: tuple[Floats, Labels] | N
 def engine_section(engine: Manifest, sources: Sources) -> dict[str, Any]:
     """An engine by its manifest."""
     target = TARGETS.get(engine.target)
-    versions = engine.versions
     obstacle = (
-        incompatibility(target, versions.get(target.family, "unknown"), engine.device["built_for"])
+        incompatibility(target, engine.versions.get(target.family, "unknown"), engine.device["built_for"])
         if target is not None
         else f"this rrr does not know the target {engine.target}"
     )
     checkpoint = sources.checkpoint
     training = None if checkpoint is None else sealed.sha256_of(checkpoint.path / DOCUMENT)
     return {
-        "target": engine.target,
-        "precision": engine.precision,
+        **{name: getattr(engine, name) for name in _OF_ENGINES},
         "path": shown(engine.path),
-        "plan": engine.plan,
-        "plan_by_batch": engine.plan_by_batch,
         "batch": asdict(engine.batch),
         "size_bytes": engine.engine_bytes,
         "files": {name: entry["sha256"] for name, entry in engine.files.items()},
-        "verified": engine.verified,
-        "unverified_reason": engine.unverified_reason,
-        "latency_ms": engine.latency_ms,
         "fastest": _fastest(engine),
-        "quantisation": engine.quantisation,
-        "versions": versions,
-        "device": engine.device,
-        "command": engine.command,
         "runs_here": obstacle is None,
         "obstacle": obstacle,
         "of_this_checkpoint": None if training is None else engine.checkpoint["sha256"] == training,

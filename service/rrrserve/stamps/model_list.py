@@ -7,6 +7,8 @@ from rrrbuild.repository_document import Repository, ServedModel
 from rrrserve.stamps.stamp import STAMP
 from rrrserve.stamps.travelling import served_claims
 
+_TOLD = ("name", "version", "target", "backend", "members", "image_size", "max_batch_size", "parameters", "macs")
+
 
 class ModelList:
     """Reads and judges the stamps again only where one of their files has changed.
@@ -37,17 +39,9 @@ class ModelList:
 
     def _model(self, model: ServedModel) -> dict[str, Any]:
         return {
-            "name": model.name,
-            "version": model.version,
-            "target": model.target,
-            "backend": model.backend,
-            "members": model.members,
+            **{name: getattr(model, name) for name in _TOLD},
             "num_classes": len(model.labels),
             "labels": list(model.labels),
-            "image_size": model.image_size,
-            "max_batch_size": model.max_batch_size,
-            "parameters": model.parameters,
-            "macs": model.macs,
             "claims": [claim.to_json() for claim in served_claims(self._repository, model)],
         }
 
