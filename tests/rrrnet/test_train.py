@@ -141,7 +141,7 @@ def training(recipe: str, frozen: tuple[str, ...] = (), members: int = 2) -> Tra
 STEM = ("conv1", "bn1", "layer1", "layer2")
 
 
-@pytest.mark.parametrize("recipe", ["paper", "quick"])
+@pytest.mark.parametrize("recipe", [pytest.param("paper", marks=pytest.mark.nightly), "quick"])
 def test_a_members_weights_do_not_depend_on_the_other_members(recipe: str) -> None:
     """The last of three ends the same whatever the others are, as long as the shared stem does not move."""
     results = []
