@@ -22,7 +22,7 @@ from rrrnet.metrics import score
 from rrrnet.preprocess import MAX_SIZE, MIN_SIZE, Preprocess
 from rrrnet.recipes import METHODS, Method, find_recipe
 from rrrnet.reduce import check_pretrained, load_pretrained
-from rrrnet.train import TrainingPlan, Report, Training, export_weights
+from rrrnet.train import Report, Training, TrainingPlan, export_weights
 from rrrnet.warm_start import frozen_in, is_checkpoint, load_checkpoint
 from rrrnet.weights import check_source, read_pretrained
 

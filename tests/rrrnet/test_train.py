@@ -22,7 +22,7 @@ from rrrnet.glyphs import generate_glyphs
 from rrrnet.inference import predictor
 from rrrnet.preprocess import Preprocess
 from rrrnet.recipes import RECIPES, learning_rate
-from rrrnet.train import TrainingPlan, Training
+from rrrnet.train import Training, TrainingPlan
 
 
 @pytest.fixture(scope="module")
