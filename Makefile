@@ -87,7 +87,7 @@ test: prometheus lint ## What CI runs: make quick, what builds and trains, then 
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not (service or nightly)'
 	$(BIN)/python -m pytest -m 'service and not nightly'
 
-nightly: prometheus lint ## The long tests: bounds under harm and load, peers, environments, coverage of intervals; an hour.
+nightly: prometheus lint ## The long tests: bounds under harm and load, peers, environments, coverage of intervals; 40 minutes.
 	@$(BIN)/python -m pytest -m nightly
 
 chaos: setup ## Kill, freeze and stop the service under load and judge every answer: 15 minutes (CHAOS='--seed 1 --stops 5').
