@@ -2,6 +2,7 @@
 
 `paper`: the list of the authors' code, applied twice, each time one of twelve changes for each image.
 `quick`: one affine warp for every image and the negative of half of them; cheap enough for a CPU.
+`quick-colours`: the same, and red, green and blue change places; for images whose colours mean nothing, like letters.
 """
 
 import os
@@ -17,10 +18,12 @@ from torch import Tensor, nn
 Augmentation = Callable[[Tensor], Tensor]
 
 
-def make_augmentation(name: Literal["paper", "quick"]) -> Augmentation:
+def make_augmentation(name: Literal["paper", "quick", "quick-colours"]) -> Augmentation:
     """The named pipeline. Shape: (N, 3, H, W) float in [0, 1] -> the same."""
     if name == "quick":
         return nn.Sequential(*_quick_changes())
+    if name == "quick-colours":
+        return nn.Sequential(*_quick_changes(), kornia.RandomChannelShuffle(p=1.0))
     changes = _paper_changes()
     return lambda images: one_of(changes, one_of(changes, images))
 

@@ -1,20 +1,23 @@
 """The learning curve of a training, as csv for programs and png for people."""
 
 import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 CSV_NAME = "learning_curve.csv"
 PNG_NAME = "learning_curve.png"
-COLUMNS = ("epoch", "loss", "train_accuracy", "seconds")
+COLUMNS = ("epoch", "loss", "train_accuracy", "val_accuracy", "seconds")
 
 
-def write_curve(folder: Path, name: str, history: list[dict[str, float]], test_accuracy: float | None) -> None:
+def write_curve(
+    folder: Path, name: str, history: Sequence[Mapping[str, float | None]], test_accuracy: float | None
+) -> None:
     """Write `learning_curve.csv` and `learning_curve.png` into `folder`.
 
     Args:
         folder: where.
         name: the network's name, for the title.
-        history: one row for each epoch, with `COLUMNS`.
+        history: one row for each epoch, with `COLUMNS`; `val_accuracy` is None where it was not measured.
         test_accuracy: of the finished network, drawn as a line; None if it was not measured.
     """
     with (folder / CSV_NAME).open("w", newline="") as file:
@@ -25,15 +28,25 @@ def write_curve(folder: Path, name: str, history: list[dict[str, float]], test_a
         return
     from matplotlib.figure import Figure
 
-    epochs = [row["epoch"] for row in history]
+    epochs = [float(row["epoch"] or 0) for row in history]
     figure = Figure(figsize=(7, 4), layout="constrained")
     loss_axis = figure.subplots()
-    loss_axis.plot(epochs, [row["loss"] for row in history], color="#b3442e", label="loss, mean of members")
+    loss_axis.plot(epochs, [float(row["loss"] or 0) for row in history], color="#b3442e", label="loss, mean of members")
     loss_axis.set(xlabel="epoch", ylabel="cross-entropy (nats)", title=f"{name}: training", ylim=(0, None))
     accuracy_axis = loss_axis.twinx()
-    accuracies = [100 * row["train_accuracy"] for row in history]
-    label = "accuracy on augmented training images, mean of members"
-    accuracy_axis.plot(epochs, accuracies, color="#2a6f97", label=label)
+    for column, style, label in (
+        ("train_accuracy", ":", "accuracy on augmented training images, mean of members"),
+        ("val_accuracy", "-", "accuracy on validation images, ensemble"),
+    ):
+        known = [
+            (epoch, 100 * value)
+            for epoch, row in zip(epochs, history, strict=True)
+            if (value := row[column]) is not None
+        ]
+        if known:
+            accuracy_axis.plot(
+                [at for at, _ in known], [value for _, value in known], style, color="#2a6f97", label=label
+            )
     if test_accuracy is not None:
         label = f"ensemble on test images: {100 * test_accuracy:.1f} %"
         accuracy_axis.axhline(100 * test_accuracy, color="#2a6f97", linestyle="--", linewidth=1, label=label)

@@ -10,24 +10,30 @@ from typing import Any
 import torch
 
 from rrrnet import architecture as shapes
-from rrrnet import curve, sealed, training_state
+from rrrnet import budget, curve, sealed, training_state, validation
 from rrrnet.architecture import Architecture
+from rrrnet.balance import BALANCES
+from rrrnet.balance import warning as balance_warning
+from rrrnet.budget import Choice, Counts
 from rrrnet.checkpoint import DOCUMENT, SPLIT, Checkpoint, read_checkpoint, write_checkpoint
-from rrrnet.dataset import ImageSet, load_arrays, read_dataset, select, split_dataset, write_split
+from rrrnet.dataset import ImageSet, load_arrays, read_dataset, split_dataset, write_split
+from rrrnet.devices import computes_in_bfloat16, find_device
 from rrrnet.edges import start_from_edges
 from rrrnet.ensemble import RRRNet
-from rrrnet.errors import ArtifactError, UsageError
+from rrrnet.errors import UsageError
 from rrrnet.inference import probabilities
-from rrrnet.metrics import score
+from rrrnet.metrics import by_class, score
 from rrrnet.preprocess import MAX_SIZE, MIN_SIZE, Preprocess
 from rrrnet.recipes import METHODS, Method, find_recipe
 from rrrnet.reduce import check_pretrained, load_pretrained
+from rrrnet.resuming import check_out, restore
 from rrrnet.train import Plan, Report, Training, export_weights
 from rrrnet.warm_start import frozen_in, is_checkpoint, load_checkpoint
 from rrrnet.weights import check_source, read_pretrained
 
 SAVE_EVERY_SECONDS = 120
 _RANDOM_NETWORK_BATCHES = 8
+_MOST_MINUTES = 7 * 24 * 60
 _PRECISIONS = ("auto", "fp32", "bf16")
 _DEVICES = ("auto", "cpu", "cuda")
 _STEM = ("conv1", "bn1", "layer1", "layer2")
@@ -48,7 +54,10 @@ class Options:
     epochs: int | None = None
     batch_size: int | None = None
     lr: float | None = None
-    size: int = 128
+    size: int | None = None
+    minutes: float | None = None
+    balance: str = "none"
+    early_stopping: bool = True
     seed: int = 0
     precision: str = "auto"
     device: str = "auto"
@@ -68,7 +77,22 @@ class Options:
             (self.lr is not None and not 0 < self.lr < 1, f"lr {self.lr}: allowed is a number between 0 and 1"),
             (self.precision not in _PRECISIONS, f"precision {self.precision}: allowed are {', '.join(_PRECISIONS)}"),
             (self.device not in _DEVICES, f"device {self.device}: allowed are {', '.join(_DEVICES)}"),
-            (not MIN_SIZE <= self.size <= MAX_SIZE, f"size {self.size}: allowed are {MIN_SIZE} to {MAX_SIZE} pixels"),
+            (
+                self.size is not None and not MIN_SIZE <= self.size <= MAX_SIZE,
+                f"size {self.size}: allowed are {MIN_SIZE} to {MAX_SIZE} pixels",
+            ),
+            (
+                self.minutes is not None and not 0 < self.minutes <= _MOST_MINUTES,
+                f"minutes {self.minutes}: allowed is a number above 0, of at most {_MOST_MINUTES} (a week)",
+            ),
+            (
+                self.minutes is not None and self.epochs is not None,
+                f"minutes {self.minutes} chooses the epochs: leave out --minutes or --epochs {self.epochs}",
+            ),
+            (
+                self.balance not in BALANCES,
+                f"balance {self.balance}: no such way; allowed are {', '.join(BALANCES)}",
+            ),
             (
                 not 1 <= self.members <= most,
                 f"members {self.members}: members is {self.members}, allowed are 1 to {most}",
@@ -79,7 +103,7 @@ class Options:
                 raise UsageError(f"--{says}")
         find_recipe(self.recipe)
         check_source(self.weights)
-        _device(self.device)
+        find_device(self.device)
 
     def settings(self) -> dict[str, Any]:
         """What a resumed training must have in common with the stopped one."""
@@ -106,6 +130,8 @@ class _Job:
     architecture: Architecture
     origin: str
     fresh: int
+    choice: Choice
+    command: str
 
 
 def choose_architecture(options: Options, num_classes: int) -> Architecture:
@@ -144,31 +170,42 @@ def fit(
     Raises:
         UsageError, ArtifactError, NoSpaceError, CheckFailedError: see the message.
     """
-    _check_out(options)
+    began = time.monotonic()
+    check_out(options)
     images = read_dataset(options.data)
     for file, reason in images.broken:
         say(f"left out {file}: {reason}")
     parts = split_dataset(images, seed=options.seed)
-    preprocess = Preprocess(options.size)
-    train_set = select(images, dict(zip(images.files, parts, strict=True)), "train")
-    say(f"{images.name}: {len(images.classes)} classes, {len(train_set.files)} training images of {len(images.files)}")
+    sets = {which: _part(images, parts, which) for which in ("train", "val", "test")}
+    counts = Counts(*(len(part.files) for part in sets.values()))
+    numbers = f"{counts.train} to train on, {counts.val} to validate, {counts.test} to test"
+    say(f"{images.name}: {len(images.files)} images in {len(images.classes)} classes: {numbers}")
+    if told := balance_warning(images.classes, images.labels, sets["train"].labels, options.balance):
+        say(told)
 
     torch.manual_seed(options.seed)
     model = RRRNet(choose_architecture(options, len(images.classes)))
     origin, fresh = ("", 0) if options.resume else _start(model, options.weights, images.classes, say)
-    job = _Job(options, images, parts, model.architecture, origin, fresh)
-    arrays, labels = load_arrays(train_set, preprocess)
-    training = Training(model, _plan(options, preprocess, len(labels)), arrays, labels)
-    epochs = training.plan.epochs
+    choice = _choose(options, model.architecture, counts, time.monotonic() - began)
+    job = _Job(options, images, parts, model.architecture, origin, fresh, choice, _command(options, choice))
+    plan = _plan(options, choice, counts)
+    preprocess = plan.preprocess
+    training = Training(
+        model, plan, *load_arrays(sets["train"], preprocess), held_back=load_arrays(sets["val"], preprocess)
+    )
     if options.resume:
-        job = _resume(job, training)
-        say(f"resumed after epoch {training.progress.epoch} of {epochs}")
-    random = epochs == 0 and options.weights == "none"
+        previous = restore(options, choice, images.sha256, training)
+        first = previous.training["weights"]
+        job = replace(job, origin=first["origin"], fresh=first["fresh_tensors"], command=previous.command)
+        say(f"resumed after epoch {training.progress.epoch} of {plan.epochs}")
+    random = plan.epochs == 0 and options.weights == "none"
     if random:
         say("0 epochs: only BN statistics are set from the training images, so that random weights give sane numbers")
         training.estimate_statistics(list(model.modules()), 1, _RANDOM_NETWORK_BATCHES)
+    if plan.epochs:
+        _say_how_long(job, plan, counts, training.progress.epoch, say)
 
-    started(epochs, training.steps_per_epoch)
+    started(plan.epochs, training.steps_per_epoch)
     last_save = time.monotonic()
 
     def report_and_save(progress: training_state.Progress, steps: int) -> None:
@@ -181,11 +218,62 @@ def fit(
     complete = training.run(report_and_save, stop)
     metrics = None
     if complete and not random:
+        if plan.selects and training.progress.best_epoch:
+            ended = f"{training.progress.epoch} of {plan.epochs} epochs"
+            say(f"trained {ended}; the best on the validation images is kept: epoch {training.progress.best_epoch}")
         say("scoring on the test images")
-        test_set = select(images, dict(zip(images.files, parts, strict=True)), "test")
-        arrays, labels = load_arrays(test_set, preprocess)
-        metrics = score(probabilities(training.result().eval(), preprocess, arrays), labels)
+        arrays, labels = load_arrays(sets["test"], preprocess)
+        found = probabilities(training.result().eval(), preprocess, arrays)
+        metrics = {**score(found, labels), **by_class(found, labels, images.classes)}
     return Outcome(_write(job, training, complete=complete, metrics=metrics), complete, images.broken)
+
+
+def _part(images: ImageSet, parts: tuple[str, ...], which: str) -> ImageSet:
+    """The images of one part; there may be none to validate on."""
+    return images.take(index for index, part in enumerate(parts) if part == which)
+
+
+def _choose(options: Options, architecture: Architecture, counts: Counts, passed: float) -> Choice:
+    """Size and epochs: those of the stopped training, or given, or by the images, or by the minutes that are left."""
+    if options.resume:
+        previous = read_checkpoint(options.out)
+        return Choice(previous.preprocess.size, previous.training["epochs"], previous.training.get("chosen", ""))
+    scratch, recipe = options.weights == "none", find_recipe(options.recipe)
+    choice = budget.choose(recipe, counts.train, scratch=scratch, size=options.size, epochs=options.epochs)
+    if options.minutes is None:
+        return choice
+    plan = _plan(options, choice, counts)
+    smallest_first = budget.SCRATCH_SIZES if scratch and options.size is None else (choice.size,)
+    seconds = budget.seconds_left(options.minutes, 2 * passed)  # the images that were read are read again
+    return budget.fit_into(
+        seconds,
+        plan.recipe,
+        counts,
+        smallest_first,
+        lambda size: budget.step_seconds(architecture, plan, size),
+        frozen=bool(plan.frozen),
+    )
+
+
+def _command(options: Options, choice: Choice) -> str:
+    """The command line for `model.json`: the one given, or where something was chosen the one that repeats it."""
+    if options.size is not None and options.epochs is not None:
+        return options.command
+    return budget.repeating(options.command, choice, options.weights)
+
+
+def _say_how_long(job: _Job, plan: Plan, counts: Counts, done: int, say: Callable[[str], None]) -> None:
+    """What was chosen and why, how long it will take here, and the command that repeats it."""
+    if job.choice.why:
+        say(f"chosen: {plan.preprocess.size} pixels, {plan.epochs} epochs: {job.choice.why}")
+    steps = -(-counts.train // plan.recipe.batch_size)
+    few = max(1, plan.epochs * steps // 20)  # a short training is not worth a long measurement
+    step = job.choice.step_seconds or budget.step_seconds(job.architecture, plan, plan.preprocess.size, few)
+    seconds = budget.training_seconds(plan.epochs - done, step, plan.recipe, counts, frozen=bool(plan.frozen))
+    what = f"{plan.epochs - done} epochs of {steps} steps at {plan.preprocess.size} pixels"
+    say(f"{budget.about(seconds)}: {what}, {step:.2f} s a step here")
+    if job.choice.why:
+        say(f"the same again: {job.command}")
 
 
 def _start(model: RRRNet, weights: str, classes: tuple[str, ...], say: Callable[[str], None]) -> tuple[str, int]:
@@ -203,53 +291,23 @@ def _start(model: RRRNet, weights: str, classes: tuple[str, ...], say: Callable[
     return origin, len(load_pretrained(model, pretrained))
 
 
-def _plan(options: Options, preprocess: Preprocess, images: int) -> Plan:
-    """What the options make of their recipe for a training set of so many images."""
-    recipe, device = find_recipe(options.recipe), _device(options.device)
+def _plan(options: Options, choice: Choice, counts: Counts) -> Plan:
+    """What the options make of their recipe for so many images."""
+    recipe, device = find_recipe(options.recipe), find_device(options.device)
     warm = is_checkpoint(options.weights)
     frozen = frozen_in(options.weights) if warm else frozen_parts(options.method, options.weights)
+    recipe = replace(recipe, batch_size=options.batch_size or recipe.batch_size, lr=options.lr or recipe.lr)
     return Plan(
-        recipe=replace(recipe, batch_size=options.batch_size or recipe.batch_size, lr=options.lr or recipe.lr),
-        epochs=recipe.epochs_for(images, options.size) if options.epochs is None else options.epochs,
+        recipe=recipe,
+        epochs=choice.epochs,
         seed=options.seed,
         frozen=frozen,
-        preprocess=preprocess,
+        preprocess=Preprocess(choice.size),
         device=device,
-        mixed_precision=_mixed_precision(options.precision, device),
+        mixed_precision=computes_in_bfloat16(options.precision, device),
+        balance=options.balance,
+        selects=validation.decides(recipe, counts.val, wanted=options.early_stopping),
     )
-
-
-def _check_out(options: Options) -> None:
-    """Refuse to lose a trained network or to resume one that is not there, before any work is done."""
-    exists = (options.out / DOCUMENT).exists()
-    if options.resume and not (options.out / training_state.RESUME).exists():
-        state = "is complete" if exists else "does not exist"
-        raise UsageError(f"--resume: the checkpoint {options.out} {state}; only a stopped training can be resumed")
-    if exists and not options.resume and not options.overwrite:
-        resumable = (options.out / training_state.RESUME).exists()
-        advice = "go on with --resume, or replace it with --overwrite" if resumable else "replace it with --overwrite"
-        raise UsageError(f"{options.out} already holds a checkpoint: {advice}, or choose another --out")
-    sealed.check_target(options.out, document=DOCUMENT)
-
-
-def _resume(job: _Job, training: Training) -> _Job:
-    """Load the stopped training's state; the settings and the data must be the same."""
-    options = job.options
-    previous = read_checkpoint(options.out)
-    if training_state.RESUME not in previous.files:
-        message = f"{options.out / training_state.RESUME} is not one of the checkpoint's sealed files"
-        raise ArtifactError(f"{message}: remove it, and train again with --overwrite")
-    settings = training_state.read_settings(options.out)
-    wanted = options.settings()
-    changed = [key for key in wanted if settings.get(key) != wanted[key]]
-    if changed:
-        differences = "; ".join(f"{key} was {settings.get(key)}, now {wanted[key]}" for key in changed)
-        raise UsageError(f"--resume: {differences}; give the options of the stopped training: {previous.command}")
-    if previous.training["data"]["sha256"] != job.images.sha256:
-        raise UsageError(f"--resume: the images in {options.data} are not those of the stopped training")
-    training.progress = training_state.load_state(options.out, training.model, training.average, training.optimizer)
-    origin = previous.training["weights"]
-    return _Job(options, job.images, job.parts, job.architecture, origin["origin"], origin["fresh_tensors"])
 
 
 def _write(job: _Job, training: Training, *, complete: bool, metrics: dict[str, Any] | None) -> Checkpoint:
@@ -276,11 +334,16 @@ def _write(job: _Job, training: Training, *, complete: bool, metrics: dict[str, 
                 "seed": options.seed,
                 "rule": "half of each class, ranked by a hash of seed, class and file name",
                 "train_images": job.parts.count("train"),
+                "val_images": job.parts.count("val"),
                 "test_images": job.parts.count("test"),
             },
             "recipe": asdict(plan.recipe),
             "epochs": plan.epochs,
             "epochs_done": training.progress.epoch,
+            "minutes": options.minutes,
+            "chosen": job.choice.why,
+            "balance": plan.balance,
+            "selection": _selection(training),
             "seed": options.seed,
             "frozen": list(plan.frozen),
             "weights": {"origin": job.origin, "fresh_tensors": job.fresh},
@@ -289,7 +352,7 @@ def _write(job: _Job, training: Training, *, complete: bool, metrics: dict[str, 
             "metrics": {"test": metrics} if metrics else {},
             "versions": {"torch": torch.__version__, "python": platform.python_version()},
         },
-        command=options.command,
+        command=job.command,
     )
     with sealed.staged(options.out, document=DOCUMENT) as folder:
         write_split(folder / SPLIT, images, job.parts)
@@ -297,24 +360,24 @@ def _write(job: _Job, training: Training, *, complete: bool, metrics: dict[str, 
         curve.write_curve(folder, checkpoint.name, training.progress.history, test_accuracy)
         if not complete:
             training_state.save_state(
-                folder, training.model, training.average, training.optimizer, training.progress, options.settings()
+                folder,
+                training.model,
+                training.average,
+                training.optimizer,
+                training.progress,
+                options.settings(),
+                training.best,
             )
         write_checkpoint(checkpoint, dict(export_weights(training.result())), folder)
     return checkpoint
 
 
-def _device(wanted: str) -> str:
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
-
-
-def _mixed_precision(wanted: str, device: str) -> bool:
-    """bfloat16 where asked for, or where the hardware computes in it."""
-    if wanted != "auto":
-        return wanted == "bf16"
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = cpuinfo.read_text() if cpuinfo.exists() else ""
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+def _selection(training: Training) -> dict[str, Any]:
+    """Which epoch's weights are kept, and how good validation found them."""
+    progress, selects = training.progress, training.plan.selects
+    kept = progress.best_epoch if selects else progress.epoch
+    return {
+        "rule": "best epoch on the validation images" if selects else "average of the last epochs",
+        "epoch": kept,
+        "val_accuracy": progress.best_accuracy if selects and kept else progress.val_accuracy,
+    }

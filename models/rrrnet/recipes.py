@@ -28,6 +28,8 @@ class Recipe:
         own_batches: each member draws its own order and augmentation (the paper), or all see the same batch.
         bn_passes: passes over the training images that re-estimate the frozen part's BN statistics.
         augmentation: name of a pipeline in `augment`.
+        small_share: first share of the epochs that is trained at `small_scale` times the size; 0: none.
+        small_scale: of that share.
     """
 
     name: str
@@ -42,7 +44,9 @@ class Recipe:
     ema_every: Literal["epoch", "step"]
     own_batches: bool
     bn_passes: int
-    augmentation: Literal["paper", "quick"]
+    augmentation: Literal["paper", "quick", "quick-colours"]
+    small_share: float = 0.0
+    small_scale: float = 0.75
 
     def epochs_for(self, images: int, image_size: int) -> int:
         """Epochs for a training set of this many images of `image_size` x `image_size` pixels."""

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from rrrnet import validation
 from rrrnet.augment import make_augmentation
-from rrrnet.ensemble import RRRNet, channels_last
+from rrrnet.balance import balanced_order, class_weights
+from rrrnet.ensemble import RRRNet, channels_last, normalise
 from rrrnet.errors import CheckFailedError
 from rrrnet.preprocess import Preprocess, Uint8Array
 from rrrnet.recipes import Recipe, learning_rate
@@ -36,6 +38,8 @@ class Plan:
         preprocess: the input's size and normalisation.
         device: "cpu" or "cuda".
         mixed_precision: compute in bfloat16 where it is safe.
+        balance: "none", "weights" or "sampler" (see `balance`).
+        selects: the validation images end the training and choose its epoch (see `validation.decides`).
     """
 
     recipe: Recipe
@@ -45,16 +49,31 @@ class Plan:
     preprocess: Preprocess
     device: str
     mixed_precision: bool
+    balance: str = "none"
+    selects: bool = False
 
 
 class Training:
     """A network being trained. `run` may be stopped between two steps and gone on with later."""
 
-    def __init__(self, model: RRRNet, plan: Plan, images: Uint8Array, labels: Int64Array) -> None:
+    def __init__(
+        self,
+        model: RRRNet,
+        plan: Plan,
+        images: Uint8Array,
+        labels: Int64Array,
+        held_back: tuple[Uint8Array, Int64Array] | None = None,
+    ) -> None:
+        """Take images (N, S, S, 3) with labels (N,) to train on, and `held_back`, the same to validate on."""
         self.model = channels_last(model.to(plan.device))
         self.plan = plan
         self.images = torch.from_numpy(images)
         self.labels = torch.from_numpy(labels)
+        self.held_back = None if held_back is None or not len(held_back[1]) else held_back
+        classes = model.architecture.num_classes
+        weights = class_weights(self.labels, classes).to(plan.device) if plan.balance == "weights" else None
+        self.weights = weights
+        self.best: dict[str, Tensor] = {}
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not name.startswith(plan.frozen) if plan.frozen else True)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -96,10 +115,10 @@ class Training:
         progress = self.progress
         if self.plan.epochs > progress.epoch and progress.epoch == progress.step == 0:
             self.estimate_frozen_statistics()
-        while progress.epoch < self.plan.epochs:
+        while progress.epoch < self.plan.epochs and not self._stands_still():
             started = time.monotonic()
             while progress.step < self.steps_per_epoch:
-                self._step()
+                self.step()
                 progress.step += 1
                 report(progress, self.steps_per_epoch)
                 if stop() and progress.step < self.steps_per_epoch:
@@ -107,22 +126,53 @@ class Training:
             self._end_epoch(time.monotonic() - started)
             if stop() and progress.epoch < self.plan.epochs:
                 return False
+        if self.best:
+            self.result().load_state_dict(self.best)
         return True
 
     def _end_epoch(self, seconds: float) -> None:
         progress = self.progress
+        if self.plan.recipe.ema_every == "epoch":
+            self._average()
         row = {
             "epoch": progress.epoch + 1,
             "loss": progress.loss,
             "train_accuracy": progress.accuracy,
+            "val_accuracy": self._validate(),
             "seconds": seconds,
         }
         progress.history.append(row)
-        if self.plan.recipe.ema_every == "epoch":
-            self._average()
         progress.epoch += 1
         progress.step = progress.correct = progress.answers = 0
         progress.loss_sum = 0.0
+
+    def _validate(self) -> float | None:
+        """Accuracy of the ensemble on the images held back; None without any, and in epochs that leave it out."""
+        progress, plan = self.progress, self.plan
+        if self.held_back is None:
+            return None
+        images, labels = self.held_back
+        done = progress.epoch + 1
+        if done % validation.epochs_between(len(self.labels), len(labels)) and done < plan.epochs:
+            return None
+        network, right = self.result().eval(), 0
+        with torch.inference_mode(), self._precision():
+            for start in range(0, len(labels), plan.recipe.batch_size):
+                rows = slice(start, start + plan.recipe.batch_size)
+                batch = normalise(torch.from_numpy(images[rows]).to(plan.device), plan.preprocess)
+                answers = network(batch).float().softmax(2).mean(1).argmax(1).cpu().numpy()
+                right += int((answers == labels[rows]).sum())
+        accuracy = right / len(labels)
+        if plan.selects and accuracy > progress.best_accuracy:
+            progress.best_accuracy, progress.best_epoch = accuracy, done
+            self.best = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        return accuracy
+
+    def _stands_still(self) -> bool:
+        """Whether validation, where it decides, has found nothing better for too long."""
+        progress = self.progress
+        waited = progress.epoch - progress.best_epoch
+        return self.plan.selects and progress.best_epoch > 0 and waited >= validation.patience(self.plan.epochs)
 
     def _average(self) -> None:
         """Fold the network into the running average, once the last share of the training has begun."""
@@ -130,7 +180,7 @@ class Training:
             self.average.update_parameters(self.model)
             self.progress.averaged += 1
 
-    def _step(self) -> None:
+    def step(self) -> None:
         """One optimisation step; its loss and answers are added to the progress."""
         plan, progress, members = self.plan, self.progress, self.model.architecture.members
         step = progress.epoch * self.steps_per_epoch + progress.step
@@ -148,9 +198,7 @@ class Training:
                 features = self.model.forward_features(images)
                 logits = [self.model.forward_member(index, features).float() for index in served]
             # A sum over members: no member's gradient depends on how many others there are.
-            loss = torch.stack(
-                [F.cross_entropy(each, labels, label_smoothing=plan.recipe.label_smoothing) for each in logits]
-            ).sum()
+            loss = torch.stack([self._loss(each, labels) for each in logits]).sum()
             loss.backward()  # type: ignore[no-untyped-call]  # torch's stub leaves Tensor.backward untyped
             total += float(loss.detach())
             progress.correct += sum(int((each.argmax(1) == labels).sum()) for each in logits)
@@ -164,16 +212,32 @@ class Training:
             self._average()
         progress.loss_sum += total / members
 
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of one member. Class weights are 1 on average over all images, not over each batch."""
+        smoothing = self.plan.recipe.label_smoothing
+        if self.weights is None:
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        return (
+            F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none") * self.weights[labels]
+        ).mean()
+
     def _batch(self, epoch: int, step: int, draw: int) -> tuple[Tensor, Tensor]:
         """Augmented, normalised images (N, 3, H, W) and labels (N,) of one step of one draw."""
         plan = self.plan
         generator = torch.Generator().manual_seed(_seed(plan.seed, epoch, draw))
-        order = torch.randperm(len(self.labels), generator=generator)
+        if plan.balance == "sampler":
+            order = balanced_order(self.labels, self.model.architecture.num_classes, generator)
+        else:
+            order = torch.randperm(len(self.labels), generator=generator)
         chosen = order[step * plan.recipe.batch_size : (step + 1) * plan.recipe.batch_size]
         if len(chosen) == 1:  # BN cannot normalise a single image whose map is 1 x 1
             chosen = order[-2:]
         images = (self.images[chosen].permute(0, 3, 1, 2).float() / 255).to(plan.device)
-        return self._normalise(self.augment(images)), self.labels[chosen].to(plan.device)
+        images = self.augment(images)
+        if epoch < plan.recipe.small_share * plan.epochs:
+            side = max(32, round(plan.recipe.small_scale * plan.preprocess.size))
+            images = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
+        return self._normalise(images), self.labels[chosen].to(plan.device)
 
     def _normalise(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) in [0, 1] to the network's input, channels_last in memory."""

@@ -1,6 +1,7 @@
 """What a stopped training needs to go on exactly where it was: one safetensors file in the checkpoint's folder."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ class Progress:
         answers: member answers in the running epoch.
         averaged: how many times the running average was updated.
         history: one row for each finished epoch.
+        best_accuracy: the highest on the validation images, where these decide (see `validation.decides`), else -1,
+        best_epoch: and after how many epochs; 0 before there is one.
     """
 
     epoch: int = 0
@@ -34,7 +37,9 @@ class Progress:
     correct: int = 0
     answers: int = 0
     averaged: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, float | None]] = field(default_factory=list)
+    best_accuracy: float = -1.0
+    best_epoch: int = 0
 
     @property
     def loss(self) -> float:
@@ -46,6 +51,11 @@ class Progress:
         """Share of correct member answers in the running epoch."""
         return self.correct / max(1, self.answers)
 
+    @property
+    def val_accuracy(self) -> float | None:
+        """Accuracy on the validation images when they were last looked at."""
+        return next((found for row in reversed(self.history) if (found := row.get("val_accuracy")) is not None), None)
+
 
 def save_state(
     folder: Path,
@@ -54,10 +64,12 @@ def save_state(
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     settings: dict[str, Any],
+    best: Mapping[str, Tensor],
 ) -> None:
-    """Write model, running average, optimizer and progress to `folder`; each step's seed follows from the settings."""
+    """Write what a training stands at to `folder`; each step's seed follows from the settings."""
     tensors: dict[str, Tensor] = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"average.{name}": value for name, value in average.module.state_dict().items()}
+    tensors |= {f"best.{name}": value for name, value in best.items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
     metadata = {"progress": json.dumps(vars(progress)), "settings": json.dumps(settings, sort_keys=True)}
@@ -71,8 +83,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def load_state(folder: Path, model: nn.Module, average: AveragedModel, optimizer: torch.optim.Optimizer) -> Progress:
-    """Restore what `save_state` wrote, in place."""
+def load_state(
+    folder: Path, model: nn.Module, average: AveragedModel, optimizer: torch.optim.Optimizer
+) -> tuple[Progress, dict[str, Tensor]]:
+    """Restore what `save_state` wrote, in place; returns the progress and the best epoch's tensors."""
     with safe_open(folder / RESUME, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
         progress = Progress(**json.loads(file.metadata()["progress"]))
@@ -89,7 +103,7 @@ def load_state(folder: Path, model: nn.Module, average: AveragedModel, optimizer
         for key, value in state.items():
             if value.shape == parameter.shape:
                 state[key] = torch.empty_like(parameter).copy_(value)
-    return progress
+    return progress, _under(tensors, "best.")
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.status import Status
 from rich.table import Table
 
 from rrrbuild.build import DEFAULT_CALIBRATION_IMAGES, DEFAULT_IMAGES, DEFAULT_MAX_DROP, ENGINES, build_engine
@@ -50,7 +49,7 @@ def build(
         raise UsageError(f"--out takes one engine, but {len(target)} targets are given: leave --out away")
     manifests = []
     for name in target:
-        with output.messages.status(f"{name}: starting") as status:
+        with output.Working(f"{name}: starting") as status:
             manifest = build_engine(
                 checkpoint,
                 name,
@@ -71,8 +70,8 @@ def build(
         output.console.print(_table(manifest))
 
 
-def _report(target: str, status: Status, step: str) -> None:
-    """A line for each step, which stays, and a spinner for the one that runs."""
+def _report(target: str, status: output.Working, step: str) -> None:
+    """A line for each step, which stays, and a sign of life for the one that runs."""
     line = escape(f"{target}: {step}")
     output.messages.print(line, highlight=False, soft_wrap=True)
     status.update(line)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from rrrnet import output
+from rrrnet.score_tables import class_lines, scores_table
+from rrrnet.threads import wait_asleep
 
 if TYPE_CHECKING:
     from rrrnet.fit import Outcome
@@ -30,7 +31,27 @@ def train(
     ] = "imagenet",
     recipe: Annotated[str, typer.Option(help="paper (300 epochs) or quick (minutes on a CPU).")] = "quick",
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images; default: the recipe's.")] = None,
-    size: Annotated[int, typer.Option(help="Height and width of the network's input in pixels.")] = 128,
+    size: Annotated[
+        int | None,
+        typer.Option(help="Height and width of the network's input in pixels; default: 128, from scratch 64."),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Train for about so long: steps are timed first, then size and epochs are chosen and printed."
+        ),
+    ] = None,
+    balance: Annotated[
+        str, typer.Option(help="For classes of unequal size: none, weights (of the loss) or sampler (equal draws).")
+    ] = "none",
+    early_stopping: Annotated[
+        bool,
+        typer.Option(
+            "--early-stopping/--no-early-stopping",
+            help="Keep the best epoch on the validation images and stop when none gets better; only under a constant "
+            "learning rate (recipe paper) and with 200 validation images or more.",
+        ),
+    ] = True,
     seed: Annotated[int, typer.Option(help="Decides the split and every random choice of the training.")] = 0,
     batch_size: Annotated[int | None, typer.Option(help="Images in a step; default: the recipe's.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate; default: the recipe's.")] = None,
@@ -45,6 +66,7 @@ def train(
 
     Half of each class is kept for testing. Ctrl-C leaves a checkpoint that --resume goes on with.
     """
+    wait_asleep()
     from rrrnet.fit import Options, fit
 
     options = Options(
@@ -59,6 +81,9 @@ def train(
         batch_size=batch_size,
         lr=lr,
         size=size,
+        minutes=minutes,
+        balance=balance,
+        early_stopping=early_stopping,
         seed=seed,
         precision=precision,
         device=device,
@@ -67,17 +92,22 @@ def train(
         command=shlex.join(["rrr", *sys.argv[1:]]),
     )
     with _stop_requested() as requested, output.progress_bar() as bar:
-        task = bar.add_task("training", total=None, text="")
+        task = bar.add_task("training", total=None, text="reading images")
+
+        def say(line: str) -> None:
+            output.messages.print(line, markup=False, highlight=False, soft_wrap=True)
 
         def started(epochs: int, steps: int) -> None:
-            bar.update(task, total=epochs * steps)
+            bar.update(task, total=epochs * steps, text="")
 
         def report(progress: "Progress", steps: int) -> None:
             requested.running = True
             text = f"epoch {progress.epoch + 1}  loss {progress.loss:.3f}  accuracy {progress.accuracy:.3f}"
+            if progress.val_accuracy is not None:
+                text += f"  val {progress.val_accuracy:.3f}"
             bar.update(task, completed=progress.epoch * steps + progress.step, text=text)
 
-        outcome = fit(options, report=report, stop=lambda: requested.stop, say=output.messages.print, started=started)
+        outcome = fit(options, report=report, stop=lambda: requested.stop, say=say, started=started)
     _finish(outcome, options.out, as_json=as_json)
 
 
@@ -119,11 +149,7 @@ def _finish(outcome: "Outcome", out: Path, *, as_json: bool) -> None:
         output.messages.print(f"stopped: {out} can be used as it is; go on by the same command with --resume")
         raise typer.Exit(130)
     if not as_json and metrics:
-        table = Table("", "accuracy", "NLL", "ECE", title=f"{checkpoint.name} on {metrics['images']} test images")
-        rows = [("ensemble", metrics), *((f"member {index}", row) for index, row in enumerate(metrics["members"]))]
-        for name, row in rows if len(metrics["members"]) > 1 else rows[:1]:
-            label = name if len(metrics["members"]) > 1 else "network"
-            table.add_row(label, f"{row['accuracy']:.3f}", f"{row['nll']:.3f}", f"{row['ece']:.3f}")
-        output.console.print(table)
+        output.console.print(scores_table(f"{checkpoint.name} on {metrics['images']} test images", metrics))
+        output.console.print(*class_lines(metrics), sep="\n", markup=False, highlight=False, soft_wrap=True)
     if not as_json:
         output.console.print(f"checkpoint: {out}\nnext: rrr build {out} --target openvino-fp32", highlight=False)
