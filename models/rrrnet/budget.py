@@ -129,7 +129,7 @@ def training_seconds(epochs: int, step: float, recipe: Recipe, counts: Counts, *
     forward = step / _FORWARD
     validating = forward * counts.val / batch / validation.epochs_between(counts.train, counts.val)
     first = forward * steps * recipe.bn_passes if frozen else 0.0
-    return first + epochs * (steps * step + validating) + forward * counts.test / batch
+    return first + epochs * (recipe.cost * steps * step + validating) + forward * counts.test / batch
 
 
 def step_seconds(architecture: Architecture, plan: Plan, size: int, most_steps: int = _TIMED_STEPS) -> float:

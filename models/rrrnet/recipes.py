@@ -55,6 +55,11 @@ class Recipe:
         images_seen = min(_MOST_IMAGES_SEEN, self.megapixels * 1e6 / image_size**2)
         return max(3, round(images_seen / max(1, images)))
 
+    @property
+    def cost(self) -> float:
+        """Of the training, relative to one whose every epoch has the full image size."""
+        return 1 - self.small_share * (1 - self.small_scale**2)
+
     def ema_epochs(self, epochs: int) -> int:
         """How many of the last epochs are averaged (60 of the paper's 300)."""
         return math.ceil(self.ema_share * epochs)

@@ -163,10 +163,15 @@ class Training:
                 answers = network(batch).float().softmax(2).mean(1).argmax(1).cpu().numpy()
                 right += int((answers == labels[rows]).sum())
         accuracy = right / len(labels)
-        if plan.selects and accuracy > progress.best_accuracy:
-            progress.best_accuracy, progress.best_epoch = accuracy, done
-            self.best = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        if plan.selects:
+            self.select(accuracy, network, done)
         return accuracy
+
+    def select(self, accuracy: float, network: RRRNet, epoch: int) -> None:
+        """Keep the weights of `network` after `epoch` epochs if none before was as accurate."""
+        if accuracy > self.progress.best_accuracy:
+            self.progress.best_accuracy, self.progress.best_epoch = accuracy, epoch
+            self.best = {name: value.detach().clone() for name, value in network.state_dict().items()}
 
     def _stands_still(self) -> bool:
         """Whether validation, where it decides, has found nothing better for too long."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from rrrbuild.engine import incompatibility
@@ -15,6 +16,7 @@ from rrrnet.files import shown
 from rrrnet.metrics import score
 from rrrserve.bench.result_file import BenchResult
 from rrrserve.report.calibration import Floats, Labels, calibration
+from rrrserve.report.mistakes import mistakes
 from rrrserve.report.sources import Sources
 from rrrserve.stamps.environment import describe
 
@@ -61,7 +63,10 @@ def training_section(checkpoint: Checkpoint | None) -> dict[str, Any] | None:
     if checkpoint is None:
         return None
     training = checkpoint.training
-    known = ("split", "recipe", "epochs", "epochs_done", "seed", "frozen", "weights", "device", "versions")
+    known = (
+        *("split", "recipe", "epochs", "epochs_done", "chosen", "balance", "selection"),
+        *("seed", "frozen", "weights", "device", "versions"),
+    )
     data = training.get("data")
     return {
         "path": shown(checkpoint.path),
@@ -88,6 +93,13 @@ def accuracy_section(
 def calibration_section(sources: Sources, predictions: tuple[Floats, Labels] | None) -> dict[str, Any] | None:
     """Reliability, coverage and the worst classes."""
     return None if predictions is None else calibration(*predictions, _shape(sources).labels)
+
+
+def mistakes_section(
+    sources: Sources, predictions: tuple[Floats, Labels] | None, files: Sequence[Path] | None
+) -> dict[str, Any] | None:
+    """Each class, the confusion matrix and the surest wrong answers."""
+    return None if predictions is None else mistakes(*predictions, _shape(sources).labels, files)
 
 
 def engine_section(engine: Manifest, sources: Sources) -> dict[str, Any]:
