@@ -77,6 +77,7 @@ def test_the_learning_curve_is_written_as_csv_and_png(whole: Checkpoint) -> None
     rows = list(csv.DictReader((whole.path / "learning_curve.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert all(float(row["loss"]) > 0 for row in rows)
+    assert "val_accuracy" in rows[0]
     assert (whole.path / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -109,8 +110,25 @@ def test_a_stopped_trainings_checkpoint_can_be_used_as_it_is(data: Path, tmp_pat
 
 def test_resuming_with_other_settings_names_the_difference(data: Path, tmp_path: Path) -> None:
     run(options(data, tmp_path / "net"), steps=2)
+    stopped = replace(options(data, tmp_path / "net"), resume=True)
     with pytest.raises(UsageError, match="members was 2, now 4"):
-        run(replace(options(data, tmp_path / "net"), resume=True, members=4))
+        run(replace(stopped, members=4))
+    with pytest.raises(UsageError, match="size was 32, now 48; balance was none, now weights"):
+        run(replace(stopped, size=48, balance="weights"))
+
+
+def test_minutes_are_kept_by_a_resumed_training_and_by_the_command_that_repeats_it(data: Path, tmp_path: Path) -> None:
+    asked = replace(
+        options(data, tmp_path / "net"), epochs=None, minutes=0.02, command="rrr train --minutes 0.02 --seed 0"
+    )
+    stopped = run(asked, steps=1).checkpoint.training
+    assert (stopped["minutes"], stopped["epochs"] > 0, stopped["complete"]) == (0.02, True, False)
+    command = f"rrr train --seed 0 --size 32 --epochs {stopped['epochs']} --weights none"
+    assert read_checkpoint(tmp_path / "net").command == command
+    with pytest.raises(UsageError, match=r"minutes was 0\.02, now 5"):
+        run(replace(asked, minutes=5, resume=True), steps=1)
+    given = replace(asked, minutes=None, epochs=stopped["epochs"], resume=True)
+    assert run(given, steps=1).checkpoint.training["epochs"] == stopped["epochs"]
 
 
 def test_a_finished_checkpoint_is_replaced_only_when_told_and_the_same_seed_gives_the_same_weights(
@@ -223,6 +241,9 @@ def test_zero_epochs_of_a_random_network_give_finite_varied_answers(data: Path, 
         ({"epochs": -1}, UsageError, "--epochs -1"),
         ({"size": 16}, UsageError, "allowed are 32 to 1024"),
         ({"members": 0}, UsageError, "--members 0"),
+        ({"balance": "yes"}, UsageError, "--balance yes: no such way; allowed are none, weights, sampler"),
+        ({"minutes": 0}, UsageError, "--minutes 0: allowed is a number above 0"),
+        ({"minutes": 3}, UsageError, "leave out --minutes or --epochs 2"),
         ({"data": Path("nowhere")}, ArtifactError, "nowhere"),
     ],
 )
