@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rrrnet import architecture as shapes
+from rrrnet.architecture import REDUCED_BLOCKS, Architecture
 from rrrnet.budget import Choice, Counts, about, choose, fit_into, repeating, step_seconds, training_seconds
 from rrrnet.preprocess import Preprocess
 from rrrnet.recipes import RECIPES
@@ -67,7 +67,7 @@ def test_timing_steps_leaves_the_generator_alone() -> None:
     torch.manual_seed(5)
     wanted = torch.rand(3)
     torch.manual_seed(5)
-    assert step_seconds(shapes.ensemble(3, 2), plan, 32, 1) > 0
+    assert step_seconds(Architecture(3, REDUCED_BLOCKS, 2, (8, 8)), plan, 32, 1) > 0
     np.testing.assert_array_equal(torch.rand(3), wanted)
 
 

@@ -23,8 +23,8 @@ def wait_for_lines(capsys: pytest.CaptureFixture[str], count: int) -> list[str]:
 
 def test_a_bar_without_a_terminal_is_a_line_now_and_then_and_one_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
     with output.progress_bar() as bar:
-        task = bar.add_task("training", total=None, text="reading [images]")
-        assert wait_for_lines(capsys, 2)[0] == "training: 0:00:00 passed, reading [images]"
+        task = bar.add_task("training", total=None, text="reading images")
+        assert wait_for_lines(capsys, 2)[0] == "training: 0:00:00 passed, reading images"
         bar.update(task, total=780, completed=120, text="epoch 10")
         assert "training: 120 of 780, 0:00:0" in wait_for_lines(capsys, 3)[-1]
         bar.update(task, completed=780)
