@@ -3,7 +3,7 @@
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from rrrnet import architecture as shapes
 from rrrnet import curve, sealed, training_state
 from rrrnet.architecture import Architecture
 from rrrnet.checkpoint import DOCUMENT, SPLIT, Checkpoint, read_checkpoint, write_checkpoint
-from rrrnet.dataset import ImageSet, load_arrays, read_dataset, select, split_dataset, write_split
+from rrrnet.dataset import load_arrays, select, write_split
 from rrrnet.edges import start_from_edges
 from rrrnet.ensemble import RRRNet
 from rrrnet.errors import ArtifactError, UsageError
@@ -23,6 +23,7 @@ from rrrnet.preprocess import MAX_SIZE, MIN_SIZE, Preprocess
 from rrrnet.recipes import METHODS, Method, find_recipe
 from rrrnet.reduce import check_pretrained, load_pretrained
 from rrrnet.train import Plan, Report, Training, export_weights
+from rrrnet.training_data import DataOptions, TrainingData, read_training_data
 from rrrnet.warm_start import frozen_in, is_checkpoint, load_checkpoint
 from rrrnet.weights import check_source, read_pretrained
 
@@ -55,6 +56,7 @@ class Options:
     resume: bool = False
     overwrite: bool = False
     command: str = "rrr train"
+    data_options: DataOptions = field(default_factory=DataOptions)
 
     def __post_init__(self) -> None:
         most = shapes.MAX_MEMBERS
@@ -83,8 +85,9 @@ class Options:
 
     def settings(self) -> dict[str, Any]:
         """What a resumed training must have in common with the stopped one."""
-        left_out = ("data", "out", "resume", "overwrite", "command", "precision", "device")
-        return {key: value for key, value in asdict(self).items() if key not in left_out}
+        left_out = ("data", "out", "resume", "overwrite", "command", "precision", "device", "data_options")
+        own = {key: value for key, value in asdict(self).items() if key not in left_out}
+        return own | self.data_options.settings()
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,6 @@ class Outcome:
 
     checkpoint: Checkpoint
     complete: bool
-    broken: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,7 @@ class _Job:
     """What stays the same while a network is trained and saved."""
 
     options: Options
-    images: ImageSet
-    parts: tuple[str, ...]
+    data: TrainingData
     architecture: Architecture
     origin: str
     fresh: int
@@ -145,18 +146,17 @@ def fit(
         UsageError, ArtifactError, NoSpaceError, CheckFailedError: see the message.
     """
     _check_out(options)
-    images = read_dataset(options.data)
-    for file, reason in images.broken:
-        say(f"left out {file}: {reason}")
-    parts = split_dataset(images, seed=options.seed)
+    data = read_training_data(
+        options.data, options.data_options, seed=options.seed, validate=options.epochs != 0, say=say
+    )
+    images, parts = data.images, dict(zip(data.images.files, data.parts, strict=True))
     preprocess = Preprocess(options.size)
-    train_set = select(images, dict(zip(images.files, parts, strict=True)), "train")
-    say(f"{images.name}: {len(images.classes)} classes, {len(train_set.files)} training images of {len(images.files)}")
+    train_set = select(images, parts, "train")
 
     torch.manual_seed(options.seed)
     model = RRRNet(choose_architecture(options, len(images.classes)))
     origin, fresh = ("", 0) if options.resume else _start(model, options.weights, images.classes, say)
-    job = _Job(options, images, parts, model.architecture, origin, fresh)
+    job = _Job(options, data, model.architecture, origin, fresh)
     arrays, labels = load_arrays(train_set, preprocess)
     training = Training(model, _plan(options, preprocess, len(labels)), arrays, labels)
     epochs = training.plan.epochs
@@ -182,10 +182,10 @@ def fit(
     metrics = None
     if complete and not random:
         say("scoring on the test images")
-        test_set = select(images, dict(zip(images.files, parts, strict=True)), "test")
+        test_set = select(images, parts, "test")
         arrays, labels = load_arrays(test_set, preprocess)
         metrics = score(probabilities(training.result().eval(), preprocess, arrays), labels)
-    return Outcome(_write(job, training, complete=complete, metrics=metrics), complete, images.broken)
+    return Outcome(_write(job, training, complete=complete, metrics=metrics), complete)
 
 
 def _start(model: RRRNet, weights: str, classes: tuple[str, ...], say: Callable[[str], None]) -> tuple[str, int]:
@@ -241,20 +241,20 @@ def _resume(job: _Job, training: Training) -> _Job:
         raise ArtifactError(f"{message}: remove it, and train again with --overwrite")
     settings = training_state.read_settings(options.out)
     wanted = options.settings()
-    changed = [key for key in wanted if settings.get(key) != wanted[key]]
+    changed = [key for key in {**settings, **wanted} if settings.get(key) != wanted.get(key)]
     if changed:
-        differences = "; ".join(f"{key} was {settings.get(key)}, now {wanted[key]}" for key in changed)
+        differences = "; ".join(f"{key} was {settings.get(key)}, now {wanted.get(key)}" for key in changed)
         raise UsageError(f"--resume: {differences}; give the options of the stopped training: {previous.command}")
-    if previous.training["data"]["sha256"] != job.images.sha256:
+    if previous.training["data"]["sha256"] != job.data.images.sha256:
         raise UsageError(f"--resume: the images in {options.data} are not those of the stopped training")
     training.progress = training_state.load_state(options.out, training.model, training.average, training.optimizer)
     origin = previous.training["weights"]
-    return _Job(options, job.images, job.parts, job.architecture, origin["origin"], origin["fresh_tensors"])
+    return _Job(options, job.data, job.architecture, origin["origin"], origin["fresh_tensors"])
 
 
 def _write(job: _Job, training: Training, *, complete: bool, metrics: dict[str, Any] | None) -> Checkpoint:
     """Write the checkpoint as it stands; with what `--resume` needs, if the training is not complete."""
-    options, images, plan = job.options, job.images, training.plan
+    options, images, plan = job.options, job.data.images, training.plan
     checkpoint = Checkpoint(
         path=options.out.absolute(),
         name=options.out.absolute().name,
@@ -264,20 +264,8 @@ def _write(job: _Job, training: Training, *, complete: bool, metrics: dict[str, 
         preprocess=plan.preprocess,
         training={
             "complete": complete,
-            "data": {
-                "name": images.name,
-                "path": str(images.root),
-                "sha256": images.sha256,
-                "images": len(images.files),
-                "left_out": [file for file, _ in images.broken],
-            },
-            "split": {
-                "file": SPLIT,
-                "seed": options.seed,
-                "rule": "half of each class, ranked by a hash of seed, class and file name",
-                "train_images": job.parts.count("train"),
-                "test_images": job.parts.count("test"),
-            },
+            "data": job.data.data_document(),
+            "split": job.data.split_document(),
             "recipe": asdict(plan.recipe),
             "epochs": plan.epochs,
             "epochs_done": training.progress.epoch,
@@ -292,7 +280,7 @@ def _write(job: _Job, training: Training, *, complete: bool, metrics: dict[str, 
         command=options.command,
     )
     with sealed.staged(options.out, document=DOCUMENT) as folder:
-        write_split(folder / SPLIT, images, job.parts)
+        write_split(folder / SPLIT, images, job.data.parts)
         test_accuracy = metrics["accuracy"] if metrics else None
         curve.write_curve(folder, checkpoint.name, training.progress.history, test_accuracy)
         if not complete:
