@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from rrrnet import split
 from rrrnet.dataset_layout import list_files
-from rrrnet.dataset_reading import LeftOut, Reader, read_image
+from rrrnet.dataset_reading import LeftOut, Reader, describe_left_out, read_image
 from rrrnet.errors import ArtifactError, ImageError, UsageError
 from rrrnet.preprocess import Preprocess, Uint8Array, image_to_array
 
@@ -109,7 +109,11 @@ def read_dataset(
     reader.read(root, listing)
     dropped = reader.drop(lambda name, count: count < min_per_class or name in without)
     if len(reader.classes) < 2:
-        raise ArtifactError(f"{root}: {len(reader.classes)} classes have {min_per_class} or more images; 2 are needed")
+        few = ", ".join(f"{name} ({count})" for name, count in list(dropped.items())[:5])
+        raise ArtifactError(
+            f"{root}: at least 2 classes are needed, and {len(reader.classes)} is left after those with fewer than "
+            f"{min_per_class} usable images: {few}; {'. '.join(describe_left_out(reader.left_out)) or 'add images'}"
+        )
     reader.check(root)
     given, given_by = dict(listing.parts), listing.parts_from
     if test_data is not None:

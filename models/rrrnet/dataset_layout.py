@@ -75,10 +75,9 @@ def list_files(root: Path, *, groups: str | None = None, least_classes: int = 2)
         ArtifactError: `root` is no data set, or its labels.csv or info.json cannot be used.
         UsageError: there is no column `groups`.
     """
-    if readable(str(root)) != str(root):
-        raise ArtifactError(
-            f"{readable(str(root))} has a name that is not UTF-8: rename the folder, then give its name"
-        )
+    place = str(root.absolute())
+    if readable(place) != place:
+        raise ArtifactError(f"{readable(place)} is a name that is not UTF-8: rename the folder, then give its new name")
     if not root.exists():
         raise ArtifactError(f"{root} does not exist: give the folder of a data set, or make one with rrr data glyphs")
     if not root.is_dir():

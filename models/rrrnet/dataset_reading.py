@@ -60,7 +60,7 @@ class Reader:
                     self.left_out.append(LeftOut(prefix + file, kind, REMEDIES[kind]))
                 else:
                     self.junk["hidden files" if kind == "hidden" else "documents"] += 1
-        kind = "not UTF-8"
+        kind = "named not in UTF-8"
         self.left_out += [LeftOut(prefix + file, kind, REMEDIES[kind]) for file in listing.tree.unnamed]
 
     def drop(self, chosen: Callable[[str, int], bool]) -> dict[str, int]:

@@ -38,7 +38,7 @@ REMEDIES = {
     "not listed": "labels.csv does not list them: add rows for them, or remove them",
     "without a class": "they lie in no folder of a class: move them into one, or remove them",
     "hidden": "their names begin with a dot: rename or remove them",
-    "not UTF-8": "their names are not UTF-8: rename them, e.g. convmv -r -f latin1 -t utf8 --notest DIR",
+    "named not in UTF-8": "rename them, e.g. convmv -r -f latin1 -t utf8 --notest DIR",
 }
 
 _MAGIC = (

@@ -17,6 +17,7 @@ from rrrnet.dataset import load_arrays, select, write_split
 from rrrnet.edges import start_from_edges
 from rrrnet.ensemble import RRRNet
 from rrrnet.errors import ArtifactError, UsageError
+from rrrnet.folder_tree import readable
 from rrrnet.inference import probabilities
 from rrrnet.metrics import score
 from rrrnet.preprocess import MAX_SIZE, MIN_SIZE, Preprocess
@@ -221,6 +222,9 @@ def _plan(options: Options, preprocess: Preprocess, images: int) -> Plan:
 
 def _check_out(options: Options) -> None:
     """Refuse to lose a trained network or to resume one that is not there, before any work is done."""
+    place = str(options.out.absolute())
+    if readable(place) != place:
+        raise UsageError(f"--out {readable(place)} is a name that is not UTF-8: choose another")
     exists = (options.out / DOCUMENT).exists()
     if options.resume and not (options.out / training_state.RESUME).exists():
         state = "is complete" if exists else "does not exist"

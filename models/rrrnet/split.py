@@ -73,7 +73,7 @@ class Shares:
             order = sorted(pool, key=lambda unit: self._rank(unit, label, name, seed))
             smallest = sorted(order, key=lambda unit: sizes[unit])
             for unit in order:
-                if taken < wanted and taken + sizes[unit] / 2 <= wanted:
+                if taken < wanted and taken + sizes[unit] / 2 < wanted:
                     taken += self._take(unit, parts, part, left, label)
             for unit in smallest:
                 if taken == 0:

@@ -83,9 +83,7 @@ class TrainingData:
         if not given:
             return ranked
         others = [] if split.TEST in given else [f"test: {ranked}"]
-        return "; ".join(
-            [f"as {self.images.given_by} say" + ("s" if "column" in self.images.given_by else ""), *others]
-        )
+        return "; ".join([f"given by {self.images.given_by}", *others])
 
 
 def read_training_data(
