@@ -33,7 +33,7 @@ def calibration_images(checkpoint: Checkpoint, data: Path | None, *, limit: int)
 
     Args:
         checkpoint: remembers its data set and split.
-        data: a data set to use instead; one that the split does not know is split by the same rule.
+        data: a data set to use instead; one that the split does not know is split in two halves by the same rule.
         limit: the most images to take.
 
     Raises:
@@ -50,8 +50,10 @@ def calibration_images(checkpoint: Checkpoint, data: Path | None, *, limit: int)
     parts = read_split(checkpoint.path / SPLIT) if SPLIT in checkpoint.files else {}
     part = "training split"
     if not parts.keys() & set(everything.files):
-        parts = dict(zip(everything.files, split_dataset(everything, seed=0, val_fraction=0), strict=True))
-        part = "a seeded part"
+        half = None if "test" in everything.given.values() else 0.5
+        split = split_dataset(everything, seed=0, test_fraction=half, val_fraction=0)
+        parts = dict(zip(everything.files, split, strict=True))
+        part = "a seeded half" if half else "training part"
     chosen = evenly(select(everything, parts, "train"), limit)
     images, _ = load_arrays(chosen, checkpoint.preprocess)
     digest = hashlib.sha256("\0".join(chosen.files).encode())

@@ -20,10 +20,12 @@ from rrrnet.dataset_reading import LeftOut, Reader, describe_left_out, read_imag
 from rrrnet.errors import ArtifactError, ImageError, UsageError
 from rrrnet.preprocess import Preprocess, Uint8Array, image_to_array
 
+# What a person has on disk may be larger than what the service takes from strangers: a scan, a stitched panorama.
+MAX_PIXELS = 200_000_000
 SPLIT_COLUMNS = ("file_name", "label", "split")
 SPLITS = (split.TRAIN, split.VAL, split.TEST)
 # What a checkpoint and its engines remember of the data set, so that `read_again` finds the same images.
-REMEMBERED = ("name", "path", "sha256", "test_path", "dropped_classes")
+REMEMBERED = ("name", "path", "sha256", "test_path", "dropped_classes", "max_pixels")
 # Before the names of files that lie in a second folder, which is the test part of the data set.
 TEST_DATA = "test-data:"
 
@@ -49,6 +51,7 @@ class ImageSet:
         dropped: classes that have too few images, and how many they have.
         notes: sentences on what was read in another way than it was written.
         test_fraction: of each class, for testing, unless it is told otherwise.
+        max_pixels: width x height of the largest image that was let in.
     """
 
     name: str
@@ -67,6 +70,7 @@ class ImageSet:
     dropped: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     test_fraction: float = 0.5
+    max_pixels: int = MAX_PIXELS
 
     def take(self, indices: Iterable[int]) -> "ImageSet":
         """The images at these places, in this order."""
@@ -88,6 +92,7 @@ def read_dataset(
     groups: str | None = None,
     min_per_class: int = 0,
     without: Collection[str] = (),
+    max_pixels: int = MAX_PIXELS,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImageSet:
     """Read the data set at `root`: list its files, decode each once to see that it can be used.
@@ -98,6 +103,7 @@ def read_dataset(
         groups: a column of labels.csv: images with the same cell belong together.
         min_per_class: classes with fewer usable images are dropped.
         without: names of classes that are dropped too.
+        max_pixels: width x height of the largest image to take.
         progress: called after each image with how many are done, and of how many.
 
     Raises:
@@ -105,7 +111,7 @@ def read_dataset(
         UsageError: `groups` or `test_data` do not fit the data set.
     """
     listing = list_files(root, groups=groups)
-    reader = Reader(listing.classes, progress)
+    reader = Reader(listing.classes, max_pixels, progress)
     reader.read(root, listing)
     dropped = reader.drop(lambda name, count: count < min_per_class or name in without)
     if len(reader.classes) < 2:
@@ -141,6 +147,7 @@ def read_dataset(
         dropped=dropped,
         notes=listing.twins,
         test_fraction=listing.test_fraction,
+        max_pixels=max_pixels,
     )
 
 
@@ -171,7 +178,7 @@ def read_again(recorded: Mapping[str, Any], data: Path | None = None) -> ImageSe
     """The data set that a checkpoint or an engine remembers as `training.data`, or another one in its place.
 
     Args:
-        recorded: with `path`, and where they were used `test_path` and `dropped_classes`.
+        recorded: with `path`, and where they were used `test_path`, `dropped_classes` and `max_pixels`.
         data: the other one.
 
     Raises:
@@ -181,7 +188,9 @@ def read_again(recorded: Mapping[str, Any], data: Path | None = None) -> ImageSe
     same = data is None or (path is not None and data.resolve() == Path(path).resolve())
     root = data if data is not None else Path(path or "")
     without = recorded.get("dropped_classes") or ()
-    return read_dataset(root, test_data=Path(test_path) if same and test_path else None, without=without)
+    most = recorded.get("max_pixels") or MAX_PIXELS
+    tests = Path(test_path) if same and test_path else None
+    return read_dataset(root, test_data=tests, without=without, max_pixels=most)
 
 
 def split_dataset(
@@ -322,7 +331,8 @@ def load_arrays(
     arrays = np.empty((len(images.files), preprocess.size, preprocess.size, 3), np.uint8)
     for index, file in enumerate(images.files):
         try:
-            arrays[index] = image_to_array(read_image(images.path(file)), preprocess)
+            data = read_image(images.path(file))
+            arrays[index] = image_to_array(data, preprocess, max_pixels=images.max_pixels)
         except ImageError as error:
             raise ArtifactError(f"{images.path(file)} was readable a moment ago, but now {error}") from error
         if progress is not None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from rrrnet.dataset_layout import Listing
 from rrrnet.errors import ArtifactError, ImageError
-from rrrnet.file_kinds import HEAD_BYTES, PICTURES, REMEDIES, is_picture, kind_of
+from rrrnet.file_kinds import HEAD_BYTES, REMEDIES, is_picture, kind_of
 from rrrnet.preprocess import decode, image_format
 
 _LOSSES = {
@@ -33,18 +33,18 @@ class LeftOut(NamedTuple):
 class Reader:
     """Reads the files of one or two listings into what an `ImageSet` holds."""
 
-    def __init__(self, classes: tuple[str, ...], progress: Callable[[int, int], None] | None) -> None:
+    def __init__(self, classes: tuple[str, ...], max_pixels: int, progress: Callable[[int, int], None] | None) -> None:
         self.classes = classes
         self.kept: list[tuple[str, int, str]] = []  # file, label, sha256
         self.left_out: list[LeftOut] = []
         self.unusable: dict[int, list[LeftOut]] = {}
         self.junk: Counter[str] = Counter()
-        self._progress = progress
+        self._max_pixels, self._progress = max_pixels, progress
 
     def read(self, root: Path, listing: Listing, prefix: str = "") -> None:
         """Open each file of the listing once; `prefix` goes before its name."""
         for done, (file, label) in enumerate(zip(listing.files, listing.labels, strict=True), 1):
-            digest, lost = _examine(root / file, prefix + file)
+            digest, lost = _examine(root / file, prefix + file, self._max_pixels)
             if lost is None:
                 self.kept.append((prefix + file, label, digest))
             else:
@@ -104,11 +104,11 @@ class Reader:
         return digest.hexdigest()
 
 
-def _examine(path: Path, name: str) -> tuple[str, LeftOut | None]:
+def _examine(path: Path, name: str, max_pixels: int) -> tuple[str, LeftOut | None]:
     """The digest of an image that decodes, or why it does not."""
     try:
         data = read_image(path)
-        decode(data)
+        decode(data, max_pixels=max_pixels)
     except ImageError as error:
         return "", LeftOut(name, _kind_of_loss(path, error), str(error))
     return hashlib.sha256(data).hexdigest(), None
@@ -119,7 +119,7 @@ def _kind_of_loss(path: Path, error: ImageError) -> str:
     if error.code in _LOSSES:
         return _LOSSES[error.code]
     kind = kind_of(_head(path))
-    return kind if kind in PICTURES or (error.code == "unsupported_image" and kind in REMEDIES) else "damaged"
+    return kind if error.code == "unsupported_image" and kind in REMEDIES else "damaged"
 
 
 def _head(path: Path) -> bytes:

@@ -8,13 +8,12 @@ _IMAGE_SUFFIXES = (
     *(".ppm", ".pgm", ".pbm", ".jp2", ".jxl", ".svg"),
 )
 _CONVERT = "convert them to JPEG, PNG or WebP"
-_HEIF = "pip install 'rrrnet-serving[heif]' lets them be read, or convert them to JPEG"
 _RESTORE = "restore or remove them"
 
 # What mends it, by kind. The first table holds pictures, the second all else.
 PICTURES = {
-    "HEIC": _HEIF,
-    "AVIF": _HEIF,
+    "HEIC": "pip install 'rrrnet-serving[heif]' lets them be read, or convert them to JPEG",
+    "AVIF": "pip install --upgrade pillow lets them be read if they are no films, or convert them to JPEG",
     **dict.fromkeys(
         ("BMP", "GIF", "TIFF", "PPM", "JPEG 2000", "JPEG XL", "SVG", "Photoshop", "icon", "camera raw", "DICOM"),
         _CONVERT,
@@ -30,7 +29,7 @@ REMEDIES = {
     "archive": "unpack them",
     "empty": "they have 0 bytes: " + _RESTORE,
     "damaged": _RESTORE,
-    "too large": "make them smaller",
+    "too large": "make them smaller, or allow more with --max-pixels",
     "missing": "restore them, or remove their rows or links",
     "unreadable": "mend their permissions",
     "special file": "no regular files: remove them",

@@ -8,7 +8,7 @@ from typing import Any
 
 from rrrnet import split
 from rrrnet.checkpoint import SPLIT
-from rrrnet.dataset import ImageSet, read_dataset, split_dataset
+from rrrnet.dataset import MAX_PIXELS, ImageSet, read_dataset, split_dataset
 from rrrnet.dataset_reading import describe_left_out
 from rrrnet.errors import ArtifactError, UsageError
 
@@ -63,6 +63,7 @@ class TrainingData:
             "test_path": None if images.test_root is None else str(images.test_root),
             "sha256": images.sha256,
             "images": len(images.files),
+            "max_pixels": images.max_pixels,
             "left_out": [lost.file for lost in images.left_out],
             "left_out_by_kind": dict(Counter(lost.kind for lost in images.left_out)),
             "junk": dict(images.junk),
@@ -92,6 +93,7 @@ def read_training_data(
     *,
     seed: int,
     validate: bool,
+    max_pixels: int = MAX_PIXELS,
     say: Callable[[str], None],
     progress: Callable[[int, int], None] | None = None,
 ) -> TrainingData:
@@ -102,6 +104,7 @@ def read_training_data(
         options: what was asked for.
         seed: of the split.
         validate: whether a part of the training images is kept to validate with.
+        max_pixels: width x height of the largest image to take.
         say: called with each sentence.
         progress: called after each image with how many are done, and of how many.
 
@@ -114,6 +117,7 @@ def read_training_data(
         test_data=options.test_data,
         groups=options.groups,
         min_per_class=options.min_per_class or 0,
+        max_pixels=max_pixels,
         progress=progress,
     )
     lost = describe_left_out(images.left_out)

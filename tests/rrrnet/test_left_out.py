@@ -10,10 +10,10 @@ from PIL import Image
 
 from rrrnet.dataset import read_dataset
 from rrrnet.errors import ArtifactError, UsageError
-from rrrnet.file_kinds import kind_of
+from rrrnet.file_kinds import REMEDIES, kind_of
 from rrrnet.training_data import DataOptions, TrainingData, read_training_data
 
-HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 40
+TIFF = b"MM\0*\0\0\0\x08"
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_images_are_judged_by_content_whatever_their_names_end_in(animals: Path)
 @pytest.mark.parametrize(
     ("head", "kind"),
     [
-        (HEIC, "HEIC"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
         (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf", "AVIF"),
         (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf", "AVIF"),
         (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", "video"),
@@ -55,7 +55,7 @@ def test_images_are_judged_by_content_whatever_their_names_end_in(animals: Path)
         (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
         (b"BM\x36\0\0\0", "BMP"),
         (b"GIF89a", "GIF"),
-        (b"MM\0*\0\0\0\x08", "TIFF"),
+        (TIFF, "TIFF"),
         (b"<?xml version='1.0'?>\n<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
         (b"%PDF-1.7", "PDF"),
         (b"<!DOCTYPE html><html>404", "web page"),
@@ -74,24 +74,23 @@ def test_the_kind_of_a_file_is_told_by_its_first_bytes(head: bytes, kind: str) -
 
 def test_each_kind_that_is_not_taken_is_counted_named_and_told_how_to_mend(animals: Path) -> None:
     for index in range(4):
-        (animals / "cat" / f"IMG_{index}.HEIC").write_bytes(HEIC)
+        (animals / "cat" / f"IMG_{index}.jpg").write_bytes(TIFF)
     (animals / "dog" / "scan.ppm").write_bytes(b"P6\n1 1\n255\nabc")
     (animals / "dog" / "notes.txt").write_text("the brown one")
     Image.new("RGB", (16, 16)).save(animals / "loose.png")
     (animals / "README").write_text("about the animals")
     data, (_, *said) = read(animals)
-    assert said[0].startswith("left out 4 HEIC: cat/IMG_0.HEIC, cat/IMG_1.HEIC, cat/IMG_2.HEIC and 1 more; pip install")
-    assert "rrrnet-serving[heif]" in said[0]
-    assert said[1:] == [
+    assert said == [
+        "left out 4 TIFF: cat/IMG_0.jpg, cat/IMG_1.jpg, cat/IMG_2.jpg and 1 more; convert them to JPEG, PNG or WebP",
         "left out 1 text: dog/notes.txt; they are no images: move them out of the folders of the classes",
         "left out 1 PPM: dog/scan.ppm; convert them to JPEG, PNG or WebP",
         "left out 1 without a class: loose.png; they lie in no folder of a class: move them into one, or remove them",
     ]
     document = data.data_document()
-    assert document["left_out_by_kind"] == {"HEIC": 4, "text": 1, "PPM": 1, "without a class": 1}
+    assert document["left_out_by_kind"] == {"TIFF": 4, "text": 1, "PPM": 1, "without a class": 1}
     assert document["junk"] == {"documents": 1}
     with pytest.raises(
-        ArtifactError, match=r"--strict: 7 files of .* cannot be taken: 4 HEIC: .*; mend them, or leave"
+        ArtifactError, match=r"--strict: 7 files of .* cannot be taken: 4 TIFF: .*; mend them, or leave"
     ):
         read(animals, strict=True)
 
@@ -99,9 +98,10 @@ def test_each_kind_that_is_not_taken_is_counted_named_and_told_how_to_mend(anima
 def test_a_class_of_one_unknown_kind_is_refused_with_the_kind_and_the_remedy(animals: Path) -> None:
     for path in (animals / "cat").iterdir():
         path.unlink()
-        path.with_suffix(".HEIC").write_bytes(HEIC)
-    with pytest.raises(ArtifactError, match=r"no image of class cat can be used: 6 HEIC: .*rrrnet-serving\[heif\]"):
+        path.with_suffix(".TIF").write_bytes(TIFF)
+    with pytest.raises(ArtifactError, match=r"no image of class cat can be used: 6 TIFF: cat/0\.TIF.*; convert them"):
         read_dataset(animals)
+    assert "rrrnet-serving[heif]" in REMEDIES["HEIC"]
 
 
 def test_what_systems_leave_behind_is_counted_and_not_told_and_no_loss(animals: Path) -> None:
