@@ -145,7 +145,7 @@ def read_dataset(
         given_by=given_by,
         groups=listing.groups,
         dropped=dropped,
-        notes=listing.twins,
+        notes=listing.notes,
         test_fraction=listing.test_fraction,
         max_pixels=max_pixels,
     )

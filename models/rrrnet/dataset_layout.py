@@ -7,14 +7,14 @@ Three layouts are known: Meta-Album (`labels.csv` with FILE_NAME and CATEGORY, i
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.folder_tree import Tree, readable, scan
-from rrrnet.labels_csv import IMAGES, LABELS, PARTS, SPLIT_COLUMN, Row, read_labels
+from rrrnet.labels_csv import IMAGES, LABELS, SPLIT_COLUMN, Row, part_named, read_labels
 
 INFO = "info.json"
 _EXPECTED = f"expected {LABELS} (columns FILE_NAME, CATEGORY) beside {IMAGES}/, or one folder of images per class"
@@ -34,7 +34,7 @@ class Listing:
         groups: by file, the cell of the column that was asked for.
         others: files that no row and no class folder holds; `others_kind` says which of these two.
         tree: all that lies there.
-        twins: notes on class names that were written in two ways.
+        notes: sentences on classes that may be meant otherwise than they were read.
         test_fraction: of each class, for testing, where neither the data set nor the user says otherwise.
     """
 
@@ -48,7 +48,7 @@ class Listing:
     others: tuple[str, ...]
     others_kind: Literal["not listed", "without a class"]
     tree: Tree
-    twins: tuple[str, ...]
+    notes: tuple[str, ...]
     test_fraction: float
 
 
@@ -61,6 +61,7 @@ class _Layout:
     folders: tuple[str, ...] = ()
     parts_from: str = ""
     described: frozenset[str] = field(default_factory=frozenset)
+    notes: tuple[str, ...] = ()
 
 
 def list_files(root: Path, *, groups: str | None = None, least_classes: int = 2) -> Listing:
@@ -115,7 +116,7 @@ def list_files(root: Path, *, groups: str | None = None, least_classes: int = 2)
         others=tuple(file for file in tree.files if file not in listed),
         others_kind=layout.others_kind,
         tree=tree,
-        twins=twins,
+        notes=(*layout.notes, *twins),
         test_fraction=0.2 if layout.parts_from or layout.others_kind == "without a class" else 0.5,
     )
 
@@ -140,7 +141,8 @@ def _merge_twins(rows: list[Row]) -> tuple[list[Row], tuple[str, ...]]:
         for name, count in counts.items()
     )
     merged = [row._replace(category=twins.get(row.category, row.category)) for row in rows]
-    return (sorted(merged, key=lambda row: row.category) if notes else merged), notes
+    order = {name: index for index, name in enumerate(dict.fromkeys(row.category for row in merged))}
+    return sorted(merged, key=lambda row: order[row.category]) if notes else merged, notes
 
 
 def _read_info(path: Path) -> dict[str, Any]:
@@ -186,12 +188,32 @@ def _from_folders(root: Path, tree: Tree) -> _Layout:
     folders = tuple(name for name, _ in places.values())
     order = sorted(parts, key=lambda top: ("train", "val", "test").index(parts[top]))
     given = f"the folders {', '.join(f'{top}/' for top in order)}" if parts else ""
-    return _Layout(rows, "without a class", folders, given)
+    return _Layout(rows, "without a class", folders, given, notes=_deeper_classes(root, rows, tuple(places)))
+
+
+def _deeper_classes(root: Path, rows: list[Row], places: tuple[str, ...]) -> tuple[str, ...]:
+    """A note where all files of a class folder lie in two or more folders inside it, which may be the classes meant."""
+    inner: dict[str, set[str]] = {place: set() for place in places}
+    for row in rows:
+        place = next(found for found in _prefixes(row.file) if found in inner)
+        folder, slash, _ = row.file.removeprefix(place).partition("/")
+        inner[place].add(folder if slash else "")
+    return tuple(
+        f"note: all images of {place} lie in folders inside it ({', '.join(sorted(found)[:3])}) and are taken as one "
+        f"class; if those are the classes, give --data {root / place}"
+        for place, found in inner.items()
+        if len(found) > 1 and "" not in found
+    )
+
+
+def _prefixes(file: str) -> Iterator[str]:
+    """All folders around a file, each with a slash behind it."""
+    return (file[: index + 1] for index, letter in enumerate(file) if letter == "/")
 
 
 def _part_folders(root: Path, base: str, tops: tuple[str, ...], tree: Tree) -> dict[str, str]:
     """The part of each folder called train, val, test or the like; empty where these are classes or there are none."""
-    parts = {top: PARTS[top.casefold()] for top in tops if top.casefold() in PARTS}
+    parts = {top: part for top in tops if (part := part_named(top)) is not None}
     with_classes = {top: part for top, part in parts.items() if tree.children(base + top)}
     trained = "train" in with_classes.values()
     if len(parts) == len(tops) > 1 and not trained:

@@ -20,12 +20,16 @@ from rrrnet.folder_tree import Tree
 LABELS = "labels.csv"
 IMAGES = "images"
 SPLIT_COLUMN = "SPLIT"
-# What people call the three parts, as folders or in the column.
-PARTS = {
+_PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+
+
+def part_named(text: str) -> str | None:
+    """The part of the split that people call so, as a folder or in the column: `train`, `Training_set`, `val` ..."""
+    return _PARTS.get(re.sub("[ _-]?(set|data)$", "", text.casefold()))
 
 
 class Row(NamedTuple):
@@ -82,7 +86,7 @@ def read_labels(root: Path, tree: Tree, info: dict[str, Any], groups: str | None
 
 
 def _part(cell: str, where: str) -> str:
-    part = PARTS.get(cell.casefold())
+    part = part_named(cell)
     if part is None:
         raise ArtifactError(f"{where}: {SPLIT_COLUMN} is {cell!r}; allowed are train, val and test")
     return part

@@ -132,6 +132,19 @@ def test_a_folder_with_two_underscores_is_a_class_and_subfolders_of_a_class_are_
     assert "dog/small/white/a.png" in images.files
 
 
+def test_a_class_whose_images_all_lie_deeper_is_told_as_they_may_be_the_classes(animals: Path, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    animals.rename(tmp_path / "set" / "animals")
+    (tmp_path / "set" / "plants" / "tree").mkdir(parents=True)
+    for index in range(3):
+        Image.new("RGB", (16, 16), (0, index, 255)).save(tmp_path / "set" / "plants" / "tree" / f"{index}.png")
+    _, said = read(tmp_path / "set")
+    assert said[1:] == [
+        "note: all images of animals/ lie in folders inside it (cat, dog) and are taken as one class; "
+        f"if those are the classes, give --data {tmp_path / 'set' / 'animals'}"
+    ]
+
+
 def test_names_that_are_not_utf8_are_told_in_characters_that_can_be_printed(animals: Path) -> None:
     shutil.copy(animals / "cat" / "0.jpg", os.fsdecode(os.fsencode(animals / "cat") + b"/caf\xe9.jpg"))
     data, said = read(animals)

@@ -58,7 +58,7 @@ def test_folders_take_a_fifth_for_testing_and_tables_a_half(tmp_path: Path) -> N
     assert Counter(parts_of(root)[0].values()) == {"train": 8, "val": 2, "test": 10}
 
 
-@pytest.mark.parametrize("names", [("train", "val", "test"), ("Training", "validation", "testing")])
+@pytest.mark.parametrize("names", [("train", "val", "test"), ("Training", "validation", "test_set")])
 def test_folders_of_parts_are_the_split(tmp_path: Path, names: tuple[str, str, str]) -> None:
     root = fill(tmp_path, {f"{name}/{label}": 3 for name in names for label in ("cat", "dog")})
     parts, said = parts_of(root)
