@@ -106,7 +106,7 @@ class Networks:
 
     def _make(self, name: str, pixels: int, folder: Path) -> None:
         images = read_dataset(self.data())
-        parts = split_dataset(images, seed=0)
+        parts = split_dataset(images, seed=0, val_fraction=0)
         train = select(images, dict(zip(images.files, parts, strict=True)), "train")
         every = max(1, len(train.files) // _STATISTICS_IMAGES)
         train = replace(train, files=train.files[::every], labels=train.labels[::every])

@@ -18,6 +18,7 @@ from rrrbuild.plans import AUTO, check_plan, plans_to_build
 from rrrbuild.targets import Plan, Target, build_obstacle, run_obstacle, target_named
 from rrrnet import __version__, sealed
 from rrrnet.checkpoint import DOCUMENT, SPLIT, read_checkpoint
+from rrrnet.dataset import REMEMBERED
 from rrrnet.errors import IncompatibleError, RRRError, UsageError
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def _describe(order: BuildOrder, folder: Path) -> Manifest:
             "method": checkpoint.method,
             "sha256": sealed.sha256_of(checkpoint.path / DOCUMENT),
         },
-        data=None if recorded is None else {key: recorded.get(key) for key in ("name", "path", "sha256")},
+        data=None if recorded is None else {key: recorded.get(key) for key in REMEMBERED},
         command="",
         files={},
     )

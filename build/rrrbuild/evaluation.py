@@ -13,12 +13,13 @@ from rrrbuild.engine import load_engine
 from rrrbuild.manifest import MANIFEST, Manifest
 from rrrnet import output
 from rrrnet.checkpoint import DOCUMENT, SPLIT, Checkpoint, read_checkpoint
-from rrrnet.dataset import ImageSet, load_arrays, read_dataset, read_split, select
+from rrrnet.dataset import ImageSet, load_arrays, read_again, read_split, select
+from rrrnet.dataset_reading import LeftOut, describe_left_out
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.preprocess import Uint8Array
 
 BATCH_SIZE = 32
-SPLITS = ("test", "train", "all")
+SPLITS = ("test", "val", "train", "all")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Predictions:
         probabilities: shape (N, M, C).
         root: the data set's folder.
         data_matches: whether these are the images that the subject was trained on and tested with.
+        left_out: the files of the data set that cannot be used.
     """
 
     files: tuple[str, ...]
@@ -49,6 +51,7 @@ class Predictions:
     probabilities: npt.NDArray[np.float32]
     root: Path
     data_matches: bool
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def open_model(path: Path) -> EvaluatedModel:
@@ -89,7 +92,7 @@ def predict(subject: EvaluatedModel, data: Path | None, split: str) -> Predictio
         raise UsageError(f"the images of {subject.path} are no longer at {root}: give the folder with --data DIR")
     with output.progress_bar() as bar:
         task = bar.add_task(f"{source.name} ({subject.target})", total=None, text="reading images")
-        images = read_dataset(root)
+        images = read_again(subject.data, data)
         chosen = _chosen(subject, images, split)
         arrays, indices = load_arrays(chosen, source.preprocess)
         position = {label: index for index, label in enumerate(source.labels)}
@@ -99,10 +102,12 @@ def predict(subject: EvaluatedModel, data: Path | None, split: str) -> Predictio
         for start in range(0, len(arrays), BATCH_SIZE):
             results.append(subject.predict(arrays[start : start + BATCH_SIZE]))
             bar.advance(task, len(results[-1]))
+    for lost in describe_left_out(images.left_out):
+        output.say(f"left out {lost}")
     data_matches = subject.data.get("sha256") in (None, images.sha256)
     if not data_matches:
-        output.messages.print(f"note: the images in {root} are not, or not all, those {source.name} was trained on")
-    return Predictions(chosen.files, labels, np.concatenate(results), root, data_matches)
+        output.say(f"note: the images in {root} are not, or not all, those {source.name} was trained on")
+    return Predictions(chosen.files, labels, np.concatenate(results), root, data_matches, images.left_out)
 
 
 def _chosen(subject: EvaluatedModel, images: ImageSet, split: str) -> ImageSet:

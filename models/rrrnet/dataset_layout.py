@@ -1,22 +1,22 @@
 """Which files a data set folder holds and which class each belongs to; no image is opened here.
 
-Two layouts are known: Meta-Album (`labels.csv` with FILE_NAME and CATEGORY, images below `images/`, an optional
-`info.json`) and one folder per class.
+Three layouts are known: Meta-Album (`labels.csv` with FILE_NAME and CATEGORY, images below `images/`, an optional
+`info.json`), one folder per class, and such folders inside `train/`, `val/` and `test/`.
 """
 
-import csv
 import json
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
-from rrrnet.errors import ArtifactError
+from rrrnet.errors import ArtifactError, UsageError
+from rrrnet.folder_tree import Tree, readable, scan
+from rrrnet.labels_csv import IMAGES, LABELS, SPLIT_COLUMN, Row, part_named, read_labels
 
-LABELS = "labels.csv"
 INFO = "info.json"
-IMAGES = "images"
-# The last four cannot be decoded, but must be reported as broken rather than overlooked.
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 _EXPECTED = f"expected {LABELS} (columns FILE_NAME, CATEGORY) beside {IMAGES}/, or one folder of images per class"
 
 
@@ -26,44 +26,123 @@ class Listing:
 
     Attributes:
         name: `dataset_name` of info.json, else the folder's name.
-        files: relative to the data set's root, posix; a listed file need not exist.
+        files: relative to the data set's root, posix; a listed file need not exist, nor be an image.
         labels: class index of each file.
-        classes: class names; order of first appearance in labels.csv, or sorted folder names.
+        classes: class names; order of first appearance in labels.csv, or sorted folder names, empty folders too.
+        parts: "train", "val" or "test" by file, where the data set has a split of its own; else empty.
+        parts_from: what says so, for people; "" for nothing.
+        groups: by file, the cell of the column that was asked for.
+        others: files that no row and no class folder holds; `others_kind` says which of these two.
+        tree: all that lies there.
+        notes: sentences on classes that may be meant otherwise than they were read.
+        test_fraction: of each class, for testing, where neither the data set nor the user says otherwise.
     """
 
     name: str
     files: tuple[str, ...]
     labels: tuple[int, ...]
     classes: tuple[str, ...]
+    parts: Mapping[str, str]
+    parts_from: str
+    groups: Mapping[str, str]
+    others: tuple[str, ...]
+    others_kind: Literal["not listed", "without a class"]
+    tree: Tree
+    notes: tuple[str, ...]
+    test_fraction: float
 
 
-def list_files(root: Path) -> Listing:
+@dataclass(frozen=True)
+class _Layout:
+    """What a layout gives: rows, class folders that may be empty, and where its parts come from."""
+
+    rows: list[Row]
+    others_kind: Literal["not listed", "without a class"]
+    folders: tuple[str, ...] = ()
+    parts_from: str = ""
+    described: frozenset[str] = field(default_factory=frozenset)
+    notes: tuple[str, ...] = ()
+
+
+def list_files(root: Path, *, groups: str | None = None, least_classes: int = 2) -> Listing:
     """Find out the layout of `root` and list its files.
+
+    Args:
+        root: the folder.
+        groups: a column of labels.csv whose cells tell which images belong together.
+        least_classes: fewer are refused.
 
     Raises:
         ArtifactError: `root` is no data set, or its labels.csv or info.json cannot be used.
+        UsageError: there is no column `groups`.
     """
+    place = str(root.absolute())
+    if readable(place) != place:
+        raise ArtifactError(f"{readable(place)} is a name that is not UTF-8: rename the folder, then give its new name")
     if not root.exists():
         raise ArtifactError(f"{root} does not exist: give the folder of a data set, or make one with rrr data glyphs")
     if not root.is_dir():
         raise ArtifactError(f"{root} is not a folder: a data set is a folder; {_EXPECTED}")
     if not any(root.iterdir()):
         raise ArtifactError(f"{root} is empty: {_EXPECTED}; rrr data glyphs {root} makes one")
-    info = _read_info(root / INFO)
-    pairs = _from_table(root, info) if (root / LABELS).exists() else _from_folders(root)
-    classes = tuple(dict.fromkeys(category for _, category in pairs))
-    if len(classes) < 2:
-        raise ArtifactError(
-            f"{root} has one class only ({classes[0]}): a classifier needs images of at least 2; {_EXPECTED}"
-        )
+    info, tree = _read_info(root / INFO), scan(root)
+    if (root / LABELS).exists():
+        rows = read_labels(root, tree, info, groups)
+        given = f"the column {SPLIT_COLUMN} of {LABELS}" if any(row.part for row in rows) else ""
+        layout = _Layout(rows, "not listed", parts_from=given, described=frozenset((LABELS, INFO)))
+    elif groups is not None:
+        raise UsageError(f"--groups {groups} names a column of {LABELS}, and {root} has no {LABELS}: {_EXPECTED}")
+    else:
+        layout = _from_folders(root, tree)
+    rows, twins = _merge_twins(layout.rows)
+    classes = tuple(dict.fromkeys(row.category for row in rows))
+    if layout.others_kind == "without a class":
+        known = {unicodedata.normalize("NFC", name) for name in classes}
+        empty = {name for name in layout.folders if unicodedata.normalize("NFC", name) not in known}
+        classes = tuple(sorted((*classes, *empty)))
+    if len(classes) < least_classes:
+        raise ArtifactError(_one_class(root, classes[0], tree))
     index = {category: position for position, category in enumerate(classes)}
+    listed = {row.file for row in rows} | layout.described
     name = info.get("dataset_name")
     return Listing(
         name=name if isinstance(name, str) and name else root.resolve().name,
-        files=tuple(file for file, _ in pairs),
-        labels=tuple(index[category] for _, category in pairs),
+        files=tuple(row.file for row in rows),
+        labels=tuple(index[row.category] for row in rows),
         classes=classes,
+        parts={row.file: row.part for row in rows if row.part},
+        parts_from=layout.parts_from,
+        groups={row.file: row.group for row in rows if row.group},
+        others=tuple(file for file in tree.files if file not in listed),
+        others_kind=layout.others_kind,
+        tree=tree,
+        notes=(*layout.notes, *twins),
+        test_fraction=0.2 if layout.parts_from or layout.others_kind == "without a class" else 0.5,
     )
+
+
+def _one_class(root: Path, name: str, tree: Tree) -> str:
+    """What to say of a data set with one class: perhaps the classes lie one folder deeper."""
+    inner = tree.children(name)
+    deeper = f"; it holds folders ({', '.join(inner[:3])}): perhaps give --data {root / name}" if len(inner) > 1 else ""
+    return f"{root} has one class only ({name}): a classifier needs images of at least 2; {_EXPECTED}{deeper}"
+
+
+def _merge_twins(rows: list[Row]) -> tuple[list[Row], tuple[str, ...]]:
+    """Class names that look equal, one with composed accents (NFC), one with decomposed (NFD), are one class; told."""
+    names: dict[str, list[str]] = {}
+    for category in dict.fromkeys(row.category for row in rows):
+        names.setdefault(unicodedata.normalize("NFC", category), []).append(category)
+    twins = {alike: composed for composed, found in names.items() if len(found) > 1 for alike in found}
+    counts = Counter(twins[row.category] for row in rows if row.category in twins)
+    notes = tuple(
+        f"class {name}: its name is written in {len(names[name])} ways that look equal (accents composed, NFC, and "
+        f"decomposed, NFD): taken as one class of {count} files"
+        for name, count in counts.items()
+    )
+    merged = [row._replace(category=twins.get(row.category, row.category)) for row in rows]
+    order = {name: index for index, name in enumerate(dict.fromkeys(row.category for row in merged))}
+    return sorted(merged, key=lambda row: order[row.category]) if notes else merged, notes
 
 
 def _read_info(path: Path) -> dict[str, Any]:
@@ -81,91 +160,65 @@ def _read_info(path: Path) -> dict[str, Any]:
     return info
 
 
-def _from_table(root: Path, info: dict[str, Any]) -> list[tuple[str, str]]:
-    """(file, category) of each row of labels.csv; info.json may rename the two columns."""
-    path = root / LABELS
-    file_column = str(info.get("image_column_name", "FILE_NAME"))
-    category_column = str(info.get("category_column_name", "CATEGORY"))
-    pairs: list[tuple[str, str]] = []
-    lines: dict[str, int] = {}
-    for line, row in _read_rows(path, (file_column, category_column)):
-        listed, category = (row[column] or "" for column in (file_column, category_column))
-        if not listed.strip() or not category.strip():
-            empty = category_column if listed.strip() else file_column
-            raise ArtifactError(f"{path} line {line}: {empty} is empty; give every row a file and a class")
-        file = _locate(root, listed.strip(), f"{path} line {line}")
-        if file in lines:
-            raise ArtifactError(
-                f"{path} lists {listed} twice (lines {lines[file]} and {line}): remove one of them, "
-                "or it could be trained on and tested on at once"
-            )
-        lines[file] = line
-        pairs.append((file, category.strip()))
-    if not pairs:
-        raise ArtifactError(f"{path} has a header but no rows: list every image in it, or remove it")
-    return pairs
-
-
-def _read_rows(path: Path, columns: tuple[str, str]) -> list[tuple[int, dict[str, str | None]]]:
-    """(line number, row) of a csv file that must have `columns`."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            header = reader.fieldnames or []
-            missing = [column for column in columns if column not in header]
-            if missing:
-                found = ", ".join(header) or "none"
-                raise ArtifactError(f"{path} lacks the column {' and '.join(missing)}: its columns are {found}")
-            return [(reader.line_num, row) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ArtifactError(f"{path} is not a UTF-8 csv file ({error}): save it again as UTF-8") from error
-    except IsADirectoryError as error:
-        raise ArtifactError(f"{path} is a folder, not a csv file; {_EXPECTED}") from error
-
-
-def _locate(root: Path, listed: str, where: str) -> str:
-    """Path relative to `root` of a file as labels.csv lists it: below images/, else beside labels.csv.
-
-    Only the listed text may not leave the root; a symbolic link in the folder is its owner's business.
-    """
-    relative = PurePosixPath(listed)
-    if relative.is_absolute() or ".." in relative.parts or "\0" in listed:
-        raise ArtifactError(f"{where}: {listed!r} leads out of the data set; list files relative to {root / IMAGES}")
-    below_images = PurePosixPath(IMAGES) / relative
-    try:
-        beside = not (root / below_images).exists() and (root / relative).exists()
-    except OSError as error:  # e.g. a name longer than the file system takes
-        raise ArtifactError(f"{where}: {listed[:80]!r} cannot be a file ({error.strerror})") from error
-    return (relative if beside else below_images).as_posix()
-
-
-def _from_folders(root: Path) -> list[tuple[str, str]]:
-    """(file, class folder's name) for one folder per class, also if these lie one level down in images/."""
-    folders = _subfolders(root)
-    if [folder.name for folder in folders] == [IMAGES]:
-        if not _subfolders(folders[0]):
+def _from_folders(root: Path, tree: Tree) -> _Layout:
+    """One folder per class, or such folders in those of parts; either may lie one level down in images/."""
+    base, tops = "", tree.children("")
+    if tops == (IMAGES,):
+        base, tops = f"{IMAGES}/", tree.children(IMAGES)
+        if not tops:
             raise ArtifactError(f"{root} has {IMAGES}/ but no {LABELS}, so no image has a class: {_EXPECTED}")
-        folders = _subfolders(folders[0])
-    if not folders:
+    if not tops:
         raise ArtifactError(f"{root} has neither {LABELS} nor folders: {_EXPECTED}")
-    pairs = []
-    for folder in folders:
-        images = _images_in(folder) or _images_in(folder / IMAGES)
-        if not images:
-            nested = ", ".join(path.name for path in _subfolders(folder)[:3])
-            hint = f"it holds folders ({nested}); perhaps give --data {folder}" if nested else "remove it or fill it"
-            raise ArtifactError(f"the class folder {folder} holds no images: {hint}")
-        pairs += [(image.relative_to(root).as_posix(), folder.name) for image in images]
-    return pairs
+    parts = _part_folders(root, base, tops, tree)
+    places = {f"{base}{top}/{name}/": (name, part) for top, part in parts.items() for name in tree.children(base + top)}
+    places = places or {f"{base}{top}/": (top, "") for top in tops}
+    for name, _ in places.values():
+        if readable(name) != name:
+            raise ArtifactError(
+                f"{root}: the class folder {readable(name)} has a name that is not UTF-8: rename it, "
+                f"e.g. convmv -r -f latin1 -t utf8 --notest {root}"
+            )
+    rows = []
+    for file in tree.files:
+        depth = base.count("/") + (2 if parts else 1)
+        place = "/".join(file.split("/")[:depth]) + "/"
+        if place in places and place != f"{file}/":
+            rows.append(Row(file, *places[place]))
+    rows.sort(key=lambda row: row.category)  # by class first, so that any part can be taken from evenly
+    folders = tuple(name for name, _ in places.values())
+    order = sorted(parts, key=lambda top: ("train", "val", "test").index(parts[top]))
+    given = f"the folders {', '.join(f'{top}/' for top in order)}" if parts else ""
+    return _Layout(rows, "without a class", folders, given, notes=_deeper_classes(root, rows, tuple(places)))
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    """Sorted folders below `folder`, without hidden ones and what archivers leave (`__MACOSX`)."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+def _deeper_classes(root: Path, rows: list[Row], places: tuple[str, ...]) -> tuple[str, ...]:
+    """A note where all files of a class folder lie in two or more folders inside it, which may be the classes meant."""
+    inner: dict[str, set[str]] = {place: set() for place in places}
+    for row in rows:
+        place = next(found for found in _prefixes(row.file) if found in inner)
+        folder, slash, _ = row.file.removeprefix(place).partition("/")
+        inner[place].add(folder if slash else "")
+    return tuple(
+        f"note: all images of {place} lie in folders inside it ({', '.join(sorted(found)[:3])}) and are taken as one "
+        f"class; if those are the classes, give --data {root / place}"
+        for place, found in inner.items()
+        if len(found) > 1 and "" not in found
+    )
 
 
-def _images_in(folder: Path) -> list[Path]:
-    """Sorted files in `folder` that are named like images; empty if there is no such folder."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and path.name[0] != ".")
+def _prefixes(file: str) -> Iterator[str]:
+    """All folders around a file, each with a slash behind it."""
+    return (file[: index + 1] for index, letter in enumerate(file) if letter == "/")
+
+
+def _part_folders(root: Path, base: str, tops: tuple[str, ...], tree: Tree) -> dict[str, str]:
+    """The part of each folder called train, val, test or the like; empty where these are classes or there are none."""
+    parts = {top: part for top in tops if (part := part_named(top)) is not None}
+    with_classes = {top: part for top, part in parts.items() if tree.children(base + top)}
+    trained = "train" in with_classes.values()
+    if len(parts) == len(tops) > 1 and not trained:
+        raise ArtifactError(
+            f"{root}: {', '.join(f'{top}/' for top in tops)} are taken for the parts of a split, but no folder of "
+            f"classes lies in that for training, so no image has a class: expected train/CLASS/IMAGE, or {LABELS}"
+        )
+    return with_classes if trained and (len(parts) == len(tops) or len(with_classes) > 1) else {}

@@ -3,7 +3,7 @@
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from rrrnet.balance import BALANCES
 from rrrnet.balance import warning as balance_warning
 from rrrnet.budget import Choice, Counts
 from rrrnet.checkpoint import DOCUMENT, SPLIT, Checkpoint, read_checkpoint, write_checkpoint
-from rrrnet.dataset import ImageSet, load_arrays, read_dataset, split_dataset, write_split
+from rrrnet.dataset import ImageSet, load_arrays, write_split
 from rrrnet.devices import computes_in_bfloat16, find_device
 from rrrnet.edges import start_from_edges
 from rrrnet.ensemble import RRRNet
@@ -28,6 +28,7 @@ from rrrnet.recipes import METHODS, Method, find_recipe
 from rrrnet.reduce import check_pretrained, load_pretrained
 from rrrnet.resuming import check_out, restore
 from rrrnet.train import Plan, Report, Training, export_weights
+from rrrnet.training_data import DataOptions, TrainingData, read_training_data
 from rrrnet.warm_start import frozen_in, is_checkpoint, load_checkpoint
 from rrrnet.weights import check_source, read_pretrained
 
@@ -64,6 +65,7 @@ class Options:
     resume: bool = False
     overwrite: bool = False
     command: str = "rrr train"
+    data_options: DataOptions = field(default_factory=DataOptions)
 
     def __post_init__(self) -> None:
         most = shapes.MAX_MEMBERS
@@ -107,8 +109,9 @@ class Options:
 
     def settings(self) -> dict[str, Any]:
         """What a resumed training must have in common with the stopped one."""
-        left_out = ("data", "out", "resume", "overwrite", "command", "precision", "device")
-        return {key: value for key, value in asdict(self).items() if key not in left_out}
+        left_out = ("data", "out", "resume", "overwrite", "command", "precision", "device", "data_options")
+        own = {key: value for key, value in asdict(self).items() if key not in left_out}
+        return own | self.data_options.settings()
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,6 @@ class Outcome:
 
     checkpoint: Checkpoint
     complete: bool
-    broken: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,7 @@ class _Job:
     """What stays the same while a network is trained and saved."""
 
     options: Options
-    images: ImageSet
-    parts: tuple[str, ...]
+    data: TrainingData
     architecture: Architecture
     origin: str
     fresh: int
@@ -172,14 +173,12 @@ def fit(
     """
     began = time.monotonic()
     check_out(options)
-    images = read_dataset(options.data)
-    for file, reason in images.broken:
-        say(f"left out {file}: {reason}")
-    parts = split_dataset(images, seed=options.seed)
-    sets = {which: _part(images, parts, which) for which in ("train", "val", "test")}
+    data = read_training_data(
+        options.data, options.data_options, seed=options.seed, validate=options.epochs != 0, say=say
+    )
+    images = data.images
+    sets = {which: _part(images, data.parts, which) for which in ("train", "val", "test")}
     counts = Counts(*(len(part.files) for part in sets.values()))
-    numbers = f"{counts.train} to train on, {counts.val} to validate, {counts.test} to test"
-    say(f"{images.name}: {len(images.files)} images in {len(images.classes)} classes: {numbers}")
     if told := balance_warning(images.classes, images.labels, sets["train"].labels, options.balance):
         say(told)
 
@@ -187,7 +186,7 @@ def fit(
     model = RRRNet(choose_architecture(options, len(images.classes)))
     origin, fresh = ("", 0) if options.resume else _start(model, options.weights, images.classes, say)
     choice = _choose(options, model.architecture, counts, time.monotonic() - began)
-    job = _Job(options, images, parts, model.architecture, origin, fresh, choice, _command(options, choice))
+    job = _Job(options, data, model.architecture, origin, fresh, choice, _command(options, choice))
     plan = _plan(options, choice, counts)
     preprocess = plan.preprocess
     training = Training(
@@ -225,7 +224,7 @@ def fit(
         arrays, labels = load_arrays(sets["test"], preprocess)
         found = probabilities(training.result().eval(), preprocess, arrays)
         metrics = {**score(found, labels), **by_class(found, labels, images.classes)}
-    return Outcome(_write(job, training, complete=complete, metrics=metrics), complete, images.broken)
+    return Outcome(_write(job, training, complete=complete, metrics=metrics), complete)
 
 
 def _part(images: ImageSet, parts: tuple[str, ...], which: str) -> ImageSet:
@@ -312,7 +311,7 @@ def _plan(options: Options, choice: Choice, counts: Counts) -> Plan:
 
 def _write(job: _Job, training: Training, *, complete: bool, metrics: dict[str, Any] | None) -> Checkpoint:
     """Write the checkpoint as it stands; with what `--resume` needs, if the training is not complete."""
-    options, images, plan = job.options, job.images, training.plan
+    options, images, plan = job.options, job.data.images, training.plan
     checkpoint = Checkpoint(
         path=options.out.absolute(),
         name=options.out.absolute().name,
@@ -322,21 +321,8 @@ def _write(job: _Job, training: Training, *, complete: bool, metrics: dict[str, 
         preprocess=plan.preprocess,
         training={
             "complete": complete,
-            "data": {
-                "name": images.name,
-                "path": str(images.root),
-                "sha256": images.sha256,
-                "images": len(images.files),
-                "left_out": [file for file, _ in images.broken],
-            },
-            "split": {
-                "file": SPLIT,
-                "seed": options.seed,
-                "rule": "half of each class, ranked by a hash of seed, class and file name",
-                "train_images": job.parts.count("train"),
-                "val_images": job.parts.count("val"),
-                "test_images": job.parts.count("test"),
-            },
+            "data": job.data.data_document(),
+            "split": job.data.split_document(),
             "recipe": asdict(plan.recipe),
             "epochs": plan.epochs,
             "epochs_done": training.progress.epoch,
@@ -355,7 +341,7 @@ def _write(job: _Job, training: Training, *, complete: bool, metrics: dict[str, 
         command=job.command,
     )
     with sealed.staged(options.out, document=DOCUMENT) as folder:
-        write_split(folder / SPLIT, images, job.parts)
+        write_split(folder / SPLIT, images, job.data.parts)
         test_accuracy = metrics["accuracy"] if metrics else None
         curve.write_curve(folder, checkpoint.name, training.progress.history, test_accuracy)
         if not complete:

@@ -14,9 +14,10 @@ from typing import Any
 
 from rrrnet import __version__
 from rrrnet.dataset import ImageSet, read_dataset
-from rrrnet.dataset_layout import IMAGES, INFO, LABELS
+from rrrnet.dataset_layout import INFO
 from rrrnet.glyph_options import GlyphOptions
 from rrrnet.glyph_picture import render_glyph
+from rrrnet.labels_csv import IMAGES, LABELS
 from rrrnet.sealed import staged
 
 DOCUMENT = "glyphs.json"

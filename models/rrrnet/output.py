@@ -26,6 +26,11 @@ console = Console()
 messages = Console(stderr=True)
 
 
+def say(text: str) -> None:
+    """Write a line to standard error as it is: brackets are no markup, and paths and commands are not broken."""
+    messages.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def print_json(document: Any) -> None:
     """Write one JSON document to standard output."""
     sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")

@@ -6,6 +6,7 @@ from rrrnet import sealed
 from rrrnet.budget import Choice
 from rrrnet.checkpoint import DOCUMENT, Checkpoint, read_checkpoint
 from rrrnet.errors import ArtifactError, UsageError
+from rrrnet.folder_tree import readable
 from rrrnet.train import Training
 from rrrnet.training_state import RESUME, load_state, read_settings
 
@@ -19,6 +20,9 @@ def check_out(options: "Options") -> None:
     Raises:
         UsageError: says what to give instead.
     """
+    place = str(options.out.absolute())
+    if readable(place) != place:
+        raise UsageError(f"--out {readable(place)} is a name that is not UTF-8: choose another")
     exists = (options.out / DOCUMENT).exists()
     if options.resume and not (options.out / RESUME).exists():
         state = "is complete" if exists else "does not exist"
@@ -48,12 +52,13 @@ def restore(options: "Options", choice: Choice, sha256: str, training: Training)
     wanted = options.settings()
     # What was chosen may be given as well, as the repeating command does.
     chosen = {"size": choice.size, "epochs": choice.epochs}
-    repeated = {key for key, found in chosen.items() if wanted[key] == found}
-    left_out = {"minutes"} if wanted["minutes"] is None and len(repeated) == len(chosen) else set()
-    changed = [key for key in wanted if key not in repeated | left_out and settings.get(key) != wanted[key]]
+    same = {key for key, found in chosen.items() if wanted[key] == found}
+    if wanted["minutes"] is None and same == chosen.keys():
+        same.add("minutes")
+    changed = [key for key in {**settings, **wanted} if key not in same and settings.get(key) != wanted.get(key)]
     if changed:
         before = {key: chosen.get(key) if settings.get(key) is None else settings[key] for key in changed}
-        differences = "; ".join(f"{key} was {before[key]}, now {wanted[key]}" for key in changed)
+        differences = "; ".join(f"{key} was {before[key]}, now {wanted.get(key)}" for key in changed)
         raise UsageError(f"--resume: {differences}; give the options of the stopped training: {previous.command}")
     if previous.training["data"]["sha256"] != sha256:
         raise UsageError(f"--resume: the images in {options.data} are not those of the stopped training")

@@ -62,7 +62,7 @@ def make_checkpoint() -> MakeCheckpoint:
         training = {}
         if data is not None:
             images = read_dataset(data)
-            write_split(path / SPLIT, images, split_dataset(images, seed=0))
+            write_split(path / SPLIT, images, split_dataset(images, seed=0, test_fraction=0.5, val_fraction=0))
             training["data"] = {"name": images.name, "path": str(data), "sha256": images.sha256}
         checkpoint = Checkpoint(
             path, path.name, "ensemble", architecture, LABELS, Preprocess(32), training, "rrr train ..."

@@ -62,7 +62,7 @@ def test_the_data_set_has_meta_albums_layout_and_every_factor(tmp_path: Path) ->
     images = generate_glyphs(tmp_path / "set", options, progress=done.append)
     assert done == list(range(1, 17))
     assert images.classes == ("U+0049", "U+03C9", "U+0055", "U+03B6")
-    assert (images.broken, len(images.files)) == ((), 16)
+    assert (images.left_out, len(images.files)) == ((), 16)
     with (tmp_path / "set" / "labels.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [

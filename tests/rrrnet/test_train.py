@@ -68,7 +68,10 @@ def test_a_checkpoint_says_how_it_came_to_be(whole: Checkpoint) -> None:
     training = checkpoint.training
     assert training["complete"] is True
     assert training["weights"]["origin"] == "none: random, conv1 edge filters"
-    assert (training["split"]["train_images"], training["split"]["test_images"]) == (18, 18)
+    counts = [training["split"][f"{part}_images"] for part in ("train", "val", "test")]
+    assert counts == [15, 3, 18]
+    assert training["data"]["left_out_by_kind"] == {}
+    assert training["data"]["junk"] == {"documents": 1}
     assert training["metrics"]["test"]["images"] == 18
     assert len(training["metrics"]["test"]["members"]) == 2
 

@@ -1,5 +1,6 @@
 """`rrr evaluate`: accuracy, NLL and calibration of a checkpoint or an engine, each member and the ensemble."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from rrrnet.score_tables import class_lines, scores_table
 def evaluate(
     model: Annotated[Path, typer.Argument(metavar="CHECKPOINT|ENGINE", help="A checkpoint or an engine folder.")],
     data: Annotated[Path | None, typer.Option(help="Data folder; default: the one it was trained on.")] = None,
-    split: Annotated[str, typer.Option(help="test, train or all.")] = "test",
+    split: Annotated[str, typer.Option(help="test, val, train or all.")] = "test",
     predictions: Annotated[
         Path | None, typer.Option(help="Also write every image's member probabilities to this .npz file.")
     ] = None,
@@ -38,6 +39,7 @@ def evaluate(
         "data": str(found.root),
         "split": split,
         "data_matches": found.data_matches,
+        "left_out_by_kind": dict(Counter(lost.kind for lost in found.left_out)),
         **scores,
     }
     if as_json:

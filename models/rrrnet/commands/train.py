@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 
 def train(
-    data: Annotated[Path, typer.Option(help="Meta-Album folder (labels.csv, images/) or one folder per class.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Meta-Album folder (labels.csv, images/), one folder per class, or such in train/, val/ and test/."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write; its name becomes the model's name.")],
     method: Annotated[str, typer.Option(help="ensemble, reduced, full or head: [D], [C], [B], [A].")] = "ensemble",
     members: Annotated[int, typer.Option(help="Branches of the ensemble.")] = 8,
@@ -59,15 +64,28 @@ def train(
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the stopped training in --out.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse data of which some file cannot be taken.")] = False,
+    test_fraction: Annotated[
+        float | None,
+        typer.Option(help="Share of each class kept for testing; default: 0.2, of Meta-Album folders 0.5."),
+    ] = None,
+    test_data: Annotated[
+        Path | None, typer.Option(help="A second data folder, of the same classes, to test on.")
+    ] = None,
+    groups: Annotated[
+        str | None, typer.Option(help="Column of labels.csv: images with the same cell stay on one side of the split.")
+    ] = None,
+    min_per_class: Annotated[int | None, typer.Option(help="Drop classes with fewer usable images.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the checkpoint in --out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train a network: reuse, reduce and recycle a ResNet152, or train it from scratch.
 
-    Half of each class is kept for testing. Ctrl-C leaves a checkpoint that --resume goes on with.
+    Of each class a part is kept to test and one to validate. Ctrl-C leaves a checkpoint that --resume goes on with.
     """
     wait_asleep()
     from rrrnet.fit import Options, fit
+    from rrrnet.training_data import DataOptions
 
     options = Options(
         data=data,
@@ -90,12 +108,10 @@ def train(
         resume=resume,
         overwrite=overwrite,
         command=shlex.join(["rrr", *sys.argv[1:]]),
+        data_options=DataOptions(strict, test_fraction, test_data, groups, min_per_class),
     )
     with _stop_requested() as requested, output.progress_bar() as bar:
         task = bar.add_task("training", total=None, text="reading images")
-
-        def say(line: str) -> None:
-            output.messages.print(line, markup=False, highlight=False, soft_wrap=True)
 
         def started(epochs: int, steps: int) -> None:
             bar.update(task, total=epochs * steps, text="")
@@ -107,7 +123,7 @@ def train(
                 text += f"  val {progress.val_accuracy:.3f}"
             bar.update(task, completed=progress.epoch * steps + progress.step, text=text)
 
-        outcome = fit(options, report=report, stop=lambda: requested.stop, say=say, started=started)
+        outcome = fit(options, report=report, stop=lambda: requested.stop, say=output.say, started=started)
     _finish(outcome, options.out, as_json=as_json)
 
 
