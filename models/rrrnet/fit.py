@@ -14,17 +14,18 @@ from rrrnet import curve, sealed, training_state
 from rrrnet.architecture import Architecture
 from rrrnet.checkpoint import DOCUMENT, SPLIT, Checkpoint, read_checkpoint, write_checkpoint
 from rrrnet.dataset import ImageSet, load_arrays, read_dataset, select, split_dataset, write_split
-from rrrnet.edges import start_from_edges
 from rrrnet.ensemble import RRRNet
 from rrrnet.errors import ArtifactError, UsageError
+from rrrnet.importing import check_no_data, import_network
 from rrrnet.inference import probabilities
+from rrrnet.labels import in_order, read_labels
 from rrrnet.metrics import score
 from rrrnet.preprocess import MAX_SIZE, MIN_SIZE, Preprocess
 from rrrnet.recipes import METHODS, Method, find_recipe
-from rrrnet.reduce import check_pretrained, load_pretrained
+from rrrnet.start import Origin, start
 from rrrnet.train import Plan, Report, Training, export_weights
-from rrrnet.warm_start import frozen_in, is_checkpoint, load_checkpoint
-from rrrnet.weights import check_source, read_pretrained
+from rrrnet.warm_start import frozen_in, is_checkpoint
+from rrrnet.weights import check_source
 
 SAVE_EVERY_SECONDS = 120
 _RANDOM_NETWORK_BATCHES = 8
@@ -38,12 +39,14 @@ _BACKBONE = (*_STEM, "layer3", "layer4")
 class Options:
     """What `rrr train` is asked for; see its help for the meaning of each."""
 
-    data: Path
+    data: Path | None
     out: Path
     method: Method = "ensemble"
     members: int = 8
     aligned: bool = False
     weights: str = "imagenet"
+    weights_key: str | None = None
+    labels: Path | None = None
     recipe: str = "quick"
     epochs: int | None = None
     batch_size: int | None = None
@@ -78,12 +81,13 @@ class Options:
             if wrong:
                 raise UsageError(f"--{says}")
         find_recipe(self.recipe)
-        check_source(self.weights)
+        check_source(self.weights, key=self.weights_key)
+        check_no_data(self)
         _device(self.device)
 
     def settings(self) -> dict[str, Any]:
         """What a resumed training must have in common with the stopped one."""
-        left_out = ("data", "out", "resume", "overwrite", "command", "precision", "device")
+        left_out = ("data", "out", "labels", "resume", "overwrite", "command", "precision", "device")
         return {key: value for key, value in asdict(self).items() if key not in left_out}
 
 
@@ -145,7 +149,12 @@ def fit(
         UsageError, ArtifactError, NoSpaceError, CheckFailedError: see the message.
     """
     _check_out(options)
+    order = None if options.labels is None else read_labels(options.labels)
+    if options.data is None:
+        return Outcome(import_network(options, order or (), Preprocess(options.size), say), complete=True, broken=())
     images = read_dataset(options.data)
+    if order is not None:
+        images = in_order(images, order, f"--labels {options.labels}")
     for file, reason in images.broken:
         say(f"left out {file}: {reason}")
     parts = split_dataset(images, seed=options.seed)
@@ -155,7 +164,9 @@ def fit(
 
     torch.manual_seed(options.seed)
     model = RRRNet(choose_architecture(options, len(images.classes)))
-    origin, fresh = ("", 0) if options.resume else _start(model, options.weights, images.classes, say)
+    ordered, trained = options.labels is not None, options.epochs != 0
+    source = Origin(options.weights, options.weights_key, images.classes, ordered, trained, preprocess)
+    origin, fresh = ("", 0) if options.resume else start(model, source, say)
     job = _Job(options, images, parts, model.architecture, origin, fresh)
     arrays, labels = load_arrays(train_set, preprocess)
     training = Training(model, _plan(options, preprocess, len(labels)), arrays, labels)
@@ -186,21 +197,6 @@ def fit(
         arrays, labels = load_arrays(test_set, preprocess)
         metrics = score(probabilities(training.result().eval(), preprocess, arrays), labels)
     return Outcome(_write(job, training, complete=complete, metrics=metrics), complete, images.broken)
-
-
-def _start(model: RRRNet, weights: str, classes: tuple[str, ...], say: Callable[[str], None]) -> tuple[str, int]:
-    """Give `model` the weights it starts from; returns their origin in words, and how many tensors are fresh."""
-    if is_checkpoint(weights):
-        origin, fresh = load_checkpoint(model, weights, classes)
-        say(f"starting from {origin.partition(',')[0]}, {fresh} tensors fresh")
-        return origin, fresh
-    if weights == "none":
-        start_from_edges(model)
-        say("--weights none: training starts from random weights and edge filters in conv1")
-        return "none: random, conv1 edge filters", len(model.state_dict())
-    pretrained, origin = read_pretrained(weights)
-    check_pretrained(pretrained, weights)
-    return origin, len(load_pretrained(model, pretrained))
 
 
 def _plan(options: Options, preprocess: Preprocess, images: int) -> Plan:
@@ -245,6 +241,8 @@ def _resume(job: _Job, training: Training) -> _Job:
     if changed:
         differences = "; ".join(f"{key} was {settings.get(key)}, now {wanted[key]}" for key in changed)
         raise UsageError(f"--resume: {differences}; give the options of the stopped training: {previous.command}")
+    if previous.labels != job.images.classes:
+        raise UsageError("--resume: the classes or their order are others; give the same --data and --labels")
     if previous.training["data"]["sha256"] != job.images.sha256:
         raise UsageError(f"--resume: the images in {options.data} are not those of the stopped training")
     training.progress = training_state.load_state(options.out, training.model, training.average, training.optimizer)
