@@ -69,7 +69,8 @@ def check_backbone(tensors: Tensors, source: str) -> None:
     if not wrong:
         return
     if name := other_resnet(tensors):
-        raise ArtifactError(f"{source}: this is a {name}, not a ResNet152; {REMEDY}")
+        article = "an" if name.startswith(("SE", "ensemble")) else "a"
+        raise ArtifactError(f"{source}: this is {article} {name}, not a ResNet152; {REMEDY}")
     raise ArtifactError(f"{source} is not a ResNet152 with torchvision's names: {some(wrong)}; {REMEDY}")
 
 
@@ -118,7 +119,7 @@ def check_values(tensors: Tensors, source: str) -> None:
     wrong = wrong or [
         f"{name} has values that are not finite numbers"
         for name, tensor in tensors.items()
-        if not bool(torch.isfinite(tensor.float()).all())
+        if not all(bool(torch.isfinite(bound)) for bound in tensor.float().aminmax())  # NaN passes through
     ]
     if wrong:
         raise ArtifactError(f"{source}: {some(wrong)}; restore the file from a copy")

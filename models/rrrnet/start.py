@@ -92,16 +92,15 @@ def start(model: RRRNet, origin: Origin, say: Say) -> tuple[str, int]:
     pretrained = read_pretrained(weights, key=origin.key)
     for note in pretrained.found.notes:
         say(f"note: {note}")
-    fresh_names = load_pretrained(model, pretrained.found.tensors)
     if model.architecture.blocks == FULL_BLOCKS:
         _about_classifier(origin, _problem(pretrained, origin), say)
         if weights != "imagenet":
             _about_import(pretrained, origin, say)
-    else:
-        say(f"{pretrained.name}: the stem is reused; the classifier starts fresh, {len(fresh_names)} tensors in all")
-        if not origin.trained:
-            say("note: --epochs 0 trains nothing: the answers of fresh classifiers are random")
-    return pretrained.origin, len(fresh_names)
+    elif not origin.trained:
+        say("note: this --method has a classifier of its own and --epochs 0 trains nothing: its answers are random")
+    fresh = len(load_pretrained(model, pretrained.found.tensors))
+    say(f"starting from {pretrained.name}, {fresh} tensors fresh")
+    return pretrained.origin, fresh
 
 
 def _problem(pretrained: Pretrained, origin: Origin) -> str:

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from rrrnet.backbone import some
+from rrrnet.backbone import check_values, some
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.hub import HUB_REPOSITORY, hub_weights
 from rrrnet.sealed import sha256_of
@@ -92,7 +92,8 @@ def read_pretrained(weights: str, *, key: str | None = None) -> Pretrained:
     path = hub_weights(lambda _: None) if weights == "imagenet" else Path(weights)
     name = f"{HUB_REPOSITORY} from the Hugging Face hub" if weights == "imagenet" else path.name
     unread: list[str] = []
-    if _is_safetensors(path):
+    # By its ending too, where it is so damaged that nothing else tells.
+    if _is_safetensors(path) or (path.suffix.lower() == ".safetensors" and not zipfile.is_zipfile(path)):
         try:
             content: Any = load_file(path)
         except (SafetensorError, OSError, ValueError) as error:
@@ -105,6 +106,7 @@ def read_pretrained(weights: str, *, key: str | None = None) -> Pretrained:
         if not unread:
             raise
         raise ArtifactError(_refusal(path, unread, content)) from error
+    check_values(found.tensors, path.name)
     if unread:
         note = f"{path.name}: not read, being no tensors: {some(unread)}"
         found = Found(found.tensors, found.head, found.head_problem, (*found.notes, note))
@@ -140,11 +142,10 @@ def check_source(weights: str, *, key: str | None = None) -> None:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """A length of 8 bytes, then JSON of so many bytes; by its ending where it is too damaged to tell."""
+    """Whether it begins with a length of 8 bytes, and JSON of so many bytes."""
     with path.open("rb") as file:
         start = file.read(9)
-    fits = len(start) == 9 and struct.unpack("<Q", start[:8])[0] < path.stat().st_size and start[8:] == b"{"
-    return fits or (path.suffix.lower() == ".safetensors" and not start.startswith((b"PK\x03\x04", b"\x80")))
+    return len(start) == 9 and struct.unpack("<Q", start[:8])[0] < path.stat().st_size and start[8:] == b"{"
 
 
 def _is_torch_zip(path: Path) -> bool:
