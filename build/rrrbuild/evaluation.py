@@ -88,7 +88,9 @@ def predict(subject: EvaluatedModel, data: Path | None, split: str) -> Predictio
     """
     source, recorded = subject.source, subject.data.get("path")
     root = data if data is not None else Path(recorded) if recorded else None
-    if root is None or (data is None and not root.is_dir()):
+    if root is None:
+        raise UsageError(f"{subject.path} never had images: give labelled ones with --data DIR --split all")
+    if data is None and not root.is_dir():
         raise UsageError(f"the images of {subject.path} are no longer at {root}: give the folder with --data DIR")
     with output.progress_bar() as bar:
         task = bar.add_task(f"{source.name} ({subject.target})", total=None, text="reading images")

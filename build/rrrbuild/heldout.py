@@ -12,6 +12,8 @@ from rrrnet.dataset import ImageSet, load_arrays, read_again, read_split, select
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.preprocess import Preprocess, Uint8Array
 
+NO_ACCURACY = "not known: no labelled images; --data DIR gives some"
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -44,7 +46,7 @@ def held_out_images(checkpoint: Checkpoint, data: Path | None, *, limit: int, wi
     data = data if data is not None else remembered_data(checkpoint)
     if data is None:
         generated = generated_images(checkpoint.preprocess, limit)
-        return HeldOut(generated, None, "generated patterns: the checkpoint never had data")
+        return HeldOut(generated, None, "generated patterns: the checkpoint never had data, so no accuracy is known")
     everything = read_again(checkpoint.training.get("data") or {}, data)
     chosen, part = _test_part(checkpoint, everything)
     unknown = sorted(set(chosen.classes) - set(checkpoint.labels))

@@ -18,19 +18,20 @@ from rrrnet.budget import Choice, Counts
 from rrrnet.checkpoint import DOCUMENT, SPLIT, Checkpoint, read_checkpoint, write_checkpoint
 from rrrnet.dataset import ImageSet, load_arrays, write_split
 from rrrnet.devices import computes_in_bfloat16, find_device
-from rrrnet.edges import start_from_edges
 from rrrnet.ensemble import RRRNet
 from rrrnet.errors import UsageError
+from rrrnet.importing import check_no_data, import_network
 from rrrnet.inference import probabilities
+from rrrnet.labels import in_order, read_labels
 from rrrnet.metrics import by_class, score
 from rrrnet.preprocess import MAX_SIZE, MIN_SIZE, Preprocess
 from rrrnet.recipes import METHODS, Method, find_recipe
-from rrrnet.reduce import check_pretrained, load_pretrained
 from rrrnet.resuming import check_out, restore
+from rrrnet.start import Origin, start
 from rrrnet.train import Plan, Report, Training, export_weights
 from rrrnet.training_data import DataOptions, TrainingData, read_training_data
-from rrrnet.warm_start import frozen_in, is_checkpoint, load_checkpoint
-from rrrnet.weights import check_source, read_pretrained
+from rrrnet.warm_start import frozen_in, is_checkpoint
+from rrrnet.weights import check_source
 
 SAVE_EVERY_SECONDS = 120
 _RANDOM_NETWORK_BATCHES = 8
@@ -45,12 +46,14 @@ _BACKBONE = (*_STEM, "layer3", "layer4")
 class Options:
     """What `rrr train` is asked for; see its help for the meaning of each."""
 
-    data: Path
+    data: Path | None
     out: Path
     method: Method = "ensemble"
     members: int = 8
     aligned: bool = False
     weights: str = "imagenet"
+    weights_key: str | None = None
+    labels: Path | None = None
     recipe: str = "quick"
     epochs: int | None = None
     batch_size: int | None = None
@@ -104,12 +107,13 @@ class Options:
             if wrong:
                 raise UsageError(f"--{says}")
         find_recipe(self.recipe)
-        check_source(self.weights)
+        check_source(self.weights, key=self.weights_key)
+        check_no_data(self)
         find_device(self.device)
 
     def settings(self) -> dict[str, Any]:
         """What a resumed training must have in common with the stopped one."""
-        left_out = ("data", "out", "resume", "overwrite", "command", "precision", "device", "data_options")
+        left_out = ("data", "out", "labels", "resume", "overwrite", "command", "precision", "device", "data_options")
         own = {key: value for key, value in asdict(self).items() if key not in left_out}
         return own | self.data_options.settings()
 
@@ -173,27 +177,36 @@ def fit(
     """
     began = time.monotonic()
     check_out(options)
+    order = None if options.labels is None else read_labels(options.labels)
+    if options.data is None:
+        preprocess = Preprocess(options.size or budget.DEFAULT_SIZE)
+        return Outcome(import_network(options, order or (), preprocess, say), complete=True)
     data = read_training_data(
         options.data, options.data_options, seed=options.seed, validate=options.epochs != 0, say=say
     )
+    if order is not None:
+        data = replace(data, images=in_order(data.images, order, f"--labels {options.labels}"))
     images = data.images
     sets = {which: _part(images, data.parts, which) for which in ("train", "val", "test")}
     counts = Counts(*(len(part.files) for part in sets.values()))
     if told := balance_warning(images.classes, images.labels, sets["train"].labels, options.balance):
         say(told)
 
-    torch.manual_seed(options.seed)
-    model = RRRNet(choose_architecture(options, len(images.classes)))
-    origin, fresh = ("", 0) if options.resume else _start(model, options.weights, images.classes, say)
-    choice = _choose(options, model.architecture, counts, time.monotonic() - began)
-    job = _Job(options, data, model.architecture, origin, fresh, choice, _command(options, choice))
+    architecture = choose_architecture(options, len(images.classes))
+    choice = _choose(options, architecture, counts, time.monotonic() - began)
     plan = _plan(options, choice, counts)
     preprocess = plan.preprocess
+    torch.manual_seed(options.seed)
+    model = RRRNet(architecture)
+    ordered, trained = order is not None, options.epochs != 0
+    source = Origin(options.weights, options.weights_key, images.classes, ordered, trained, preprocess)
+    origin, fresh = ("", 0) if options.resume else start(model, source, say)
+    job = _Job(options, data, architecture, origin, fresh, choice, _command(options, choice))
     training = Training(
         model, plan, *load_arrays(sets["train"], preprocess), held_back=load_arrays(sets["val"], preprocess)
     )
     if options.resume:
-        previous = restore(options, choice, images.sha256, training)
+        previous = restore(options, choice, images, training)
         first = previous.training["weights"]
         job = replace(job, origin=first["origin"], fresh=first["fresh_tensors"], command=previous.command)
         say(f"resumed after epoch {training.progress.epoch} of {plan.epochs}")
@@ -273,21 +286,6 @@ def _say_how_long(job: _Job, plan: Plan, counts: Counts, done: int, say: Callabl
     say(f"{budget.about(seconds)}: {what}, {step:.2f} s a step here")
     if job.choice.why:
         say(f"the same again: {job.command}")
-
-
-def _start(model: RRRNet, weights: str, classes: tuple[str, ...], say: Callable[[str], None]) -> tuple[str, int]:
-    """Give `model` the weights it starts from; returns their origin in words, and how many tensors are fresh."""
-    if is_checkpoint(weights):
-        origin, fresh = load_checkpoint(model, weights, classes)
-        say(f"starting from {origin.partition(',')[0]}, {fresh} tensors fresh")
-        return origin, fresh
-    if weights == "none":
-        start_from_edges(model)
-        say("--weights none: training starts from random weights and edge filters in conv1")
-        return "none: random, conv1 edge filters", len(model.state_dict())
-    pretrained, origin = read_pretrained(weights)
-    check_pretrained(pretrained, weights)
-    return origin, len(load_pretrained(model, pretrained))
 
 
 def _plan(options: Options, choice: Choice, counts: Counts) -> Plan:

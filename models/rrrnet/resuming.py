@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from rrrnet import sealed
 from rrrnet.budget import Choice
 from rrrnet.checkpoint import DOCUMENT, Checkpoint, read_checkpoint
+from rrrnet.dataset import ImageSet
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.folder_tree import readable
 from rrrnet.train import Training
@@ -34,8 +35,8 @@ def check_out(options: "Options") -> None:
     sealed.check_target(options.out, document=DOCUMENT)
 
 
-def restore(options: "Options", choice: Choice, sha256: str, training: Training) -> Checkpoint:
-    """Load the stopped training's state into `training`; the settings and the data (`sha256`) must be the same.
+def restore(options: "Options", choice: Choice, images: ImageSet, training: Training) -> Checkpoint:
+    """Load the stopped training's state into `training`; the settings, classes and images must be the same.
 
     Returns:
         The stopped training's checkpoint.
@@ -60,7 +61,9 @@ def restore(options: "Options", choice: Choice, sha256: str, training: Training)
         before = {key: chosen.get(key) if settings.get(key) is None else settings[key] for key in changed}
         differences = "; ".join(f"{key} was {before[key]}, now {wanted.get(key)}" for key in changed)
         raise UsageError(f"--resume: {differences}; give the options of the stopped training: {previous.command}")
-    if previous.training["data"]["sha256"] != sha256:
+    if previous.labels != images.classes:
+        raise UsageError("--resume: the classes or their order are others; give the same --data and --labels")
+    if previous.training["data"]["sha256"] != images.sha256:
         raise UsageError(f"--resume: the images in {options.data} are not those of the stopped training")
     training.progress, training.best = load_state(options.out, training.model, training.average, training.optimizer)
     return previous

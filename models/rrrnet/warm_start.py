@@ -33,7 +33,8 @@ def frozen_in(weights: str) -> tuple[str, ...]:
 def load_checkpoint(model: RRRNet, weights: str, labels: tuple[str, ...]) -> tuple[str, int]:
     """Copy the weights of the checkpoint at `weights` into `model`.
 
-    The classifiers are copied only if the labels are the same, in the same order.
+    The classifiers are copied only if the labels are the same; where their order is another, so becomes that of the
+    outputs.
 
     Returns:
         The weights' origin in words, and how many tensors were left fresh.
@@ -53,7 +54,10 @@ def load_checkpoint(model: RRRNet, weights: str, labels: tuple[str, ...]) -> tup
                 f"give its --method and --members (it was made by: {checkpoint.command})"
             )
     arrays = read_weights(checkpoint)
-    if checkpoint.labels != labels:
+    if set(checkpoint.labels) == set(labels):
+        order = [checkpoint.labels.index(label) for label in labels]
+        arrays = {name: array[order] if name.endswith(_CLASSIFIER) else array for name, array in arrays.items()}
+    else:
         arrays = {name: array for name, array in arrays.items() if not name.endswith(_CLASSIFIER)}
     result = model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()}, strict=False)
     fresh = [name for name in result.missing_keys if not name.endswith("num_batches_tracked")]

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rrrbuild.build import DEFAULT_CALIBRATION_IMAGES, DEFAULT_IMAGES, DEFAULT_MAX_DROP, ENGINES, build_engine
+from rrrbuild.heldout import NO_ACCURACY
 from rrrbuild.manifest import BatchRange, Manifest
 from rrrbuild.plans import check_plan
 from rrrbuild.targets import TARGETS, target_named
@@ -93,8 +94,9 @@ def _table(manifest: Manifest) -> Table:
         table.add_row("verified", escape(f"on {proof['images']} images ({proof['source']})"))
         table.add_row("largest error", f"{proof['max_abs_error']:.1e} of a probability")
         table.add_row("labels as PyTorch's", f"{proof['label_agreement']:.1%}")
-        if proof["accuracy"] is not None:
-            table.add_row("accuracy", f"{proof['accuracy']:.1%} (PyTorch: {proof['reference_accuracy']:.1%})")
+        known = proof["accuracy"] is not None
+        right = f"{proof['accuracy']:.1%} (PyTorch: {proof['reference_accuracy']:.1%})" if known else NO_ACCURACY
+        table.add_row("accuracy", right)
     others = [f"{plan} for batch {size}" for size, plan in manifest.plan_by_batch.items() if plan != manifest.plan]
     table.add_row("plan", ", ".join([manifest.plan, *others]))
     for plan, latencies in manifest.latency_ms.items():

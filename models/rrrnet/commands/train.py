@@ -21,19 +21,31 @@ if TYPE_CHECKING:
 
 
 def train(
-    data: Annotated[
-        Path,
-        typer.Option(
-            help="Meta-Album folder (labels.csv, images/), one folder per class, or such in train/, val/ and test/."
-        ),
-    ],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write; its name becomes the model's name.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Meta-Album folder (labels.csv, images/), one folder per class, or such in train/, val/ and test/; "
+            "an import with --labels needs none.",
+            show_default=False,
+        ),
+    ] = None,
     method: Annotated[str, typer.Option(help="ensemble, reduced, full or head: [D], [C], [B], [A].")] = "ensemble",
     members: Annotated[int, typer.Option(help="Branches of the ensemble.")] = 8,
     weights: Annotated[
-        str,
-        typer.Option(help="imagenet, none, a ResNet152 (.safetensors, .pth), or a checkpoint of the same network."),
-    ] = "imagenet",
+        str | None,
+        typer.Option(
+            help="imagenet, none, a ResNet152 (safetensors, or of torch.save), or a checkpoint of the same network.",
+            show_default="imagenet, or none where the hub cannot be reached",
+        ),
+    ] = None,
+    weights_key: Annotated[
+        str | None, typer.Option(help="Which network in the file of --weights, like state_dict_ema.")
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="The classes in the order of the network's outputs, one a line.", show_default="by name"),
+    ] = None,
     recipe: Annotated[str, typer.Option(help="paper (300 epochs) or quick (minutes on a CPU).")] = "quick",
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images; default: the recipe's.")] = None,
     size: Annotated[
@@ -85,15 +97,18 @@ def train(
     """
     wait_asleep()
     from rrrnet.fit import Options, fit
+    from rrrnet.start import settle_weights
     from rrrnet.training_data import DataOptions
 
-    options = Options(
+    given = Options(
         data=data,
         out=out,
         method=method,  # type: ignore[arg-type]  # Options itself checks the word and lists what is allowed
         members=members,
         aligned=aligned,
-        weights=weights,
+        weights="imagenet" if weights is None else weights,
+        weights_key=weights_key,
+        labels=labels,
         recipe=recipe,
         epochs=epochs,
         batch_size=batch_size,
@@ -110,6 +125,7 @@ def train(
         command=shlex.join(["rrr", *sys.argv[1:]]),
         data_options=DataOptions(strict, test_fraction, test_data, groups, min_per_class),
     )
+    options = settle_weights(given, weights, output.say)
     with _stop_requested() as requested, output.progress_bar() as bar:
         task = bar.add_task("training", total=None, text="reading images")
 
