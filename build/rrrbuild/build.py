@@ -171,7 +171,9 @@ def _describe(order: BuildOrder, folder: Path) -> Manifest:
             "method": checkpoint.method,
             "sha256": sealed.sha256_of(checkpoint.path / DOCUMENT),
         },
-        data=None if recorded is None else {key: recorded.get(key) for key in ("name", "path", "sha256")},
+        data=None
+        if recorded is None
+        else {key: recorded[key] for key in ("name", "path", "sha256", "max_pixels") if key in recorded},
         command="",
         files={},
     )

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from rrrbuild.heldout import evenly, remembered_data
+from rrrbuild.heldout import evenly, max_pixels_of, remembered_data
 from rrrnet.checkpoint import SPLIT, Checkpoint
 from rrrnet.dataset import load_arrays, read_dataset, read_split, select, split_dataset
 from rrrnet.errors import UsageError
@@ -46,7 +46,7 @@ def calibration_images(checkpoint: Checkpoint, data: Path | None, *, limit: int)
             f"checkpoint {checkpoint.name} never had data, and INT8 is calibrated on real images: give a data set "
             "with --data DIR (rrr data glyphs DIR makes one), or take a target of another precision"
         )
-    everything = read_dataset(data)
+    everything = read_dataset(data, max_pixels=max_pixels_of(checkpoint.training.get("data")))
     parts = read_split(checkpoint.path / SPLIT) if SPLIT in checkpoint.files else {}
     part = "training split"
     if not parts.keys() & set(everything.files):

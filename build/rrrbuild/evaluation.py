@@ -13,6 +13,7 @@ from rrrbuild.engine import load_engine
 from rrrbuild.manifest import MANIFEST, Manifest
 from rrrnet import output
 from rrrnet.checkpoint import DOCUMENT, SPLIT, Checkpoint, read_checkpoint
+from rrrbuild.heldout import max_pixels_of
 from rrrnet.dataset import load_arrays, read_dataset, read_split, select
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.preprocess import Uint8Array
@@ -87,7 +88,7 @@ def predict(subject: EvaluatedModel, data: Path | None, split: str) -> Predictio
     root = data if data is not None else Path(recorded) if recorded else None
     if root is None or (data is None and not root.is_dir()):
         raise UsageError(f"the images of {subject.path} are no longer at {root}: give the folder with --data DIR")
-    images = read_dataset(root)
+    images = read_dataset(root, max_pixels=max_pixels_of(subject.data))
     unknown = sorted(set(images.classes) - set(source.labels))
     if unknown:
         message = f"{root} has classes that {subject.path} does not know: {', '.join(unknown[:5])}"

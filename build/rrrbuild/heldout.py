@@ -1,14 +1,15 @@
 """The images that an engine is verified on: the test split of the data that the checkpoint was trained on."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rrrnet.checkpoint import SPLIT, Checkpoint
-from rrrnet.dataset import ImageSet, load_arrays, read_dataset, read_split, select
+from rrrnet.dataset import MAX_PIXELS, ImageSet, load_arrays, read_dataset, read_split, select
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.preprocess import Preprocess, Uint8Array
 
@@ -45,7 +46,7 @@ def held_out_images(checkpoint: Checkpoint, data: Path | None, *, limit: int, wi
     if data is None:
         generated = generated_images(checkpoint.preprocess, limit)
         return HeldOut(generated, None, "generated patterns: the checkpoint never had data")
-    everything = read_dataset(data)
+    everything = read_dataset(data, max_pixels=max_pixels_of(checkpoint.training.get("data")))
     chosen, part = _test_part(checkpoint, everything)
     unknown = sorted(set(chosen.classes) - set(checkpoint.labels))
     if unknown:
@@ -72,6 +73,11 @@ def remembered_data(checkpoint: Checkpoint) -> Path | None:
             "tell where they are with --data DIR"
         )
     return data
+
+
+def max_pixels_of(data: Mapping[str, Any] | None) -> int:
+    """The largest image that a training let in, by what it recorded of its data: a larger one is left out again."""
+    return int((data or {}).get("max_pixels", MAX_PIXELS))
 
 
 def evenly(images: ImageSet, limit: int) -> ImageSet:

@@ -19,6 +19,8 @@ from rrrnet.dataset_layout import Listing, list_files
 from rrrnet.errors import ArtifactError, ImageError, UsageError
 from rrrnet.preprocess import Preprocess, Uint8Array, decode, image_to_array
 
+# What a person has on disk may be larger than what the service takes from strangers: a scan, a stitched panorama.
+MAX_PIXELS = 200_000_000
 SPLIT_COLUMNS = ("file_name", "label", "split")
 
 
@@ -34,6 +36,7 @@ class ImageSet:
         classes: class names by index; a part keeps those of the whole.
         broken: (file, reason) of what was left out because it cannot be used.
         sha256: over names, labels and bytes of all usable files; a part keeps that of the whole.
+        max_pixels: width x height of the largest image that was let in.
     """
 
     name: str
@@ -43,6 +46,7 @@ class ImageSet:
     classes: tuple[str, ...]
     broken: tuple[tuple[str, str], ...]
     sha256: str
+    max_pixels: int = MAX_PIXELS
 
     def take(self, indices: Iterable[int]) -> "ImageSet":
         """The images at these places, in this order."""
@@ -51,8 +55,13 @@ class ImageSet:
         return replace(self, files=files, labels=labels)
 
 
-def read_dataset(root: Path) -> ImageSet:
+def read_dataset(root: Path, *, max_pixels: int = MAX_PIXELS) -> ImageSet:
     """Read the data set at `root`: list its files, decode each once to see that it can be used.
+
+    Args:
+        root: the folder.
+        max_pixels: width x height of the largest image to take. Decoding takes 4 bytes a pixel, and up to 12 where
+            there is transparency.
 
     Raises:
         ArtifactError: not a data set, or no image of some class can be used.
@@ -64,7 +73,7 @@ def read_dataset(root: Path) -> ImageSet:
     for file, label in zip(listing.files, listing.labels, strict=True):
         try:
             data = _read_image(root / file)
-            decode(data)
+            decode(data, max_pixels=max_pixels)
         except ImageError as error:
             broken.append((file, str(error)))
             continue
@@ -79,6 +88,7 @@ def read_dataset(root: Path) -> ImageSet:
         classes=listing.classes,
         broken=tuple(broken),
         sha256=digest.hexdigest(),
+        max_pixels=max_pixels,
     )
 
 
@@ -195,7 +205,7 @@ def load_arrays(
 
     Args:
         images: what to load.
-        preprocess: the network's size and resampling filter.
+        preprocess: how an image becomes the network's input.
         progress: called after each image with the number of images loaded so far.
 
     Returns:
@@ -207,7 +217,8 @@ def load_arrays(
     arrays = np.empty((len(images.files), preprocess.size, preprocess.size, 3), np.uint8)
     for index, file in enumerate(images.files):
         try:
-            arrays[index] = image_to_array(_read_image(images.root / file), preprocess)
+            data = _read_image(images.root / file)
+            arrays[index] = image_to_array(data, preprocess, max_pixels=images.max_pixels)
         except ImageError as error:
             raise ArtifactError(f"{images.root / file} was readable a moment ago, but now {error}") from error
         if progress is not None:

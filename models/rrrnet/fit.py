@@ -3,7 +3,7 @@
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ from rrrnet import architecture as shapes
 from rrrnet import curve, sealed, training_state
 from rrrnet.architecture import Architecture
 from rrrnet.checkpoint import DOCUMENT, SPLIT, Checkpoint, read_checkpoint, write_checkpoint
-from rrrnet.dataset import ImageSet, load_arrays, read_dataset, select, split_dataset, write_split
+from rrrnet.dataset import MAX_PIXELS, ImageSet, load_arrays, read_dataset, select, split_dataset, write_split
 from rrrnet.edges import start_from_edges
 from rrrnet.ensemble import RRRNet
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.inference import probabilities
 from rrrnet.metrics import score
-from rrrnet.preprocess import MAX_SIZE, MIN_SIZE, Preprocess
+from rrrnet.preprocess import Preprocess
+from rrrnet.preprocess_options import PreprocessOptions, choose_preprocess
 from rrrnet.recipes import METHODS, Method, find_recipe
 from rrrnet.reduce import check_pretrained, load_pretrained
 from rrrnet.train import Plan, Report, Training, export_weights
@@ -48,7 +49,9 @@ class Options:
     epochs: int | None = None
     batch_size: int | None = None
     lr: float | None = None
-    size: int = 128
+    size: int | None = None
+    preprocess: PreprocessOptions = field(default_factory=PreprocessOptions)
+    max_pixels: int = MAX_PIXELS
     seed: int = 0
     precision: str = "auto"
     device: str = "auto"
@@ -68,7 +71,7 @@ class Options:
             (self.lr is not None and not 0 < self.lr < 1, f"lr {self.lr}: allowed is a number between 0 and 1"),
             (self.precision not in _PRECISIONS, f"precision {self.precision}: allowed are {', '.join(_PRECISIONS)}"),
             (self.device not in _DEVICES, f"device {self.device}: allowed are {', '.join(_DEVICES)}"),
-            (not MIN_SIZE <= self.size <= MAX_SIZE, f"size {self.size}: allowed are {MIN_SIZE} to {MAX_SIZE} pixels"),
+            (self.max_pixels < 1, f"max-pixels {self.max_pixels}: allowed are 1 and more"),
             (
                 not 1 <= self.members <= most,
                 f"members {self.members}: members is {self.members}, allowed are 1 to {most}",
@@ -77,14 +80,16 @@ class Options:
         ):
             if wrong:
                 raise UsageError(f"--{says}")
+        choose_preprocess(self.preprocess, self.size)
         find_recipe(self.recipe)
         check_source(self.weights)
         _device(self.device)
 
     def settings(self) -> dict[str, Any]:
         """What a resumed training must have in common with the stopped one."""
-        left_out = ("data", "out", "resume", "overwrite", "command", "precision", "device")
-        return {key: value for key, value in asdict(self).items() if key not in left_out}
+        left_out = ("data", "out", "resume", "overwrite", "command", "precision", "device", "preprocess", "max_pixels")
+        own = {key: value for key, value in asdict(self).items() if key not in left_out}
+        return {**own, **asdict(self.preprocess)}
 
 
 @dataclass(frozen=True)
@@ -145,13 +150,14 @@ def fit(
         UsageError, ArtifactError, NoSpaceError, CheckFailedError: see the message.
     """
     _check_out(options)
-    images = read_dataset(options.data)
+    images = read_dataset(options.data, max_pixels=options.max_pixels)
     for file, reason in images.broken:
         say(f"left out {file}: {reason}")
     parts = split_dataset(images, seed=options.seed)
-    preprocess = Preprocess(options.size)
+    preprocess = _preprocess(options)
     train_set = select(images, dict(zip(images.files, parts, strict=True)), "train")
     say(f"{images.name}: {len(images.classes)} classes, {len(train_set.files)} training images of {len(images.files)}")
+    say(f"images: {preprocess.describe()}")
 
     torch.manual_seed(options.seed)
     model = RRRNet(choose_architecture(options, len(images.classes)))
@@ -203,6 +209,14 @@ def _start(model: RRRNet, weights: str, classes: tuple[str, ...], say: Callable[
     return origin, len(load_pretrained(model, pretrained))
 
 
+def _preprocess(options: Options) -> Preprocess:
+    """How images become inputs: as in the checkpoint that is gone on from, where the options leave it open."""
+    if options.resume:
+        return read_checkpoint(options.out).preprocess
+    source = read_checkpoint(Path(options.weights)).preprocess if is_checkpoint(options.weights) else None
+    return choose_preprocess(options.preprocess, options.size, source)
+
+
 def _plan(options: Options, preprocess: Preprocess, images: int) -> Plan:
     """What the options make of their recipe for a training set of so many images."""
     recipe, device = find_recipe(options.recipe), _device(options.device)
@@ -210,7 +224,7 @@ def _plan(options: Options, preprocess: Preprocess, images: int) -> Plan:
     frozen = frozen_in(options.weights) if warm else frozen_parts(options.method, options.weights)
     return Plan(
         recipe=replace(recipe, batch_size=options.batch_size or recipe.batch_size, lr=options.lr or recipe.lr),
-        epochs=recipe.epochs_for(images, options.size) if options.epochs is None else options.epochs,
+        epochs=recipe.epochs_for(images, preprocess.size) if options.epochs is None else options.epochs,
         seed=options.seed,
         frozen=frozen,
         preprocess=preprocess,
@@ -269,6 +283,7 @@ def _write(job: _Job, training: Training, *, complete: bool, metrics: dict[str, 
                 "path": str(images.root),
                 "sha256": images.sha256,
                 "images": len(images.files),
+                "max_pixels": images.max_pixels,
                 "left_out": [file for file, _ in images.broken],
             },
             "split": {
