@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from rrrbuild import lazy
 from rrrbuild.engine import load_engine
+from rrrbuild.heldout import max_pixels_of
 from rrrbuild.manifest import MANIFEST, Manifest
 from rrrnet import output
 from rrrnet.checkpoint import DOCUMENT, SPLIT, Checkpoint, read_checkpoint
-from rrrbuild.heldout import max_pixels_of
 from rrrnet.dataset import load_arrays, read_dataset, read_split, select
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.preprocess import Uint8Array

@@ -145,7 +145,8 @@ class Preprocess:
 
     def working_pixels(self, width: int, height: int) -> int:
         """Pixels of the largest picture that is held while an image of `width` x `height` becomes an input."""
-        return max(width * height, min(math.prod(self.resized(width, height)), MAX_PIXELS))
+        resized = math.prod(self.resized(width, height))
+        return width * height if resized > MAX_PIXELS else max(width * height, resized)
 
 
 def squash_note(preprocess: Preprocess) -> str:
@@ -255,7 +256,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if not image.has_transparency_data:
         return image.convert("RGB")
     clear = image.info.get("transparency")
-    if isinstance(clear, tuple) and max(clear) > 255:  # of a PNG of 16 bits a channel, of which Pillow keeps the upper 8
+    if (
+        isinstance(clear, tuple) and max(clear) > 255
+    ):  # of a PNG of 16 bits a channel, of which Pillow keeps the upper 8
         image.info["transparency"] = tuple(value >> 8 for value in clear)
     image = image.convert("RGBA")
     white = Image.new("RGB", image.size, "white")
@@ -269,7 +272,7 @@ def to_array(image: Image.Image, preprocess: Preprocess) -> Uint8Array:
     width, height = preprocess.resized(*image.size)
     # torchvision's CenterCrop; nothing where the whole image is squashed
     left, top = round((width - size) / 2), round((height - size) / 2)
-    if width * height > MAX_PIXELS:
+    if width * height > MAX_PIXELS:  # at once, not as a whole: `working_pixels` counts on it
         # A strip hundreds of times as long as wide: only what is kept is resized. Pillow's weights then differ in their
         # last bits, so not for every image.
         across, down = image.width / width, image.height / height
