@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
-from rrrnet import jpeg_markers
+from rrrnet import avif_boxes, jpeg_markers
 from rrrnet.errors import ArtifactError, ImageError
 from rrrnet.image_formats import FORMATS, image_format, pillow_format
 
@@ -184,6 +184,8 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     pillow_kind = pillow_format(kind)
     if kind == "JPEG" and (problem := jpeg_markers.problem_of(data)) is not None:
         raise ImageError("bad_image", problem)
+    if kind == "AVIF" and (found := avif_boxes.problem_of(data, max_pixels)) is not None:
+        raise ImageError(*found)
     try:
         opened = Image.open(BytesIO(data), formats=(pillow_kind,))
     except Exception as error:  # Pillow's plugins raise many types on hostile bytes; all mean the same to a client

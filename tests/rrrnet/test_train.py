@@ -3,6 +3,7 @@
 import csv
 import itertools
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,14 +35,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(options: Options, *, steps: int | None = None) -> Outcome:
+def run(options: Options, *, steps: int | None = None, say: Callable[[str], None] = lambda line: None) -> Outcome:
     """Train; stop after `steps` steps if given."""
     counter = itertools.count(1)
     return fit(
         options,
         report=lambda progress, total: None,
         stop=lambda: steps is not None and next(counter) >= steps,
-        say=lambda line: None,
+        say=say,
         started=lambda epochs, steps: None,
     )
 
@@ -258,13 +259,7 @@ def test_a_rule_of_ones_own_travels_and_is_kept_when_training_goes_on(data: Path
     said: list[str] = []
     own = PreprocessOptions(resize=40, crop=32, interpolation="bicubic", mean="0.5,0.4,0.3", std="1,0.5,0.25", bgr=True)
     first = replace(options(data, tmp_path / "first"), size=None, preprocess=own, epochs=0)
-    fit(
-        first,
-        report=lambda progress, steps: None,
-        stop=lambda: False,
-        say=said.append,
-        started=lambda epochs, steps: None,
-    )
+    run(first, say=said.append)
     rule = Preprocess(32, "bicubic", (0.5, 0.4, 0.3), (1.0, 0.5, 0.25), 0, "crop", 40, bgr=True)
     assert read_checkpoint(tmp_path / "first").preprocess == rule
     assert f"images: {rule.describe()}" in said
