@@ -1,7 +1,8 @@
 """The pictures inside an AVIF, measured before the decoder is let at them.
 
-An AVIF tells its size twice: in a box, which Pillow reads, and in the AV1 sequence header of each picture, which decides
-what decoding costs. A file of one kilobyte that claims 64 x 64 pixels may hold 16384 x 16384.
+An AVIF tells its size twice: in a box, which Pillow reads, and in the AV1 sequence header of each picture, which
+decides what decoding costs. A file of one kilobyte that claims 64 x 64 pixels may hold 16384 x 16384. (libheif sees to
+this itself.)
 
 Sources: ISO/IEC 14496-12 (boxes), 23008-12 (items), AV1 bitstream specification 5.3 to 5.5.
 """
@@ -35,15 +36,25 @@ def problem_of(data: bytes, max_pixels: int) -> tuple[str, str] | None:
                     width, height = _largest_frame(body)
                     together += width * height
                     if width * height > max_pixels or together > _MOST_TOGETHER * max_pixels:
-                        message = (
-                            f"the AVIF holds a picture of {width} x {height} pixels: at most {max_pixels} are allowed"
-                        )
-                        return "too_many_pixels", message
+                        what = f"the AVIF holds a picture of {width} x {height} pixels"
+                        return "too_many_pixels", f"{what}: at most {max_pixels} are allowed"
             if frames > MAX_FRAMES:
                 return "bad_image", f"the AVIF has a picture of more than {MAX_FRAMES} frames"
     except (ValueError, KeyError):
         return "bad_image", "the AVIF header cannot be read"
     return None
+
+
+def cut_short(data: bytes) -> bool:
+    """Whether the last box of an AVIF or HEIC file ends beyond the file."""
+    place = 0
+    for _ in range(MAX_PARTS):
+        size = int.from_bytes(data[place : place + 4])
+        size = int.from_bytes(data[place + 8 : place + 16]) if size == 1 else size
+        if size < 8 or place + size >= len(data):
+            break
+        place += size
+    return place + size > len(data)
 
 
 def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, Span]]:

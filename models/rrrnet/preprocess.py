@@ -184,6 +184,8 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     pillow_kind = pillow_format(kind)
     if kind == "JPEG" and (problem := jpeg_markers.problem_of(data)) is not None:
         raise ImageError("bad_image", problem)
+    if kind in ("AVIF", "HEIC") and avif_boxes.cut_short(data):
+        raise ImageError("truncated_image", f"the {kind} data are cut short")
     if kind == "AVIF" and (found := avif_boxes.problem_of(data, max_pixels)) is not None:
         raise ImageError(*found)
     try:

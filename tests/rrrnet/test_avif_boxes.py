@@ -41,6 +41,13 @@ def test_a_picture_larger_than_the_file_claims_is_refused_before_it_is_decoded()
     assert caught.value.code == "too_many_pixels"
 
 
+@pytest.mark.parametrize("kept", [40, 200, -10])
+def test_a_file_that_is_cut_is_told_from_a_damaged_one(kept: int) -> None:
+    with pytest.raises(ImageError, match="cut short") as caught:
+        decode(avif(64, 64)[:kept])
+    assert caught.value.code == "truncated_image"
+
+
 def test_a_film_is_refused_in_words() -> None:
     with pytest.raises(ImageError, match="film") as caught:
         decode(avif(16, 16, save_all=True, append_images=[Image.new("RGBA", (16, 16), "red")]))
