@@ -75,18 +75,17 @@ def plain_torch(model: RRRNet, body: bytes) -> npt.NDArray[np.float32]:
 def test_an_imported_network_answers_over_http_as_plain_torch_does(tmp_path: Path) -> None:
     model, bodies = fine_tuned(), photos()
     torch.save(dict(model.state_dict()), tmp_path / "mine.pth")
-    for label in range(CLASSES):
-        for index in range(2):
-            path = tmp_path / "data" / f"class{label}" / f"{index}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(bodies[1])
+    for index, body in enumerate(bodies[: 4 * CLASSES]):
+        path = tmp_path / "data" / f"class{index % CLASSES}" / f"{index}.img"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".png" if index % 2 else ".jpg").write_bytes(body)
     rule = ("--resize", "256", "--crop", "224", "--mean", "0.5,0.4,0.3", "--std", "0.2,0.25,0.3", "--bgr")
     whole = ("--method", "full", "--weights", tmp_path / "mine.pth", "--epochs", "0")
     rrr("train", "--data", tmp_path / "data", "--out", tmp_path / "models" / "mine", *whole, *rule)
     told = "shorter side to 256 (bilinear), centre crop 224 x 224; BGR, mean 0.5 0.4 0.3, std 0.2 0.25 0.3"
     assert told in " ".join(rrr("describe", tmp_path / "models" / "mine").split())
     engine = tmp_path / "engines" / "mine" / "openvino-fp32"
-    rrr("build", tmp_path / "models" / "mine", "--target", "openvino-fp32", "--batch", "1", "--out", engine)
+    rrr("build", tmp_path / "models" / "mine", "--target", "openvino-fp32", "--batch", "1,1,1", "--out", engine)
     rrr("repository", engine, "--out", tmp_path / "repository")
 
     expected = np.stack([plain_torch(model, body) for body in bodies])
