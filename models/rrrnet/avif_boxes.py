@@ -13,6 +13,8 @@ from collections.abc import Iterator
 MAX_FRAMES = 8
 # Boxes in a box, items, parts of them, units of one; a grid has up to 256 tiles, twice with alpha.
 MAX_PARTS = 2048
+# What a picture may have, however small the image: a tile may be larger.
+LEAST_PIXELS = 256 * 256
 # Of all pictures together, in multiples of what one may have: tiles of a grid overlap its edges, and alpha has its own.
 _MOST_TOGETHER = 8
 _MOST_HEADER_BYTES = 1024
@@ -21,8 +23,15 @@ _SEQUENCE_HEADER, _FRAME_HEADER, _FRAME = 1, 3, 6
 Span = tuple[int, int]
 
 
-def problem_of(data: bytes, max_pixels: int) -> tuple[str, str] | None:
-    """What makes decoding cost out of proportion, as code and message of an `ImageError`; None if nothing does."""
+def problem_of(data: bytes, width: int, height: int) -> tuple[str, str] | None:
+    """What makes decoding cost out of proportion, as code and message of an `ImageError`; None if nothing does.
+
+    Args:
+        data: the file.
+        width: as its box says.
+        height: likewise.
+    """
+    most = max(width * height, LEAST_PIXELS)
     try:
         boxes = _unique(data, 0, len(data))
         if b"moov" in boxes:
@@ -33,11 +42,11 @@ def problem_of(data: bytes, max_pixels: int) -> tuple[str, str] | None:
             for kind, body in _units(item):
                 frames += kind in (_FRAME_HEADER, _FRAME)
                 if kind == _SEQUENCE_HEADER:
-                    width, height = _largest_frame(body)
-                    together += width * height
-                    if width * height > max_pixels or together > _MOST_TOGETHER * max_pixels:
-                        what = f"the AVIF holds a picture of {width} x {height} pixels"
-                        return "too_many_pixels", f"{what}: at most {max_pixels} are allowed"
+                    wide, high = _largest_frame(body)
+                    together += wide * high
+                    if wide * high > most or together > _MOST_TOGETHER * most:
+                        what = f"the AVIF holds a picture of {wide} x {high} pixels"
+                        return "bad_image", f"{what}, and claims to be {width} x {height}"
             if frames > MAX_FRAMES:
                 return "bad_image", f"the AVIF has a picture of more than {MAX_FRAMES} frames"
     except (ValueError, KeyError):

@@ -19,7 +19,8 @@ from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
 from rrrnet import avif_boxes, jpeg_markers
 from rrrnet.errors import ArtifactError, ImageError
-from rrrnet.image_formats import FORMATS, image_format, pillow_format
+from rrrnet.image_formats import FORMATS, pillow_format
+from rrrnet.image_formats import image_format as image_format
 
 Uint8Array = npt.NDArray[np.uint8]
 
@@ -186,8 +187,6 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise ImageError("bad_image", problem)
     if kind in ("AVIF", "HEIC") and avif_boxes.cut_short(data):
         raise ImageError("truncated_image", f"the {kind} data are cut short")
-    if kind == "AVIF" and (found := avif_boxes.problem_of(data, max_pixels)) is not None:
-        raise ImageError(*found)
     try:
         opened = Image.open(BytesIO(data), formats=(pillow_kind,))
     except Exception as error:  # Pillow's plugins raise many types on hostile bytes; all mean the same to a client
@@ -196,6 +195,8 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
             raise ImageError("truncated_image", "the WEBP data are cut short") from error
         raise ImageError("bad_image", f"the {kind} header cannot be read") from error
     _check_pixels(*opened.size, max_pixels)
+    if kind == "AVIF" and (found := avif_boxes.problem_of(data, *opened.size)) is not None:
+        raise ImageError(*found)
     return opened
 
 
@@ -264,7 +265,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         isinstance(clear, tuple) and max(clear) > 255
     ):  # of a PNG of 16 bits a channel, of which Pillow keeps the upper 8
         image.info["transparency"] = tuple(value >> 8 for value in clear)
-    image = image.convert("RGBA")
+    image = image if image.mode == "RGBA" else image.convert("RGBA")
     white = Image.new("RGB", image.size, "white")
     white.paste(image, mask=image)
     return white
