@@ -168,8 +168,15 @@ def about(seconds: float) -> str:
     return f"about {minutes:.0f} minutes" if minutes >= 9.5 else f"about {minutes:.1f} minutes"
 
 
-def repeating(command: str, choice: Choice, weights: str) -> str:
-    """The command line that trains the same network again: with what was chosen, without what it was chosen by."""
+def repeating(command: str, choice: Choice, weights: str, *, with_size: bool = True) -> str:
+    """The command line that trains the same network again: with what was chosen, without what it was chosen by.
+
+    Args:
+        command: as it was given.
+        choice: of size and epochs.
+        weights: that it starts from; "none" may have come from an unreachable hub.
+        with_size: false for cropped images, where another option gives the size.
+    """
     kept: list[str] = []
     words = iter(shlex.split(command))
     for word in words:
@@ -180,8 +187,7 @@ def repeating(command: str, choice: Choice, weights: str) -> str:
         elif name not in ("--resume", "--overwrite"):
             kept.append(word)
     names = {word.partition("=")[0] for word in kept}
-    if "--crop" not in names:  # which gives the size
-        kept += ["--size", str(choice.size)]
+    kept += ["--size", str(choice.size)] if with_size else []
     kept += ["--epochs", str(choice.epochs)]
     if weights == "none" and "--weights" not in names:
         kept += ["--weights", weights]

@@ -319,7 +319,7 @@ def load_arrays(
 
     Args:
         images: what to load.
-        preprocess: the network's size and resampling filter.
+        preprocess: how an image becomes the network's input.
         progress: called after each image with the number of images loaded so far.
 
     Returns:

@@ -89,7 +89,8 @@ def channels_last(model: RRRNet) -> RRRNet:
 
 
 def normalise(images: Tensor, preprocess: Preprocess) -> Tensor:
-    """(N, H, W, 3) uint8, or float in [0, 255], to normalised (N, 3, H, W) float32, channels_last in memory."""
+    """(N, H, W, 3) uint8 RGB, or float in [0, 255], to normalised (N, 3, H, W) float32, channels_last in memory."""
     mean = torch.tensor(preprocess.mean, device=images.device) * 255
     std = torch.tensor(preprocess.std, device=images.device) * 255
-    return ((images.float() - mean) / std).permute(0, 3, 1, 2)
+    normalised = (images.float() - mean) / std
+    return (normalised.flip(3) if preprocess.bgr else normalised).permute(0, 3, 1, 2)

@@ -16,7 +16,7 @@ from rrrnet.balance import BALANCES
 from rrrnet.balance import warning as balance_warning
 from rrrnet.budget import Choice, Counts
 from rrrnet.checkpoint import DOCUMENT, SPLIT, Checkpoint, read_checkpoint, write_checkpoint
-from rrrnet.dataset import ImageSet, load_arrays, write_split
+from rrrnet.dataset import MAX_PIXELS, ImageSet, load_arrays, write_split
 from rrrnet.devices import computes_in_bfloat16, find_device
 from rrrnet.ensemble import RRRNet
 from rrrnet.errors import UsageError
@@ -24,7 +24,8 @@ from rrrnet.importing import check_no_data, import_network
 from rrrnet.inference import probabilities
 from rrrnet.labels import in_order, read_labels
 from rrrnet.metrics import by_class, score
-from rrrnet.preprocess import MAX_SIZE, MIN_SIZE, Preprocess
+from rrrnet.preprocess import Preprocess
+from rrrnet.preprocess_options import PreprocessOptions, choose_preprocess
 from rrrnet.recipes import METHODS, Method, find_recipe
 from rrrnet.resuming import check_out, restore
 from rrrnet.start import Origin, start
@@ -62,6 +63,8 @@ class Options:
     minutes: float | None = None
     balance: str = "none"
     early_stopping: bool = True
+    preprocess: PreprocessOptions = field(default_factory=PreprocessOptions)
+    max_pixels: int = MAX_PIXELS
     seed: int = 0
     precision: str = "auto"
     device: str = "auto"
@@ -82,10 +85,7 @@ class Options:
             (self.lr is not None and not 0 < self.lr < 1, f"lr {self.lr}: allowed is a number between 0 and 1"),
             (self.precision not in _PRECISIONS, f"precision {self.precision}: allowed are {', '.join(_PRECISIONS)}"),
             (self.device not in _DEVICES, f"device {self.device}: allowed are {', '.join(_DEVICES)}"),
-            (
-                self.size is not None and not MIN_SIZE <= self.size <= MAX_SIZE,
-                f"size {self.size}: allowed are {MIN_SIZE} to {MAX_SIZE} pixels",
-            ),
+            (self.max_pixels < 1, f"max-pixels {self.max_pixels}: allowed are 1 and more"),
             (
                 self.minutes is not None and not 0 < self.minutes <= _MOST_MINUTES,
                 f"minutes {self.minutes}: allowed is a number above 0, of at most {_MOST_MINUTES} (a week)",
@@ -106,6 +106,7 @@ class Options:
         ):
             if wrong:
                 raise UsageError(f"--{says}")
+        choose_preprocess(self.preprocess, self.size)
         find_recipe(self.recipe)
         check_source(self.weights, key=self.weights_key)
         check_no_data(self)
@@ -113,9 +114,12 @@ class Options:
 
     def settings(self) -> dict[str, Any]:
         """What a resumed training must have in common with the stopped one."""
-        left_out = ("data", "out", "labels", "resume", "overwrite", "command", "precision", "device", "data_options")
+        left_out = (
+            *("data", "out", "labels", "resume", "overwrite", "command", "precision", "device"),
+            *("data_options", "preprocess", "max_pixels"),
+        )
         own = {key: value for key, value in asdict(self).items() if key not in left_out}
-        return own | self.data_options.settings()
+        return own | asdict(self.preprocess) | self.data_options.settings()
 
 
 @dataclass(frozen=True)
@@ -178,11 +182,16 @@ def fit(
     began = time.monotonic()
     check_out(options)
     order = None if options.labels is None else read_labels(options.labels)
+    rule = _preprocess(options)
     if options.data is None:
-        preprocess = Preprocess(options.size or budget.DEFAULT_SIZE)
-        return Outcome(import_network(options, order or (), preprocess, say), complete=True)
+        return Outcome(import_network(options, order or (), rule, say), complete=True)
     data = read_training_data(
-        options.data, options.data_options, seed=options.seed, validate=options.epochs != 0, say=say
+        options.data,
+        options.data_options,
+        seed=options.seed,
+        validate=options.epochs != 0,
+        max_pixels=options.max_pixels,
+        say=say,
     )
     if order is not None:
         data = replace(data, images=in_order(data.images, order, f"--labels {options.labels}"))
@@ -193,15 +202,16 @@ def fit(
         say(told)
 
     architecture = choose_architecture(options, len(images.classes))
-    choice = _choose(options, architecture, counts, time.monotonic() - began)
-    plan = _plan(options, choice, counts)
+    choice = _choose(options, rule, architecture, counts, time.monotonic() - began)
+    plan = _plan(options, rule, choice, counts)
     preprocess = plan.preprocess
+    say(f"images: {preprocess.describe()}")
     torch.manual_seed(options.seed)
     model = RRRNet(architecture)
     ordered, trained = order is not None, options.epochs != 0
     source = Origin(options.weights, options.weights_key, images.classes, ordered, trained, preprocess)
     origin, fresh = ("", 0) if options.resume else start(model, source, say)
-    job = _Job(options, data, architecture, origin, fresh, choice, _command(options, choice))
+    job = _Job(options, data, architecture, origin, fresh, choice, _command(options, rule, choice))
     training = Training(
         model, plan, *load_arrays(sets["train"], preprocess), held_back=load_arrays(sets["val"], preprocess)
     )
@@ -245,33 +255,42 @@ def _part(images: ImageSet, parts: tuple[str, ...], which: str) -> ImageSet:
     return images.take(index for index, part in enumerate(parts) if part == which)
 
 
-def _choose(options: Options, architecture: Architecture, counts: Counts, passed: float) -> Choice:
+def _preprocess(options: Options) -> Preprocess:
+    """How images become inputs: as in the checkpoint that is gone on from, where the options leave it open."""
+    if options.resume:
+        return read_checkpoint(options.out).preprocess
+    source = read_checkpoint(Path(options.weights)).preprocess if is_checkpoint(options.weights) else None
+    return choose_preprocess(options.preprocess, options.size, source)
+
+
+def _choose(options: Options, rule: Preprocess, architecture: Architecture, counts: Counts, passed: float) -> Choice:
     """Size and epochs: those of the stopped training, or given, or by the images, or by the minutes that are left."""
     if options.resume:
         previous = read_checkpoint(options.out)
         return Choice(previous.preprocess.size, previous.training["epochs"], previous.training.get("chosen", ""))
     scratch, recipe = options.weights == "none", find_recipe(options.recipe)
-    choice = budget.choose(recipe, counts.train, scratch=scratch, size=options.size, epochs=options.epochs)
+    size = rule.size if rule.mode == "crop" else options.size
+    choice = budget.choose(recipe, counts.train, scratch=scratch, size=size, epochs=options.epochs)
     if options.minutes is None:
         return choice
-    plan = _plan(options, choice, counts)
-    smallest_first = budget.SCRATCH_SIZES if scratch and options.size is None else (choice.size,)
+    plan = _plan(options, rule, choice, counts)
+    sizes = budget.SCRATCH_SIZES if scratch and size is None else (choice.size,)
     seconds = budget.seconds_left(options.minutes, 2 * passed)  # the images that were read are read again
     return budget.fit_into(
         seconds,
         plan.recipe,
         counts,
-        smallest_first,
+        sizes,
         lambda size: budget.step_seconds(architecture, plan, size),
         frozen=bool(plan.frozen),
     )
 
 
-def _command(options: Options, choice: Choice) -> str:
+def _command(options: Options, rule: Preprocess, choice: Choice) -> str:
     """The command line for `model.json`: the one given, or where something was chosen the one that repeats it."""
     if options.size is not None and options.epochs is not None:
         return options.command
-    return budget.repeating(options.command, choice, options.weights)
+    return budget.repeating(options.command, choice, options.weights, with_size=rule.mode == "squash")
 
 
 def _say_how_long(job: _Job, plan: Plan, counts: Counts, done: int, say: Callable[[str], None]) -> None:
@@ -288,7 +307,7 @@ def _say_how_long(job: _Job, plan: Plan, counts: Counts, done: int, say: Callabl
         say(f"the same again: {job.command}")
 
 
-def _plan(options: Options, choice: Choice, counts: Counts) -> Plan:
+def _plan(options: Options, rule: Preprocess, choice: Choice, counts: Counts) -> Plan:
     """What the options make of their recipe for so many images."""
     recipe, device = find_recipe(options.recipe), find_device(options.device)
     warm = is_checkpoint(options.weights)
@@ -299,7 +318,7 @@ def _plan(options: Options, choice: Choice, counts: Counts) -> Plan:
         epochs=choice.epochs,
         seed=options.seed,
         frozen=frozen,
-        preprocess=Preprocess(choice.size),
+        preprocess=replace(rule, size=choice.size),
         device=device,
         mixed_precision=computes_in_bfloat16(options.precision, device),
         balance=options.balance,

@@ -1,11 +1,12 @@
 """Image bytes to the uint8 array that every engine takes. Used by training, verification and service alike.
 
-The steps: decode (by magic bytes, EXIF orientation applied, RGB; a JPEG that is many times too large at a fraction of
-its size), resize the whole image to `size` x `size` (no crop, as the paper's test transform), keep uint8 NHWC.
-Normalisation with mean and std happens inside the
-network, so that it cannot skew between training and serving. numpy and Pillow only.
+The steps: decode (by magic bytes, EXIF orientation applied, what is transparent laid on white, RGB; a JPEG that is many
+times too large at a fraction of its size), resize the whole image to `size` x `size` (no crop, as the paper's test
+transform) or its shorter side and cut out the centre, keep uint8 NHWC. Mean, std and the order of the colours are the
+network's own affair, so that they cannot skew between training and serving. numpy and Pillow only.
 """
 
+import math
 import struct
 import warnings
 from dataclasses import asdict, dataclass
@@ -16,8 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
-from rrrnet import jpeg_markers
+from rrrnet import avif_boxes, jpeg_markers
 from rrrnet.errors import ArtifactError, ImageError
+from rrrnet.image_formats import FORMATS, pillow_format
+from rrrnet.image_formats import image_format as image_format
 
 Uint8Array = npt.NDArray[np.uint8]
 
@@ -29,18 +32,20 @@ PngImagePlugin.MAX_TEXT_MEMORY = 8 * PngImagePlugin.MAX_TEXT_CHUNK
 # images, and a registry of warnings in memory that grows with it.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
-FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 4096 * 4096
 # Of width and height. Pillow keeps a pointer for each row, and weights for each column while it resizes: an image of 16
 # million rows takes ten times the memory of a square one.
 MAX_SIDE = 2**20
 MIN_SIZE, MAX_SIZE = 32, 1024
+MAX_RESIZE = 2 * MAX_SIZE
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 MAX_JPEG_OVERSIZE = 64
 
-_RESIZE_RULES = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+MODES = ("squash", "crop")
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+FILTERS = tuple(_FILTERS)
 
 
 @dataclass(frozen=True)
@@ -49,12 +54,17 @@ class Preprocess:
 
     Attributes:
         size: height and width in pixels of the network's input.
-        resize: resampling filter, "bilinear" or "bicubic" (both antialiased); aspect ratio is not kept.
+        resize: resampling filter, "bilinear" or "bicubic" (both antialiased).
         mean: per-channel mean of RGB in [0, 1], subtracted inside the network.
         std: per-channel standard deviation of RGB in [0, 1], divided by inside the network.
-        jpeg_oversize: a JPEG is decoded at 1/8, 1/4 or 1/2 of its size where that leaves at least so many times `size`
-            to be resized; 0 decodes in full. At 4 this changes pixels by no more than JPEG's own losses do, or by
-            rounding (docs/tuning.md).
+        jpeg_oversize: a JPEG that is squashed is decoded at 1/8, 1/4 or 1/2 of its size where that leaves at least so
+            many times `size` to be resized; 0 decodes in full. At 4 this changes pixels by no more than JPEG's own
+            losses do, or by rounding (docs/tuning.md).
+        mode: "squash" resizes the whole image to a square, whatever its aspect ratio; "crop" resizes the shorter side
+            to `resize_size` and cuts `size` x `size` out of the middle, the pixels of torchvision's Resize, CenterCrop.
+        resize_size: pixels of the shorter side, with "crop" alone.
+        bgr: the network's first channel is blue, its third red, as OpenCV reads images; turned inside the network.
+            `mean` and `std` are in the order of RGB all the same.
     """
 
     size: int = 128
@@ -62,14 +72,25 @@ class Preprocess:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     jpeg_oversize: int = 4
+    mode: str = "squash"
+    resize_size: int | None = None
+    bgr: bool = False
 
     def __post_init__(self) -> None:
         if not MIN_SIZE <= self.size <= MAX_SIZE:
             raise ArtifactError(f"image size is {self.size}: allowed are {MIN_SIZE} to {MAX_SIZE} pixels")
-        if self.resize not in _RESIZE_RULES:
-            raise ArtifactError(f"resize rule is {self.resize!r}: allowed are {', '.join(_RESIZE_RULES)}")
+        if self.resize not in _FILTERS:
+            raise ArtifactError(f"resize rule is {self.resize!r}: allowed are {', '.join(_FILTERS)}")
         if not 0 <= self.jpeg_oversize <= MAX_JPEG_OVERSIZE:
             raise ArtifactError(f"jpeg_oversize is {self.jpeg_oversize}: allowed are 0 to {MAX_JPEG_OVERSIZE}")
+        if self.mode not in MODES:
+            raise ArtifactError(f"preprocessing mode is {self.mode!r}: allowed are {', '.join(MODES)}")
+        if self.mode == "crop" and not (self.resize_size and self.size <= self.resize_size <= MAX_RESIZE):
+            raise ArtifactError(f"resize_size is {self.resize_size}: allowed are {self.size} to {MAX_RESIZE} pixels")
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(map(math.isfinite, (*self.mean, *self.std))):
+            raise ArtifactError(f"mean is {self.mean} and std {self.std}: allowed are 3 numbers each")
+        if min(self.std) <= 0:
+            raise ArtifactError(f"std is {self.std}: allowed are numbers above 0")
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict that `from_json` reads back."""
@@ -78,34 +99,70 @@ class Preprocess:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Preprocess":
         """Read what `to_json` wrote. Artifacts from before JPEGs were scaled keep decoding them in full."""
-        oversize = values.get("jpeg_oversize", 0)
-        return cls(values["size"], values["resize"], tuple(values["mean"]), tuple(values["std"]), oversize)
+        return cls(
+            size=values["size"],
+            resize=values["resize"],
+            mean=tuple(values["mean"]),
+            std=tuple(values["std"]),
+            jpeg_oversize=values.get("jpeg_oversize", 0),
+            mode=values.get("mode", "squash"),
+            resize_size=values.get("resize_size"),
+            bgr=values.get("bgr", False),
+        )
+
+    @property
+    def is_default_squash(self) -> bool:
+        """Whether the whole image is squashed: the rule of the paper, and of few networks trained elsewhere."""
+        return self.mode == "squash"
+
+    def describe(self) -> str:
+        """The rule in words, for people."""
+        if self.mode == "crop":
+            pixels = f"shorter side to {self.resize_size} ({self.resize}), centre crop {self.size} x {self.size}"
+        else:
+            pixels = f"whole image to {self.size} x {self.size} ({self.resize}), no crop"
+        mean, std = (" ".join(f"{value:.6g}" for value in values) for values in (self.mean, self.std))
+        return f"{pixels}; {'BGR' if self.bgr else 'RGB'}, mean {mean}, std {std}"
 
     def jpeg_scale(self, width: int, height: int) -> int:
         """1, 2, 4 or 8: by how much a JPEG of so many pixels is shrunk by its decoder.
 
         Only by a number that divides both sides: else the last pixels would stand for fewer than the others.
         """
-        least = self.jpeg_oversize * self.size
+        least = self.jpeg_oversize * self.size if self.mode == "squash" else 0
         for scale in (8, 4, 2) if least else ():
             if width % scale == height % scale == 0 and min(width, height) >= scale * least:
                 return scale
         return 1
 
+    def resized(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height that an upright image of `width` x `height` is resized to, before anything is cut off."""
+        if self.resize_size is None:
+            return self.size, self.size
+        # torchvision's rounding: the longer side down, in floating point
+        if width <= height:
+            return self.resize_size, int(self.resize_size * height / width)
+        return int(self.resize_size * width / height), self.resize_size
 
-def image_format(data: bytes) -> str | None:
-    """Name of the accepted format whose magic bytes `data` begins with, or None. Labels and names are not trusted."""
-    if data[:3] == b"\xff\xd8\xff":
-        return "JPEG"
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        return "PNG"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    return None
+    def working_pixels(self, width: int, height: int) -> int:
+        """Pixels of the largest picture that is held while an image of `width` x `height` becomes an input."""
+        resized = math.prod(self.resized(width, height))
+        return width * height if resized > MAX_PIXELS else max(width * height, resized)
+
+
+def squash_note(preprocess: Preprocess) -> str:
+    """What to tell whoever imports a network without saying how it saw images; empty where there is nothing to tell."""
+    if not preprocess.is_default_squash:
+        return ""
+    size = preprocess.size
+    return (
+        f"note: imported networks get our default squash: whole image to {size} x {size} without crop; most fine-tuned "
+        "networks were trained with resize + centre crop: give --preprocess crop --resize 256 --crop 224"
+    )
 
 
 def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read the header of JPEG, PNG or WebP bytes; the pixels are not decoded yet.
+    """Read the header of an image's bytes; the pixels are not decoded yet.
 
     Args:
         data: the encoded image.
@@ -125,16 +182,21 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if kind == "PNG" and len(data) >= 24:  # told at once, however damaged the rest of the header is
         width, height = struct.unpack_from(">II", data, 16)
         _check_pixels(width, height, max_pixels)
+    pillow_kind = pillow_format(kind)
     if kind == "JPEG" and (problem := jpeg_markers.problem_of(data)) is not None:
         raise ImageError("bad_image", problem)
+    if kind in ("AVIF", "HEIC") and avif_boxes.cut_short(data):
+        raise ImageError("truncated_image", f"the {kind} data are cut short")
     try:
-        opened = Image.open(BytesIO(data), formats=(kind,))
+        opened = Image.open(BytesIO(data), formats=(pillow_kind,))
     except Exception as error:  # Pillow's plugins raise many types on hostile bytes; all mean the same to a client
         # A WebP is read as a whole when it is opened; it tells its length.
         if kind == "WEBP" and len(data) < 8 + int.from_bytes(data[4:8], "little"):
             raise ImageError("truncated_image", "the WEBP data are cut short") from error
         raise ImageError("bad_image", f"the {kind} header cannot be read") from error
     _check_pixels(*opened.size, max_pixels)
+    if kind == "AVIF" and (found := avif_boxes.problem_of(data, *opened.size)) is not None:
+        raise ImageError(*found)
     return opened
 
 
@@ -184,19 +246,48 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """RGB of any Pillow mode. 16-bit grey is scaled to 8 bit (Pillow's own conversion clips it)."""
-    if image.mode == "RGB":
+    """RGB of any Pillow mode, what is transparent laid on white: else a logo on nothing becomes all black.
+
+    16-bit grey is scaled to 8 bit (Pillow's own conversion clips it).
+    """
+    if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
-    return image.convert("RGB")
+        values = np.asarray(image)
+        grey = (values >> 8).clip(0, 255).astype(np.uint8)
+        if (clear := image.info.get("transparency")) is not None:
+            grey[values == clear] = 255
+        return Image.fromarray(grey).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    clear = image.info.get("transparency")
+    if (
+        isinstance(clear, tuple) and max(clear) > 255
+    ):  # of a PNG of 16 bits a channel, of which Pillow keeps the upper 8
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
+    image = image if image.mode == "RGBA" else image.convert("RGBA")
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=image)
+    return white
 
 
 def to_array(image: Image.Image, preprocess: Preprocess) -> Uint8Array:
-    """Resize an RGB image to the network's input. Shape: (size, size, 3), uint8."""
-    size = (preprocess.size, preprocess.size)
-    if image.size != size:
-        image = image.resize(size, _RESIZE_RULES[preprocess.resize])
+    """Resize an RGB image to the network's input, and cut it out. Shape: (size, size, 3), uint8."""
+    size, resample = preprocess.size, _FILTERS[preprocess.resize]
+    width, height = preprocess.resized(*image.size)
+    # torchvision's CenterCrop; nothing where the whole image is squashed
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    if width * height > MAX_PIXELS:  # at once, not as a whole: `working_pixels` counts on it
+        # A strip hundreds of times as long as wide: only what is kept is resized. Pillow's weights then differ in their
+        # last bits, so not for every image.
+        across, down = image.width / width, image.height / height
+        right, bottom = min((left + size) * across, image.width), min((top + size) * down, image.height)
+        image = image.resize((size, size), resample, (left * across, top * down, right, bottom))
+    else:
+        if image.size != (width, height):
+            image = image.resize((width, height), resample)
+        if image.size != (size, size):
+            image = image.crop((left, top, left + size, top + size))
     return np.asarray(image, dtype=np.uint8)
 
 

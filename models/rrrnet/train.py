@@ -248,7 +248,9 @@ class Training:
         """(N, 3, H, W) in [0, 1] to the network's input, channels_last in memory."""
         mean = torch.tensor(self.plan.preprocess.mean, device=images.device).view(1, 3, 1, 1)
         std = torch.tensor(self.plan.preprocess.std, device=images.device).view(1, 3, 1, 1)
-        return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+        normalised = (images - mean) / std
+        ordered = normalised.flip(1) if self.plan.preprocess.bgr else normalised
+        return ordered.contiguous(memory_format=torch.channels_last)
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.plan.device, torch.bfloat16, enabled=self.plan.mixed_precision)

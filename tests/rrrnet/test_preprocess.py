@@ -28,8 +28,8 @@ def picture() -> Image.Image:
     return Image.fromarray(values).resize((48, 36), Image.Resampling.BICUBIC)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_the_three_formats_are_read_and_resized(picture: Image.Image, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])
+def test_the_formats_are_read_and_resized(picture: Image.Image, kind: str) -> None:
     array = image_to_array(encode(picture, kind), Preprocess(32))
     assert array.shape == (32, 32, 3)
     assert array.dtype == np.uint8

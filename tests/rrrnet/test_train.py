@@ -3,6 +3,7 @@
 import csv
 import itertools
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from rrrnet import architecture as shapes
 from rrrnet.augment import make_augmentation
 from rrrnet.checkpoint import Checkpoint, read_checkpoint, read_weights
-from rrrnet.ensemble import RRRNet
+from rrrnet.ensemble import RRRNet, normalise
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.fit import Options, Outcome, fit
 from rrrnet.glyph_options import GlyphOptions
 from rrrnet.glyphs import generate_glyphs
 from rrrnet.inference import predictor
 from rrrnet.preprocess import Preprocess
+from rrrnet.preprocess_options import PreprocessOptions
 from rrrnet.recipes import RECIPES, learning_rate
 from rrrnet.train import Plan, Training
 
@@ -32,14 +35,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(options: Options, *, steps: int | None = None) -> Outcome:
+def run(options: Options, *, steps: int | None = None, say: Callable[[str], None] = lambda line: None) -> Outcome:
     """Train; stop after `steps` steps if given."""
     counter = itertools.count(1)
     return fit(
         options,
         report=lambda progress, total: None,
         stop=lambda: steps is not None and next(counter) >= steps,
-        say=lambda line: None,
+        say=say,
         started=lambda epochs, steps: None,
     )
 
@@ -159,6 +162,15 @@ def training(recipe: str, frozen: tuple[str, ...] = (), members: int = 2) -> Tra
     return Training(model, Plan(small, 5, 0, frozen, Preprocess(32), "cpu", False), images, labels)
 
 
+@pytest.mark.parametrize("bgr", [False, True])
+def test_training_normalises_as_inference_does(*, bgr: bool) -> None:
+    run_ = training("quick")
+    rule = Preprocess(32, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), bgr=bgr)
+    run_.plan = replace(run_.plan, preprocess=rule)
+    found = run_._normalise(run_.images.permute(0, 3, 1, 2).float() / 255)
+    assert torch.allclose(found, normalise(run_.images, rule), atol=1e-5)
+
+
 STEM = ("conv1", "bn1", "layer1", "layer2")
 
 
@@ -265,6 +277,30 @@ def test_a_checkpoint_can_be_gone_on_with_at_another_size(data: Path, whole: Che
     assert large.training["weights"]["origin"].startswith("checkpoint net, sha256 ")
     assert large.training["weights"]["fresh_tensors"] == 0
     assert_same_weights(whole, large)
+
+
+def test_a_rule_of_ones_own_travels_and_is_kept_when_training_goes_on(data: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    own = PreprocessOptions(resize=40, crop=32, interpolation="bicubic", mean="0.5,0.4,0.3", std="1,0.5,0.25", bgr=True)
+    first = replace(options(data, tmp_path / "first"), size=None, preprocess=own, epochs=0)
+    run(first, say=said.append)
+    rule = Preprocess(32, "bicubic", (0.5, 0.4, 0.3), (1.0, 0.5, 0.25), 0, "crop", 40, bgr=True)
+    assert read_checkpoint(tmp_path / "first").preprocess == rule
+    assert f"images: {rule.describe()}" in said
+
+    run(replace(options(data, tmp_path / "next"), size=None, weights=str(tmp_path / "first"), epochs=0))
+    assert read_checkpoint(tmp_path / "next").preprocess == rule
+
+
+def test_images_over_max_pixels_are_left_out_of_training(data: Path, tmp_path: Path) -> None:
+    larger = tmp_path / "data"
+    shutil.copytree(data, larger)
+    name = sorted(path.name for path in (larger / "images").iterdir())[0]
+    Image.new("RGB", (64, 32)).save(larger / "images" / name)
+    outcome = run(replace(options(larger, tmp_path / "net"), epochs=0, max_pixels=64 * 32 - 1))
+    ((file, reason),) = outcome.broken
+    assert (file, "at most 2047 are allowed" in reason) == (f"images/{name}", True)
+    assert outcome.checkpoint.training["data"]["max_pixels"] == 2047
 
 
 def test_a_checkpoint_of_another_network_is_refused_with_both_shapes(data: Path, tmp_path: Path) -> None:

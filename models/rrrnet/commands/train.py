@@ -50,7 +50,10 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images; default: the recipe's.")] = None,
     size: Annotated[
         int | None,
-        typer.Option(help="Height and width of the network's input in pixels; default: 128, from scratch 64."),
+        typer.Option(
+            help="Height and width of the network's input in pixels, the whole image squashed [default: 128, from "
+            "scratch 64]."
+        ),
     ] = None,
     minutes: Annotated[
         float | None,
@@ -69,6 +72,28 @@ def train(
             "learning rate (recipe paper) and with 200 validation images or more.",
         ),
     ] = True,
+    preprocess: Annotated[
+        str | None, typer.Option(help="squash (the whole image to --size), or crop (--resize, then --crop).")
+    ] = None,
+    resize: Annotated[
+        int | None, typer.Option(help="Pixels of the shorter side, before --crop [default: 256].")
+    ] = None,
+    crop: Annotated[
+        int | None, typer.Option(help="The network's size: a square from the middle; excludes --size [default: 224].")
+    ] = None,
+    interpolation: Annotated[str | None, typer.Option(help="bilinear or bicubic [default: bilinear].")] = None,
+    mean: Annotated[
+        str | None, typer.Option(metavar="R,G,B", help="Mean of pixels in [0, 1] [default: ImageNet's].")
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(metavar="R,G,B", help="Their standard deviation [default: ImageNet's].")
+    ] = None,
+    bgr: Annotated[
+        bool | None, typer.Option("--bgr/--rgb", help="Order of the network's input channels [default: RGB].")
+    ] = None,
+    max_pixels: Annotated[
+        int, typer.Option(help="Width x height of the largest image to take; decoding takes 4 to 12 bytes a pixel.")
+    ] = 200_000_000,
     seed: Annotated[int, typer.Option(help="Decides the split and every random choice of the training.")] = 0,
     batch_size: Annotated[int | None, typer.Option(help="Images in a step; default: the recipe's.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate; default: the recipe's.")] = None,
@@ -97,6 +122,7 @@ def train(
     """
     wait_asleep()
     from rrrnet.fit import Options, fit
+    from rrrnet.preprocess_options import PreprocessOptions
     from rrrnet.start import settle_weights
     from rrrnet.training_data import DataOptions
 
@@ -117,6 +143,8 @@ def train(
         minutes=minutes,
         balance=balance,
         early_stopping=early_stopping,
+        preprocess=PreprocessOptions(preprocess, resize, crop, interpolation, mean, std, bgr),
+        max_pixels=max_pixels,
         seed=seed,
         precision=precision,
         device=device,

@@ -134,7 +134,7 @@ def _image_bytes(path: Path, model: "ServedModel") -> bytes:
     try:
         image_to_array(data, model.preprocess)
     except ImageError as error:
-        raise ImageError(error.code, f"--image {path}: {error}; choose another JPEG, PNG or WebP file") from error
+        raise ImageError(error.code, f"--image {path}: {error}; choose another image") from error
     return data
 
 

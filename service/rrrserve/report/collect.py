@@ -50,6 +50,7 @@ def model_section(sources: Sources) -> dict[str, Any]:
         "widths": list(architecture.widths),
         "labels": list(shape.labels),
         "preprocess": asdict(shape.preprocess),
+        "preprocess_text": shape.preprocess.describe(),
         "costs": summarise(architecture, shape.preprocess.size),
     }
 

@@ -95,7 +95,7 @@ def make_service(config: ServiceConfig, routes: Routes, *, slot: int = 1) -> Ben
         async def predict(
             self, ctx: bentoml.Context, image: Path, top_k: int | None = None, members: bool = False
         ) -> Answer:
-            """Classify one image: JPEG, PNG or WebP."""
+            """Classify one image: JPEG, PNG, WebP, AVIF or HEIC."""
             options = {"top_k": top_k, "members": members}
             return await _ask(application, ctx, [("image", image)], options, Answer)
 
