@@ -56,7 +56,7 @@ def restore(options: "Options", choice: Choice, images: ImageSet, training: Trai
     same = {key for key, found in chosen.items() if wanted[key] == found}
     if wanted["minutes"] is None and same == chosen.keys():
         same.add("minutes")
-    changed = [key for key in {**settings, **wanted} if key not in same and settings.get(key) != wanted.get(key)]
+    changed = [key for key in {**wanted, **settings} if key not in same and settings.get(key) != wanted.get(key)]
     if changed:
         before = {key: chosen.get(key) if settings.get(key) is None else settings[key] for key in changed}
         differences = "; ".join(f"{key} was {before[key]}, now {wanted.get(key)}" for key in changed)
