@@ -10,7 +10,7 @@ from rrrnet.architecture import REDUCED_BLOCKS, Architecture
 from rrrnet.ensemble import RRRNet
 from rrrnet.preprocess import Preprocess
 from rrrnet.recipes import RECIPES
-from rrrnet.train import Plan, Training
+from rrrnet.train import Training, TrainingPlan
 from rrrnet.validation import decides, epochs_between, patience
 
 THIN = Architecture(3, REDUCED_BLOCKS, 2, (8, 8))
@@ -42,7 +42,7 @@ def make(epochs: int, *, selects: bool, balance: str = "none") -> Training:
     images, labels = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8), rng.integers(0, 3, 8)
     torch.manual_seed(0)
     recipe = replace(RECIPES["quick"], schedule="constant", batch_size=8)
-    plan = Plan(recipe, epochs, 0, (), Preprocess(32), "cpu", False, balance, selects)
+    plan = TrainingPlan(recipe, epochs, 0, (), Preprocess(32), "cpu", False, balance, selects)
     return Training(RRRNet(THIN), plan, images, labels, (images[:2], labels[:2]))
 
 
