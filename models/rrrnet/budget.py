@@ -18,7 +18,7 @@ from rrrnet.architecture import Architecture
 from rrrnet.ensemble import RRRNet
 from rrrnet.preprocess import Preprocess
 from rrrnet.recipes import Recipe
-from rrrnet.train import Plan, Training
+from rrrnet.train import Training, TrainingPlan
 
 DEFAULT_SIZE = 128
 # From scratch, 20 classes of 20 training images, 7 minutes on 2 cores with AVX2: 12.5 to 18.5 % of Thai letters with 20
@@ -132,7 +132,7 @@ def training_seconds(epochs: int, step: float, recipe: Recipe, counts: Counts, *
     return first + epochs * (recipe.cost * steps * step + validating) + forward * counts.test / batch
 
 
-def step_seconds(architecture: Architecture, plan: Plan, size: int, most_steps: int = _TIMED_STEPS) -> float:
+def step_seconds(architecture: Architecture, plan: TrainingPlan, size: int, most_steps: int = _TIMED_STEPS) -> float:
     """Seconds of one optimisation step here: the median of up to `most_steps` on noise, of a network made for it.
 
     torch's generator is left as it was, so that measuring changes no training.

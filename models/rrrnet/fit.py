@@ -29,7 +29,7 @@ from rrrnet.preprocess_options import PreprocessOptions, choose_preprocess
 from rrrnet.recipes import METHODS, Method, find_recipe
 from rrrnet.resuming import check_out, restore
 from rrrnet.start import Origin, start
-from rrrnet.train import Plan, Report, Training, export_weights
+from rrrnet.train import Report, Training, TrainingPlan, export_weights
 from rrrnet.training_data import DataOptions, TrainingData, read_training_data
 from rrrnet.warm_start import frozen_in, is_checkpoint
 from rrrnet.weights import check_source
@@ -293,7 +293,7 @@ def _command(options: Options, rule: Preprocess, choice: Choice) -> str:
     return budget.repeating(options.command, choice, options.weights, with_size=rule.mode == "squash")
 
 
-def _say_how_long(job: _Job, plan: Plan, counts: Counts, done: int, say: Callable[[str], None]) -> None:
+def _say_how_long(job: _Job, plan: TrainingPlan, counts: Counts, done: int, say: Callable[[str], None]) -> None:
     """What was chosen and why, how long it will take here, and the command that repeats it."""
     if job.choice.why:
         say(f"chosen: {plan.preprocess.size} pixels, {plan.epochs} epochs: {job.choice.why}")
@@ -307,13 +307,13 @@ def _say_how_long(job: _Job, plan: Plan, counts: Counts, done: int, say: Callabl
         say(f"the same again: {job.command}")
 
 
-def _plan(options: Options, rule: Preprocess, choice: Choice, counts: Counts) -> Plan:
+def _plan(options: Options, rule: Preprocess, choice: Choice, counts: Counts) -> TrainingPlan:
     """What the options make of their recipe for so many images."""
     recipe, device = find_recipe(options.recipe), find_device(options.device)
     warm = is_checkpoint(options.weights)
     frozen = frozen_in(options.weights) if warm else frozen_parts(options.method, options.weights)
     recipe = replace(recipe, batch_size=options.batch_size or recipe.batch_size, lr=options.lr or recipe.lr)
-    return Plan(
+    return TrainingPlan(
         recipe=recipe,
         epochs=choice.epochs,
         seed=options.seed,

@@ -27,7 +27,7 @@ Report = Callable[[Progress, int], None]
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """What is trained, on what, and how.
 
     Attributes:
@@ -59,7 +59,7 @@ class Training:
     def __init__(
         self,
         model: RRRNet,
-        plan: Plan,
+        plan: TrainingPlan,
         images: Uint8Array,
         labels: Int64Array,
         held_back: tuple[Uint8Array, Int64Array] | None = None,

@@ -10,7 +10,7 @@ from rrrnet.architecture import REDUCED_BLOCKS, Architecture
 from rrrnet.budget import Choice, Counts, about, choose, fit_into, repeating, step_seconds, training_seconds
 from rrrnet.preprocess import Preprocess
 from rrrnet.recipes import RECIPES
-from rrrnet.train import Plan
+from rrrnet.train import TrainingPlan
 
 QUICK, PAPER = RECIPES["quick"], RECIPES["paper"]
 SMALL = Counts(train=360, val=40, test=400)
@@ -63,7 +63,7 @@ def test_a_time_too_short_for_one_epoch_says_so_and_trains_one() -> None:
 
 
 def test_timing_steps_leaves_the_generator_alone() -> None:
-    plan = Plan(QUICK, 3, 0, (), Preprocess(32), "cpu", False)
+    plan = TrainingPlan(QUICK, 3, 0, (), Preprocess(32), "cpu", False)
     torch.manual_seed(5)
     wanted = torch.rand(3)
     torch.manual_seed(5)
