@@ -47,7 +47,8 @@ def leftovers(pid: int) -> list[str]:
     return [str(path) for place in places for path in place.glob(f"rrr-serve-{pid}-*")]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_with_exit_0_and_nothing_left(
     start_service: Start, repository: Path, number: signal.Signals
 ) -> None:
