@@ -39,9 +39,9 @@ def read(root: Path, text: str) -> ImageSet:
         ("FILE_NAME,CATEGORY", r"images\{name},{label}"),
         ("FILE_NAME,CATEGORY", r"C:\Users\me\data\images\{name},{label}"),
         ("FILE_NAME,CATEGORY", r"\\server\share\{name},{label}"),
-        ("FILE_NAME,CATEGORY", "/home/me/data/images/{name},{label}"),
+        ("FILE_NAME,CATEGORY", "/mnt/disk/images/{name},{label}"),
         ("FILE_NAME,CATEGORY", "../images/{name},{label}"),
-        ("FILE_NAME,CATEGORY", "file:///home/me/{name},{label}"),
+        ("FILE_NAME,CATEGORY", "file:///Users/me/{name},{label}"),
     ],
 )
 def test_a_table_whose_meaning_is_plain_is_read(root: Path, header: str, row: str) -> None:
