@@ -86,10 +86,11 @@ def list_files(root: Path, *, groups: str | None = None, least_classes: int = 2)
     if not any(root.iterdir()):
         raise ArtifactError(f"{root} is empty: {_EXPECTED}; rrr data glyphs {root} makes one")
     info, tree = _read_info(root / INFO), scan(root)
-    if (root / LABELS).exists():
-        rows = read_labels(root, tree, info, groups)
+    table = next((file for file in tree.files if file.casefold() == LABELS), LABELS)
+    if (root / table).exists():
+        rows = read_labels(root / table, tree, info, groups)
         given = f"the column {SPLIT_COLUMN} of {LABELS}" if any(row.part for row in rows) else ""
-        layout = _Layout(rows, "not listed", parts_from=given, described=frozenset((LABELS, INFO)))
+        layout = _Layout(rows, "not listed", parts_from=given, described=frozenset((table, INFO)))
     elif groups is not None:
         raise UsageError(f"--groups {groups} names a column of {LABELS}, and {root} has no {LABELS}: {_EXPECTED}")
     else:

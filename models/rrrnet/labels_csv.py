@@ -1,6 +1,6 @@
 """`labels.csv`: which file has which class, part and group, as spreadsheets and other systems write it.
 
-Read where the meaning is plain: columns separated by comma, semicolon or tab, names of columns in any case, spaces
+Read where the meaning is plain: columns separated by comma, semicolon, tab or |, names of columns in any case, spaces
 round cells, paths of Windows and absolute paths of another machine (by what of their end lies in the data set).
 """
 
@@ -49,14 +49,13 @@ class _Table:
     rows: tuple[tuple[int, tuple[str, ...]], ...]
 
 
-def read_labels(root: Path, tree: Tree, info: dict[str, Any], groups: str | None) -> list[Row]:
-    """A row for each file that labels.csv lists; info.json may rename the two columns.
+def read_labels(path: Path, tree: Tree, info: dict[str, Any], groups: str | None) -> list[Row]:
+    """A row for each file that labels.csv at `path` lists; info.json may rename the two columns.
 
     Raises:
         ArtifactError: it cannot be read; names the line where one is at fault.
         UsageError: it has no column `groups`.
     """
-    path = root / LABELS
     names = (str(info.get("image_column_name", "FILE_NAME")), str(info.get("category_column_name", "CATEGORY")))
     table = _read_table(path, names)
     file_column, category_column = (_find(table.header, name) or 0 for name in names)  # _read_table found both
@@ -68,7 +67,7 @@ def read_labels(root: Path, tree: Tree, info: dict[str, Any], groups: str | None
         if not cells[file_column] or not cells[category_column]:
             empty = names[1] if cells[file_column] else names[0]
             raise ArtifactError(f"{path} line {line}: {empty} is empty; give every row a file and a class")
-    files = _Locations(root, tree).of([(line, cells[file_column]) for line, cells in table.rows])
+    files = _Locations(path, tree).of([(line, cells[file_column]) for line, cells in table.rows])
     rows: list[Row] = []
     lines: dict[str, int] = {}
     for (line, cells), file in zip(table.rows, files, strict=True):
@@ -108,7 +107,7 @@ def _read_table(path: Path, names: tuple[str, str]) -> _Table:
         told = re.fullmatch(r'"?sep=(.)"?\s*', first, re.IGNORECASE)  # a line that spreadsheets put before the header
         if told:
             text = text[len(first) :]
-        separators = told.group(1) if told else ",;\t"
+        separators = told.group(1) if told else ",;\t|"
         headers = {separator: next(_rows(text, separator), (0, ()))[1] for separator in separators}
         for separator, header in headers.items():
             if all(_find(header, name) is not None for name in names):
@@ -143,8 +142,8 @@ class _Locations:
     Only the listed text may not leave the root; a symbolic link in the folder is its owner's business.
     """
 
-    def __init__(self, root: Path, tree: Tree) -> None:
-        self._root = root
+    def __init__(self, path: Path, tree: Tree) -> None:
+        self._path, self._root = path, path.parent
         self._files = frozenset(tree.files)
         self._alike: dict[str, list[str]] = {}
         for file in tree.files:
@@ -175,7 +174,7 @@ class _Locations:
             line, text = listed[index]
             if dropped is None:
                 raise ArtifactError(
-                    f"{self._root / LABELS} line {line}: {text!r} leads out of the data set, and no file of that name "
+                    f"{self._path} line {line}: {text!r} leads out of the data set, and no file of that name "
                     f"lies in it; list files relative to {self._root / IMAGES}"
                 )
             parts = _parts(text)

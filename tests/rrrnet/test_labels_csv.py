@@ -32,15 +32,16 @@ def read(root: Path, text: str) -> ImageSet:
         ("FILE_NAME;CATEGORY;SIZE", "{name};{label};1,5"),
         ("sep=;\r\nFILE_NAME;CATEGORY", "{name};{label}\r"),
         ("FILE_NAME\tCATEGORY", "{name}\t{label}"),
+        ("FILE_NAME|CATEGORY", "{name}|{label}"),
         ("\ufeffFILE_NAME,CATEGORY", '"{name}","{label}"'),
         ("FILE_NAME, CATEGORY", " {name} , {label} \n,,"),
         ("file_name,Category", "images/{name},{label}"),
         ("FILE_NAME,CATEGORY", r"images\{name},{label}"),
         ("FILE_NAME,CATEGORY", r"C:\Users\me\data\images\{name},{label}"),
         ("FILE_NAME,CATEGORY", r"\\server\share\{name},{label}"),
-        ("FILE_NAME,CATEGORY", "/home/me/data/images/{name},{label}"),
+        ("FILE_NAME,CATEGORY", "/mnt/disk/images/{name},{label}"),
         ("FILE_NAME,CATEGORY", "../images/{name},{label}"),
-        ("FILE_NAME,CATEGORY", "file:///home/me/{name},{label}"),
+        ("FILE_NAME,CATEGORY", "file:///Users/me/{name},{label}"),
     ],
 )
 def test_a_table_whose_meaning_is_plain_is_read(root: Path, header: str, row: str) -> None:
@@ -54,6 +55,8 @@ def test_names_that_differ_in_case_or_accents_only_are_found(root: Path) -> None
     (root / "images" / "cat0.jpg").rename(root / "images" / "cafe\u0301.jpg")
     images = read(root, "FILE_NAME,CATEGORY\ncaf\u00e9.JPG,cat\nCAT1.jpg,cat\ndog0.jpg,dog\n")
     assert images.files[:2] == ("images/cafe\u0301.jpg", "images/cat1.jpg")
+    (root / "labels.csv").rename(root / "Labels.CSV")
+    assert read_dataset(root).files == images.files
 
 
 def test_images_that_the_table_does_not_list_are_told_and_documents_are_not(root: Path) -> None:
