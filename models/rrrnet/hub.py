@@ -37,9 +37,8 @@ def hub_weights(say: Callable[[str], None]) -> Path:
         return Path(cached)
     size = _ask_hub()
     say(f"downloading {HUB_REPOSITORY} from the Hugging Face hub, once ({size})")
-    bar: Any = partial(
-        tqdm, mininterval=0.1 if sys.stderr.isatty() else _LOG_SECONDS
-    )  # the hub's own is silent in logs
+    # Its own bar is silent where there is no terminal.
+    bar: Any = partial(tqdm, mininterval=0.1 if sys.stderr.isatty() else _LOG_SECONDS)
     try:
         return Path(hf_hub_download(HUB_REPOSITORY, HUB_FILE, etag_timeout=PATIENCE_SECONDS, tqdm_class=bar))
     except Exception as error:  # of HTTP libraries that differ from version to version, and of the operating system
