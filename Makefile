@@ -12,8 +12,9 @@ IMAGE_OPTIONS ?=
 URL ?= http://127.0.0.1:3000
 PROMETHEUS_PORT ?= 9090
 OBSERVE_OPTIONS ?=
-# Options of make chaos, fuzz, overload, soak and verify.
+# Options of make chaos, demo, fuzz, overload, soak and verify.
 CHAOS ?=
+DEMO ?=
 FUZZ ?=
 OVERLOAD ?=
 SOAK ?=
@@ -71,7 +72,7 @@ prometheus: setup ## Get prometheus and promtool where they are missing: Debian'
 
 demo: setup ## Train, build, serve and measure an ensemble beside a ResNet152: at most 8 minutes on 2 cores.
 	@$(BIN)/rrr doctor
-	$(BIN)/python benchmarks/demo.py
+	$(BIN)/python benchmarks/demo.py $(DEMO)
 
 observe: prometheus ## Run a real Prometheus against the service at URL, until Ctrl-C: make observe URL=http://127.0.0.1:3000
 	@exec $(BIN)/python deploy/prometheus/observe.py --url '$(URL)' --port '$(PROMETHEUS_PORT)' $(OBSERVE_OPTIONS)
@@ -82,8 +83,9 @@ verify: prometheus ## Judge the claims of benchmarks/claims.yaml on the models o
 quick: lint ## Lint, types, and the tests that need no service, no build and no training: 90 seconds.
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not ($(HEAVY) or nightly)'
 
-test: prometheus quick ## What CI runs: make quick, then what serves, builds and trains but the long ones; 8 minutes.
-	@$(BIN)/python -m pytest -m '($(HEAVY)) and not nightly'
+test: prometheus lint ## What CI runs: make quick, what builds and trains, then what serves, but the long ones; 8 minutes.
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not (service or nightly)'
+	$(BIN)/python -m pytest -m 'service and not nightly'
 
 nightly: prometheus lint ## The long tests: bounds under harm and load, peers, environments, coverage of intervals; an hour.
 	@$(BIN)/python -m pytest -m nightly
