@@ -1,20 +1,24 @@
 """The pre-trained ResNet152 of the Hugging Face hub: from the local cache, else downloaded, else soon given up."""
 
 import os
+import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rrrnet.errors import FULL_DISK, ArtifactError, NoSpaceError
 
 HUB_REPOSITORY = "timm/resnet152.a1h_in1k"  # the tag the paper's code uses; other tags are other models
 HUB_FILE = "model.safetensors"
-PATIENCE_SECONDS = 4.5  # until the hub is taken for unreachable, name lookup included
+PATIENCE_SECONDS = 4.0  # until the hub is taken for unreachable, name lookup included
+_LOG_SECONDS = 30
 _REMEDY = f"download {HUB_FILE} elsewhere and give its path to --weights, or train from scratch: --weights none"
 
 
 def hub_weights(say: Callable[[str], None]) -> Path:
-    """Path of the hub's file in the local cache; downloaded on first use, with a bar on a terminal.
+    """Path of the hub's file in the local cache; downloaded on first use, with a bar.
 
     Args:
         say: is told of a download before it begins.
@@ -23,19 +27,20 @@ def hub_weights(say: Callable[[str], None]) -> Path:
         ArtifactError: it is not cached, and the hub does not answer within `PATIENCE_SECONDS` or breaks off.
         NoSpaceError: the disk is full.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.utils import tqdm
     from huggingface_hub.utils.logging import set_verbosity_error
 
     set_verbosity_error()  # its retries are not news; our own error tells how it ended
-    try:
-        return Path(hf_hub_download(HUB_REPOSITORY, HUB_FILE, local_files_only=True))
-    except (LocalEntryNotFoundError, OSError, ValueError):
-        pass
+    cached = try_to_load_from_cache(HUB_REPOSITORY, HUB_FILE)  # the one call that asks nothing of the network
+    if isinstance(cached, str):
+        return Path(cached)
     size = _ask_hub()
     say(f"downloading {HUB_REPOSITORY} from the Hugging Face hub, once ({size})")
+    # Its own bar is silent where there is no terminal.
+    bar: Any = partial(tqdm, mininterval=0.1 if sys.stderr.isatty() else _LOG_SECONDS)
     try:
-        return Path(hf_hub_download(HUB_REPOSITORY, HUB_FILE, etag_timeout=PATIENCE_SECONDS))
+        return Path(hf_hub_download(HUB_REPOSITORY, HUB_FILE, etag_timeout=PATIENCE_SECONDS, tqdm_class=bar))
     except Exception as error:  # of HTTP libraries that differ from version to version, and of the operating system
         if isinstance(error, OSError) and error.errno in FULL_DISK:
             raise NoSpaceError(f"no space left to download {HUB_REPOSITORY}: set HF_HOME to a larger disk") from error
