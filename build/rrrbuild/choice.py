@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 from rrrbuild import lazy, machine
@@ -210,8 +211,9 @@ def _why(best: str, measured: Mapping[str, Mapping[str, Mapping[str, float]]]) -
     if not others:
         return f"taking {best}, the only target that runs and passes here"
     second = fastest(others)
-    ratios = ", ".join(
-        f"{others[second][size]['median'] / row['median']:.2f} times at batch {size}"
-        for size, row in measured[best].items()
+    ratio = geometric_mean(others[second][size]["median"] / row["median"] for size, row in measured[best].items())
+    sizes = " and ".join(measured[best])
+    return (
+        f"taking {best}, the fastest of {len(measured)} targets that run and pass here: "
+        f"{ratio:.2f} times as fast as {second} (mean over batch {sizes})"
     )
-    return f"taking {best}, the fastest of {len(measured)} targets that run and pass here: {ratios} as fast as {second}"

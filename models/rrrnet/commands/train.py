@@ -126,4 +126,4 @@ def _finish(outcome: "Outcome", out: Path, *, as_json: bool) -> None:
             table.add_row(label, f"{row['accuracy']:.3f}", f"{row['nll']:.3f}", f"{row['ece']:.3f}")
         output.console.print(table)
     if not as_json:
-        output.console.print(f"checkpoint: {out}\nnext: rrr build {out} --target openvino-fp32", highlight=False)
+        output.console.print(f"checkpoint: {out}\nnext: rrr build {out}", highlight=False)
