@@ -94,7 +94,8 @@ def test_a_target_that_fails_its_gate_in_the_end_gives_way_to_the_next(
     tmp_path: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, taking: Callable[..., None]
 ) -> None:
     taking(openvino_int8=1, onnxruntime_int8=2, openvino_fp32=3, onnxruntime_fp32=4)
-    asked, told = [], []
+    asked: list[str] = []
+    told: list[str] = []
 
     def build(_: Path, target: str, **__: object) -> str:
         asked.append(target)
@@ -103,7 +104,7 @@ def test_a_target_that_fails_its_gate_in_the_end_gives_way_to_the_next(
         return "the engine"
 
     monkeypatch.setattr(choice, "build_engine", build)
-    engine, chosen = build_best(checkpoint.path, **{**OPTIONS, "max_drop": 9}, report=told.append)  # type: ignore[arg-type]
+    engine, chosen = build_best(checkpoint.path, **{**OPTIONS, "max_drop": 9}, report=told.append)
 
     assert str(engine) == "the engine"
     assert asked == [INT8, "onnxruntime-int8", FP32]
