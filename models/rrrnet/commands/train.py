@@ -212,4 +212,4 @@ def _finish(outcome: "Outcome", out: Path, *, as_json: bool) -> None:
         output.console.print(scores_table(f"{checkpoint.name} on {metrics['images']} test images", metrics))
         output.console.print(*class_lines(metrics), sep="\n", markup=False, highlight=False, soft_wrap=True)
     if not as_json:
-        output.console.print(f"checkpoint: {out}\nnext: rrr build {out} --target openvino-fp32", highlight=False)
+        output.console.print(f"checkpoint: {out}\nnext: rrr build {out}", highlight=False)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rrrbuild.engine import incompatibility
+from rrrbuild.engine import unfitness
 from rrrbuild.manifest import Manifest
 from rrrbuild.targets import TARGETS
 from rrrnet import sealed
@@ -106,11 +106,7 @@ def mistakes_section(
 def engine_section(engine: Manifest, sources: Sources) -> dict[str, Any]:
     """An engine by its manifest."""
     target = TARGETS.get(engine.target)
-    obstacle = (
-        incompatibility(target, engine.versions.get(target.family, "unknown"), engine.device["built_for"])
-        if target is not None
-        else f"this rrr does not know the target {engine.target}"
-    )
+    obstacle = unfitness(engine, target) if target is not None else f"this rrr does not know the target {engine.target}"
     checkpoint = sources.checkpoint
     training = None if checkpoint is None else sealed.sha256_of(checkpoint.path / DOCUMENT)
     return {
