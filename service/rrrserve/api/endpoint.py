@@ -128,9 +128,8 @@ class Endpoint:
         self._handler = handler
         self._access = access
         self._in_flight = in_flight
-        instruments.REQUEST_DURATION.labels(
-            template, "", "client_error"
-        )  # what a path or method of no use here adds to
+        if in_flight or template == instruments.UNMATCHED:  # what a name, path or method of no use here adds to
+            instruments.REQUEST_DURATION.labels(template, "", "client_error")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; nothing that a client sends gets past as an exception."""

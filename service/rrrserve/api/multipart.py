@@ -47,12 +47,15 @@ def parse_multipart(body: bytes, content_type: bytes) -> list[Part]:
     if not boundary:
         help_ = "let the client write it itself, as curl -F and Python's requests do with files=..."
         raise APIError("bad_multipart", f"the header Content-Type names no boundary: {help_}")
+    if not body.startswith(first := b"--" + boundary) and (start := body.find(b"\r\n" + first)) >= 0:
+        body = body[start + 2 :]  # behind a preamble, which RFC 2046 allows and the parser does not
     collector = _Collector()
     try:
         parser = MultipartParser(boundary, collector.callbacks())
         parser.write(body)
     except FormParserError as error:
-        raise APIError("bad_multipart", "the body is not the multipart/form-data that its header announces") from error
+        what = "the body is not the multipart/form-data that its header announces (its lines end with CR LF)"
+        raise APIError("bad_multipart", what) from error
     if not collector.ended:
         raise APIError("bad_multipart", "the multipart body ends before its closing boundary")
     return collector.parts

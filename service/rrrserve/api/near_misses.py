@@ -35,8 +35,7 @@ def in_body(body: bytes, kind: bytes, field: str) -> NearMiss | None:
     start = body[:_MOST_SHOWN].lstrip(_BEFORE_JSON).lower()
     label = f"as {shown(kind.decode('latin-1'))}" if kind else "without a Content-Type"
     if start.startswith(_JSON):
-        help_ = "send it with -H 'Content-Type: application/json'"
-        return NearMiss("unsupported_media_type", f"the body is JSON, but came {label}: {help_}")
+        return NearMiss("unsupported_media_type", f"the body is JSON, but came {label}: {as_json(field)}")
     if start.startswith(_FORM_FIELDS):
         what = "the body is a form that cannot hold files (application/x-www-form-urlencoded)"
         return NearMiss("unsupported_media_type", f"{what}: {as_form(field)}")
@@ -73,7 +72,7 @@ def in_text(text: str, field: str) -> str:
 def in_field(data: bytes, field: str) -> str:
     """What a form's text field is that should be an uploaded file."""
     start = data[:_MOST_SHOWN].lstrip().lower()
-    what = f"an address, and {NOTHING_IS_FETCHED}" if start.startswith(_ADDRESSES) else "text"
+    what = f"an address, and {NOTHING_IS_FETCHED}" if start.startswith(_ADDRESSES) else "text, without a filename"
     return f"the field {field} must be an uploaded file, and is {what}: {as_form(field)}"
 
 

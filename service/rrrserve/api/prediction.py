@@ -18,7 +18,7 @@ from rrrserve.api.bodies import BodyMemory, ComingBody, read_body, this_task
 from rrrserve.api.data_plane import DataPlane, Timing
 from rrrserve.api.endpoint import Exchange, Reply, to_json
 from rrrserve.api.errors import APIError
-from rrrserve.api.requests import Options, Unpacked, ignored_header, options_of, timeout_ms, unpack
+from rrrserve.api.requests import Options, Unpacked, ignored_header, options_of, timeout_ms, together, unpack
 from rrrserve.config.service_config import ServiceConfig
 from rrrserve.stamps.model_list import ModelList
 from rrrserve.state.shared_state import Phase
@@ -86,7 +86,8 @@ async def predict(backend: Backend, exchange: Exchange, *, batch: bool) -> Reply
                     body = await read(backend, exchange, asked, coming, timing, batch=batch)
                     options = asked.options
                     if body.options:
-                        options = options_of([*query_of(exchange), *body.options], num_classes=len(asked.model.labels))
+                        given = together(query_of(exchange), body.options)
+                        options = options_of(given, num_classes=len(asked.model.labels))
                     with backend.admission.admitted(len(body.images), asked.seconds_left()):
                         results = await plane.predict(
                             asked.model, body.images, options, deadline=asked.deadline, timing=timing

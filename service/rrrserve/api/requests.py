@@ -123,6 +123,12 @@ def options_of(given: Iterable[tuple[str, str]], *, num_classes: int) -> Options
     )
 
 
+def together(query: Sequence[tuple[str, str]], body: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Options of a URL and of its request's body: what both give counts as the URL has it."""
+    names = {name for name, _ in query}
+    return [*query, *(option for option in body if option[0] not in names)]
+
+
 def _top_k(text: str | None, num_classes: int) -> int:
     if text is None:
         return min(DEFAULT_TOP_K, num_classes)
@@ -244,7 +250,7 @@ def _bytes_of(part: Part) -> bytes:
 
 def _from_json(body: bytes, field: str) -> Unpacked:
     document = _json_object(body, field)
-    found = [(name, json.dumps(document.pop(name))) for name in OPTIONS if name in document]
+    found = [(name, _as_in_a_query(document.pop(name))) for name in OPTIONS if name in document]
     unknown = next((key for key in document if key != field), None)
     must_be = f"the JSON body must be {near_misses.shape(field)}"
     if unknown is not None:
@@ -288,6 +294,11 @@ def _json_object(body: bytes, field: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise APIError("bad_request", must_be)
     return document
+
+
+def _as_in_a_query(value: Any) -> str:
+    whole = isinstance(value, float) and value.is_integer()  # 2.0 is an integer to JSON Schema
+    return json.dumps(int(value) if whole else value)
 
 
 def _with_value(options: list[tuple[str, str]]) -> list[tuple[str, str]]:

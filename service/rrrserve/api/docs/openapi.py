@@ -10,6 +10,7 @@ from rrrnet import __version__
 from rrrserve.api.docs.schemas import Answer, BatchAnswer, Error, Models
 from rrrserve.api.endpoint import OPEN_ROUTES
 from rrrserve.api.errors import ERRORS
+from rrrserve.api.multipart import MAX_TEXT_BYTES
 from rrrserve.api.requests import DEFAULT_TOP_K
 from rrrserve.config.service_config import ServiceConfig
 
@@ -33,6 +34,12 @@ _HEADERS: dict[str, tuple[dict[str, Any], str]] = {
         {"type": "integer", "minimum": 1},
         "the client's deadline; cut to the server's largest",
     ),
+}
+# Text fields of a form that nothing here knows are ignored, within the bounds of forms.
+_OTHER_FIELDS = {
+    "additionalProperties": {"type": "string", "maxLength": MAX_TEXT_BYTES // 4},
+    "propertyNames": {"minLength": 1, "maxLength": 256},
+    "maxProperties": 512,
 }
 _IGNORED = {
     "X-RRR-Ignored": {
@@ -64,7 +71,7 @@ def document(settings: ServiceConfig, models: Sequence[str], *, needs_token: boo
     for base in ("/v1", "/v1/models/{name}", ""):
         for batch in (False, True):
             path = f"{base}/predict{'_batch' if batch else ''}"
-            operation = _operation(settings, batch=batch, names=models if "{name}" in base else (), bento=not base)
+            operation = _operation(settings, batch=batch, names=models if "{name}" in base else ())
             # `curl -T` sends PUT; it means the same.
             paths[path] = {"post": operation, "put": operation}
     for path, (summary, content_type) in _PAGES.items():
@@ -99,26 +106,24 @@ def _parameter(name: str, place: str, schema: dict[str, Any], text: str) -> dict
     return {"name": name, "in": place, "required": place == "path", "schema": schema, "description": text}
 
 
-def _operation(settings: ServiceConfig, *, batch: bool, names: Sequence[str], bento: bool) -> dict[str, Any]:
-    """Several images or one; of a model that the path names, or not; with options in the body, as BentoML has them."""
+def _operation(settings: ServiceConfig, *, batch: bool, names: Sequence[str]) -> dict[str, Any]:
+    """Several images or one; of a model that the path names, or not."""
     field, most = ("images", settings.max_batch_images) if batch else ("image", 1)
     raw = {"type": "string", "contentMediaType": "application/octet-stream"}
 
-    def body(image: dict[str, Any], others: bool | dict[str, Any]) -> dict[str, Any]:
+    def body(image: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
         images = {"type": "array", "items": image, "minItems": 1, "maxItems": most} if batch else image
-        properties = {field: images} | (_OPTIONS if bento else {})
-        schema = {"type": "object", "properties": properties, "required": [field], "additionalProperties": others}
-        return {"schema": schema}
+        properties = {field: images, **_OPTIONS}
+        return {"schema": {"type": "object", "properties": properties, "required": [field], **others}}
 
     content = {
-        "multipart/form-data": body({"type": "string", "format": "binary"}, {"type": "string"}),
-        "application/json": body({"type": "string", "contentEncoding": "base64"}, False),
+        "multipart/form-data": body({"type": "string", "format": "binary"}, _OTHER_FIELDS),
+        "application/json": body({"type": "string", "contentEncoding": "base64"}, {"additionalProperties": False}),
     }
     if not batch:
         content |= {kind: {"schema": raw} for kind in ("image/*", "application/octet-stream")}
     parameters = [_parameter("name", "path", {"type": "string", "enum": list(names)}, "of a model")] if names else []
-    if not bento:
-        parameters += [_parameter(name, "query", schema, schema["description"]) for name, schema in _OPTIONS.items()]
+    parameters += [_parameter(name, "query", schema, schema["description"]) for name, schema in _OPTIONS.items()]
     parameters += [_parameter(name, "header", schema, text) for name, (schema, text) in _HEADERS.items()]
     statuses: dict[int, list[str]] = {}
     for code, kind in ERRORS.items():
