@@ -105,7 +105,7 @@ def test_several_workers_metrics_are_offered_as_openmetrics_with_the_same_sample
     assert scrape.content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8"
     text = scrape.body.decode()
     assert text.endswith("# EOF\n")
-    families = list(text_string_to_metric_families(text))
+    families = list(text_string_to_metric_families(text))  # type: ignore[no-untyped-call]
     found = {(item.name, *sorted(item.labels.items())) for family in families for item in family.samples}
     plain = generate_latest(multiprocess.registry_of(tmp_path)).decode()
     assert found == {

@@ -30,7 +30,8 @@ def scrape(registry: CollectorRegistry, *, accept: bytes = b"", accept_encoding:
     """
     wanted = qualities(accept)
     if wanted.get(_OPENMETRICS, 0.0) > 0 and wanted[_OPENMETRICS] >= wanted.get("text/plain", 0.0):
-        body, content_type = openmetrics.generate_latest(registry), openmetrics.CONTENT_TYPE_LATEST
+        body: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]
+        content_type = openmetrics.CONTENT_TYPE_LATEST
     else:
         body, content_type = generate_latest(registry), CONTENT_TYPE
     headers = {"Vary": "Accept, Accept-Encoding"}
