@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from harness.raw_http import FORM, connect, file_part, form, receive, request
 from rrrnet.checkpoint import Checkpoint
 from rrrnet.inference import predictor
 
@@ -194,6 +195,59 @@ def test_a_wrong_method_is_told_the_right_ones(client: httpx.Client, method: str
     answer = client.request(method, path)
     assert error_of(answer) == (405, "method_not_allowed")
     assert answer.headers["allow"] == allow
+
+
+def test_every_route_answers_a_client_that_offers_another_protocol(service: Any, png: Files) -> None:
+    pages = (
+        "/livez",
+        "/readyz",
+        "/metrics",
+        "/metrics/triton",
+        "/v1/models",
+        "/docs.json",
+        "/schema.json",
+        "/docs",
+        "/",
+    )
+    single = ("/v1/predict", "/v1/models/single/predict", "/predict")
+    together = form(file_part(png(0), name="images"))
+    requests = [(path, "GET", b"", None) for path in pages]
+    requests += [(path, method, png(0), "image/png") for path in single for method in ("POST", "PUT")]
+    requests += [(f"{path}_batch", "POST", together, FORM) for path in single]
+    for offer in ("h2c", "websocket"):
+        # As JDK 17's default client sends it with each request.
+        headers = [("Connection", "Upgrade, HTTP2-Settings"), ("HTTP2-Settings", "AAEAAEAAAAI"), ("Upgrade", offer)]
+        with connect(service.url) as opened:
+            for path, method, body, kind in requests:
+                opened.sendall(request(body, method=method, path=path, content_type=kind, headers=headers))
+                answer = receive(opened, method=method)
+                assert (answer.status, "upgrade" in answer.headers) == (200, False), (path, answer.body[:200])
+
+
+def test_what_nothing_knows_is_ignored_and_named_and_an_odd_request_id_replaced(
+    client: httpx.Client, png: Files
+) -> None:
+    fields = [("user", (None, b"me")), ("image", ("a.png", png(0))), ("topk", (None, b"1"))]
+    headers = {"X-Request-ID": "{3f2504e0}"}
+    answer = client.post("/v1/predict?_=123&top_k=99&timing=false", files=fields, headers=headers)
+    assert answer.status_code == 200
+    assert answer.headers["x-rrr-ignored"] == "_, user, topk"
+    document = answer.json()
+    assert set(document) == {"request_id", "model", "predictions", "uncertainty"}
+    assert len(document["predictions"]) == len(LABELS)
+    assert document["request_id"] == answer.headers["x-request-id"]
+    assert re.fullmatch("[0-9a-f]{16}", document["request_id"])
+    assert "x-rrr-ignored" not in client.post("/v1/predict?members=true", content=png(0)).headers
+
+
+def test_a_page_asked_by_a_wrong_method_counts_as_unmatched_and_has_no_histogram_for_it(client: httpx.Client) -> None:
+    before = samples(client)
+    assert error_of(client.delete("/livez")) == (405, "method_not_allowed")
+    after = samples(client)
+    unmatched = 'rrr_request_duration_seconds_count{model="",outcome="client_error",route="unmatched"}'
+    assert after[unmatched] - before[unmatched] == 1
+    assert not [name for name in after if 'outcome="client_error",route="/livez"' in name]
+    assert set(after) - set(before) <= {name for name in after if 'outcome="ok",route="/metrics"' in name}
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/docs//", "/%2e%2e/", "/docs/nothing", "/healthz", "/" + "x" * 8000])
