@@ -211,7 +211,7 @@ def test_every_route_answers_a_client_that_offers_another_protocol(service: Any,
     )
     single = ("/v1/predict", "/v1/models/single/predict", "/predict")
     together = form(file_part(png(0), name="images"))
-    requests = [(path, "GET", b"", None) for path in pages]
+    requests: list[tuple[str, str, bytes, str | None]] = [(path, "GET", b"", None) for path in pages]
     requests += [(path, method, png(0), "image/png") for path in single for method in ("POST", "PUT")]
     requests += [(f"{path}_batch", "POST", together, FORM) for path in single]
     for offer in ("h2c", "websocket"):

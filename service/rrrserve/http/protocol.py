@@ -18,7 +18,7 @@ from uvicorn.server import ServerState
 from rrrserve.http.connections import Connections
 from rrrserve.http.refusal import Refusal, Render, closing_answer
 
-_BODY_FIELDS = (b"content-length", b"transfer-encoding", b"expect")
+_BODY_FIELDS = (b"content-length", b"transfer-encoding", b"expect")  # they tell what follows the header
 _BYTES_FOR_EACH_TIME = 64 * 1024  # that the client must read in the time for a header
 
 
