@@ -82,8 +82,9 @@ verify: prometheus ## Judge the claims of benchmarks/claims.yaml on the models o
 quick: lint ## Lint, types, and the tests that need no service, no build and no training: 90 seconds.
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not ($(HEAVY) or nightly)'
 
-test: prometheus quick ## What CI runs: make quick, then what serves, builds and trains but the long ones; 8 minutes.
-	@$(BIN)/python -m pytest -m '($(HEAVY)) and not nightly'
+test: prometheus lint ## What CI runs: make quick, what builds and trains, then what serves, but the long ones; 8 minutes.
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not (service or nightly)'
+	$(BIN)/python -m pytest -m 'service and not nightly'
 
 nightly: prometheus lint ## The long tests: bounds under harm and load, peers, environments, coverage of intervals; an hour.
 	@$(BIN)/python -m pytest -m nightly

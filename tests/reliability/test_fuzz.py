@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import checks
@@ -28,6 +29,7 @@ def test_the_same_seed_gives_the_same_requests() -> None:
     assert drawn != [other.draw() for _ in range(50)]
 
 
+@pytest.mark.nightly
 def test_mutated_requests_get_no_fault_of_ours_as_an_answer_and_end_no_process(service: Any) -> None:
     parts = urlsplit(service.url)
     before = {process.pid for process in service.children()}

@@ -140,6 +140,7 @@ def test_a_service_must_be_named_where_there_are_several() -> None:
         _chosen([], None, None, None)
 
 
+@pytest.mark.nightly
 def test_sigterm_while_an_old_version_still_answers_ends_both_versions(
     start_service: Start, repository: Path, swapped: Path, tmp_path: Path
 ) -> None:
@@ -163,6 +164,7 @@ def test_sigterm_while_an_old_version_still_answers_ends_both_versions(
     assert "Triton is started again" not in served.log.read_text()
 
 
+@pytest.mark.nightly
 def test_a_reload_on_a_full_disk_is_refused_and_the_service_goes_on(
     start_service: Start, repository: Path, swapped: Path, tmp_path: Path
 ) -> None:

@@ -95,6 +95,7 @@ def sabotaged(repository: Path, copy: Path, edit: Callable[[Path], object]) -> P
     return copy
 
 
+@pytest.mark.nightly
 def test_while_it_drains_it_is_unready_and_answers_and_then_nobody_is_cut_off(
     start_service: Start, repository: Path, png: Png
 ) -> None:
@@ -163,6 +164,7 @@ def test_what_is_killed_or_frozen_is_replaced_under_load_and_no_answer_is_wrong(
     assert served.stop() == 0
 
 
+@pytest.mark.nightly
 def test_a_second_signal_ends_everything_at_once_and_starts_nothing_again(
     start_service: Start, repository: Path
 ) -> None:
@@ -235,6 +237,7 @@ def test_on_a_full_disk_triton_is_tried_again_until_there_is_room(start_service:
     assert served.left_behind([]) == []
 
 
+@pytest.mark.nightly
 def test_killing_it_under_load_takes_the_children_and_theirs_along_and_the_next_start_sweeps(
     start_service: Start, repository: Path, png: Png
 ) -> None:

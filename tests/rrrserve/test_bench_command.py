@@ -94,6 +94,7 @@ def test_models_take_turns_and_the_service_counts_what_the_client_counts(
         assert (picture.format, picture.width > picture.height > 300) == ("PNG", True)
 
 
+@pytest.mark.nightly
 def test_triton_and_an_engine_are_asked_in_batches_beside_each_other(
     service: Any, repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,6 +111,7 @@ def test_triton_and_an_engine_are_asked_in_batches_beside_each_other(
     assert document["client"]["limits"].keys() == {"triton", "engine"}
 
 
+@pytest.mark.nightly
 def test_the_highest_rate_within_a_limit_is_searched_and_what_was_tried_is_kept(
     service: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -51,7 +51,7 @@ def secured(application: Application, connections: Connections, authority: trust
 Dial = Callable[[], socket.socket]
 
 
-@pytest.fixture(params=["plain", "TLS"])
+@pytest.fixture(params=["plain", pytest.param("TLS", marks=pytest.mark.nightly)])
 def dial(request: pytest.FixtureRequest, url: str, secured: str, authority: trustme.CA) -> Iterator[Dial]:
     """Connects; what it connects to is let go of at the end."""
     with contextlib.ExitStack() as stack:
@@ -237,7 +237,7 @@ def test_a_client_that_sends_on_without_reading_is_let_go(url: str, connections:
 
 
 @pytest.mark.filterwarnings("ignore:unclosed resource <TCPTransport:ResourceWarning")  # which uvloop then closes
-@pytest.mark.parametrize("over", ["plain", "TLS"])
+@pytest.mark.parametrize("over", ["plain", pytest.param("TLS", marks=pytest.mark.nightly)])
 def test_a_stop_does_not_wait_for_clients_that_do_not_read(
     application: Application, authority: trustme.CA, over: str
 ) -> None:

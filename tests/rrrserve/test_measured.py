@@ -72,7 +72,7 @@ def answered(url: str) -> float:
     return sum(float(count) for count in re.findall(pattern, text, re.MULTILINE))
 
 
-@pytest.mark.parametrize("level", ["http", "engine"])
+@pytest.mark.parametrize("level", ["http", pytest.param("engine", marks=pytest.mark.nightly)])
 def test_a_bench_is_stamped_with_its_own_time_and_machine_if_it_measured_these_engines(
     level: str, service: Any, copy: Path, other: Path, tmp_path: Path, verify: Any
 ) -> None:
@@ -98,6 +98,7 @@ def test_a_bench_is_stamped_with_its_own_time_and_machine_if_it_measured_these_e
         assert not (other / "single" / STAMP).exists()
 
 
+@pytest.mark.nightly
 def test_a_bench_over_which_the_repository_changed_warns_and_holds_no_digest(
     service: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +111,7 @@ def test_a_bench_over_which_the_repository_changed_warns_and_holds_no_digest(
     )
 
 
+@pytest.mark.nightly
 def test_a_bench_that_does_not_tell_when_and_where_it_was_made_is_refused(
     copy: Path, tmp_path: Path, verify: Any
 ) -> None:
@@ -136,6 +138,7 @@ def test_a_driven_service_is_stamped_on_its_own_repository_and_another_is_refuse
     assert said == f"stamped: {Path(read_repository(copy).models[1].engine or '') / STAMP}"
 
 
+@pytest.mark.nightly
 def test_prometheus_has_to_remember_the_repository_that_is_stamped(
     observed: Any, copy: Path, other: Path, verify: Any
 ) -> None:

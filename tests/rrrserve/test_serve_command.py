@@ -47,6 +47,7 @@ def leftovers(pid: int) -> list[str]:
     return [str(path) for place in places for path in place.glob(f"rrr-serve-{pid}-*")]
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_with_exit_0_and_nothing_left(
     start_service: Start, repository: Path, number: signal.Signals
@@ -61,7 +62,13 @@ def test_a_signal_ends_it_with_exit_0_and_nothing_left(
     assert served.log.read_text().rstrip().endswith("stopped")
 
 
-@pytest.mark.parametrize("seconds", [0.2, 2.0], ids=["before the port closes", "after the port has closed"])
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        pytest.param(0.2, id="before the port closes"),
+        pytest.param(2.0, id="after the port has closed", marks=pytest.mark.nightly),
+    ],
+)
 def test_requests_in_flight_are_answered_before_it_stops(
     start_service: Start, repository: Path, png: Callable[[int], bytes], seconds: float
 ) -> None:
@@ -77,6 +84,7 @@ def test_requests_in_flight_are_answered_before_it_stops(
     assert served.process.wait(60) == 0
 
 
+@pytest.mark.nightly
 def test_a_second_signal_ends_it_at_once(start_service: Start, repository: Path) -> None:
     served = start_service(str(repository), "--port", "0")
     children = served.children()
@@ -90,6 +98,7 @@ def test_a_second_signal_ends_it_at_once(start_service: Start, repository: Path)
     assert wait_until_gone(children) == []
 
 
+@pytest.mark.nightly
 def test_an_external_triton_that_is_not_there_leaves_it_unready(
     start_service: Start, repository: Path, png: Callable[[int], bytes]
 ) -> None:
@@ -121,6 +130,7 @@ def test_models_that_do_not_get_ready_in_time_are_exit_1(repository: Path) -> No
     assert re.search(r"not ready after 1 s: .* does not answer; raise --start-timeout", ran.stderr)
 
 
+@pytest.mark.nightly
 def test_the_default_model_can_be_chosen(start_service: Start, repository: Path, png: Callable[[int], bytes]) -> None:
     served = start_service(str(repository), "--port", "0", "--default", "single")
     answer = httpx.post(f"{served.url}/v1/predict", content=png(0), timeout=30, trust_env=False)
@@ -164,6 +174,7 @@ def test_a_folder_that_is_no_repository_is_exit_3(tmp_path: Path) -> None:
     assert "rrr repository" in ran.stderr
 
 
+@pytest.mark.nightly
 def test_a_model_that_does_not_load_is_named(repository: Path, tmp_path: Path) -> None:
     from rrrbuild.repository_document import read_repository, write_document
 

@@ -82,6 +82,7 @@ def test_rrr_tune_refuses_a_triton_ensemble_and_says_what_to_do(
     assert read_repository(triton_ensemble).models[0].steps, "every digest is as it was"
 
 
+@pytest.mark.nightly
 def test_a_triton_ensemble_of_the_members_is_served_as_one_model_with_the_same_answers(
     start_service: Any, triton_ensemble: Path, client: httpx.Client, png: Files
 ) -> None:

@@ -45,6 +45,7 @@ def said_by(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
     return code, json.loads(captured.out) if captured.out else {}, captured.err
 
 
+@pytest.mark.nightly
 def test_a_service_with_tls_is_benched_driven_and_judged_by_its_own_authority(
     secured: str, authority: Path, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,6 +57,7 @@ def limited(
         running.terminate()
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("limited")
 def test_the_choice_is_written_sealed_and_served(
     own: Path, start_service: Callable[..., Any], png: Callable[[int], bytes], tmp_path: Path
@@ -90,6 +91,7 @@ def test_the_choice_is_written_sealed_and_served(
     assert served.stop() == 0
 
 
+@pytest.mark.nightly
 def test_a_limit_that_nothing_keeps_changes_nothing(limited: tuple[Path, "subprocess.Popen[str]"]) -> None:
     own, running = limited
     told, said = running.communicate(timeout=120)
@@ -101,7 +103,7 @@ def test_a_limit_that_nothing_keeps_changes_nothing(limited: tuple[Path, "subpro
     assert sorted(path.name for path in own.parent.iterdir()) == ["before.json", "repository"]
 
 
-@pytest.mark.parametrize("moment", ["starting", "measuring"])
+@pytest.mark.parametrize("moment", ["starting", pytest.param("measuring", marks=pytest.mark.nightly)])
 def test_ctrl_c_ends_all_it_started_and_leaves_everything_as_it_was(own: Path, tmp_path: Path, moment: str) -> None:
     before = contents(own)
     place = tmp_path / "temporary"

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
-from scipy import stats
 
 from harness.service import KINDS, is_of_kind, regions
 
@@ -111,8 +111,9 @@ def bytes_per_request(censuses: Sequence[Census]) -> float:
     """
     middle = (censuses[0].requests + censuses[-1].requests) / 2
     half = [census for census in censuses if census.requests >= middle]
-    slope = stats.theilslopes([census.total_mb for census in half], [census.requests for census in half]).slope
-    return float(slope) * 1e6
+    one, other = np.triu_indices(len(half), 1)
+    memory_mb, requests = np.array([(census.total_mb, census.requests) for census in half]).T
+    return float(np.median((memory_mb[other] - memory_mb[one]) / (requests[other] - requests[one]))) * 1e6
 
 
 def misses(censuses: Sequence[Census]) -> list[str]:

@@ -18,6 +18,7 @@ NEEDS = {
     "service": {"Service", "TritonServer", "serve", "tritonserver", "tune", "OBSERVE", "promtool"},
     "build": {"build_engine", "build", "engine_folder"},
     "train": {"train", "Training", "fit"},
+    "nightly": {"observe_load", "start_observing"},  # a Prometheus that watches for a while
 }
 
 
