@@ -22,7 +22,7 @@ from rrrnet.glyphs import generate_glyphs
 from rrrnet.inference import predictor
 from rrrnet.preprocess import Preprocess
 from rrrnet.recipes import RECIPES, learning_rate
-from rrrnet.train import Plan, Training
+from rrrnet.train import Training, TrainingPlan
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def training(recipe: str, frozen: tuple[str, ...] = (), members: int = 2) -> Tra
     torch.manual_seed(0)
     model = RRRNet(shapes.ensemble(3, members))
     small = replace(RECIPES[recipe], batch_size=6)
-    return Training(model, Plan(small, 5, 0, frozen, Preprocess(32), "cpu", False), images, labels)
+    return Training(model, TrainingPlan(small, 5, 0, frozen, Preprocess(32), "cpu", False), images, labels)
 
 
 STEM = ("conv1", "bn1", "layer1", "layer2")
