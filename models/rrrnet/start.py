@@ -96,7 +96,9 @@ def start(model: RRRNet, origin: Origin, say: Say) -> tuple[str, int]:
         _about_classifier(origin, _problem(pretrained, origin), say)
         if weights != "imagenet":
             _about_import(pretrained, origin, say)
-    elif not origin.trained:
+    elif origin.trained:
+        say(f"--method takes the first blocks of {pretrained.name}: the classifier starts fresh")
+    else:
         say("note: this --method has a classifier of its own and --epochs 0 trains nothing: its answers are random")
     fresh = len(load_pretrained(model, pretrained.found.tensors))
     say(f"starting from {pretrained.name}, {fresh} tensors fresh")

@@ -16,7 +16,7 @@ from rrrnet.errors import ArtifactError, UsageError
 FEATURES = 2048
 HEAD = ("fc.weight", "fc.bias")
 _COUNTER = "num_batches_tracked"
-_DEPTH = 4  # of dictionaries in dictionaries
+_DEPTH = 5  # of dictionaries in dictionaries
 # A network is found by the first convolution of its first stage, whose name tells the scheme; what stands before is the
 # prefix. Each scheme: that name, and what its other names become.
 _TORCHVISION, _SEQUENTIAL, _TRANSFORMERS = (
@@ -85,7 +85,7 @@ def find_resnet152(content: object, source: str, *, key: str | None = None) -> F
         UsageError: `key` names no network.
         ArtifactError: there is none, there are several, or it is another network; says which.
     """
-    groups = dict(_groups(content, ""))
+    groups = dict(_groups(content, "", _DEPTH))
     networks = [network for path, tensors in groups.items() for network in _networks(path, tensors)]
     if not networks:
         raise ArtifactError(_no_network(content, groups, source))
@@ -106,15 +106,15 @@ def find_resnet152(content: object, source: str, *, key: str | None = None) -> F
     return Found(tensors, head[0][0].removesuffix("weight").rstrip(".") if head else "", problem, tuple(notes))
 
 
-def _groups(content: object, path: str) -> Iterator[tuple[str, Tensors]]:
+def _groups(content: object, path: str, depth: int) -> Iterator[tuple[str, Tensors]]:
     """Every dictionary that holds tensors, by the keys that lead to it."""
-    if not isinstance(content, Mapping) or path.count(".") >= _DEPTH:
+    if not isinstance(content, Mapping) or not depth:
         return
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if tensors:
         yield path, tensors
     for name, value in content.items():
-        yield from _groups(value, f"{path}.{name}".lstrip("."))
+        yield from _groups(value, f"{path}.{name}".lstrip("."), depth - 1)
 
 
 def _networks(path: str, tensors: Tensors) -> Iterator[Network]:
