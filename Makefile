@@ -12,8 +12,9 @@ IMAGE_OPTIONS ?=
 URL ?= http://127.0.0.1:3000
 PROMETHEUS_PORT ?= 9090
 OBSERVE_OPTIONS ?=
-# Options of make chaos, fuzz, overload, soak and verify.
+# Options of make chaos, demo, fuzz, overload, soak and verify.
 CHAOS ?=
+DEMO ?=
 FUZZ ?=
 OVERLOAD ?=
 SOAK ?=
@@ -71,7 +72,7 @@ prometheus: setup ## Get prometheus and promtool where they are missing: Debian'
 
 demo: setup ## Train, build, serve and measure an ensemble beside a ResNet152: at most 8 minutes on 2 cores.
 	@$(BIN)/rrr doctor
-	$(BIN)/python benchmarks/demo.py
+	$(BIN)/python benchmarks/demo.py $(DEMO)
 
 observe: prometheus ## Run a real Prometheus against the service at URL, until Ctrl-C: make observe URL=http://127.0.0.1:3000
 	@exec $(BIN)/python deploy/prometheus/observe.py --url '$(URL)' --port '$(PROMETHEUS_PORT)' $(OBSERVE_OPTIONS)

@@ -23,7 +23,7 @@ from rrrnet.preprocess import Preprocess
 from rrrnet.preprocess_options import PreprocessOptions, choose_preprocess
 from rrrnet.recipes import METHODS, Method, find_recipe
 from rrrnet.reduce import check_pretrained, load_pretrained
-from rrrnet.train import Plan, Report, Training, export_weights
+from rrrnet.train import Report, Training, TrainingPlan, export_weights
 from rrrnet.warm_start import frozen_in, is_checkpoint, load_checkpoint
 from rrrnet.weights import check_source, read_pretrained
 
@@ -217,12 +217,12 @@ def _preprocess(options: Options) -> Preprocess:
     return choose_preprocess(options.preprocess, options.size, source)
 
 
-def _plan(options: Options, preprocess: Preprocess, images: int) -> Plan:
+def _plan(options: Options, preprocess: Preprocess, images: int) -> TrainingPlan:
     """What the options make of their recipe for a training set of so many images."""
     recipe, device = find_recipe(options.recipe), _device(options.device)
     warm = is_checkpoint(options.weights)
     frozen = frozen_in(options.weights) if warm else frozen_parts(options.method, options.weights)
-    return Plan(
+    return TrainingPlan(
         recipe=replace(recipe, batch_size=options.batch_size or recipe.batch_size, lr=options.lr or recipe.lr),
         epochs=recipe.epochs_for(images, preprocess.size) if options.epochs is None else options.epochs,
         seed=options.seed,

@@ -25,7 +25,7 @@ Report = Callable[[Progress, int], None]
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """What is trained, on what, and how.
 
     Attributes:
@@ -50,7 +50,7 @@ class Plan:
 class Training:
     """A network being trained. `run` may be stopped between two steps and gone on with later."""
 
-    def __init__(self, model: RRRNet, plan: Plan, images: Uint8Array, labels: Int64Array) -> None:
+    def __init__(self, model: RRRNet, plan: TrainingPlan, images: Uint8Array, labels: Int64Array) -> None:
         self.model = channels_last(model.to(plan.device))
         self.plan = plan
         self.images = torch.from_numpy(images)

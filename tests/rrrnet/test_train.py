@@ -25,7 +25,7 @@ from rrrnet.inference import predictor
 from rrrnet.preprocess import Preprocess
 from rrrnet.preprocess_options import PreprocessOptions
 from rrrnet.recipes import RECIPES, learning_rate
-from rrrnet.train import Plan, Training
+from rrrnet.train import Training, TrainingPlan
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def training(recipe: str, frozen: tuple[str, ...] = (), members: int = 2) -> Tra
     torch.manual_seed(0)
     model = RRRNet(shapes.ensemble(3, members))
     small = replace(RECIPES[recipe], batch_size=6)
-    return Training(model, Plan(small, 5, 0, frozen, Preprocess(32), "cpu", False), images, labels)
+    return Training(model, TrainingPlan(small, 5, 0, frozen, Preprocess(32), "cpu", False), images, labels)
 
 
 @pytest.mark.parametrize("bgr", [False, True])

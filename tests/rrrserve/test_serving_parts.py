@@ -194,6 +194,7 @@ def test_settings_come_from_the_environment() -> None:
         ("RRR_REQUEST_TIMEOUT_MS", "60001"),
         ("RRR_TRITON_URL", "http://127.0.0.1:8001"),
         ("RRR_TRITON_URL", "127.0.0.1"),
+        ("RRR_LOG_FORMAT", "xml"),
         ("RRR_TRITON_URL", "127.0.0.1:70000"),
     ],
 )

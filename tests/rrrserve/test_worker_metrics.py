@@ -1,5 +1,6 @@
 """Metrics of several workers: what is left of one that was killed, and files that cannot be read."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -9,7 +10,11 @@ from pathlib import Path
 import pytest
 from prometheus_client import generate_latest
 
+from rrrserve.api.routes import Routes
+from rrrserve.config.service_config import ServiceConfig
 from rrrserve.metrics import multiprocess
+from rrrserve.state.shared_state import STATE, SharedState
+from rrrserve.worker.lives import Supervised
 
 WORKER = """
 import sys
@@ -94,6 +99,24 @@ def test_gauges_named_by_the_id_of_a_process_that_is_gone_are_forgotten(tmp_path
     multiprocess.forget_gauges_of_the_dead(tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {f"counter_{gone.pid}.db", f"counter_{os.getpid()}.db", f"gauge_livesum_{os.getpid()}.db"}
+
+
+def test_a_supervised_worker_keeps_the_gauges_of_the_others_whose_numbers_are_no_pids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(multiprocess.FOLDER_VARIABLE, str(tmp_path))
+    number = next(pid for pid in range(2, 10**6) if not Path("/proc", str(pid)).exists())
+    (tmp_path / f"gauge_livesum_{number}.db").touch()
+    SharedState.create(tmp_path / STATE, [], workers=1)
+    worker = Supervised(ServiceConfig(), Routes(), tmp_path, slot=1)
+
+    async def begin_and_end() -> None:
+        with pytest.raises(FileNotFoundError, match=r"version\.json"):  # it has come as far as what is served
+            await worker.start()
+        await worker.stop()
+
+    asyncio.run(begin_and_end())
+    assert [path.name for path in tmp_path.glob("gauge_*")] == [f"gauge_livesum_{number}.db"]
 
 
 @pytest.mark.parametrize("damage", ["empty", "three bytes", "cut short", "zeros", "not JSON", "too long"])

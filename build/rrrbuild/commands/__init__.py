@@ -1,1 +1,1 @@
-"""The commands around engines: `rrr targets`, `rrr build`, `rrr evaluate`, `rrr repository`."""
+"""The commands around engines: `rrr targets`, `rrr build`, `rrr evaluate`."""

@@ -18,7 +18,7 @@ from rrrserve.net.addresses import check_address
 from rrrserve.net.tls import TlsFiles
 from rrrserve.net.tokens import digests_of, tokens_of
 from rrrserve.process.cores import available_cores
-from rrrserve.process.logs import Format
+from rrrserve.process.logs import Format, check_format
 from rrrserve.process.restarts import DEFAULT_RESTARTS
 
 DEFAULT_REPOSITORY = Path("artifacts/repository")
@@ -106,6 +106,7 @@ class ServiceConfig(BaseModel):
                 values[name] = _whole_number(text, variable, bounds) if bounds else text
         values["access_log"] = values.get("access_log") == "1"
         values |= flags
+        check_format(values.get("log_format", "text"))
         values.setdefault("token_digests", digests_of(tokens_of(environ)))
         config = cls(**values)
         for small, large, message in (

@@ -36,7 +36,7 @@ class Looks:
         prometheus: Prometheus | None,
         report: Callable[[float, str], None],
     ) -> None:
-        """Args: as `run.Source` has them; `command` measures again, `report` is told how many are decided."""
+        """Args: as `Source` has them; `command` measures again, `report` is told how many are decided."""
         self.found: dict[str, Verdict] = {}
         self._claims = claims
         self._open = {claim.name: claim for claim in claims}

@@ -55,7 +55,10 @@ def forget_gauges(folder: Path, worker: int) -> None:
 
 
 def forget_gauges_of_the_dead(folder: Path) -> None:
-    """The same for every worker whose files bear the id of a process that no longer runs, as under `bentoml serve`."""
+    """The same for every worker whose files bear the id of a process that no longer runs.
+
+    Only for `bentoml serve`: our own workers' files bear numbers, and no process of that id need run.
+    """
     for path in folder.glob("gauge_live*.db"):
         identity = path.stem.rpartition("_")[2]
         if not Path("/proc", identity).exists():

@@ -16,7 +16,6 @@ from rrrnet.errors import UsageError
 
 Format = Literal["text", "json"]
 FORMATS: tuple[str, ...] = get_args(Format)
-FORMAT_VARIABLE = "RRR_LOG_FORMAT"
 MOST_BYTES = 1024  # of a line with its end
 
 # To so many characters message and fields are cut, the stack to half as many, one after the other until the line fits.
@@ -27,6 +26,16 @@ _CUT = "..."
 
 access_log = logging.getLogger("rrrserve.access")
 _life_log = logging.getLogger("rrrserve.life")
+
+
+def check_format(style: str) -> None:
+    """Check that a style is one of `FORMATS`.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if style not in FORMATS:
+        raise UsageError(f"RRR_LOG_FORMAT is {style!r}: allowed are {' and '.join(FORMATS)}")
 
 
 def configure(style: str, *, access: bool = False, stream: TextIO | None = None) -> None:
@@ -40,8 +49,7 @@ def configure(style: str, *, access: bool = False, stream: TextIO | None = None)
     Raises:
         UsageError: an unknown style.
     """
-    if style not in FORMATS:
-        raise UsageError(f"{FORMAT_VARIABLE} is {style!r}: allowed are {' and '.join(FORMATS)}")
+    check_format(style)
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_Formatter(style))
     root = logging.getLogger()

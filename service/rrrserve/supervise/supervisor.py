@@ -1,7 +1,7 @@
 """The parent of `rrr serve`: owns the listening socket, Triton and the HTTP workers, and leaves none of them behind.
 
-It keeps both kinds of children running (`deployments`, `worker_pool`), reloads the repository on SIGHUP, and takes the
-service down in order: not ready any more, no new requests, no workers, no Triton.
+It keeps both kinds of children running (`versions.switch`, `worker_pool`), reloads the repository on SIGHUP, and takes
+the service down in order: not ready any more, no new requests, no workers, no Triton.
 """
 
 import asyncio

@@ -55,7 +55,7 @@ class Answering:
     def __init__(self, config: ServiceConfig, routes: Routes) -> None:
         self._config = config
         self._routes = routes
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[Any]] = []
         self._supervision = SupervisionCollector()
         routes.registry = multiprocess.registry_of(multiprocess.folder_in_use(), self._supervision)
 
@@ -72,11 +72,10 @@ class Answering:
         )
         self._http = httpx.AsyncClient(timeout=5.0, trust_env=False)
         self._body_memory = BodyMemory(config.body_memory_bytes)
-        # Looking around takes 0.2 s, which no request shall wait for: claims of GET /v1/models are compared with it.
-        for task in (*work, self._publish_build_info(tells_age), _look_around()):
+        # It is kept, and takes 0.2 s, which GET /v1/models shall not wait for: claims are compared with it.
+        knowing_the_machine = asyncio.to_thread(environment.describe)
+        for task in (*work, self._publish_build_info(tells_age), knowing_the_machine):
             self._tasks.append(asyncio.create_task(task))
-        if (folder := multiprocess.folder_in_use()) is not None:
-            multiprocess.forget_gauges_of_the_dead(folder)
 
     def open(self, version: Version, state: SharedState) -> None:
         """Connect to a version's Triton, and let new requests be answered by it."""
@@ -188,6 +187,8 @@ class Alone:
 
     async def start(self) -> None:
         """See `Life`."""
+        if (folder := multiprocess.folder_in_use()) is not None:  # BentoML's workers are told apart by their pids
+            multiprocess.forget_gauges_of_the_dead(folder)
         models = self._repository.models
         url, metrics_url = self._config.triton_url, self._config.triton_metrics_url
         state = SharedState.in_process([model.name for model in models])
@@ -217,7 +218,3 @@ class Alone:
         await self._answering.end()
         if self._triton is not None:
             await self._triton.stop()
-
-
-async def _look_around() -> None:
-    await asyncio.to_thread(environment.describe)

@@ -1,6 +1,6 @@
 """What the routes answer, as pydantic models: the OpenAPI document and BentoML's clients read them.
 
-The answers themselves are written by `rrrserve.api.routes`, without pydantic; a test holds the two together.
+The answers themselves are written by `rrrserve.api.prediction`, without pydantic; a test holds the two together.
 """
 
 from typing import Annotated, Literal
