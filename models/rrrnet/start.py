@@ -11,7 +11,7 @@ from rrrnet.edges import start_from_edges
 from rrrnet.ensemble import RRRNet
 from rrrnet.errors import ArtifactError
 from rrrnet.hub import hub_weights, imagenet_or_none
-from rrrnet.preprocess import Preprocess
+from rrrnet.preprocess import Preprocess, squash_note
 from rrrnet.reduce import load_pretrained
 from rrrnet.warm_start import is_checkpoint, load_checkpoint
 from rrrnet.weights import Pretrained, read_pretrained
@@ -135,13 +135,5 @@ def _about_import(pretrained: Pretrained, origin: Origin, say: Say) -> None:
             f"note: {pretrained.found.head} of {pretrained.name} is kept; its outputs are taken to be, in this order: "
             f"{labels}; --labels FILE gives another order"
         )
-    if note := preprocessing_note(origin.preprocess):
+    if note := squash_note(origin.preprocess):
         say(note)
-
-
-def preprocessing_note(preprocess: Preprocess) -> str:
-    """What an imported network will see, where nobody said what it was trained on."""
-    return (
-        f"note: images are squashed to {preprocess.size} x {preprocess.size} pixels, whatever their shape: if the "
-        "network was trained on others, its accuracy will be lower than it was (--size)"
-    )
