@@ -32,7 +32,7 @@ from rrrbench.turns import ratio
 from rrrbuild.engine import load_engine
 from rrrbuild.manifest import read_engine
 from rrrbuild.targets import run_obstacle, target_named
-from rrrnet.preprocess import image_to_array
+from rrrnet.images.preprocess import image_to_array
 
 ARTIFACTS = Path("artifacts")
 DATA = ARTIFACTS / "data" / "glyphs"

@@ -36,11 +36,11 @@ from rrrbench.tables import bars, engine_tables
 from rrrbench.turns import take_turns
 from rrrbuild.heldout import generated_images
 from rrrbuild.targets import TARGETS, run_obstacle, target_named
-from rrrnet.architecture import cost
 from rrrnet.checkpoint import Checkpoint
-from rrrnet.ensemble import normalise
 from rrrnet.errors import CheckFailedError
-from rrrnet.preprocess import Preprocess
+from rrrnet.images.preprocess import Preprocess
+from rrrnet.network.architecture import cost
+from rrrnet.network.ensemble import normalise
 
 SECTIONS = ("ratios", "targets", "members", "batch", "peak", "eager", "layers", "profile")
 # Beyond this batch size the ResNet152 takes seconds a call and no less for an image.

@@ -14,8 +14,8 @@ from PIL import Image
 
 from rrrbench.eager import load_eager
 from rrrnet.checkpoint import read_checkpoint
-from rrrnet.ensemble import normalise
-from rrrnet.preprocess import to_array
+from rrrnet.images.preprocess import to_array
+from rrrnet.network.ensemble import normalise
 
 
 @bentoml.service(traffic={"timeout": 60})

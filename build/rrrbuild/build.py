@@ -18,7 +18,7 @@ from rrrbuild.plans import AUTO, check_plan, plans_to_build
 from rrrbuild.targets import Plan, Target, build_obstacle, run_obstacle, target_named
 from rrrnet import __version__, sealed
 from rrrnet.checkpoint import DOCUMENT, SPLIT, read_checkpoint
-from rrrnet.dataset import REMEMBERED
+from rrrnet.data.dataset import REMEMBERED
 from rrrnet.errors import IncompatibleError, RRRError, UsageError
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from rrrbuild.heldout import evenly, remembered_data
 from rrrnet.checkpoint import SPLIT, Checkpoint
-from rrrnet.dataset import load_arrays, read_again, read_split, select, split_dataset
+from rrrnet.data.dataset import load_arrays, read_again, read_split, select, split_dataset
 from rrrnet.errors import UsageError
-from rrrnet.preprocess import Uint8Array
+from rrrnet.images.preprocess import Uint8Array
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from rrrbuild import lazy, machine, plan_runner
 from rrrbuild.manifest import Manifest, read_engine, to_document
 from rrrbuild.targets import EXACT_INT8, TARGETS, Target, int8_kernels, run_obstacle
 from rrrnet.errors import ArtifactError, IncompatibleError, UsageError
-from rrrnet.preprocess import Uint8Array
+from rrrnet.images.preprocess import Uint8Array
 
 Float32Array = plan_runner.Probabilities
 Runner = plan_runner.Run

@@ -13,10 +13,10 @@ from rrrbuild.engine import load_engine
 from rrrbuild.manifest import MANIFEST, Manifest
 from rrrnet import output
 from rrrnet.checkpoint import DOCUMENT, SPLIT, Checkpoint, read_checkpoint
-from rrrnet.dataset import ImageSet, load_arrays, read_again, read_split, select
-from rrrnet.dataset_reading import LeftOut, describe_left_out
+from rrrnet.data.dataset import ImageSet, load_arrays, read_again, read_split, select
+from rrrnet.data.reading import LeftOut, describe_left_out
 from rrrnet.errors import ArtifactError, UsageError
-from rrrnet.preprocess import Uint8Array
+from rrrnet.images.preprocess import Uint8Array
 
 BATCH_SIZE = 32
 SPLITS = ("test", "val", "train", "all")

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from rrrnet.architecture import Architecture, Conv, convolutions
 from rrrnet.checkpoint import WEIGHTS, Arrays, Checkpoint, read_weights
 from rrrnet.errors import ArtifactError
+from rrrnet.network.architecture import Architecture, Conv, convolutions
 
 BN_EPS = 1e-5  # torchvision's; it is not stored with the weights
 

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rrrnet.checkpoint import SPLIT, Checkpoint
-from rrrnet.dataset import ImageSet, load_arrays, read_again, read_split, select
+from rrrnet.data.dataset import ImageSet, load_arrays, read_again, read_split, select
 from rrrnet.errors import ArtifactError, UsageError
-from rrrnet.preprocess import Preprocess, Uint8Array
+from rrrnet.images.preprocess import Preprocess, Uint8Array
 
 NO_ACCURACY = "not known: no labelled images; --data DIR gives some"
 

@@ -15,7 +15,7 @@ from rrrbuild.manifest import STEM
 from rrrbuild.plan_runner import Run
 from rrrbuild.targets import Plan, Target
 from rrrnet.checkpoint import Checkpoint
-from rrrnet.threads import wait_asleep
+from rrrnet.training.threads import wait_asleep
 
 if TYPE_CHECKING:
     from rrrbuild.quantize import Quantiser

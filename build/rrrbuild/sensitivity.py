@@ -8,7 +8,7 @@ from onnx import TensorProto, helper
 
 from rrrbuild.activations import open_session
 from rrrbuild.qdq import Encoding, Float64Array, Sites, quantise_tensor, quantise_weights
-from rrrnet.preprocess import Uint8Array
+from rrrnet.images.preprocess import Uint8Array
 
 
 def noise_to_signal(

@@ -11,8 +11,8 @@ import torch
 from PIL import Image, ImageOps
 
 from harness.service import RRR, Service
-from rrrnet import architecture as shapes
-from rrrnet.ensemble import RRRNet
+from rrrnet.network import architecture as shapes
+from rrrnet.network.ensemble import RRRNet
 
 CLASSES = 5
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)

@@ -17,10 +17,10 @@ from rrrbuild import candidates
 from rrrbuild.build import build_engine
 from rrrbuild.manifest import BatchRange, Manifest
 from rrrbuild.targets import TARGETS, build_obstacle, run_obstacle
-from rrrnet.architecture import REDUCED_BLOCKS, Architecture, convolutions
 from rrrnet.checkpoint import SPLIT, Arrays, Checkpoint, read_checkpoint, write_checkpoint
-from rrrnet.dataset import read_dataset, split_dataset, write_split
-from rrrnet.preprocess import Preprocess
+from rrrnet.data.dataset import read_dataset, split_dataset, write_split
+from rrrnet.images.preprocess import Preprocess
+from rrrnet.network.architecture import REDUCED_BLOCKS, Architecture, convolutions
 
 LABELS = ("red", "green", "blue")
 TWO_MEMBERS = Architecture(3, REDUCED_BLOCKS, members=2, widths=(8, 16))

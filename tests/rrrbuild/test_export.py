@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rrrbuild.export import export_onnx
-from rrrnet.architecture import Architecture
 from rrrnet.checkpoint import Arrays, Checkpoint
 from rrrnet.errors import ArtifactError
-from rrrnet.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from rrrnet.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from rrrnet.network.architecture import Architecture
 
 
 def reference(arrays: Arrays, architecture: Architecture, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:

@@ -18,11 +18,11 @@ from rrrbuild.heldout import HeldOut, held_out_images
 from rrrbuild.manifest import BatchRange, read_engine
 from rrrbuild.quantize import METHODS, Quantiser
 from rrrbuild.targets import TARGETS, Target, Tolerance, int8_kernels
-from rrrnet.architecture import Architecture
 from rrrnet.checkpoint import SPLIT, Arrays, Checkpoint
-from rrrnet.dataset import read_split
+from rrrnet.data.dataset import read_split
 from rrrnet.errors import CheckFailedError, UsageError
 from rrrnet.inference import predictor
+from rrrnet.network.architecture import Architecture
 from rrrserve.cli import run
 
 BATCH = BatchRange(1, 2, 4)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rrrnet import avif_boxes
 from rrrnet.errors import ImageError
-from rrrnet.preprocess import decode
+from rrrnet.images import avif_boxes
+from rrrnet.images.preprocess import decode
 
 
 def avif(width: int, height: int, **options: Any) -> bytes:

@@ -2,7 +2,7 @@
 
 import torch
 
-from rrrnet.balance import balanced_order, class_weights, warning
+from rrrnet.training.balance import balanced_order, class_weights, warning
 
 LABELS = torch.tensor([0] * 300 + [1] * 4)
 

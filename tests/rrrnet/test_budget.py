@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from rrrnet.architecture import REDUCED_BLOCKS, Architecture
-from rrrnet.budget import Choice, Counts, about, choose, fit_into, repeating, step_seconds, training_seconds
-from rrrnet.preprocess import Preprocess
-from rrrnet.recipes import RECIPES
-from rrrnet.train import TrainingPlan
+from rrrnet.images.preprocess import Preprocess
+from rrrnet.network.architecture import REDUCED_BLOCKS, Architecture
+from rrrnet.training.budget import Choice, Counts, about, choose, fit_into, repeating, step_seconds, training_seconds
+from rrrnet.training.recipes import RECIPES
+from rrrnet.training.train import TrainingPlan
 
 QUICK, PAPER = RECIPES["quick"], RECIPES["paper"]
 SMALL = Counts(train=360, val=40, test=400)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from rrrnet.errors import ArtifactError
-from rrrnet.preprocess import MAX_PIXELS, Preprocess, image_to_array, squash_note
+from rrrnet.images.preprocess import MAX_PIXELS, Preprocess, image_to_array, squash_note
 
 CROP = Preprocess(56, mode="crop", resize_size=64)
 
@@ -101,7 +101,7 @@ def test_a_strip_is_not_blown_up_beyond_what_is_kept_of_it(size: tuple[int, int]
 def test_a_strip_gives_nearly_the_pixels_that_it_would_give_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encode(noise(90, 700))
     whole = image_to_array(data, CROP).astype(int)
-    monkeypatch.setattr("rrrnet.preprocess.MAX_PIXELS", 64 * 400)
+    monkeypatch.setattr("rrrnet.images.preprocess.MAX_PIXELS", 64 * 400)
     assert np.abs(image_to_array(data, CROP, max_pixels=10**6) - whole).max() <= 4
 
 

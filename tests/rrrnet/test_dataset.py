@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from rrrnet.dataset import ImageSet, load_arrays, read_dataset, read_split, select, split_dataset, write_split
+from rrrnet.data.dataset import ImageSet, load_arrays, read_dataset, read_split, select, split_dataset, write_split
 from rrrnet.errors import ArtifactError, UsageError
-from rrrnet.preprocess import Preprocess
+from rrrnet.images.preprocess import Preprocess
 
 Rows = list[tuple[str, str]]
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from rrrnet import architecture as shapes
-from rrrnet.edges import edge_filters, start_from_edges
-from rrrnet.ensemble import RRRNet, normalise
-from rrrnet.preprocess import Preprocess
+from rrrnet.images.preprocess import Preprocess
+from rrrnet.network import architecture as shapes
+from rrrnet.network.edges import edge_filters, start_from_edges
+from rrrnet.network.ensemble import RRRNet, normalise
 
 
 @pytest.mark.parametrize("members", [1, 2, 8])

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from rrrnet.errors import ImageError
-from rrrnet.image_formats import image_format
-from rrrnet.preprocess import decode, open_image
+from rrrnet.images.image_formats import image_format
+from rrrnet.images.preprocess import decode, open_image
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -100,7 +100,7 @@ def test_boxed_formats_are_told_by_their_brands(head: bytes, kind: str | None) -
 
 
 def test_heic_without_its_package_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rrrnet.image_formats._heic_ready", lambda: False)
+    monkeypatch.setattr("rrrnet.images.image_formats._heic_ready", lambda: False)
     with pytest.raises(ImageError, match=r"pip install 'rrrnet-serving\[heif\]'") as caught:
         open_image(box(b"ftyp", b"heic", b"mif1"))
     assert caught.value.code == "unsupported_image"

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.service import RRR
-from rrrnet.backbone import backbone_shapes
+from rrrnet.network.backbone import backbone_shapes
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(900)]
 LABELS = ("2", "10", "1")

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from rrrnet.dataset import ImageSet
+from rrrnet.data.dataset import ImageSet
+from rrrnet.data.labels import in_order, read_labels
 from rrrnet.errors import ArtifactError, UsageError
-from rrrnet.labels import in_order, read_labels
 
 
 def written(folder: Path, text: str | bytes) -> Path:

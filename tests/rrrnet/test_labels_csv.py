@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from rrrnet.dataset import ImageSet, read_dataset
+from rrrnet.data.dataset import ImageSet, read_dataset
 from rrrnet.errors import ArtifactError, UsageError
 
 NAMES = ("cat0.jpg", "cat1.jpg", "dog0.jpg", "dog1.jpg")

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from rrrnet.dataset import read_dataset
+from rrrnet.data.dataset import read_dataset
+from rrrnet.data.file_kinds import REMEDIES, kind_of
+from rrrnet.data.training_data import DataOptions, TrainingData, read_training_data
 from rrrnet.errors import ArtifactError, UsageError
-from rrrnet.file_kinds import REMEDIES, kind_of
-from rrrnet.training_data import DataOptions, TrainingData, read_training_data
 
 TIFF = b"MM\0*\0\0\0\x08"
 

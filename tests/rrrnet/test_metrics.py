@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from rrrnet.errors import ArtifactError
-from rrrnet.metrics import by_class, expected_calibration_error, score
+from rrrnet.training.metrics import by_class, expected_calibration_error, score
 
 
 def test_ensemble_and_members_are_scored_by_hand_worked_numbers() -> None:

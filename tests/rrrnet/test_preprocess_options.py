@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from rrrnet.errors import UsageError
-from rrrnet.preprocess import IMAGENET_MEAN, Preprocess
-from rrrnet.preprocess_options import PreprocessOptions, choose_preprocess
+from rrrnet.images.preprocess import IMAGENET_MEAN, Preprocess
+from rrrnet.images.preprocess_options import PreprocessOptions, choose_preprocess
 
 TRAINED = Preprocess(96, "bicubic", (0.1, 0.2, 0.3), (0.5, 0.5, 0.5), 0, "crop", 112, bgr=True)
 

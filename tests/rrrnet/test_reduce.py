@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rrrnet import architecture as shapes
-from rrrnet.branches import output_indices
-from rrrnet.ensemble import RRRNet
-from rrrnet.reduce import load_pretrained
-from rrrnet.weights import read_pretrained
+from rrrnet.network import architecture as shapes
+from rrrnet.network.branches import output_indices
+from rrrnet.network.ensemble import RRRNet
+from rrrnet.network.reduce import load_pretrained
+from rrrnet.weights.pretrained import read_pretrained
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from rrrnet.dataset import TEST_DATA, ImageSet, read_again, read_dataset, select, split_dataset
+from rrrnet.data.dataset import TEST_DATA, ImageSet, read_again, read_dataset, select, split_dataset
+from rrrnet.data.training_data import DataOptions, read_training_data
 from rrrnet.errors import ArtifactError, UsageError
-from rrrnet.training_data import DataOptions, read_training_data
 
 
 def fill(root: Path, counts: dict[str, int], start: int = 0) -> Path:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rrrnet.backbone import backbone_shapes
 from rrrnet.errors import ArtifactError, UsageError
-from rrrnet.state_dict import Found, find_resnet152
+from rrrnet.network.backbone import backbone_shapes
+from rrrnet.weights.state_dict import Found, find_resnet152
 
 Tensors = dict[str, Tensor]
 BACKBONE = {name: torch.empty(shape, device="meta") for name, shape in backbone_shapes().items()}

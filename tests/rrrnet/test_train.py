@@ -13,19 +13,19 @@ import pytest
 import torch
 from PIL import Image
 
-from rrrnet import architecture as shapes
-from rrrnet.augment import make_augmentation
 from rrrnet.checkpoint import Checkpoint, read_checkpoint, read_weights
-from rrrnet.ensemble import RRRNet, normalise
 from rrrnet.errors import ArtifactError, UsageError
-from rrrnet.fit import Options, Outcome, fit
-from rrrnet.glyph_options import GlyphOptions
-from rrrnet.glyphs import generate_glyphs
+from rrrnet.glyphs.generate import generate_glyphs
+from rrrnet.glyphs.options import GlyphOptions
+from rrrnet.images.preprocess import Preprocess
+from rrrnet.images.preprocess_options import PreprocessOptions
 from rrrnet.inference import predictor
-from rrrnet.preprocess import Preprocess
-from rrrnet.preprocess_options import PreprocessOptions
-from rrrnet.recipes import RECIPES, learning_rate
-from rrrnet.train import Training, TrainingPlan
+from rrrnet.network import architecture as shapes
+from rrrnet.network.ensemble import RRRNet, normalise
+from rrrnet.training.augment import make_augmentation
+from rrrnet.training.fit import Options, Outcome, fit
+from rrrnet.training.recipes import RECIPES, learning_rate
+from rrrnet.training.train import Training, TrainingPlan
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from rrrnet.architecture import REDUCED_BLOCKS, Architecture
-from rrrnet.ensemble import RRRNet
-from rrrnet.preprocess import Preprocess
-from rrrnet.recipes import RECIPES
-from rrrnet.train import Training, TrainingPlan
-from rrrnet.validation import decides, epochs_between, patience
+from rrrnet.images.preprocess import Preprocess
+from rrrnet.network.architecture import REDUCED_BLOCKS, Architecture
+from rrrnet.network.ensemble import RRRNet
+from rrrnet.training.recipes import RECIPES
+from rrrnet.training.train import Training, TrainingPlan
+from rrrnet.training.validation import decides, epochs_between, patience
 
 THIN = Architecture(3, REDUCED_BLOCKS, 2, (8, 8))
 
@@ -48,7 +48,7 @@ def make(epochs: int, *, selects: bool, balance: str = "none") -> Training:
 
 def test_the_best_epoch_is_kept_and_a_training_that_stands_still_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     accuracies = iter([0.2, 0.6, 0.4, 0.4, 0.6])
-    monkeypatch.setattr("rrrnet.validation.patience", lambda _: 3)
+    monkeypatch.setattr("rrrnet.training.validation.patience", lambda _: 3)
     training = make(9, selects=True)
     states = []
 

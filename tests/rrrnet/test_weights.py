@@ -16,15 +16,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rrrnet import architecture as shapes
-from rrrnet import hub, start
-from rrrnet.backbone import backbone_shapes
-from rrrnet.ensemble import RRRNet
 from rrrnet.errors import ArtifactError, UsageError
-from rrrnet.fit import Options
-from rrrnet.preprocess import Preprocess
-from rrrnet.start import Origin
-from rrrnet.weights import check_source, read_pretrained
+from rrrnet.images.preprocess import Preprocess
+from rrrnet.network import architecture as shapes
+from rrrnet.network.backbone import backbone_shapes
+from rrrnet.network.ensemble import RRRNet
+from rrrnet.training.fit import Options
+from rrrnet.weights import hub, start
+from rrrnet.weights.pretrained import check_source, read_pretrained
+from rrrnet.weights.start import Origin
 
 # Whole in shape, one number in size: torch.save keeps what lies under a tensor, not its repetitions.
 BACKBONE = {name: torch.ones(1).expand(shape) for name, shape in backbone_shapes().items()}

@@ -21,7 +21,7 @@ from tritonclient.grpc import service_pb2
 
 from rrrbuild.repository_document import Repository, ServedModel
 from rrrnet.errors import IncompatibleError, UsageError
-from rrrnet.preprocess import MAX_PIXELS, Preprocess, image_to_array, open_image
+from rrrnet.images.preprocess import MAX_PIXELS, Preprocess, image_to_array, open_image
 from rrrserve.api import decoding
 from rrrserve.api.decoding import Decoded, DecodePool
 from rrrserve.api.docs.openapi import document

@@ -8,9 +8,9 @@ import typer
 
 from rrrbuild.evaluation import SPLITS, open_model, predict, write_predictions
 from rrrnet import output
+from rrrnet.commands.score_tables import class_lines, scores_table
 from rrrnet.errors import UsageError
-from rrrnet.metrics import by_class, score
-from rrrnet.score_tables import class_lines, scores_table
+from rrrnet.training.metrics import by_class, score
 
 
 def evaluate(

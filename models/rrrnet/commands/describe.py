@@ -6,11 +6,11 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from rrrnet import architecture as shapes
 from rrrnet import output
-from rrrnet.architecture import Architecture
 from rrrnet.checkpoint import read_checkpoint
 from rrrnet.errors import UsageError
+from rrrnet.network import architecture as shapes
+from rrrnet.network.architecture import Architecture
 
 
 def describe(

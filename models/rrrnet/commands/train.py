@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rrrnet import output
-from rrrnet.score_tables import class_lines, scores_table
-from rrrnet.threads import wait_asleep
+from rrrnet.commands.score_tables import class_lines, scores_table
+from rrrnet.training.threads import wait_asleep
 
 if TYPE_CHECKING:
-    from rrrnet.fit import Outcome
-    from rrrnet.training_state import Progress
+    from rrrnet.training.fit import Outcome
+    from rrrnet.training.training_state import Progress
 
 
 def train(
@@ -121,10 +121,10 @@ def train(
     Of each class a part is kept to test and one to validate. Ctrl-C leaves a checkpoint that --resume goes on with.
     """
     wait_asleep()
-    from rrrnet.fit import Options, fit
-    from rrrnet.preprocess_options import PreprocessOptions
-    from rrrnet.start import settle_weights
-    from rrrnet.training_data import DataOptions
+    from rrrnet.data.training_data import DataOptions
+    from rrrnet.images.preprocess_options import PreprocessOptions
+    from rrrnet.training.fit import Options, fit
+    from rrrnet.training.settle import settle_weights
 
     given = Options(
         data=data,

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from rrrnet.errors import ImageError
-from rrrnet.preprocess import Preprocess, load_rgb, open_image, to_array
+from rrrnet.images.preprocess import Preprocess, load_rgb, open_image, to_array
 from rrrserve.api.errors import APIError, from_image_error
 
 # Up to this size an image is decoded on the event loop, which it holds for some 0.4 ms. Judged by the bytes as well,

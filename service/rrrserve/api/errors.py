@@ -7,7 +7,7 @@ docs/http.md are made from it, so a code that is not in it cannot be sent.
 from typing import Any, NamedTuple
 
 from rrrnet.errors import ImageError
-from rrrnet.image_formats import IN_WORDS
+from rrrnet.images.image_formats import IN_WORDS
 
 
 class ErrorKind(NamedTuple):

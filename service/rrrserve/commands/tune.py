@@ -128,7 +128,7 @@ def _no_ensemble(model: "ServedModel") -> "ServedModel":
 
 def _image_bytes(path: Path, model: "ServedModel") -> bytes:
     """The file, once it is known that the model takes it."""
-    from rrrnet.preprocess import image_to_array
+    from rrrnet.images.preprocess import image_to_array
 
     data = path.read_bytes()
     try:

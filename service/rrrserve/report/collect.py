@@ -13,7 +13,7 @@ from rrrnet import sealed
 from rrrnet.checkpoint import DOCUMENT, Checkpoint
 from rrrnet.commands.describe import summarise
 from rrrnet.files import shown
-from rrrnet.metrics import score
+from rrrnet.training.metrics import score
 from rrrserve.bench.result_file import BenchResult
 from rrrserve.report.calibration import Floats, Labels, calibration
 from rrrserve.report.mistakes import mistakes

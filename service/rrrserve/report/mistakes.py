@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from rrrnet.errors import ImageError
-from rrrnet.metrics import by_class, confusion_matrix
-from rrrnet.preprocess import decode
+from rrrnet.images.preprocess import decode
+from rrrnet.training.metrics import by_class, confusion_matrix
 from rrrserve.report.calibration import Floats, Labels
 
 MOST_CLASSES = 30  # of the matrix; of more classes those that are missed most

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from rrrnet.errors import ArtifactError, UsageError
-from rrrnet.image_formats import IN_WORDS
-from rrrnet.preprocess import Uint8Array, decode
+from rrrnet.images.image_formats import IN_WORDS
+from rrrnet.images.preprocess import Uint8Array, decode
 
 MAX_PIXELS_A_SIDE = 4096
 FORMATS = ("JPEG", "PNG", "WEBP")  # to generate
