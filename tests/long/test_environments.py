@@ -20,9 +20,9 @@ pytestmark = [pytest.mark.nightly, pytest.mark.timeout(2 * INSTALL_SECONDS)]
 class Environment:
     """A virtual environment with the wheel and one of its extras, at the versions of constraints.txt."""
 
-    def __init__(self, folder: Path, wheel: Path, extra: str, python: str = sys.executable) -> None:
+    def __init__(self, folder: Path, wheel: Path, extra: str, pip: Path, python: str = sys.executable) -> None:
         self.bin = folder / "bin"
-        self._folder = folder
+        self._folder, self._pip_folder = folder, pip
         self._run(python, "-m", "venv", "--without-pip", str(folder))  # ensurepip is missing in some Pythons
         self._pip("install", "--progress-bar", "off", f"{wheel}{extra}", "--constraint", str(ROOT / "constraints.txt"))
         self._pip("check")
@@ -37,11 +37,10 @@ class Environment:
         return f"ModuleNotFoundError: No module named '{module}'" in said
 
     def _pip(self, *arguments: str) -> None:
-        self._run(
-            sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(self.bin / "python"), *arguments
-        )
+        command = (str(self.bin / "python"), "-m", "pip", "--disable-pip-version-check", *arguments)
+        self._run(*command, PYTHONPATH=str(self._pip_folder))
 
-    def _run(self, *command: str, code: int = 0) -> str:
+    def _run(self, *command: str, code: int = 0, **variables: str) -> str:
         ran = subprocess.run(
             command,
             stdout=subprocess.PIPE,
@@ -49,7 +48,9 @@ class Environment:
             text=True,
             timeout=INSTALL_SECONDS,
             cwd=self._folder.parent,
-            env={**{name: value for name, value in os.environ.items() if name != "PYTHONPATH"}, "COLUMNS": "200"},
+            env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+            | {"COLUMNS": "200"}
+            | variables,
         )
         assert ran.returncode == code, f"{' '.join(command)} ended with {ran.returncode}:\n{ran.stdout}"
         return ran.stdout
@@ -59,10 +60,15 @@ class Environment:
 def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Environment]:
     """Make environments of this wheel; give the extra, such as "[train]"."""
     folder = tmp_path_factory.mktemp("environments")
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-deps"]
-    subprocess.run([*command, "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)], check=True)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]
+    subprocess.run([*pip, *build], check=True)
     (wheel,) = folder.glob("*.whl")
-    return lambda extra, *python: Environment(folder / f"with{extra.strip('[]')}", wheel, extra, *python)
+    # A new one: those of older systems do not run under Python 3.13.
+    subprocess.run([*pip, "install", "--target", str(folder / "pip"), "pip"], check=True)
+    return lambda extra, *python: Environment(
+        folder / f"with{extra.strip('[]')}", wheel, extra, folder / "pip", *python
+    )
 
 
 @pytest.fixture

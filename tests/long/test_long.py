@@ -1,19 +1,22 @@
 """The long tests, whole: their bounds hold. What they measured is left in artifacts/long."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-LONG = Path(__file__).parent
-MEASURED = LONG.parents[1] / "artifacts" / "long"
+ROOT = Path(__file__).parents[2]
+MEASURED = Path("artifacts") / "long"
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Networks that the commands share."""
-    return tmp_path_factory.mktemp("long")
+def cache() -> Path:
+    """Where the commands keep networks that they share, made anew."""
+    networks = MEASURED / "networks"
+    shutil.rmtree(ROOT / networks, ignore_errors=True)
+    return networks
 
 
 @pytest.mark.nightly
@@ -22,6 +25,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "words", [["fuzz"], ["overload"], ["soak"], ["reload", "--reloads", "16"], ["chaos"]], ids=lambda words: words[0]
 )
 def test_the_bounds_hold(words: list[str], cache: Path) -> None:
-    command = [sys.executable, str(LONG), *words, "--cache", str(cache), "--out", str(MEASURED / f"{words[0]}.json")]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    options = ["--cache", str(cache), "--out", str(MEASURED / f"{words[0]}.json")]
+    command = [sys.executable, "tests/long", *words, *options]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout
