@@ -165,7 +165,7 @@ def test_an_import_says_in_which_order_its_outputs_are_and_what_images_it_will_s
     torch.save(BACKBONE | layer("fc", 3), "net.pth")
     said = "\n".join(begin(classes=3, trained=False))
     assert "fc of net.pth is kept; its outputs are taken to be, in this order: 0, 1, 2; --labels FILE" in said
-    assert "note: images are squashed to 64 x 64 pixels" in said
+    assert "note: imported networks get our default squash: whole image to 64 x 64" in said
     assert "starting from net.pth, 0 tensors fresh" in said
     assert "its answers are random" in "\n".join(begin(classes=3, trained=False, full=False))
 
