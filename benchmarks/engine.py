@@ -5,6 +5,7 @@
 .venv/bin/python benchmarks/engine.py --missing             what the result file lacks: goes on with a divided run
 
 ratios   ResNet152, 8 members and 1 member at each size and batch
+targets  8 members in each target beside the first one: what a precision gains on this CPU
 members  1 to 32 members
 batch    1 to 64 images, 8 members; ResNet152 up to 16
 peak     ResNet152 and 8 members beside large matrix products of the same precision: the share of the limit
@@ -35,12 +36,13 @@ from rrrbench.tables import bars, engine_tables
 from rrrbench.turns import take_turns
 from rrrbuild.heldout import generated_images
 from rrrbuild.targets import TARGETS, run_obstacle, target_named
-from rrrnet.architecture import cost
 from rrrnet.checkpoint import Checkpoint
-from rrrnet.ensemble import normalise
-from rrrnet.preprocess import Preprocess
+from rrrnet.errors import CheckFailedError
+from rrrnet.images.preprocess import Preprocess
+from rrrnet.network.architecture import cost
+from rrrnet.network.ensemble import normalise
 
-SECTIONS = ("ratios", "members", "batch", "peak", "eager", "layers", "profile")
+SECTIONS = ("ratios", "targets", "members", "batch", "peak", "eager", "layers", "profile")
 # Beyond this batch size the ResNet152 takes seconds a call and no less for an image.
 LARGEST_BASELINE_BATCH = 16
 Timed = dict[str, Callable[[], object]]
@@ -112,6 +114,27 @@ class Measurements:
                 for batch in (1, 8):
                     key = {"target": target, "pixels": pixels, "batch": batch}
                     self._measure("ratios", key, (BASELINE, ENSEMBLE, SINGLE))
+
+    def targets(self) -> None:
+        """8 members in all targets that pass, at each size."""
+        for pixels in self.options.pixels:
+            passing = []
+            for target in self.options.target:
+                try:
+                    self.networks.engine_folder(ENSEMBLE, pixels, target)
+                    passing.append(target)
+                except CheckFailedError as error:
+                    print(f"{target} is left out: {error}", flush=True)
+            for batch in (1, 8):
+                key = {"pixels": pixels, "batch": batch}
+
+                def call(pixels: int = pixels, batch: int = batch, passing: Sequence[str] = passing) -> dict[str, Any]:
+                    calls: Timed = {}
+                    for target in passing:
+                        calls[target] = engine_calls(self.networks, (ENSEMBLE,), pixels, target, batch)[ENSEMBLE]
+                    return self._take_turns(calls)
+
+                self._show("targets", key, self.result.measure("targets", key, call))
 
     def members(self) -> None:
         """The cost of more members at the same parameters."""

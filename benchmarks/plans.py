@@ -31,8 +31,8 @@ from rrrbuild.job import CompileJob
 from rrrbuild.manifest import INPUT, MODEL, OUTPUT, BatchRange
 from rrrbuild.measure import one_turn, summary
 from rrrbuild.targets import Target, target_named
-from rrrnet.architecture import Architecture, convolutions, ensemble
-from rrrnet.preprocess import Preprocess
+from rrrnet.images.preprocess import Preprocess
+from rrrnet.network.architecture import Architecture, convolutions, ensemble
 
 RESULT = Path(__file__).parent / "results" / "plans.json"
 TARGETS = ("openvino-fp32", "openvino-bf16", "onnxruntime-fp32")

@@ -28,7 +28,7 @@ from rrrbench.service_tables import service_bars, service_tables
 from rrrbuild.engine import Engine
 from rrrbuild.heldout import generated_images
 from rrrbuild.repository_document import Repository
-from rrrnet.preprocess import Preprocess, image_to_array
+from rrrnet.images.preprocess import Preprocess, image_to_array
 from rrrserve.bench.closed_loop import Result, closed_loop
 
 SECTIONS = ("start", "latency", "concurrency")

@@ -24,9 +24,9 @@ from rrrbuild.build import build_engine
 from rrrbuild.manifest import BatchRange
 from rrrbuild.repository import write_repository
 from rrrnet import sealed
-from rrrnet.architecture import REDUCED_BLOCKS, Architecture
 from rrrnet.checkpoint import DOCUMENT, Checkpoint, read_checkpoint, write_checkpoint
-from rrrnet.preprocess import Preprocess
+from rrrnet.images.preprocess import Preprocess
+from rrrnet.network.architecture import REDUCED_BLOCKS, Architecture
 from rrrserve.bench.closed_loop import closed_loop
 
 LABELS = ("red", "green", "blue")
@@ -54,7 +54,7 @@ def random_checkpoint(folder: Path, name: str, members: int, *, seed: int) -> Ch
     """A network that was never trained, with few channels."""
     import torch
 
-    from rrrnet.ensemble import RRRNet
+    from rrrnet.network.ensemble import RRRNet
 
     torch.manual_seed(seed)
     architecture = Architecture(len(LABELS), REDUCED_BLOCKS, members, (8, 8))

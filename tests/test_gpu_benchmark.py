@@ -18,7 +18,7 @@ from rrrgpu.onnx_graph import onnx_model
 from rrrgpu.order import cases
 from rrrgpu.plans import PLANS
 from rrrgpu.shapes import REDUCED, RESNET152, branch_widths, count_macs
-from rrrnet import architecture
+from rrrnet.network import architecture
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "benchmarks" / "gpu.py"

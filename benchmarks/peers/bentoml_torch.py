@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import bentoml
-import numpy as np
 import torch
 from PIL import Image
 
 from rrrbench.eager import load_eager
 from rrrnet.checkpoint import read_checkpoint
-from rrrnet.ensemble import normalise
+from rrrnet.images.preprocess import to_array
+from rrrnet.network.ensemble import normalise
 
 
 @bentoml.service(traffic={"timeout": 60})
@@ -30,12 +30,9 @@ class Classifier:
     @bentoml.api  # type: ignore[untyped-decorator]  # bentoml's types are skipped
     def predict(self, image: Image.Image, /) -> dict[str, Any]:
         """The five likeliest labels."""
-        size = (self.preprocess.size, self.preprocess.size)
-        pixels = image.convert("RGB")
-        if pixels.size != size:
-            pixels = pixels.resize(size, Image.Resampling.BILINEAR)
+        pixels = to_array(image.convert("RGB"), self.preprocess)
         with torch.inference_mode():
-            inputs = normalise(torch.from_numpy(np.array(pixels)[None]), self.preprocess)
+            inputs = normalise(torch.from_numpy(pixels[None].copy()), self.preprocess)
             mean = self.model(inputs.contiguous()).softmax(2).mean(1)[0]
             best = mean.topk(min(5, len(self.labels)))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)

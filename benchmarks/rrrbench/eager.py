@@ -3,7 +3,7 @@
 import torch
 
 from rrrnet.checkpoint import Checkpoint, read_weights
-from rrrnet.ensemble import RRRNet
+from rrrnet.network.ensemble import RRRNet
 
 
 def load_eager(checkpoint: Checkpoint) -> RRRNet:

@@ -12,8 +12,8 @@ from rrrbench.turns import MIN_ROUNDS
 from rrrbuild.heldout import generated_images
 from rrrbuild.manifest import read_engine, to_document
 from rrrbuild.plan_runner import plans_by_size
-from rrrnet.architecture import Architecture, convolutions, output_side
-from rrrnet.preprocess import Preprocess
+from rrrnet.images.preprocess import Preprocess
+from rrrnet.network.architecture import Architecture, convolutions, output_side
 
 # A division of a network: patterns in this order; the first that is found in a layer's name takes it.
 Groups = Mapping[str, str]

@@ -15,17 +15,16 @@ from rrrbench.names import BASELINE
 from rrrbuild.build import build_engine
 from rrrbuild.engine import Engine, load_engine
 from rrrbuild.manifest import MANIFEST, BatchRange
-from rrrnet import architecture as shapes
 from rrrnet import sealed
-from rrrnet.architecture import Architecture
 from rrrnet.checkpoint import DOCUMENT, SPLIT, Checkpoint, read_checkpoint, write_checkpoint
-from rrrnet.dataset import load_arrays, read_dataset, select, split_dataset, write_split
-from rrrnet.edges import start_from_edges
-from rrrnet.ensemble import RRRNet, normalise
-from rrrnet.glyph_options import GlyphOptions
-from rrrnet.glyphs import generate_glyphs
-from rrrnet.preprocess import Preprocess
-from rrrnet.train import export_weights
+from rrrnet.data.dataset import load_arrays, read_dataset, select, split_dataset, write_split
+from rrrnet.glyphs.generate import generate_glyphs
+from rrrnet.glyphs.options import GlyphOptions
+from rrrnet.images.preprocess import Preprocess
+from rrrnet.network import architecture as shapes
+from rrrnet.network.architecture import Architecture
+from rrrnet.network.edges import start_from_edges
+from rrrnet.network.ensemble import RRRNet, export_weights, normalise
 
 CACHE = Path("artifacts/benchmarks")
 CLASSES = 20
@@ -106,7 +105,7 @@ class Networks:
 
     def _make(self, name: str, pixels: int, folder: Path) -> None:
         images = read_dataset(self.data())
-        parts = split_dataset(images, seed=0)
+        parts = split_dataset(images, seed=0, val_fraction=0)
         train = select(images, dict(zip(images.files, parts, strict=True)), "train")
         every = max(1, len(train.files) // _STATISTICS_IMAGES)
         train = replace(train, files=train.files[::every], labels=train.labels[::every])

@@ -56,6 +56,17 @@ def ratio_table(document: Case) -> str:
     return markdown([*names, "ResNet152 / 8 members", "8 members / 1"], rows)
 
 
+def targets_table(document: Case) -> str:
+    """8 members in each target, and the first target's latency over it."""
+    rows = []
+    for case in document["targets"]:
+        times = case["times_ms"]
+        for name in times:
+            found = case_ratio(case, next(iter(times)), name).text(2, "x")
+            rows.append([str(case["pixels"]), str(case["batch"]), f"`{name}`", f"{median(times[name]):.2f}", found])
+    return markdown(["px", "batch", "8 members in", "ms", "speed over the first"], rows)
+
+
 def members_table(document: Case) -> str:
     """Latency by number of members, and over that of one."""
     names = list(document["members"][0]["times_ms"])
@@ -148,6 +159,7 @@ def engine_tables(document: Case) -> dict[str, str]:
     """All tables for which the file has figures, by title."""
     tables = {
         "ratios": ("ResNet152, 8 members, 1 member", ratio_table),
+        "targets": ("8 members by target", targets_table),
         "members": ("Members", members_table),
         "batch": ("Batch", batch_table),
         "peak": ("Share of the peak", peak_table),
@@ -166,6 +178,12 @@ def bars(document: Case) -> str:
         over_ensemble, over_single = case_ratio(case, BASELINE, ENSEMBLE), case_ratio(case, ENSEMBLE, SINGLE)
         rows.append(bar_row(f"ResNet152 / 8 members, {where}", over_ensemble, 6.0, at_least=True))
         rows.append(bar_row(f"8 members / 1 member, {where}", over_single, 1.2, at_least=False))
+    for case in document.get("targets", []):
+        for family in ("openvino", "onnxruntime"):
+            names = f"{family}-fp32", f"{family}-int8"
+            if case["pixels"] == 224 and set(names) <= set(case["times_ms"]):
+                title = f"{' / '.join(names)}, 8 members, 224 px, batch {case['batch']}"
+                rows.append(bar_row(title, case_ratio(case, *names), 1.6, at_least=True))
     limits = {"bf16": 0.90, "int8": 0.75}
     for case in document.get("peak", []):
         if case["precision"] in limits:

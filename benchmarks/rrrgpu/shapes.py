@@ -1,6 +1,7 @@
 """Layers, widths and MACs of the paper's networks.
 
-A copy of rrrnet.architecture's rules, so that the benchmark runs where this project is not; a test compares the two.
+A copy of rrrnet.network.architecture's rules, so that the benchmark runs where this project is not; a test compares
+the two.
 """
 
 import math

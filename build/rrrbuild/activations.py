@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rrrbuild.manifest import INPUT
 from rrrbuild.qdq import Encoding, Float64Array, Sites
-from rrrnet.preprocess import Uint8Array
+from rrrnet.images.preprocess import Uint8Array
 
 Session = Callable[[Uint8Array], list[npt.NDArray[np.float32]]]
 

@@ -18,6 +18,7 @@ from rrrbuild.plans import AUTO, check_plan, plans_to_build
 from rrrbuild.targets import Plan, Target, build_obstacle, run_obstacle, target_named
 from rrrnet import __version__, sealed
 from rrrnet.checkpoint import DOCUMENT, SPLIT, read_checkpoint
+from rrrnet.data.dataset import REMEMBERED
 from rrrnet.errors import IncompatibleError, RRRError, UsageError
 
 if TYPE_CHECKING:
@@ -65,11 +66,7 @@ def build_engine(
     """
     target = target_named(target_name)
     check_plan(plan, target)
-    if min(images, calibration_images) < 1 or max_drop < 0:
-        raise UsageError(
-            f"--images is {images}, --calibration-images {calibration_images} and --max-drop {max_drop}: "
-            "at least 1 image of each and 0 points are needed"
-        )
+    check_limits(images, calibration_images, max_drop)
     checkpoint = read_checkpoint(checkpoint_path)
     plans = plans_to_build(plan, target, checkpoint.architecture)
     if obstacle := build_obstacle(target):
@@ -97,6 +94,19 @@ def build_engine(
     return read_engine(out)
 
 
+def check_limits(images: int, calibration_images: int, max_drop: float) -> None:
+    """Check the numbers that a build is given.
+
+    Raises:
+        UsageError: one is too small.
+    """
+    if min(images, calibration_images) < 1 or max_drop < 0:
+        raise UsageError(
+            f"--images is {images}, --calibration-images {calibration_images} and --max-drop {max_drop}: "
+            "at least 1 image of each and 0 points are needed"
+        )
+
+
 def _read_images(
     order: BuildOrder, data: Path | None, most: int, most_to_calibrate: int
 ) -> tuple[Calibration | None, HeldOut | None]:
@@ -121,7 +131,7 @@ def _fill(
     target, report = order.target, order.report
     quantise = None if quantiser is None else quantiser.quantise
     compiled = {first.name: candidates.compile_plan(order, first, folder, quantise)}
-    manifest = replace(_describe(order, folder), plan=first.name)
+    manifest = replace(describe(order, folder), plan=first.name)
     reason = incompatibility(target, manifest.versions[target.family], compiled[first.name].built_for)
     if held_out is None or reason:
         if others:
@@ -131,7 +141,7 @@ def _fill(
     else:
         left_out: dict[str, RRRError] = {}
         for other in others:
-            with candidates.leaving_out(other.name, left_out, report):
+            with candidates.leaving_out(f"plan {other.name}", left_out, report):
                 compiled[other.name] = candidates.compile_plan(order, other, folder, quantise)
         manifest = candidates.prove(order, manifest, list(compiled), held_out)
     candidates.keep(folder, manifest.kept_plans)
@@ -143,7 +153,7 @@ def _fill(
     )
 
 
-def _describe(order: BuildOrder, folder: Path) -> Manifest:
+def describe(order: BuildOrder, folder: Path) -> Manifest:
     """The manifest as far as it is known before anything is compiled."""
     checkpoint, target = order.checkpoint, order.target
     size, architecture = checkpoint.preprocess.size, checkpoint.architecture
@@ -171,7 +181,7 @@ def _describe(order: BuildOrder, folder: Path) -> Manifest:
             "method": checkpoint.method,
             "sha256": sealed.sha256_of(checkpoint.path / DOCUMENT),
         },
-        data=None if recorded is None else {key: recorded.get(key) for key in ("name", "path", "sha256")},
+        data=None if recorded is None else {key: recorded.get(key) for key in REMEMBERED},
         command="",
         files={},
     )

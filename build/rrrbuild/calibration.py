@@ -6,9 +6,9 @@ from pathlib import Path
 
 from rrrbuild.heldout import evenly, remembered_data
 from rrrnet.checkpoint import SPLIT, Checkpoint
-from rrrnet.dataset import load_arrays, read_dataset, read_split, select, split_dataset
+from rrrnet.data.dataset import load_arrays, read_again, read_split, select, split_dataset
 from rrrnet.errors import UsageError
-from rrrnet.preprocess import Uint8Array
+from rrrnet.images.preprocess import Uint8Array
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,14 @@ def calibration_images(checkpoint: Checkpoint, data: Path | None, *, limit: int)
             f"checkpoint {checkpoint.name} never had data, and INT8 is calibrated on real images: give a data set "
             "with --data DIR (rrr data glyphs DIR makes one), or take a target of another precision"
         )
-    everything = read_dataset(data)
+    everything = read_again(checkpoint.training.get("data") or {}, data)
     parts = read_split(checkpoint.path / SPLIT) if SPLIT in checkpoint.files else {}
     part = "training split"
     if not parts.keys() & set(everything.files):
-        parts = dict(zip(everything.files, split_dataset(everything, seed=0), strict=True))
-        part = "a seeded half"
+        half = None if "test" in everything.given.values() else 0.5
+        split = split_dataset(everything, seed=0, test_fraction=half, val_fraction=0)
+        parts = dict(zip(everything.files, split, strict=True))
+        part = "a seeded half" if half else "training part"
     chosen = evenly(select(everything, parts, "train"), limit)
     images, _ = load_arrays(chosen, checkpoint.preprocess)
     digest = hashlib.sha256("\0".join(chosen.files).encode())

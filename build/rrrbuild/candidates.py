@@ -8,20 +8,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from rrrbuild import lazy
+from rrrbuild import lazy, machine
 from rrrbuild.engine import Runner, load_runner
 from rrrbuild.heldout import HeldOut
 from rrrbuild.job import BuildOrder, Compiled, CompileJob, Report
 from rrrbuild.manifest import MANIFEST, MODEL, TIMING_CACHE, Manifest, read_engine, to_document
 from rrrbuild.measure import measure_latency
-from rrrbuild.plan_runner import SPLIT
+from rrrbuild.plan_runner import SPLIT, Probabilities
 from rrrbuild.plans import winners
 from rrrbuild.targets import Plan, Target
 from rrrbuild.verify import compare, run_all
 from rrrnet import sealed
 from rrrnet.checkpoint import DOCUMENT
-from rrrnet.errors import ArtifactError, CheckFailedError, IncompatibleError, RRRError
+from rrrnet.errors import FULL_DISK, ArtifactError, CheckFailedError, IncompatibleError, RRRError
 
 # An exported FP32 model and its plan's name -> the model in INT8
 Quantise = Callable[[bytes, str], bytes]
@@ -53,19 +54,38 @@ def compile_plan(order: BuildOrder, plan: Plan, folder: Path, quantise: Quantise
 
 
 @contextmanager
-def leaving_out(plan: str, left_out: dict[str, RRRError], report: Report) -> Iterator[None]:
-    """A plan that fails here is noted in `left_out` and told; the build goes on with the others."""
+def leaving_out(name: str, left_out: dict[str, RRRError], report: Report) -> Iterator[None]:
+    """A plan or target that fails here is noted in `left_out` and told; the build goes on with the others."""
     try:
         yield
     except (CheckFailedError, IncompatibleError) as error:
-        left_out[plan] = error
+        left_out[name] = error
     except RRRError:
         raise
+    except OSError as error:
+        if error.errno in FULL_DISK:
+            raise
+        left_out[name] = CheckFailedError(f"it cannot be built or run: {error}")
     except Exception as error:  # each runtime raises its own types, for want of memory for example
-        left_out[plan] = CheckFailedError(f"it cannot be built or run: {type(error).__name__}: {error}")
-        left_out[plan].__cause__ = error
-    if plan in left_out:
-        report(f"plan {plan} is left out: {left_out[plan]}")
+        left_out[name] = CheckFailedError(f"it cannot be built or run: {type(error).__name__}: {error}")
+        left_out[name].__cause__ = error
+    if name in left_out:
+        report(f"{name} is left out: {left_out[name]}")
+
+
+def check(
+    order: BuildOrder, manifest: Manifest, plan: str, held_out: HeldOut, reference: Probabilities
+) -> tuple[Runner, dict[str, Any]]:
+    """Load what lies in the plan's folder and compare it with PyTorch's answers, `reference`.
+
+    Raises:
+        CheckFailedError: it is not the network that was trained.
+        IncompatibleError: it cannot be loaded.
+    """
+    document = to_document(replace(manifest, plan=plan))
+    runner = load_runner(manifest.path / plan, order.target, document, threads=None)
+    found = run_all(runner, held_out.images, order.batch)
+    return runner, compare(found, reference, held_out, order.target, max_drop=order.max_drop)
 
 
 def prove(order: BuildOrder, manifest: Manifest, plans: Sequence[str], held_out: HeldOut) -> Manifest:
@@ -84,14 +104,10 @@ def prove(order: BuildOrder, manifest: Manifest, plans: Sequence[str], held_out:
     verified = {}
     left_out: dict[str, RRRError] = {}
     for plan in plans:
-        with leaving_out(plan, left_out, report):
-            document = to_document(replace(manifest, plan=plan))
-            runner = load_runner(manifest.path / plan, order.target, document, threads=None)
-            found = run_all(runner, held_out.images, batch)
-            verified[plan] = compare(found, reference, held_out, order.target, max_drop=order.max_drop)
-            runners[plan] = runner
+        with leaving_out(f"plan {plan}", left_out, report):
+            runners[plan], verified[plan] = check(order, manifest, plan, held_out, reference)
     if not runners:
-        raise left_out[plans[0]]
+        raise _refusal(order.target, left_out[f"plan {plans[0]}"])
     report(f"measuring latency at batch {', '.join(map(str, batch.sizes()))}")
     latency_ms = measure_latency(runners, checkpoint.preprocess, batch.sizes())
     winner, by_batch = winners(latency_ms)
@@ -101,11 +117,21 @@ def prove(order: BuildOrder, manifest: Manifest, plans: Sequence[str], held_out:
         if plan != winner:
             ratio = latency_ms[winner][size]["median"] / latency_ms[plan][size]["median"]
             report(f"plan {plan} is kept for batch {size}, where it is {ratio:.2f} times as fast")
-    proof = verified[winner]
+    proof = {**verified[winner], "cpu": machine.cpu_model(), "cpu_features": sorted(machine.cpu_features())}
     if by_batch:
         errors = {plan: verified[plan]["max_abs_error"] for plan in by_batch.values()}
         proof = {**proof, "max_abs_error_by_plan": errors}
     return replace(manifest, plan=winner, plan_by_batch=by_batch, verified=proof, latency_ms=latency_ms)
+
+
+def _refusal(target: Target, error: RRRError) -> RRRError:
+    """The error of the first plan; for INT8 on a CPU with the way on, for its kernels are another on each CPU."""
+    if target.precision != "int8" or target.on_gpu or not isinstance(error, CheckFailedError):
+        return error
+    return CheckFailedError(
+        f"{error}. So computed by the INT8 kernels of this CPU ({machine.cpu_model()}): leave --target out, which "
+        f"builds the fastest target that passes here, or take {target.family}-fp32"
+    )
 
 
 def keep(folder: Path, plans: Sequence[str]) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 
 from rrrbuild import lazy, machine, plan_runner
 from rrrbuild.manifest import Manifest, read_engine, to_document
-from rrrbuild.targets import TARGETS, Target, run_obstacle
+from rrrbuild.targets import EXACT_INT8, TARGETS, Target, int8_kernels, run_obstacle
 from rrrnet.errors import ArtifactError, IncompatibleError, UsageError
-from rrrnet.preprocess import Uint8Array
+from rrrnet.images.preprocess import Uint8Array
 
 Float32Array = plan_runner.Probabilities
 Runner = plan_runner.Run
@@ -62,8 +62,7 @@ def load_engine(path: Path, *, threads: int | None = None) -> Engine:
     target = TARGETS.get(manifest.target)
     if target is None:
         raise ArtifactError(f"{path} is for the target {manifest.target!r}: this rrr knows {', '.join(TARGETS)}")
-    built_with = manifest.versions.get(target.family, "unknown")
-    if obstacle := incompatibility(target, built_with, manifest.device["built_for"]):
+    if obstacle := unfitness(manifest, target):
         raise IncompatibleError(f"{path} cannot run here: {obstacle}. It was built with: {manifest.command}")
     return Engine(manifest, load_runner(manifest.path, target, to_document(manifest), threads=threads))
 
@@ -79,6 +78,30 @@ def load_runner(folder: Path, target: Target, document: Mapping[str, Any], *, th
         return plan_runner.load(runtime, folder, document, threads)
     except Exception as error:  # each runtime raises its own types
         raise IncompatibleError(f"{target.family} cannot load {folder}: {error}") from error
+
+
+def unfitness(manifest: Manifest, target: Target) -> str | None:
+    """Why this machine must not run an engine, judged by its manifest; None if it may."""
+    built_with = manifest.versions.get(target.family, "unknown")
+    return incompatibility(target, built_with, manifest.device["built_for"]) or distrust(manifest, target)
+
+
+def distrust(manifest: Manifest, target: Target) -> str | None:
+    """Why what was verified of an INT8 engine does not hold for this CPU; None if it does, or for other engines.
+
+    It holds where 8-bit products are summed exactly, and where the same kind of kernels runs as there.
+    """
+    here = int8_kernels(machine.cpu_features())
+    if target.precision != "int8" or target.on_gpu or here == "exact":
+        return None
+    lacking = f"this CPU ({machine.cpu_model()}) has none of {', '.join(EXACT_INT8)}, so that INT8 may overflow"
+    if manifest.verified is False:
+        return f"{lacking}, and the engine is not verified; build it on such a CPU, which verifies it"
+    features = manifest.verified.get("cpu_features", manifest.device.get("cpu_features", []))
+    if int8_kernels(features) == here:
+        return None
+    names = " ".join(features) or "unknown features"
+    return f"{lacking}, and the engine was verified on a CPU with {names}; build it here, which verifies it here"
 
 
 def incompatibility(target: Target, built_with: str, built_for: Sequence[str]) -> str | None:

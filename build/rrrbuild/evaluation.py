@@ -13,12 +13,13 @@ from rrrbuild.engine import load_engine
 from rrrbuild.manifest import MANIFEST, Manifest
 from rrrnet import output
 from rrrnet.checkpoint import DOCUMENT, SPLIT, Checkpoint, read_checkpoint
-from rrrnet.dataset import load_arrays, read_dataset, read_split, select
+from rrrnet.data.dataset import ImageSet, load_arrays, read_again, read_split, select
+from rrrnet.data.reading import LeftOut, describe_left_out
 from rrrnet.errors import ArtifactError, UsageError
-from rrrnet.preprocess import Uint8Array
+from rrrnet.images.preprocess import Uint8Array
 
 BATCH_SIZE = 32
-SPLITS = ("test", "train", "all")
+SPLITS = ("test", "val", "train", "all")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Predictions:
         probabilities: shape (N, M, C).
         root: the data set's folder.
         data_matches: whether these are the images that the subject was trained on and tested with.
+        left_out: the files of the data set that cannot be used.
     """
 
     files: tuple[str, ...]
@@ -49,6 +51,7 @@ class Predictions:
     probabilities: npt.NDArray[np.float32]
     root: Path
     data_matches: bool
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def open_model(path: Path) -> EvaluatedModel:
@@ -85,37 +88,49 @@ def predict(subject: EvaluatedModel, data: Path | None, split: str) -> Predictio
     """
     source, recorded = subject.source, subject.data.get("path")
     root = data if data is not None else Path(recorded) if recorded else None
-    if root is None or (data is None and not root.is_dir()):
+    if root is None:
+        raise UsageError(f"{subject.path} never had images: give labelled ones with --data DIR --split all")
+    if data is None and not root.is_dir():
         raise UsageError(f"the images of {subject.path} are no longer at {root}: give the folder with --data DIR")
-    images = read_dataset(root)
-    unknown = sorted(set(images.classes) - set(source.labels))
-    if unknown:
-        message = f"{root} has classes that {subject.path} does not know: {', '.join(unknown[:5])}"
-        raise ArtifactError(f"{message}; it knows {', '.join(source.labels[:5])} ...")
-    if split != "all" and SPLIT not in source.files:
-        raise ArtifactError(f"{subject.path} has no recorded split: score all images with --split all")
-    chosen = images if split == "all" else select(images, read_split(subject.path / SPLIT), split)  # type: ignore[arg-type]  # of SPLITS
-    data_matches = subject.data.get("sha256") in (None, images.sha256)
-    if not data_matches:
-        output.messages.print(f"note: the images in {root} are not, or not all, those {source.name} was trained on")
-    arrays, indices = load_arrays(chosen, source.preprocess)
-    position = {label: index for index, label in enumerate(source.labels)}
-    labels = np.array([position[images.classes[index]] for index in indices], dtype=np.int64)
-    results: list[npt.NDArray[np.float32]] = []
     with output.progress_bar() as bar:
-        task = bar.add_task(f"{source.name} ({subject.target})", total=len(arrays), text="")
+        task = bar.add_task(f"{source.name} ({subject.target})", total=None, text="reading images")
+        images = read_again(subject.data, data)
+        chosen = _chosen(subject, images, split)
+        arrays, indices = load_arrays(chosen, source.preprocess)
+        position = {label: index for index, label in enumerate(source.labels)}
+        labels = np.array([position[images.classes[index]] for index in indices], dtype=np.int64)
+        results: list[npt.NDArray[np.float32]] = []
+        bar.update(task, total=len(arrays), text="")
         for start in range(0, len(arrays), BATCH_SIZE):
             results.append(subject.predict(arrays[start : start + BATCH_SIZE]))
             bar.advance(task, len(results[-1]))
-    return Predictions(chosen.files, labels, np.concatenate(results), root, data_matches)
+    for lost in describe_left_out(images.left_out):
+        output.say(f"left out {lost}")
+    data_matches = subject.data.get("sha256") in (None, images.sha256)
+    if not data_matches:
+        output.say(f"note: the images in {root} are not, or not all, those {source.name} was trained on")
+    return Predictions(chosen.files, labels, np.concatenate(results), root, data_matches, images.left_out)
+
+
+def _chosen(subject: EvaluatedModel, images: ImageSet, split: str) -> ImageSet:
+    """The part of the data set that is evaluated."""
+    source = subject.source
+    unknown = sorted(set(images.classes) - set(source.labels))
+    if unknown:
+        message = f"{images.root} has classes that {subject.path} does not know: {', '.join(unknown[:5])}"
+        raise ArtifactError(f"{message}; it knows {', '.join(source.labels[:5])} ...")
+    if split != "all" and SPLIT not in source.files:
+        raise ArtifactError(f"{subject.path} has no recorded split: score all images with --split all")
+    return images if split == "all" else select(images, read_split(subject.path / SPLIT), split)  # type: ignore[arg-type]  # of SPLITS
 
 
 def write_predictions(predictions: Predictions, path: Path) -> None:
-    """Write an .npz file with the arrays `files`, `labels` and `probabilities`."""
+    """Write an .npz file with the arrays `files`, `labels` and `probabilities`, and `root`, the images' folder."""
     with path.open("wb") as file:  # given a name, savez would append .npz to it
         np.savez(
             file,
             files=np.array(predictions.files),
             labels=predictions.labels,
             probabilities=predictions.probabilities,
+            root=np.array(str(predictions.root.absolute())),
         )

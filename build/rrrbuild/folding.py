@@ -4,14 +4,14 @@ At inference BN is an affine map per output channel, so conv followed by BN is o
 products are formed in float64 and rounded once, so folding adds no error beyond that rounding.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from rrrnet.architecture import Architecture, Conv, convolutions
 from rrrnet.checkpoint import WEIGHTS, Arrays, Checkpoint, read_weights
 from rrrnet.errors import ArtifactError
+from rrrnet.network.architecture import Architecture, Conv, convolutions
 
 BN_EPS = 1e-5  # torchvision's; it is not stored with the weights
 
@@ -51,7 +51,7 @@ class FoldedNetwork:
 
 
 def fold_network(checkpoint: Checkpoint) -> FoldedNetwork:
-    """Read a checkpoint's weights and fold every BN.
+    """Read a checkpoint's weights and fold every BN, and the order of the colours: the result takes RGB.
 
     Raises:
         ArtifactError: a tensor is missing, has another shape than the architecture says, or is not finite.
@@ -62,9 +62,12 @@ def fold_network(checkpoint: Checkpoint) -> FoldedNetwork:
     for part, conv in convolutions(architecture):
         parts[part].append(conv)
     prefixes = [f"members.{index}." for index in range(architecture.members)] if architecture.members > 1 else [""]
+    stem = {conv.name: _fold(arrays, conv, "") for conv in parts["stem"]}
+    if checkpoint.preprocess.bgr:  # an engine is given RGB; its first convolution takes the colours as they come
+        stem["conv1"] = replace(stem["conv1"], weight=np.ascontiguousarray(stem["conv1"].weight[:, ::-1]))
     return FoldedNetwork(
         architecture,
-        stem={conv.name: _fold(arrays, conv, "") for conv in parts["stem"]},
+        stem=stem,
         members=tuple({conv.name: _fold(arrays, conv, prefix) for conv in parts["member"]} for prefix in prefixes),
     )
 

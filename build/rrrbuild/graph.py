@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from rrrbuild.folding import FoldedNetwork, Layer, Layers
 from rrrbuild.manifest import INPUT, OUTPUT
 from rrrbuild.merging import align_members, merge_members
-from rrrnet.preprocess import Preprocess
+from rrrnet.images.preprocess import Preprocess
 
 # Old enough for every runtime in the table of targets, new enough for all operators used here.
 OPSET = 17

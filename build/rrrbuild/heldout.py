@@ -8,9 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from rrrnet.checkpoint import SPLIT, Checkpoint
-from rrrnet.dataset import ImageSet, load_arrays, read_dataset, read_split, select
+from rrrnet.data.dataset import ImageSet, load_arrays, read_again, read_split, select
 from rrrnet.errors import ArtifactError, UsageError
-from rrrnet.preprocess import Preprocess, Uint8Array
+from rrrnet.images.preprocess import Preprocess, Uint8Array
+
+NO_ACCURACY = "not known: no labelled images; --data DIR gives some"
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ def held_out_images(checkpoint: Checkpoint, data: Path | None, *, limit: int, wi
     data = data if data is not None else remembered_data(checkpoint)
     if data is None:
         generated = generated_images(checkpoint.preprocess, limit)
-        return HeldOut(generated, None, "generated patterns: the checkpoint never had data")
-    everything = read_dataset(data)
+        return HeldOut(generated, None, "generated patterns: the checkpoint never had data, so no accuracy is known")
+    everything = read_again(checkpoint.training.get("data") or {}, data)
     chosen, part = _test_part(checkpoint, everything)
     unknown = sorted(set(chosen.classes) - set(checkpoint.labels))
     if unknown:

@@ -15,6 +15,7 @@ from rrrbuild.manifest import STEM
 from rrrbuild.plan_runner import Run
 from rrrbuild.targets import Plan, Target
 from rrrnet.checkpoint import Checkpoint
+from rrrnet.training.threads import wait_asleep
 
 if TYPE_CHECKING:
     from rrrbuild.quantize import Quantiser
@@ -85,6 +86,7 @@ def tensorrt(family: str) -> Any:
 
 def predictor(checkpoint: Checkpoint) -> Run:
     """The trained network in PyTorch: images (N, S, S, 3) -> probabilities (N, M, C)."""
+    wait_asleep()
     from rrrnet import inference
 
     return inference.predictor(checkpoint)

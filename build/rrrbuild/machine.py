@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import os
 import platform
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +18,8 @@ _FEATURES = (
     *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8"),
     *("asimd", "asimddp", "bf16"),
 )
+# Features named here, with commas between them, count as absent: to try out another CPU (docs/engines.md).
+MASK_VARIABLE = "RRR_CPU_FEATURES_MASKED"
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,14 @@ class Gpu:
     driver_version: str
 
 
-@cache
 def cpu_features() -> frozenset[str]:
-    """Those of the features that matter to engines which this CPU has, by Linux's names."""
+    """Those of the features that matter to engines which this CPU has, by Linux's names, less the masked ones."""
+    masked = os.environ.get(MASK_VARIABLE, "").replace(",", " ").split()
+    return _all_cpu_features().difference(masked)
+
+
+@cache
+def _all_cpu_features() -> frozenset[str]:
     words = _cpuinfo("flags", "Features").split()
     return frozenset(words) & frozenset(_FEATURES)
 

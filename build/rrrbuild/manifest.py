@@ -5,10 +5,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from rrrnet import sealed
-from rrrnet.architecture import Architecture
 from rrrnet.checkpoint import SPLIT
 from rrrnet.errors import UsageError
-from rrrnet.preprocess import Preprocess
+from rrrnet.images.preprocess import Preprocess
+from rrrnet.network.architecture import Architecture
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1

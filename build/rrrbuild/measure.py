@@ -7,7 +7,7 @@ import numpy as np
 
 from rrrbuild.engine import Runner
 from rrrbuild.heldout import generated_images
-from rrrnet.preprocess import Preprocess, Uint8Array
+from rrrnet.images.preprocess import Preprocess, Uint8Array
 
 _WARM_UP_RUNS = 3
 _MAX_ROUNDS = 25

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from statistics import geometric_mean
 
 from rrrbuild.targets import Plan, Target
-from rrrnet.architecture import Architecture
 from rrrnet.errors import UsageError
+from rrrnet.network.architecture import Architecture
 
 AUTO = "auto"
 _MARGIN = 1.03

@@ -31,10 +31,12 @@ class Dialect:
             zero point 0.
         both_addends: quantise both inputs of a residual sum; else only the shortcut, so that the runtime can add it
             to the other convolution's 32-bit sums.
+        weight_limit: the largest integer that a weight becomes; see `SEVEN_BITS`.
     """
 
     unsigned: bool
     both_addends: bool
+    weight_limit: int = 127
 
 
 # ONNX Runtime has a kernel for an INT8 sum, but none that adds while it convolves. TensorRT takes int8 with zero point
@@ -45,6 +47,10 @@ DIALECTS = {
     "tensorrt": Dialect(unsigned=False, both_addends=False),
     "tensorrt_rtx": Dialect(unsigned=False, both_addends=False),
 }
+
+
+# Kernels for CPUs without VNNI sum pairs of 8-bit products in 16 bits: 2 * 255 * 64 is the most that fits there.
+SEVEN_BITS = 64
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,11 @@ def find_sites(model: onnx.ModelProto, dialect: Dialect, in_float: Collection[st
 
 
 def write_qdq(
-    model: onnx.ModelProto, sites: Sites, encodings: Mapping[str, Encoding], means: Mapping[str, Float64Array]
+    model: onnx.ModelProto,
+    sites: Sites,
+    encodings: Mapping[str, Encoding],
+    means: Mapping[str, Float64Array],
+    weight_limit: int = 127,
 ) -> onnx.ModelProto:
     """A copy of `model` with Q/DQ pairs at `sites`.
 
@@ -145,6 +155,7 @@ def write_qdq(
         sites: where, as `find_sites` says.
         encodings: of each tensor that stands in `sites.tensors` as one whose encoding is shared.
         means: of each channel of each convolution's input, shape (channels,).
+        weight_limit: the largest integer that a weight becomes, see `Dialect`.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -160,7 +171,7 @@ def write_qdq(
             written.input[:] = [f"{name}.dequantised" if name in sites.tensors else name for name in node.input]
         if quantised:
             encoding = encodings[sites.tensors[node.input[0]]]
-            graph.node.append(quantise_weights(graph, written, constants, encoding, means[node.input[0]]))
+            graph.node.append(quantise_weights(graph, written, constants, encoding, means[node.input[0]], weight_limit))
         graph.node.append(written)
         for output in sites.tensors.keys() & set(node.output):
             graph.node.extend(quantise_tensor(graph, output, encodings[sites.tensors[output]]))
@@ -189,6 +200,7 @@ def quantise_weights(
     constants: Mapping[str, onnx.TensorProto],
     encoding: Encoding,
     means: Float64Array,
+    weight_limit: int = 127,
 ) -> onnx.NodeProto:
     """Give `conv` INT8 weights and a bias that makes up for what they change on average; returns their node.
 
@@ -200,12 +212,15 @@ def quantise_weights(
         constants: of the float model by name: the convolution's weight (out, in / groups, kernel, kernel) and bias.
         encoding: of its input.
         means: of its input's channels, shape (in,).
+        weight_limit: the largest integer that a weight becomes, see `Dialect`.
     """
     weight, bias = (numpy_helper.to_array(constants[name]).astype(np.float64) for name in conv.input[1:3])
     # TensorRT and ONNX Runtime hold bias / (input scale * weight scale) in 32 bits.
-    largest = np.maximum(np.abs(weight).max(axis=(1, 2, 3)) / 127, np.abs(bias) / (float(encoding.scale) * 2**30))
+    largest = np.maximum(
+        np.abs(weight).max(axis=(1, 2, 3)) / weight_limit, np.abs(bias) / (float(encoding.scale) * 2**30)
+    )
     scales = np.array([_positive(scale) for scale in largest])  # (out,)
-    integers = np.clip(np.rint(weight / scales[:, None, None, None]), -127, 127).astype(np.int8)
+    integers = np.clip(np.rint(weight / scales[:, None, None, None]), -weight_limit, weight_limit).astype(np.int8)
     change = (integers * scales.astype(np.float64)[:, None, None, None] - weight).sum(axis=(2, 3))  # (out, in / groups)
     groups = len(means) // change.shape[1]
     grouped = change.reshape(groups, -1, change.shape[1])  # (groups, out / groups, in / groups)

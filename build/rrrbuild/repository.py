@@ -35,8 +35,8 @@ from rrrbuild.triton_folder import (
     keep_bytecode_out,
 )
 from rrrnet import sealed
-from rrrnet.architecture import cost
 from rrrnet.errors import IncompatibleError, UsageError
+from rrrnet.network.architecture import cost
 
 PROCESS, ENSEMBLE = "process", "ensemble"
 Report = Callable[[str], None]

@@ -9,7 +9,7 @@ from typing import Any
 from rrrbuild.manifest import MANIFEST
 from rrrnet import sealed
 from rrrnet.errors import ArtifactError
-from rrrnet.preprocess import Preprocess
+from rrrnet.images.preprocess import Preprocess
 
 DOCUMENT = "repository.json"
 FORMAT_VERSION = 1

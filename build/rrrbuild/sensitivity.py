@@ -8,7 +8,7 @@ from onnx import TensorProto, helper
 
 from rrrbuild.activations import open_session
 from rrrbuild.qdq import Encoding, Float64Array, Sites, quantise_tensor, quantise_weights
-from rrrnet.preprocess import Uint8Array
+from rrrnet.images.preprocess import Uint8Array
 
 
 def noise_to_signal(
@@ -17,6 +17,7 @@ def noise_to_signal(
     encodings: Mapping[str, Encoding],
     means: Mapping[str, Float64Array],
     images: Uint8Array,
+    weight_limit: int = 127,
 ) -> dict[str, float]:
     """Energy of the error over energy of the output, of each convolution of `sites` on exact inputs.
 
@@ -39,7 +40,7 @@ def noise_to_signal(
             graph.node.extend(quantise_tensor(graph, source, encoding))
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
-        graph.node.append(quantise_weights(graph, copy, constants, encoding, means[source]))
+        graph.node.append(quantise_weights(graph, copy, constants, encoding, means[source], weight_limit))
         copy.input[0], copy.output[0], copy.name = f"{source}.dequantised", f"{output}.copy", f"{output}.copy"
         graph.node.append(copy)
         graph.node.append(helper.make_node("Sub", [f"{output}.copy", output], [f"{output}.error"]))

@@ -4,6 +4,7 @@ To add a target: add a row to `TARGETS`; a new family also needs a compiler and 
 imports (docs/engines.md).
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from rrrbuild import machine
@@ -118,11 +119,10 @@ _TOLERANCES = {
     # INT8 costs in accuracy is for --max-drop to judge.
     "int8": Tolerance(max_abs_error=0.3, mean_abs_error=0.03, min_label_agreement=0.95),
 }
-_NEEDS_CPU = {
-    "bf16": ("avx512_bf16", "amx_bf16", "bf16"),
-    # Without these, 8-bit products are summed in 16 bits, and overflow.
-    "int8": ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp"),
-}
+_NEEDS_CPU = {"bf16": ("avx512_bf16", "amx_bf16", "bf16")}
+# With one of these 8-bit products are summed in 32 bits. Without, INT8 runs too, but pairs are summed in 16 bits, where
+# products of 8-bit weights overflow.
+EXACT_INT8 = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp")
 _FILES = {
     "openvino": ("model.xml", "model.bin"),
     "onnxruntime": ("model.onnx",),
@@ -177,6 +177,16 @@ def target_named(name: str) -> Target:
     return TARGETS[name]
 
 
+def int8_kernels(features: Collection[str]) -> str:
+    """Which INT8 kernels run on a CPU of these features: `exact`, or the vectors in which products may overflow.
+
+    What was verified with some of the second kind says nothing about others.
+    """
+    if not set(EXACT_INT8).isdisjoint(features):
+        return "exact"
+    return next((name for name in ("avx512f", "avx2", "asimd") if name in features), "unknown")
+
+
 def build_obstacle(target: Target) -> str | None:
     """Why `target` cannot be built here and what to do about it; None if it can."""
     if missing := machine.missing_package(target.family, target.extra):
@@ -195,7 +205,8 @@ def run_obstacle(target: Target) -> str | None:
     if target.needs_cpu and not machine.cpu_features().intersection(target.needs_cpu):
         return (
             f"this CPU ({machine.cpu_model()}) has none of {', '.join(target.needs_cpu)}: "
-            f"use {target.family}-fp32, or run it on a CPU that computes in {target.precision}"
+            f"use {target.family}-fp32 (or leave --target out: the best that runs here is built), "
+            f"or run it on a CPU that computes in {target.precision}"
         )
     if target.on_gpu:
         if machine.gpu() is None:

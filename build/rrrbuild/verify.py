@@ -9,7 +9,7 @@ from rrrbuild.manifest import BatchRange
 from rrrbuild.plan_runner import Probabilities, Run
 from rrrbuild.targets import Target
 from rrrnet.errors import CheckFailedError
-from rrrnet.preprocess import Uint8Array
+from rrrnet.images.preprocess import Uint8Array
 
 # Where PyTorch itself prefers its label by no more than this, another label is a tie and not an error. An untrained
 # baseline's answers are mostly ties; a trained network's hardly ever are.

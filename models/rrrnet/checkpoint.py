@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from rrrnet import __version__, sealed
-from rrrnet.architecture import Architecture
 from rrrnet.errors import ArtifactError
-from rrrnet.preprocess import Preprocess
+from rrrnet.images.preprocess import Preprocess
+from rrrnet.network.architecture import Architecture
 
 DOCUMENT = "model.json"
 WEIGHTS = "model.safetensors"

@@ -8,9 +8,9 @@ import numpy.typing as npt
 import torch
 
 from rrrnet.checkpoint import REMEDY, Checkpoint, read_weights
-from rrrnet.ensemble import RRRNet, channels_last, normalise
 from rrrnet.errors import ArtifactError
-from rrrnet.preprocess import Preprocess, Uint8Array
+from rrrnet.images.preprocess import Preprocess, Uint8Array
+from rrrnet.network.ensemble import RRRNet, channels_last, normalise
 
 
 def load_model(checkpoint: Checkpoint) -> RRRNet:

@@ -12,7 +12,7 @@ from rrrbench.names import BASELINE, ENSEMBLE, SINGLE
 from rrrbench.service_tables import overhead_ms, throughput_share
 from rrrbench.tables import bar_row, bars, peak_rates, shares
 from rrrbench.turns import MIN_ROUNDS, Interval, median_interval, ratio, share_of_peak, take_turns
-from rrrnet.architecture import Architecture, cost, ensemble, full
+from rrrnet.network.architecture import Architecture, cost, ensemble, full
 
 
 @pytest.mark.parametrize("rounds", [5, 11, 25])

@@ -17,10 +17,10 @@ from rrrbuild import candidates
 from rrrbuild.build import build_engine
 from rrrbuild.manifest import BatchRange, Manifest
 from rrrbuild.targets import TARGETS, build_obstacle, run_obstacle
-from rrrnet.architecture import REDUCED_BLOCKS, Architecture, convolutions
 from rrrnet.checkpoint import SPLIT, Arrays, Checkpoint, read_checkpoint, write_checkpoint
-from rrrnet.dataset import read_dataset, split_dataset, write_split
-from rrrnet.preprocess import Preprocess
+from rrrnet.data.dataset import read_dataset, split_dataset, write_split
+from rrrnet.images.preprocess import Preprocess
+from rrrnet.network.architecture import REDUCED_BLOCKS, Architecture, convolutions
 
 LABELS = ("red", "green", "blue")
 TWO_MEMBERS = Architecture(3, REDUCED_BLOCKS, members=2, widths=(8, 16))
@@ -62,7 +62,7 @@ def make_checkpoint() -> MakeCheckpoint:
         training = {}
         if data is not None:
             images = read_dataset(data)
-            write_split(path / SPLIT, images, split_dataset(images, seed=0))
+            write_split(path / SPLIT, images, split_dataset(images, seed=0, test_fraction=0.5, val_fraction=0))
             training["data"] = {"name": images.name, "path": str(data), "sha256": images.sha256}
         checkpoint = Checkpoint(
             path, path.name, "ensemble", architecture, LABELS, Preprocess(32), training, "rrr train ..."

@@ -65,7 +65,6 @@ def test_build_writes_below_artifacts_by_default_one_engine_for_each_target(
         (["--target", "openvino-fp32", "--images", "0"], "--images is 0"),
         (["--target", "openvino-fp32", "--target", "onnxruntime-fp32", "--out", "x"], "--out takes one engine"),
         (["--target", "openvino-fp32", "--data", "nowhere"], "nowhere"),
-        ([], "--target"),
     ],
 )
 def test_usage_errors_exit_with_2_or_name_the_bad_input(

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rrrbuild.export import export_onnx
-from rrrnet.architecture import Architecture
 from rrrnet.checkpoint import Arrays, Checkpoint
 from rrrnet.errors import ArtifactError
-from rrrnet.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from rrrnet.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from rrrnet.network.architecture import Architecture
 
 
 def reference(arrays: Arrays, architecture: Architecture, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
@@ -92,6 +93,19 @@ def test_an_exported_network_gives_what_torch_gives_with_every_batch_norm_folded
         assert np.abs(expected[:, 0] - expected[:, 1]).max() > 0.05  # the members differ, so their order was tested
     names = [tensor.name for tensor in onnx.load_from_string(model).graph.initializer]
     assert not any("bn" in name or "running" in name for name in names)
+
+
+def test_a_network_that_wants_bgr_is_given_rgb(
+    checkpoint: Checkpoint, weights: Callable[..., Arrays], images: npt.NDArray[np.uint8]
+) -> None:
+    """Its mean and std are those of red, green and blue all the same."""
+    turned = weights(checkpoint.architecture)
+    turned["conv1.weight"] = np.ascontiguousarray(turned["conv1.weight"][:, ::-1])
+    expected = reference(turned, checkpoint.architecture, images)
+    wants_bgr = replace(checkpoint, preprocess=replace(checkpoint.preprocess, bgr=True))
+    found = run(export_onnx(wants_bgr, plan="merged", half=False), images)
+    assert np.abs(found - expected).max() < 1e-5
+    assert np.abs(found - run(export_onnx(checkpoint, plan="merged", half=False), images)).max() > 0.01
 
 
 def test_the_half_precision_graph_keeps_normalisation_and_softmax_in_fp32(

@@ -22,11 +22,11 @@ from rrrbuild.merging import align_members, merge_members
 from rrrbuild.plans import check_plan, fastest, plans_to_build, winners
 from rrrbuild.targets import TARGETS, Plan
 from rrrbuild.verify import compare, run_all
-from rrrnet.architecture import REDUCED_BLOCKS, Architecture
 from rrrnet.checkpoint import Checkpoint
 from rrrnet.errors import CheckFailedError, UsageError
+from rrrnet.images.preprocess import Preprocess
 from rrrnet.inference import predictor
-from rrrnet.preprocess import Preprocess
+from rrrnet.network.architecture import REDUCED_BLOCKS, Architecture
 
 BATCH = BatchRange(1, 2, 4)
 Images = npt.NDArray[np.uint8]

@@ -17,9 +17,9 @@ from rrrbuild.export import export_onnx
 from rrrbuild.heldout import generated_images
 from rrrbuild.qdq import DIALECTS, Encoding, find_sites, write_qdq
 from rrrbuild.sensitivity import noise_to_signal
-from rrrnet.architecture import Architecture
 from rrrnet.checkpoint import Arrays, Checkpoint
-from rrrnet.preprocess import Preprocess
+from rrrnet.images.preprocess import Preprocess
+from rrrnet.network.architecture import Architecture
 
 IMAGES = generated_images(Preprocess(32), 8)
 

@@ -5,9 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
-from rrrbuild import machine
+from rrrbuild import candidates, machine
 from rrrbuild.build import build_engine
 from rrrbuild.calibration import calibration_images
 from rrrbuild.engine import Float32Array
@@ -15,17 +17,16 @@ from rrrbuild.export import export_onnx
 from rrrbuild.heldout import HeldOut, held_out_images
 from rrrbuild.manifest import BatchRange, read_engine
 from rrrbuild.quantize import METHODS, Quantiser
-from rrrbuild.targets import TARGETS, Target, Tolerance, run_obstacle
-from rrrnet.architecture import Architecture
+from rrrbuild.targets import TARGETS, Target, Tolerance, int8_kernels
 from rrrnet.checkpoint import SPLIT, Arrays, Checkpoint
-from rrrnet.dataset import read_split
+from rrrnet.data.dataset import read_split
 from rrrnet.errors import CheckFailedError, UsageError
 from rrrnet.inference import predictor
+from rrrnet.network.architecture import Architecture
 from rrrserve.cli import run
 
 BATCH = BatchRange(1, 2, 4)
 OPENVINO = TARGETS["openvino-int8"]
-needs_vnni = pytest.mark.skipif(run_obstacle(OPENVINO) is not None, reason="this CPU sums no 8-bit products in 32 bits")
 needs_rtx = pytest.mark.skipif(machine.package_version("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
 
 
@@ -108,7 +109,6 @@ def test_no_calibration_images_are_a_usage_error(checkpoint: Checkpoint) -> None
         build_engine(checkpoint.path, "onnxruntime-int8", calibration_images=0)
 
 
-@needs_vnni
 def test_the_manifest_says_how_the_engine_was_calibrated_and_quantised(tmp_path: Path, checkpoint: Checkpoint) -> None:
     out = tmp_path / "engine"
     told: list[str] = []
@@ -124,6 +124,8 @@ def test_the_manifest_says_how_the_engine_was_calibrated_and_quantised(tmp_path:
         "choice": "evenly spread over the training split",
         "sha256": calibration_images(checkpoint, None, limit=9).sha256,
     }
+    exact = int8_kernels(machine.cpu_features()) == "exact"
+    assert manifest.quantisation["weight_bits"] == (8 if exact else 7)
     assert list(manifest.quantisation["plans"]) == ["sequential", "merged", "split"]
     for record in manifest.quantisation["plans"].values():
         assert record["method"] == "full range"
@@ -131,9 +133,51 @@ def test_the_manifest_says_how_the_engine_was_calibrated_and_quantised(tmp_path:
         assert record["images"] == 12
         assert record["accuracy"] == record["reference_accuracy"]
     assert manifest.verified is not False
-    assert 0 < manifest.verified["max_abs_error"] < 0.1
+    assert 0 < manifest.verified["max_abs_error"] < 0.1  # by the engine itself, whatever CPU this is
+    assert manifest.verified["cpu"] == machine.cpu_model()
+    assert manifest.verified["cpu_features"] == sorted(machine.cpu_features())
     assert "--max-drop 3 --calibration-images 9" in manifest.command
     assert any(step.startswith("calibrating plan merged on 9 images (training split of colours)") for step in told)
+
+
+@pytest.mark.parametrize(
+    ("target", "features", "limit"),
+    [
+        ("openvino-int8", {"avx2"}, 64),
+        ("onnxruntime-int8", {"avx2", "avx512f"}, 64),
+        ("onnxruntime-int8", {"avx2", "avx512_vnni"}, 127),
+        ("tensorrt-rtx-int8", {"avx2"}, 127),
+    ],
+)
+def test_weights_get_7_bits_where_sums_of_8_bit_products_would_overflow(
+    target: str, features: set[str], limit: int, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "cpu_features", lambda: frozenset(features))
+    quantised = onnx.load_from_string(
+        quantiser(checkpoint, target=TARGETS[target]).quantise(
+            export_onnx(checkpoint, plan="merged", half=False, align=16), "merged"
+        )
+    )
+    weights = [
+        numpy_helper.to_array(tensor) for tensor in quantised.graph.initializer if tensor.name.endswith(".weight")
+    ]
+    kernels = [array.astype(int) for array in weights if array.dtype == np.int8]
+    assert len(kernels) > 10
+    assert max(np.abs(array).max() for array in kernels) == limit
+    assert np.iinfo(np.int16).max >= 2 * 255 * 64
+
+
+def test_int8_that_this_cpu_computes_wrongly_is_refused_with_what_was_measured(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(*_: object, **__: object) -> None:
+        raise CheckFailedError("onnxruntime-int8: a probability differs from PyTorch's by 0.9 on 12 images")
+
+    monkeypatch.setattr(candidates, "compare", wrong)  # exact arithmetic has passed before
+    expected = r"differs from PyTorch's by 0\.9 .*INT8 kernels of this CPU .*or take onnxruntime-fp32"
+    with pytest.raises(CheckFailedError, match=expected):
+        build_engine(checkpoint.path, "onnxruntime-int8", plan="merged", batch=BATCH, out=tmp_path / "engine")
+    assert not (tmp_path / "engine").exists()
 
 
 def test_the_same_checkpoint_and_images_give_the_same_bytes(checkpoint: Checkpoint) -> None:

@@ -2,7 +2,7 @@ import pytest
 
 from rrrbuild import machine
 from rrrbuild.manifest import BatchRange
-from rrrbuild.targets import TARGETS, build_obstacle, run_obstacle, target_named
+from rrrbuild.targets import TARGETS, build_obstacle, int8_kernels, run_obstacle, target_named
 from rrrnet.errors import UsageError
 
 
@@ -50,20 +50,40 @@ def test_tensorrt_needs_a_gpu_to_build_and_tensorrt_rtx_only_to_run(monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("target", "lacking", "needed", "enough"),
+    ("features", "kernels"),
     [
-        ("openvino-bf16", "avx512f", "avx512_bf16, amx_bf16", "amx_bf16"),
-        ("openvino-int8", "avx512f", "avx512_vnni, avx_vnni, amx_int8, asimddp", "avx_vnni"),
-        ("onnxruntime-int8", "avx2", "avx512_vnni, avx_vnni, amx_int8, asimddp", "avx_vnni"),
+        ({"avx2"}, "avx2"),
+        ({"avx2", "avx512f"}, "avx512f"),
+        ({"avx2", "avx_vnni"}, "exact"),
+        ({"avx2", "avx512f", "avx512_vnni"}, "exact"),
+        ({"asimd"}, "asimd"),
+        ({"asimd", "asimddp"}, "exact"),
+        (set(), "unknown"),
     ],
 )
-def test_bf16_and_int8_name_the_cpu_features_that_they_need(
-    target: str, lacking: str, needed: str, enough: str, monkeypatch: pytest.MonkeyPatch
+def test_int8_is_exact_with_vnni_or_dot_products_and_else_named_by_its_vectors(
+    features: set[str], kernels: str
 ) -> None:
-    monkeypatch.setattr(machine, "cpu_features", lambda: frozenset({lacking}))
-    assert f"none of {needed}" in str(run_obstacle(TARGETS[target]))
-    monkeypatch.setattr(machine, "cpu_features", lambda: frozenset({enough}))
-    assert run_obstacle(TARGETS[target]) is None
+    assert int8_kernels(features) == kernels
+
+
+def test_bf16_names_the_cpu_features_that_it_needs_and_int8_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cpu_features", lambda: frozenset({"avx512f"}))
+    assert "none of avx512_bf16, amx_bf16" in str(run_obstacle(TARGETS["openvino-bf16"]))
+    assert "leave --target out" in str(run_obstacle(TARGETS["openvino-bf16"]))
+    assert run_obstacle(TARGETS["openvino-int8"]) is run_obstacle(TARGETS["onnxruntime-int8"]) is None
+    monkeypatch.setattr(machine, "cpu_features", lambda: frozenset({"amx_bf16"}))
+    assert run_obstacle(TARGETS["openvino-bf16"]) is None
+
+
+def test_masked_features_count_as_absent_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(machine.MASK_VARIABLE, raising=False)
+    found = machine.cpu_features()
+    assert found
+    one, *others = sorted(found)
+    monkeypatch.setenv(machine.MASK_VARIABLE, f"{one}, avx512_of_tomorrow")
+    assert machine.cpu_features() == set(others)
+    assert machine.describe()["cpu_features"] == others
 
 
 def test_int8_cannot_be_built_without_onnx_runtime_which_calibrates(monkeypatch: pytest.MonkeyPatch) -> None:

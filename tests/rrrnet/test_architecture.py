@@ -2,8 +2,8 @@
 
 import pytest
 
-from rrrnet import architecture as shapes
 from rrrnet.errors import UsageError
+from rrrnet.network import architecture as shapes
 
 # members: (widths, parameters in millions, MMACs at 128 pixels); 20 classes
 PAPER = {

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from rrrnet.dataset import ImageSet, load_arrays, read_dataset, read_split, select, split_dataset, write_split
+from rrrnet.data.dataset import ImageSet, load_arrays, read_dataset, read_split, select, split_dataset, write_split
 from rrrnet.errors import ArtifactError, UsageError
-from rrrnet.preprocess import Preprocess
+from rrrnet.images.preprocess import Preprocess
 
 Rows = list[tuple[str, str]]
 
@@ -52,7 +52,7 @@ def test_meta_album_layout_keeps_the_order_of_the_table(table: Path) -> None:
     assert images.labels == (0, 1, 2) * 4
     assert images.name == "set"
     assert images.root.is_absolute()
-    assert images.broken == ()
+    assert images.left_out == ()
 
 
 def test_info_json_names_the_data_set_and_its_columns(table: Path) -> None:
@@ -100,25 +100,26 @@ def test_broken_images_are_left_out_and_listed_with_the_reason(table: Path) -> N
     (table / "images" / "cow_0.png").write_bytes(b"")
     (table / "images" / "cow_1.png").write_bytes(b"GIF89a, not one of ours")
     images = read_dataset(table)
-    reasons = dict(images.broken)
+    reasons = {lost.file: lost.reason for lost in images.left_out}
     assert len(images.files) == 8
     assert list(reasons) == ["images/ape_0.png", "images/cow_0.png", "images/ape_1.png", "images/cow_1.png"]
     assert reasons["images/ape_0.png"] == "the file is missing"
     assert "cut short" in reasons["images/ape_1.png"] or "damaged" in reasons["images/ape_1.png"]
     assert reasons["images/cow_0.png"] == "the image has 0 bytes"
     assert "JPEG, PNG, WEBP" in reasons["images/cow_1.png"]
+    assert [lost.kind for lost in images.left_out] == ["missing", "empty", "damaged", "GIF"]
 
 
 def test_a_pipe_among_the_images_is_broken_and_does_not_block(table: Path) -> None:
     (table / "images" / "ape_0.png").unlink()
     os.mkfifo(table / "images" / "ape_0.png")
-    assert read_dataset(table).broken == (("images/ape_0.png", "not a regular file"),)
+    assert read_dataset(table).left_out == (("images/ape_0.png", "special file", "not a regular file"),)
 
 
 def test_a_class_whose_images_are_all_broken_is_named_with_its_first_files(table: Path) -> None:
     for index in range(4):
         (table / "images" / f"cow_{index}.png").write_bytes(b"no picture")
-    with pytest.raises(ArtifactError, match=r"no image of class cow .*cow_0\.png .*cow_2\.png .* and 1 more"):
+    with pytest.raises(ArtifactError, match=r"no image of class cow .*4 text: .*cow_0\.png, .*cow_2\.png and 1 more"):
         read_dataset(table)
 
 
@@ -131,7 +132,7 @@ def test_a_class_whose_images_are_all_broken_is_named_with_its_first_files(table
         ([("a.png", "A"), ("", "B")], r"line 3: FILE_NAME is empty"),
         ([("a.png", "A"), ("b.png", " ")], r"line 3: CATEGORY is empty"),
         ([("a.png", "A"), ("b.png", "A")], r"one class only \(A\)"),
-        ([("a.png", "A"), ("b" * 400, "B")], r"line 3: 'b+' cannot be a file"),
+        ([("a.png", "A"), ("b" * 400, "B")], r"no image of class B can be used: 1 unreadable: images/b+ \(.*too long"),
         ([], r"a header but no rows"),
     ],
 )
@@ -177,14 +178,14 @@ def test_folders_that_are_no_data_set_are_refused_with_what_is_expected(tmp_path
     paint(loose / "a.png")
     nested = tmp_path / "nested"
     nested.mkdir()
-    folders.rename(nested / "train")
+    folders.rename(nested / "all")
     for root, message in [
         (tmp_path / "absent", "absent does not exist: .*rrr data glyphs"),
         (loose / "a.png", "is not a folder"),
         (empty, r"is empty: expected labels\.csv"),
         (unlabelled, r"has images/ but no labels\.csv"),
         (loose, r"has neither labels\.csv nor folders"),
-        (nested, r"train holds no images: it holds folders \(ape, zebra\); perhaps give --data .*/nested/train"),
+        (nested, r"one class only \(all\).*it holds folders \(ape, zebra\): perhaps give --data .*/nested/all"),
     ]:
         with pytest.raises(ArtifactError, match=message):
             read_dataset(root)
@@ -192,7 +193,7 @@ def test_folders_that_are_no_data_set_are_refused_with_what_is_expected(tmp_path
 
 def test_an_empty_class_folder_is_refused(folders: Path) -> None:
     (folders / "cow").mkdir()
-    with pytest.raises(ArtifactError, match=r"class folder .*/cow holds no images: remove it or fill it"):
+    with pytest.raises(ArtifactError, match=r"the class folder cow holds no images: remove it or fill it"):
         read_dataset(folders)
 
 
@@ -253,8 +254,9 @@ def test_a_recorded_split_is_read_back_and_selects_disjoint_parts(table: Path, t
     recorded = read_split(tmp_path / "split.csv")
     assert recorded == dict(zip(images.files, parts, strict=True))
     train, test = select(images, recorded, "train"), select(images, recorded, "test")
-    assert len(train.files) == len(test.files) == 6
-    assert set(train.files) | set(test.files) == set(images.files)
+    val = select(images, recorded, "val")
+    assert (len(train.files), len(val.files), len(test.files)) == (3, 3, 6)
+    assert set(train.files) | set(val.files) | set(test.files) == set(images.files)
     assert (train.classes, train.sha256) == (images.classes, images.sha256)
     assert select(images, recorded, "all") is images
 
@@ -269,8 +271,8 @@ def test_a_split_of_another_data_set_is_refused_with_advice(table: Path) -> None
     [
         ("", "its columns must be file_name, label, split"),
         ("file,label\n", "its columns must be file_name, label, split"),
-        ("file_name,label,split\na.png,A,valid\n", "line 2: 'a.png,A,valid' does not end in train or test"),
-        ("file_name,label,split\na.png\n", "line 2: 'a.png' does not end in train or test"),
+        ("file_name,label,split\na.png,A,valid\n", "line 2: 'a.png,A,valid' does not end in train, val or test"),
+        ("file_name,label,split\na.png\n", "line 2: 'a.png' does not end in train, val or test"),
     ],
 )
 def test_a_file_that_is_no_split_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -1,13 +1,15 @@
 """The network: shapes, names, and members that do not touch each other."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from rrrnet import architecture as shapes
-from rrrnet.edges import edge_filters, start_from_edges
-from rrrnet.ensemble import RRRNet, normalise
-from rrrnet.preprocess import Preprocess
+from rrrnet.images.preprocess import Preprocess
+from rrrnet.network import architecture as shapes
+from rrrnet.network.edges import edge_filters, start_from_edges
+from rrrnet.network.ensemble import RRRNet, normalise
 
 
 @pytest.mark.parametrize("members", [1, 2, 8])
@@ -44,6 +46,8 @@ def test_normalisation_is_mean_and_std_of_rgb_between_0_and_1() -> None:
     preprocess = Preprocess(32, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
     expected = (images[1, 4, 5].float() / 255 - torch.tensor([0.1, 0.2, 0.3])) / torch.tensor([0.5, 0.6, 0.7])
     assert torch.allclose(normalise(images, preprocess)[1, :, 4, 5], expected, atol=1e-6)
+    turned = normalise(images, replace(preprocess, bgr=True))
+    assert torch.allclose(turned[1, :, 4, 5], expected.flip(0), atol=1e-6)
 
 
 def test_edge_filters_come_in_pairs_of_unit_norm_without_mean() -> None:

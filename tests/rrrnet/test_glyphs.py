@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rrrnet import glyph_picture
-from rrrnet.dataset import read_dataset
+from rrrnet.data.dataset import read_dataset
 from rrrnet.errors import IncompatibleError, UsageError
-from rrrnet.glyph_options import BACKGROUNDS, LETTERS, SCRIPTS, GlyphOptions
-from rrrnet.glyph_picture import (
+from rrrnet.glyphs import picture as glyph_picture
+from rrrnet.glyphs.generate import generate_glyphs
+from rrrnet.glyphs.options import BACKGROUNDS, LETTERS, SCRIPTS, GlyphOptions
+from rrrnet.glyphs.picture import (
     draw_letter,
     draw_shape,
     fonts_with,
@@ -25,7 +26,6 @@ from rrrnet.glyph_picture import (
     render_glyph,
     transform,
 )
-from rrrnet.glyphs import generate_glyphs
 
 SMALL = GlyphOptions(classes=3, per_class=4, size=32)
 STRAIGHT = replace(SMALL, rotation=0, shear=0, stretch=0, perspective=0, elastic=0, translation=0, blur=0)
@@ -62,7 +62,7 @@ def test_the_data_set_has_meta_albums_layout_and_every_factor(tmp_path: Path) ->
     images = generate_glyphs(tmp_path / "set", options, progress=done.append)
     assert done == list(range(1, 17))
     assert images.classes == ("U+0049", "U+03C9", "U+0055", "U+03B6")
-    assert (images.broken, len(images.files)) == ((), 16)
+    assert (images.left_out, len(images.files)) == ((), 16)
     with (tmp_path / "set" / "labels.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from rrrnet.errors import ArtifactError
-from rrrnet.metrics import expected_calibration_error, score
+from rrrnet.training.metrics import by_class, expected_calibration_error, score
 
 
 def test_ensemble_and_members_are_scored_by_hand_worked_numbers() -> None:
@@ -33,6 +33,21 @@ def test_perfect_confidence_is_perfectly_calibrated() -> None:
     found = score(np.eye(3)[:, None, :], np.arange(3))
     assert (found["accuracy"], found["ece"]) == (1.0, 0.0)
     assert found["nll"] == pytest.approx(0.0)
+
+
+def test_classes_are_told_apart_by_hand_worked_numbers() -> None:
+    answers = [0, 0, 1, 1, 1, 0]  # of classes 0 0 0 1 1 1; class 2 has no image and is never answered
+    found = by_class(np.eye(3)[answers][:, None, :], np.array([0, 0, 0, 1, 1, 1]), ("a", "b", "c"))
+    assert found["per_class"] == [
+        {"label": "a", "images": 3, "recall": 2 / 3, "precision": 2 / 3},
+        {"label": "b", "images": 3, "recall": 2 / 3, "precision": 2 / 3},
+        {"label": "c", "images": 0, "recall": None, "precision": None},
+    ]
+    assert found["balanced_accuracy"] == pytest.approx(2 / 3)
+    assert found["confusions"] == [
+        {"label": "a", "predicted": "b", "count": 1},
+        {"label": "b", "predicted": "a", "count": 1},
+    ]
 
 
 @pytest.mark.parametrize(

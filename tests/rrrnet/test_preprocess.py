@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rrrnet import jpeg_markers
 from rrrnet.errors import ArtifactError, ImageError
-from rrrnet.preprocess import Preprocess, decode, image_to_array, load_rgb, open_image
+from rrrnet.images import jpeg_markers
+from rrrnet.images.preprocess import Preprocess, decode, image_to_array, load_rgb, open_image
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -28,8 +28,8 @@ def picture() -> Image.Image:
     return Image.fromarray(values).resize((48, 36), Image.Resampling.BICUBIC)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_the_three_formats_are_read_and_resized(picture: Image.Image, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])
+def test_the_formats_are_read_and_resized(picture: Image.Image, kind: str) -> None:
     array = image_to_array(encode(picture, kind), Preprocess(32))
     assert array.shape == (32, 32, 3)
     assert array.dtype == np.uint8
@@ -149,7 +149,7 @@ def lying_exif(tags: int) -> bytes:
 
 
 def test_damaged_metadata_write_nothing_to_the_log(picture: Image.Image) -> None:
-    script = "import sys; from rrrnet.preprocess import decode; print(decode(sys.stdin.buffer.read()).size)"
+    script = "import sys; from rrrnet.images.preprocess import decode; print(decode(sys.stdin.buffer.read()).size)"
     data = encode(picture, "JPEG", exif=lying_exif(50))
     done = subprocess.run([sys.executable, "-c", script], input=data, capture_output=True, check=True)
     assert (done.stdout, done.stderr) == (b"(48, 36)\n", b"")

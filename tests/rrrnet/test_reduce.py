@@ -7,12 +7,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rrrnet import architecture as shapes
-from rrrnet.branches import output_indices
-from rrrnet.ensemble import RRRNet
-from rrrnet.errors import ArtifactError, UsageError
-from rrrnet.reduce import check_pretrained, load_pretrained
-from rrrnet.weights import read_pretrained
+from rrrnet.network import architecture as shapes
+from rrrnet.network.branches import output_indices
+from rrrnet.network.ensemble import RRRNet
+from rrrnet.network.reduce import load_pretrained
+from rrrnet.weights.pretrained import read_pretrained
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +28,7 @@ def resnet152_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pretrained(resnet152_file: Path) -> dict[str, Tensor]:
-    tensors, origin = read_pretrained(str(resnet152_file))
-    check_pretrained(tensors, origin)
-    return tensors
+    return read_pretrained(str(resnet152_file)).found.tensors
 
 
 def test_stem_of_an_ensemble_equals_the_file(pretrained: dict[str, Tensor]) -> None:
@@ -70,7 +67,7 @@ def test_members_batch_norms_and_classifiers_start_fresh(pretrained: dict[str, T
 def test_reduced_network_gives_the_features_of_the_originals_blocks(pretrained: dict[str, Tensor]) -> None:
     torch.manual_seed(5)
     whole, reduced = RRRNet(shapes.full(1000)).eval(), RRRNet(shapes.reduced(20)).eval()
-    whole.load_state_dict(pretrained)
+    whole.load_state_dict(pretrained, strict=False)  # less num_batches_tracked
     load_pretrained(reduced, pretrained)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -87,60 +84,3 @@ def test_a_fine_tuned_resnet152_keeps_its_classifier(pretrained: dict[str, Tenso
     model = RRRNet(shapes.full(1000))
     assert load_pretrained(model, pretrained) == []
     assert torch.equal(model.state_dict()["fc.weight"], pretrained["fc.weight"])
-
-
-def test_a_pth_file_is_read_with_tensors_only(
-    resnet152_file: Path, tmp_path: Path, pretrained: dict[str, Tensor]
-) -> None:
-    path = tmp_path / "resnet152.pth"
-    torch.save({"state_dict": {f"module.{name}": value for name, value in pretrained.items()}}, path)
-    tensors, origin = read_pretrained(str(path))
-    assert origin.startswith("resnet152.pth, sha256 ")
-    assert torch.equal(tensors["layer4.2.conv3.weight"], pretrained["layer4.2.conv3.weight"])
-
-
-class _Canary:
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return Path.touch, (Path("canary"),)  # type: ignore[return-value]  # a pickle that would run code
-
-
-def test_a_pth_file_with_code_is_refused_and_the_code_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    torch.save({"conv1.weight": _Canary()}, tmp_path / "evil.pth")
-    with pytest.raises(ArtifactError, match="cannot be read as tensors only"):
-        read_pretrained("evil.pth")
-    assert not (tmp_path / "canary").exists()
-
-
-def test_another_networks_weights_are_refused_with_the_names_that_miss(pretrained: dict[str, Tensor]) -> None:
-    less = {name: value for name, value in pretrained.items() if not name.startswith("layer3.35")}
-    with pytest.raises(ArtifactError, match=r"layer3\.35\.conv1\.weight is missing.*and \d+ more"):
-        check_pretrained(less, "resnet50.safetensors")
-
-
-@pytest.mark.parametrize(
-    ("weights", "error", "message"),
-    [
-        ("nowhere.safetensors", UsageError, "no such file; allowed are imagenet, none"),
-        ("weights.onnx", UsageError, "the ending '.onnx' is not known"),
-        ("broken.safetensors", ArtifactError, "cannot be read as safetensors"),
-        ("broken.pth", ArtifactError, "cannot be read as tensors only"),
-    ],
-)
-def test_unusable_weights_are_refused(
-    weights: str, error: type[Exception], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("weights.onnx", "broken.safetensors", "broken.pth"):
-        Path(name).write_bytes(b"not weights at all")
-    with pytest.raises(error, match=message):
-        read_pretrained(weights)
-
-
-def test_imagenet_weights_offline_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ArtifactError, match=r"neither cached nor reachable.*--weights none"):
-        read_pretrained("imagenet")

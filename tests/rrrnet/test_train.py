@@ -3,6 +3,7 @@
 import csv
 import itertools
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from rrrnet import architecture as shapes
-from rrrnet.augment import make_augmentation
 from rrrnet.checkpoint import Checkpoint, read_checkpoint, read_weights
-from rrrnet.ensemble import RRRNet
 from rrrnet.errors import ArtifactError, UsageError
-from rrrnet.fit import Options, Outcome, fit
-from rrrnet.glyph_options import GlyphOptions
-from rrrnet.glyphs import generate_glyphs
+from rrrnet.glyphs.generate import generate_glyphs
+from rrrnet.glyphs.options import GlyphOptions
+from rrrnet.images.preprocess import Preprocess
+from rrrnet.images.preprocess_options import PreprocessOptions
 from rrrnet.inference import predictor
-from rrrnet.preprocess import Preprocess
-from rrrnet.recipes import RECIPES, learning_rate
-from rrrnet.train import Training, TrainingPlan
+from rrrnet.network import architecture as shapes
+from rrrnet.network.ensemble import RRRNet, normalise
+from rrrnet.training.augment import make_augmentation
+from rrrnet.training.fit import Options, Outcome, fit
+from rrrnet.training.recipes import RECIPES, learning_rate
+from rrrnet.training.train import Training, TrainingPlan
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +35,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(options: Options, *, steps: int | None = None) -> Outcome:
+def run(options: Options, *, steps: int | None = None, say: Callable[[str], None] = lambda line: None) -> Outcome:
     """Train; stop after `steps` steps if given."""
     counter = itertools.count(1)
     return fit(
         options,
         report=lambda progress, total: None,
         stop=lambda: steps is not None and next(counter) >= steps,
-        say=lambda line: None,
+        say=say,
         started=lambda epochs, steps: None,
     )
 
@@ -68,7 +71,10 @@ def test_a_checkpoint_says_how_it_came_to_be(whole: Checkpoint) -> None:
     training = checkpoint.training
     assert training["complete"] is True
     assert training["weights"]["origin"] == "none: random, conv1 edge filters"
-    assert (training["split"]["train_images"], training["split"]["test_images"]) == (18, 18)
+    counts = [training["split"][f"{part}_images"] for part in ("train", "val", "test")]
+    assert counts == [15, 3, 18]
+    assert training["data"]["left_out_by_kind"] == {}
+    assert training["data"]["junk"] == {"documents": 1}
     assert training["metrics"]["test"]["images"] == 18
     assert len(training["metrics"]["test"]["members"]) == 2
 
@@ -77,6 +83,7 @@ def test_the_learning_curve_is_written_as_csv_and_png(whole: Checkpoint) -> None
     rows = list(csv.DictReader((whole.path / "learning_curve.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert all(float(row["loss"]) > 0 for row in rows)
+    assert "val_accuracy" in rows[0]
     assert (whole.path / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -109,8 +116,25 @@ def test_a_stopped_trainings_checkpoint_can_be_used_as_it_is(data: Path, tmp_pat
 
 def test_resuming_with_other_settings_names_the_difference(data: Path, tmp_path: Path) -> None:
     run(options(data, tmp_path / "net"), steps=2)
+    stopped = replace(options(data, tmp_path / "net"), resume=True)
     with pytest.raises(UsageError, match="members was 2, now 4"):
-        run(replace(options(data, tmp_path / "net"), resume=True, members=4))
+        run(replace(stopped, members=4))
+    with pytest.raises(UsageError, match="size was 32, now 48; balance was none, now weights"):
+        run(replace(stopped, size=48, balance="weights"))
+
+
+def test_minutes_are_kept_by_a_resumed_training_and_by_the_command_that_repeats_it(data: Path, tmp_path: Path) -> None:
+    asked = replace(
+        options(data, tmp_path / "net"), epochs=None, minutes=0.02, command="rrr train --minutes 0.02 --seed 0"
+    )
+    stopped = run(asked, steps=1).checkpoint.training
+    assert (stopped["minutes"], stopped["epochs"] > 0, stopped["complete"]) == (0.02, True, False)
+    command = f"rrr train --seed 0 --size 32 --epochs {stopped['epochs']} --weights none"
+    assert read_checkpoint(tmp_path / "net").command == command
+    with pytest.raises(UsageError, match=r"minutes was 0\.02, now 5"):
+        run(replace(asked, minutes=5, resume=True), steps=1)
+    given = replace(asked, minutes=None, epochs=stopped["epochs"], resume=True)
+    assert run(given, steps=1).checkpoint.training["epochs"] == stopped["epochs"]
 
 
 def test_a_finished_checkpoint_is_replaced_only_when_told_and_the_same_seed_gives_the_same_weights(
@@ -136,6 +160,15 @@ def training(recipe: str, frozen: tuple[str, ...] = (), members: int = 2) -> Tra
     model = RRRNet(shapes.ensemble(3, members))
     small = replace(RECIPES[recipe], batch_size=6)
     return Training(model, TrainingPlan(small, 5, 0, frozen, Preprocess(32), "cpu", False), images, labels)
+
+
+@pytest.mark.parametrize("bgr", [False, True])
+def test_training_normalises_as_inference_does(*, bgr: bool) -> None:
+    run_ = training("quick")
+    rule = Preprocess(32, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), bgr=bgr)
+    run_.plan = replace(run_.plan, preprocess=rule)
+    found = run_._normalise(run_.images.permute(0, 3, 1, 2).float() / 255)
+    assert torch.allclose(found, normalise(run_.images, rule), atol=1e-5)
 
 
 STEM = ("conv1", "bn1", "layer1", "layer2")
@@ -223,6 +256,9 @@ def test_zero_epochs_of_a_random_network_give_finite_varied_answers(data: Path, 
         ({"epochs": -1}, UsageError, "--epochs -1"),
         ({"size": 16}, UsageError, "allowed are 32 to 1024"),
         ({"members": 0}, UsageError, "--members 0"),
+        ({"balance": "yes"}, UsageError, "--balance yes: no such way; allowed are none, weights, sampler"),
+        ({"minutes": 0}, UsageError, "--minutes 0: allowed is a number above 0"),
+        ({"minutes": 3}, UsageError, "leave out --minutes or --epochs 2"),
         ({"data": Path("nowhere")}, ArtifactError, "nowhere"),
     ],
 )
@@ -241,6 +277,29 @@ def test_a_checkpoint_can_be_gone_on_with_at_another_size(data: Path, whole: Che
     assert large.training["weights"]["origin"].startswith("checkpoint net, sha256 ")
     assert large.training["weights"]["fresh_tensors"] == 0
     assert_same_weights(whole, large)
+
+
+def test_a_rule_of_ones_own_travels_and_is_kept_when_training_goes_on(data: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    own = PreprocessOptions(resize=40, crop=32, interpolation="bicubic", mean="0.5,0.4,0.3", std="1,0.5,0.25", bgr=True)
+    first = replace(options(data, tmp_path / "first"), size=None, preprocess=own, epochs=0)
+    run(first, say=said.append)
+    rule = Preprocess(32, "bicubic", (0.5, 0.4, 0.3), (1.0, 0.5, 0.25), 0, "crop", 40, bgr=True)
+    assert read_checkpoint(tmp_path / "first").preprocess == rule
+    assert f"images: {rule.describe()}" in said
+
+    run(replace(options(data, tmp_path / "next"), size=None, weights=str(tmp_path / "first"), epochs=0))
+    assert read_checkpoint(tmp_path / "next").preprocess == rule
+
+
+def test_images_over_max_pixels_are_left_out_of_training(data: Path, tmp_path: Path) -> None:
+    larger = tmp_path / "data"
+    shutil.copytree(data, larger)
+    name = sorted(path.name for path in (larger / "images").iterdir())[0]
+    Image.new("RGB", (64, 32)).save(larger / "images" / name)
+    outcome = run(replace(options(larger, tmp_path / "net"), epochs=0, max_pixels=64 * 32 - 1))
+    recorded = outcome.checkpoint.training["data"]
+    assert (recorded["left_out"], recorded["max_pixels"]) == ([f"images/{name}"], 2047)
 
 
 def test_a_checkpoint_of_another_network_is_refused_with_both_shapes(data: Path, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def verdicts(
     """The verdicts, and the last line on standard error."""
     assert run(["verify", "--claims", str(path), "--seconds", "0.3", "--json", *arguments]) == code
     said = capsys.readouterr()
-    return json.loads(said.out)["verdicts"], said.err.strip().splitlines()[-1]
+    return json.loads(said.out)["verdicts"], "".join(said.err.strip().splitlines()[-1:])
 
 
 def test_true_and_false_claims_and_one_that_buckets_cannot_tell(

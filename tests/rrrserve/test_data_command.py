@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rrrnet.dataset import read_dataset
+from rrrnet.data.dataset import read_dataset
 from rrrserve.cli import run
 
 TINY = ["--classes", "2", "--per-class", "3", "--size", "32"]

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from harness.guarded import GET, LIMITS, Application, served
-from harness.raw_http import Answer, closed_within, connect, receive, request, send
+from harness.raw_http import Answer, chunked, closed_within, connect, receive, request, send
 from rrrserve.api.errors import ERRORS
 from rrrserve.http.connections import Connections
 from rrrserve.http.refusal import Code
@@ -112,11 +112,62 @@ def test_a_client_whose_expectation_was_not_met_must_connect_anew(url: str) -> N
         assert closed_within(opened, 2)
 
 
-@pytest.mark.parametrize("protocol", ["websocket", "h2c"])
-def test_an_offer_to_upgrade_is_passed_over(url: str, protocol: str) -> None:
-    offer = (("Connection", "Upgrade"), ("Upgrade", protocol))
-    assert send(url, request(method="GET", headers=offer)).status == 200
-    assert code(send(url, request(b"abc", headers=offer))) == (400, "bad_http")
+# What JDK 17's default client sends with every request, curl --http2, and a browser.
+OFFERS = {
+    "jdk": (
+        ("Connection", "Upgrade, HTTP2-Settings"),
+        ("HTTP2-Settings", "AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA"),
+        ("Upgrade", "h2c"),
+    ),
+    "curl": (("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c"), ("HTTP2-Settings", "AAMAAABkAAQCAAAA")),
+    "websocket": (("Connection", "keep-alive, Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Key", "x")),
+    "other": (("connection", "upgrade"), ("upgrade", "TLS/1.0, HTTP/2.0")),
+}
+CHUNKED = (("Transfer-Encoding", "chunked"),)
+
+
+@pytest.mark.parametrize("name", OFFERS)
+def test_an_offer_to_upgrade_is_passed_over_with_and_without_a_body_and_the_connection_goes_on(
+    url: str, name: str
+) -> None:
+    offer = OFFERS[name]
+    requests = [
+        (request(method="GET", headers=offer), b"0"),
+        (request(b"abc", headers=offer), b"3"),
+        (request(bytes(90_000), headers=offer), b"90000"),
+        (request(b"GET / HTTP/1.1\r\n\r\n", headers=offer), b"18"),  # a body is never taken for a request
+        (request(chunked(b"abcdef", 4), headers=(*offer, *CHUNKED)), b"6"),
+        (request(method="HEAD", headers=offer), b""),
+        (request(b"abcd"), b"4"),
+    ]
+    with connect(url) as opened:
+        for data, body in requests:
+            opened.sendall(data)
+            answer = receive(opened, method="HEAD" if data.startswith(b"HEAD") else "POST")
+            assert (answer.status, answer.body) == (200, body)
+            assert "upgrade" not in answer.headers
+    assert send(url, [bytes([byte]) for byte in requests[1][0]]).body == b"3"
+    data = b"".join(part for part, _ in requests[:4])
+    with connect(url) as opened:
+        opened.sendall(data)
+        text = b""
+        while text.count(b"HTTP/1.1 200") < 4:
+            text += opened.recv(65536)
+
+
+def test_the_limits_hold_for_a_request_that_offers_an_upgrade(url: str) -> None:
+    offer = OFFERS["jdk"]
+    assert code(send(url, request(bytes(300_000), headers=offer))) == (413, "body_too_large")
+    head = request(headers=(*offer, *CHUNKED))
+    assert code(send(url, head + b"0\r\n" + b"A: b\r\n" * 101 + b"\r\n")) == (431, "header_too_large")
+    assert code(send(url, head + b"zz\r\n")) == (400, "bad_http")
+    gzipped = request(headers=(*offer, ("Transfer-Encoding", "gzip")))
+    assert code(send(url, gzipped)) == (400, "bad_http")
+    with connect(url) as opened:
+        opened.sendall(request(headers=(*offer, ("Content-Length", "3"), ("Expect", "100-continue"))))
+        assert opened.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        opened.sendall(b"abc")
+        assert receive(opened).body == b"3"
 
 
 def test_http_1_0_is_answered_and_closed(url: str) -> None:

@@ -213,7 +213,7 @@ def test_every_plot_is_there_with_its_data_and_its_words(everything: Path) -> No
     page = Page(everything)
     keys = {name.removeprefix("figure-") for name in page.attributes("figure", "id")}
     loads = {"load-0-0", "tail-0-0", "load-0-1", "tail-0-1"}
-    assert keys == {"network", "members", "reliability", "coverage", "errors", "plans-0", *loads}
+    assert keys == {"network", "members", "confusion", "reliability", "coverage", "errors", "plans-0", *loads}
     pictures = [attrs for tag, attrs in page.elements if attrs.get("role") == "img"]
     assert len(pictures) == len(keys) + 2, "and an interval for each claim that has an estimate"
     assert all(re.search(r"\d", attrs["aria-label"] or "") for attrs in pictures), "the numbers are read out"

@@ -8,10 +8,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from rrrnet.architecture import REDUCED_BLOCKS, Architecture, ensemble
 from rrrnet.commands.describe import summarise
 from rrrnet.errors import ArtifactError
-from rrrnet.metrics import mutual_information, score
+from rrrnet.network.architecture import REDUCED_BLOCKS, Architecture, ensemble
+from rrrnet.training.metrics import mutual_information, score
 from rrrserve.report import figures
 from rrrserve.report.calibration import calibration
 from rrrserve.report.drawing import INK, picture

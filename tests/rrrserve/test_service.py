@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from harness.raw_http import FORM, connect, file_part, form, receive, request
 from rrrnet.checkpoint import Checkpoint
 from rrrnet.inference import predictor
 
@@ -25,7 +26,8 @@ def error_of(answer: httpx.Response) -> tuple[int, str]:
     assert set(document) == {"error"}
     assert set(document["error"]) == {"code", "message", "request_id"}
     assert document["error"]["request_id"] == answer.headers["x-request-id"]
-    assert "/" not in re.sub(r"application/\S+|multipart/\S+|image/\S+|/docs.json|/v1/models", "", answer.text)
+    allowed = r"application/\S+|multipart/\S+|image/\S+|text/\S+|/docs.json|/v1/(models|predict_batch)"
+    assert "/" not in re.sub(allowed, "", answer.text)
     return answer.status_code, document["error"]["code"]
 
 
@@ -145,10 +147,9 @@ REFUSED: list[tuple[int, str, str, dict[str, Any]]] = [
     (400, "bad_multipart", "/v1/predict", {"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}),
     (400, "bad_json", "/v1/predict", {"content": b"{", "headers": {"Content-Type": "application/json"}}),
     (400, "bad_request", "/v1/predict", {"json": {"image": 7}}),
-    (400, "bad_request", "/v1/predict?topk=1", {"content": b"x"}),
+    (400, "bad_request", "/v1/predict?top_k=0", {"content": b"x"}),
     (400, "bad_request", "/v1/predict", {"headers": {"X-Request-Timeout-Ms": "soon"}}),
     (400, "bad_request", "/v1/predict", {"headers": {"X-Request-Timeout-Ms": "0"}}),
-    (400, "bad_request", "/v1/predict", {"headers": {"X-Request-ID": "a b"}}),
     (415, "unsupported_media_type", "/v1/predict", {"content": b"x", "headers": {"Content-Type": "text/xml"}}),
     (415, "encoding_not_supported", "/v1/predict", {"content": b"x", "headers": {"Content-Encoding": "gzip"}}),
     (404, "unknown_model", "/v1/models/nobody/predict", {"content": b"x"}),
@@ -194,6 +195,59 @@ def test_a_wrong_method_is_told_the_right_ones(client: httpx.Client, method: str
     answer = client.request(method, path)
     assert error_of(answer) == (405, "method_not_allowed")
     assert answer.headers["allow"] == allow
+
+
+def test_every_route_answers_a_client_that_offers_another_protocol(service: Any, png: Files) -> None:
+    pages = (
+        "/livez",
+        "/readyz",
+        "/metrics",
+        "/metrics/triton",
+        "/v1/models",
+        "/docs.json",
+        "/schema.json",
+        "/docs",
+        "/",
+    )
+    single = ("/v1/predict", "/v1/models/single/predict", "/predict")
+    together = form(file_part(png(0), name="images"))
+    requests: list[tuple[str, str, bytes, str | None]] = [(path, "GET", b"", None) for path in pages]
+    requests += [(path, method, png(0), "image/png") for path in single for method in ("POST", "PUT")]
+    requests += [(f"{path}_batch", "POST", together, FORM) for path in single]
+    for offer in ("h2c", "websocket"):
+        # As JDK 17's default client sends it with each request.
+        headers = [("Connection", "Upgrade, HTTP2-Settings"), ("HTTP2-Settings", "AAEAAEAAAAI"), ("Upgrade", offer)]
+        with connect(service.url) as opened:
+            for path, method, body, kind in requests:
+                opened.sendall(request(body, method=method, path=path, content_type=kind, headers=headers))
+                answer = receive(opened, method=method)
+                assert (answer.status, "upgrade" in answer.headers) == (200, False), (path, answer.body[:200])
+
+
+def test_what_nothing_knows_is_ignored_and_named_and_an_odd_request_id_replaced(
+    client: httpx.Client, png: Files
+) -> None:
+    fields = [("user", (None, b"me")), ("image", ("a.png", png(0))), ("topk", (None, b"1"))]
+    headers = {"X-Request-ID": "{3f2504e0}"}
+    answer = client.post("/v1/predict?_=123&top_k=99&timing=false", files=fields, headers=headers)
+    assert answer.status_code == 200
+    assert answer.headers["x-rrr-ignored"] == "_, user, topk"
+    document = answer.json()
+    assert set(document) == {"request_id", "model", "predictions", "uncertainty"}
+    assert len(document["predictions"]) == len(LABELS)
+    assert document["request_id"] == answer.headers["x-request-id"]
+    assert re.fullmatch("[0-9a-f]{16}", document["request_id"])
+    assert "x-rrr-ignored" not in client.post("/v1/predict?members=true", content=png(0)).headers
+
+
+def test_a_page_asked_by_a_wrong_method_counts_as_unmatched_and_has_no_histogram_for_it(client: httpx.Client) -> None:
+    before = samples(client)
+    assert error_of(client.delete("/livez")) == (405, "method_not_allowed")
+    after = samples(client)
+    unmatched = 'rrr_request_duration_seconds_count{model="",outcome="client_error",route="unmatched"}'
+    assert after[unmatched] - before[unmatched] == 1
+    assert not [name for name in after if 'outcome="client_error",route="/livez"' in name]
+    assert set(after) - set(before) <= {name for name in after if 'outcome="ok",route="/metrics"' in name}
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/docs//", "/%2e%2e/", "/docs/nothing", "/healthz", "/" + "x" * 8000])

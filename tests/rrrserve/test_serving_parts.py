@@ -21,7 +21,7 @@ from tritonclient.grpc import service_pb2
 
 from rrrbuild.repository_document import Repository, ServedModel
 from rrrnet.errors import IncompatibleError, UsageError
-from rrrnet.preprocess import MAX_PIXELS, Preprocess, image_to_array, open_image
+from rrrnet.images.preprocess import MAX_PIXELS, Preprocess, image_to_array, open_image
 from rrrserve.api import decoding
 from rrrserve.api.decoding import Decoded, DecodePool
 from rrrserve.api.docs.openapi import document
@@ -96,6 +96,19 @@ def test_the_service_decodes_a_large_jpeg_to_the_very_pixels_that_training_sees(
     pool.close()
 
 
+def test_the_service_crops_as_training_does_and_not_on_the_event_loop_where_that_takes_long() -> None:
+    rule, pool = Preprocess(224, mode="crop", resize_size=256), DecodePool(1, max_pixels=MAX_PIXELS, memory_bytes=2**26)
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 60, 3), np.uint8)).save(buffer, "PNG")
+    (found,) = asyncio.run(pool.decode([buffer.getvalue()], rule))
+    pool.close()
+    assert isinstance(found, Decoded)
+    assert np.array_equal(found.array, image_to_array(buffer.getvalue(), rule))
+    assert rule.working_pixels(60, 90) == 256 * 384
+    assert rule.working_pixels(512, 4000) == 512 * 4000
+    assert rule.working_pixels(1, 20_000) == 20_000
+
+
 def test_a_small_png_whose_header_has_to_be_unpacked_is_not_decoded_on_the_event_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -154,7 +167,7 @@ def test_a_503_tells_when_to_try_again_and_unknown_codes_cannot_be_sent() -> Non
 
 
 def test_the_openapi_document_names_every_error_code_and_both_methods() -> None:
-    described = document(ServiceConfig(), needs_token=False)
+    described = document(ServiceConfig(), ["tiny"], needs_token=False)
     validate(described)
     operation = described["paths"]["/v1/models/{name}/predict_batch"]
     assert set(operation) == {"post", "put"}

@@ -14,7 +14,7 @@ from rrrbuild.manifest import BatchRange
 from rrrbuild.repository import write_repository
 from rrrbuild.repository_document import ServedModel, read_repository
 from rrrnet.checkpoint import Checkpoint
-from rrrnet.preprocess import Preprocess
+from rrrnet.images.preprocess import Preprocess
 from rrrserve.cli import run
 from rrrserve.triton.client import member_seconds
 

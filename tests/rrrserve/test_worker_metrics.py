@@ -1,6 +1,7 @@
 """Metrics of several workers: what is left of one that was killed, and files that cannot be read."""
 
 import asyncio
+import gzip
 import os
 import subprocess
 import sys
@@ -8,11 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client.parser import text_string_to_metric_families as plain_families
 
 from rrrserve.api.routes import Routes
 from rrrserve.config.service_config import ServiceConfig
-from rrrserve.metrics import multiprocess
+from rrrserve.metrics import exposition, multiprocess
 from rrrserve.state.shared_state import STATE, SharedState
 from rrrserve.worker.lives import Supervised
 
@@ -88,6 +91,57 @@ def test_the_worker_in_a_killed_ones_place_goes_on_counting_in_its_files(tmp_pat
     start(1)
     assert counts(samples(tmp_path)) == (28, 4, 1)
     assert len(list(tmp_path.glob("histogram_*.db"))) == 1
+
+
+# What Prometheus 2.42 and 3 send.
+PROMETHEUS = (
+    b"application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+    b"text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+    b"application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=1.0.0;q=0.4,*/*;q=0.2",
+)
+
+
+@pytest.mark.parametrize("accept", PROMETHEUS)
+def test_several_workers_metrics_are_offered_as_openmetrics_with_the_same_samples(
+    tmp_path: Path, start: Start, accept: bytes
+) -> None:
+    start(1), start(2)
+    scrape = exposition.scrape(multiprocess.registry_of(tmp_path), accept=accept)
+    assert scrape.content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    text = scrape.body.decode()
+    assert text.endswith("# EOF\n")
+    families = list(text_string_to_metric_families(text))  # type: ignore[no-untyped-call]
+    found = {(item.name, *sorted(item.labels.items())) for family in families for item in family.samples}
+    plain = generate_latest(multiprocess.registry_of(tmp_path)).decode()
+    assert found == {
+        (item.name, *sorted(item.labels.items())) for family in plain_families(plain) for item in family.samples
+    }
+    assert ("rrr_requests_rejected_total", ("reason", "bad_json")) in found
+
+
+@pytest.mark.parametrize(
+    ("accept", "encoding", "openmetrics", "gzipped"),
+    [
+        (b"", b"", False, False),
+        (b"*/*", b"gzip, deflate, br", False, True),
+        (b"text/plain, application/openmetrics-text;q=0.5", b"gzip;q=0", False, False),
+        (b"Application/OpenMetrics-Text; q=0.9, text/plain; q=0.1", b"br, GZIP ; q=0.1", True, True),
+        (b"application/openmetrics-text;q=0", b"identity", False, False),
+        (b"application/openmetrics-text;version=x;q=nan", b"gzip;q=x", False, False),
+        (b"\xff;;=,,;q", b",;q=", False, False),
+    ],
+)
+def test_a_scrape_comes_in_the_format_and_encoding_that_are_asked_for(
+    accept: bytes, encoding: bytes, openmetrics: bool, gzipped: bool
+) -> None:
+    registry = CollectorRegistry()
+    Counter("things", "How many.", registry=registry).inc(3)
+    scrape = exposition.scrape(registry, accept=accept, accept_encoding=encoding)
+    assert scrape.content_type.startswith("application/openmetrics-text" if openmetrics else "text/plain")
+    assert scrape.headers.get("Content-Encoding") == ("gzip" if gzipped else None)
+    body = gzip.decompress(scrape.body) if gzipped else scrape.body
+    assert b"\nthings_total 3.0\n" in body
+    assert body.endswith(b"# EOF\n") == openmetrics
 
 
 def test_gauges_named_by_the_id_of_a_process_that_is_gone_are_forgotten(tmp_path: Path) -> None:

@@ -2,14 +2,15 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 import typer
 from rich.markup import escape
-from rich.status import Status
 from rich.table import Table
 
 from rrrbuild.build import DEFAULT_CALIBRATION_IMAGES, DEFAULT_IMAGES, DEFAULT_MAX_DROP, ENGINES, build_engine
+from rrrbuild.choice import Choice, build_best
+from rrrbuild.heldout import NO_ACCURACY
 from rrrbuild.manifest import BatchRange, Manifest
 from rrrbuild.plans import check_plan
 from rrrbuild.targets import TARGETS, target_named
@@ -17,9 +18,27 @@ from rrrnet import output
 from rrrnet.errors import UsageError
 
 
+class _Options(TypedDict):
+    """What every build of one command shares."""
+
+    plan: str
+    batch: BatchRange
+    max_drop: float
+    out: Path | None
+    data: Path | None
+    images: int
+    calibration_images: int
+
+
 def build(
     checkpoint: Annotated[Path, typer.Argument(help="A folder that rrr train wrote.")],
-    target: Annotated[list[str], typer.Option(help=f"One of {', '.join(TARGETS)}; may be repeated.")],
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"One of {', '.join(TARGETS)}; may be repeated.",
+            show_default="the fastest that runs here and passes its gate",
+        ),
+    ] = None,
     plan: Annotated[
         str,
         typer.Option(
@@ -42,40 +61,68 @@ def build(
     ] = DEFAULT_CALIBRATION_IMAGES,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Export, compile, verify on real images and measure: one engine for each target."""
+    """Export, compile, verify on real images and measure: one engine for each target, or the best for this machine."""
     sizes = BatchRange.parse(batch)
-    for name in target:  # a mistyped one is found before minutes are spent on the others
+    for name in target or ():  # a mistyped one is found before minutes are spent on the others
         check_plan(plan, target_named(name))
-    if out is not None and len(target) > 1:
-        raise UsageError(f"--out takes one engine, but {len(target)} targets are given: leave --out away")
-    manifests = []
-    for name in target:
-        with output.messages.status(f"{name}: starting") as status:
-            manifest = build_engine(
-                checkpoint,
-                name,
-                plan=plan,
-                batch=sizes,
-                max_drop=max_drop,
-                out=out,
-                data=data,
-                images=images,
-                calibration_images=calibration_images,
-                report=partial(_report, name, status),
-            )
-        manifests.append(manifest)
+    if out is not None and len(target or ()) > 1:
+        raise UsageError(f"--out takes one engine, but {len(target or ())} targets are given: leave --out away")
+    options: _Options = {
+        "plan": plan,
+        "batch": sizes,
+        "max_drop": max_drop,
+        "out": out,
+        "data": data,
+        "images": images,
+        "calibration_images": calibration_images,
+    }
+    manifests, choice = [], None
+    with output.Working("starting") as status:
+        if not target:
+            best, choice = build_best(checkpoint, **options, report=partial(_report, status, ""))
+            manifests = [best]
+        for name in target or ():
+            report = partial(_report, status, f"{name}: ")
+            manifests.append(build_engine(checkpoint, name, **options, report=report))
     if as_json:
-        output.print_json({"engines": [_summary(manifest) for manifest in manifests]})
-        return
+        summaries = [_summary(manifest) for manifest in manifests]
+        output.print_json({"engines": summaries, "choice": None if choice is None else choice.to_json()})
+    else:
+        if choice is not None:
+            _show_choice(choice)
+        for manifest in manifests:
+            output.console.print(_table(manifest))
     for manifest in manifests:
-        output.console.print(_table(manifest))
+        if manifest.verified is False:
+            line = f"{manifest.target} cannot run here, so it is not verified: {manifest.unverified_reason}"
+            console = output.messages if as_json else output.console
+            console.print(escape(line), highlight=False, soft_wrap=True)
 
 
-def _report(target: str, status: Status, step: str) -> None:
-    """A line for each step, which stays, and a spinner for the one that runs."""
-    line = escape(f"{target}: {step}")
+def _report(status: output.Working, prefix: str, step: str) -> None:
+    """A line for each step, which stays, and a sign of life for the one that runs."""
+    line = escape(prefix + step)
     output.messages.print(line, highlight=False, soft_wrap=True)
     status.update(line)
+
+
+def _show_choice(choice: Choice) -> None:
+    """What was tried, then in words why others are out and which is taken."""
+    table = Table("target", "passes", "labels", "accuracy", title="targets of this machine")
+    sizes = list(next(trial for trial in choice.trials if trial.target == choice.target).latency_ms)
+    for size in sizes:
+        table.add_column(f"batch {size}", justify="right")
+    for trial in choice.trials:
+        proof = trial.verified
+        labels = f"{proof['label_agreement']:.1%}" if proof else ""
+        accuracy = "" if not proof or proof["accuracy"] is None else f"{proof['accuracy']:.1%}"
+        times = [f"{trial.latency_ms[size]['median']:.2f} ms" if trial.latency_ms else "" for size in sizes]
+        table.add_row(trial.target, "no" if trial.out else "yes", labels, accuracy, *times)
+    output.console.print(table)
+    for trial in choice.trials:
+        if trial.out:
+            output.console.print(escape(f"{trial.target}: {trial.out}"), highlight=False, soft_wrap=True)
+    output.console.print(escape(choice.why), highlight=False, soft_wrap=True)
 
 
 def _summary(manifest: Manifest) -> dict[str, Any]:
@@ -94,8 +141,9 @@ def _table(manifest: Manifest) -> Table:
         table.add_row("verified", escape(f"on {proof['images']} images ({proof['source']})"))
         table.add_row("largest error", f"{proof['max_abs_error']:.1e} of a probability")
         table.add_row("labels as PyTorch's", f"{proof['label_agreement']:.1%}")
-        if proof["accuracy"] is not None:
-            table.add_row("accuracy", f"{proof['accuracy']:.1%} (PyTorch: {proof['reference_accuracy']:.1%})")
+        known = proof["accuracy"] is not None
+        right = f"{proof['accuracy']:.1%} (PyTorch: {proof['reference_accuracy']:.1%})" if known else NO_ACCURACY
+        table.add_row("accuracy", right)
     others = [f"{plan} for batch {size}" for size, plan in manifest.plan_by_batch.items() if plan != manifest.plan]
     table.add_row("plan", ", ".join([manifest.plan, *others]))
     for plan, latencies in manifest.latency_ms.items():

@@ -1,21 +1,22 @@
 """`rrr evaluate`: accuracy, NLL and calibration of a checkpoint or an engine, each member and the ensemble."""
 
+from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from rrrbuild.evaluation import SPLITS, open_model, predict, write_predictions
 from rrrnet import output
+from rrrnet.commands.score_tables import class_lines, scores_table
 from rrrnet.errors import UsageError
-from rrrnet.metrics import score
+from rrrnet.training.metrics import by_class, score
 
 
 def evaluate(
     model: Annotated[Path, typer.Argument(metavar="CHECKPOINT|ENGINE", help="A checkpoint or an engine folder.")],
     data: Annotated[Path | None, typer.Option(help="Data folder; default: the one it was trained on.")] = None,
-    split: Annotated[str, typer.Option(help="test, train or all.")] = "test",
+    split: Annotated[str, typer.Option(help="test, val, train or all.")] = "test",
     predictions: Annotated[
         Path | None, typer.Option(help="Also write every image's member probabilities to this .npz file.")
     ] = None,
@@ -29,6 +30,7 @@ def evaluate(
         raise UsageError(f"--predictions {predictions}: there is no folder {predictions.parent}")
     found = predict(subject, data, split)
     scores = score(found.probabilities, found.labels)
+    scores |= by_class(found.probabilities, found.labels, subject.source.labels)
     if predictions is not None:
         write_predictions(found, predictions)
     document = {
@@ -37,20 +39,12 @@ def evaluate(
         "data": str(found.root),
         "split": split,
         "data_matches": found.data_matches,
+        "left_out_by_kind": dict(Counter(lost.kind for lost in found.left_out)),
         **scores,
     }
     if as_json:
         output.print_json(document)
     else:
-        output.console.print(_table(document))
-
-
-def _table(document: dict[str, Any]) -> Table:
-    title = f"{document['name']} ({document['target']}): {document['images']} {document['split']} images"
-    table = Table("", "accuracy", "NLL", "ECE", title=title)
-    members = document["members"]
-    rows = [("ensemble" if len(members) > 1 else "network", document)]
-    rows += [(f"member {index}", row) for index, row in enumerate(members)] if len(members) > 1 else []
-    for name, row in rows:
-        table.add_row(name, f"{row['accuracy']:.3f}", f"{row['nll']:.3f}", f"{row['ece']:.3f}")
-    return table
+        title = f"{document['name']} ({document['target']}): {document['images']} {document['split']} images"
+        output.console.print(scores_table(title, scores))
+        output.console.print(*class_lines(scores), sep="\n", markup=False, highlight=False, soft_wrap=True)

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from rrrnet import output
-from rrrnet.glyph_options import ALL, BACKGROUNDS, SCRIPTS, GlyphOptions
+from rrrnet.glyphs.options import ALL, BACKGROUNDS, SCRIPTS, GlyphOptions
 
 _DEFAULTS = GlyphOptions()
 
@@ -60,7 +60,7 @@ def glyphs(
         contrast=contrast,
         backgrounds=tuple(background) if background else _DEFAULTS.backgrounds,
     )
-    from rrrnet.glyphs import generate_glyphs
+    from rrrnet.glyphs.generate import generate_glyphs
 
     with output.progress_bar() as bar:
         task = bar.add_task("drawing letters", total=options.classes * options.per_class, text="")

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from rrrnet import architecture as shapes
 from rrrnet import output
-from rrrnet.architecture import Architecture
 from rrrnet.checkpoint import read_checkpoint
 from rrrnet.errors import UsageError
+from rrrnet.network import architecture as shapes
+from rrrnet.network.architecture import Architecture
 
 
 def describe(
@@ -28,6 +28,7 @@ def describe(
         read = read_checkpoint(checkpoint)
         document = summarise(read.architecture, read.preprocess.size if size is None else size)
         document = {"name": read.name, "method": read.method, "labels": list(read.labels), **document}
+        document |= {"preprocess": read.preprocess.to_json(), "preprocess_text": read.preprocess.describe()}
     else:
         num_classes, count = 20 if classes is None else classes, 8 if members is None else members
         network = shapes.ensemble(num_classes, count, aligned=aligned)
@@ -36,6 +37,8 @@ def describe(
         output.print_json(document)
     else:
         output.console.print(_table(document))
+        if checkpoint is not None:
+            output.console.print(f"images: {document['preprocess_text']}", highlight=False)
 
 
 def summarise(network: Architecture, image_size: int) -> dict[str, Any]:

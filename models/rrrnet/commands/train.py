@@ -10,27 +10,90 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from rrrnet import output
+from rrrnet.commands.score_tables import class_lines, scores_table
+from rrrnet.training.threads import wait_asleep
 
 if TYPE_CHECKING:
-    from rrrnet.fit import Outcome
-    from rrrnet.training_state import Progress
+    from rrrnet.training.fit import Outcome
+    from rrrnet.training.training_state import Progress
 
 
 def train(
-    data: Annotated[Path, typer.Option(help="Meta-Album folder (labels.csv, images/) or one folder per class.")],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write; its name becomes the model's name.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Meta-Album folder (labels.csv, images/), one folder per class, or such in train/, val/ and test/; "
+            "an import with --labels needs none.",
+            show_default=False,
+        ),
+    ] = None,
     method: Annotated[str, typer.Option(help="ensemble, reduced, full or head: [D], [C], [B], [A].")] = "ensemble",
     members: Annotated[int, typer.Option(help="Branches of the ensemble.")] = 8,
     weights: Annotated[
-        str,
-        typer.Option(help="imagenet, none, a ResNet152 (.safetensors, .pth), or a checkpoint of the same network."),
-    ] = "imagenet",
+        str | None,
+        typer.Option(
+            help="imagenet, none, a ResNet152 (safetensors, or of torch.save), or a checkpoint of the same network.",
+            show_default="imagenet, or none where the hub cannot be reached",
+        ),
+    ] = None,
+    weights_key: Annotated[
+        str | None, typer.Option(help="Which network in the file of --weights, like state_dict_ema.")
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="The classes in the order of the network's outputs, one a line.", show_default="by name"),
+    ] = None,
     recipe: Annotated[str, typer.Option(help="paper (300 epochs) or quick (minutes on a CPU).")] = "quick",
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images; default: the recipe's.")] = None,
-    size: Annotated[int, typer.Option(help="Height and width of the network's input in pixels.")] = 128,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            help="Height and width of the network's input in pixels, the whole image squashed [default: 128, from "
+            "scratch 64]."
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Train for about so long: steps are timed first, then size and epochs are chosen and printed."
+        ),
+    ] = None,
+    balance: Annotated[
+        str, typer.Option(help="For classes of unequal size: none, weights (of the loss) or sampler (equal draws).")
+    ] = "none",
+    early_stopping: Annotated[
+        bool,
+        typer.Option(
+            "--early-stopping/--no-early-stopping",
+            help="Keep the best epoch on the validation images and stop when none gets better; only under a constant "
+            "learning rate (recipe paper) and with 200 validation images or more.",
+        ),
+    ] = True,
+    preprocess: Annotated[
+        str | None, typer.Option(help="squash (the whole image to --size), or crop (--resize, then --crop).")
+    ] = None,
+    resize: Annotated[
+        int | None, typer.Option(help="Pixels of the shorter side, before --crop [default: 256].")
+    ] = None,
+    crop: Annotated[
+        int | None, typer.Option(help="The network's size: a square from the middle; excludes --size [default: 224].")
+    ] = None,
+    interpolation: Annotated[str | None, typer.Option(help="bilinear or bicubic [default: bilinear].")] = None,
+    mean: Annotated[
+        str | None, typer.Option(metavar="R,G,B", help="Mean of pixels in [0, 1] [default: ImageNet's].")
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(metavar="R,G,B", help="Their standard deviation [default: ImageNet's].")
+    ] = None,
+    bgr: Annotated[
+        bool | None, typer.Option("--bgr/--rgb", help="Order of the network's input channels [default: RGB].")
+    ] = None,
+    max_pixels: Annotated[
+        int, typer.Option(help="Width x height of the largest image to take; decoding takes 4 to 12 bytes a pixel.")
+    ] = 200_000_000,
     seed: Annotated[int, typer.Option(help="Decides the split and every random choice of the training.")] = 0,
     batch_size: Annotated[int | None, typer.Option(help="Images in a step; default: the recipe's.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate; default: the recipe's.")] = None,
@@ -38,46 +101,73 @@ def train(
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the stopped training in --out.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse data of which some file cannot be taken.")] = False,
+    test_fraction: Annotated[
+        float | None,
+        typer.Option(help="Share of each class kept for testing; default: 0.2, of Meta-Album folders 0.5."),
+    ] = None,
+    test_data: Annotated[
+        Path | None, typer.Option(help="A second data folder, of the same classes, to test on.")
+    ] = None,
+    groups: Annotated[
+        str | None, typer.Option(help="Column of labels.csv: images with the same cell stay on one side of the split.")
+    ] = None,
+    min_per_class: Annotated[int | None, typer.Option(help="Drop classes with fewer usable images.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the checkpoint in --out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train a network: reuse, reduce and recycle a ResNet152, or train it from scratch.
 
-    Half of each class is kept for testing. Ctrl-C leaves a checkpoint that --resume goes on with.
+    Of each class a part is kept to test and one to validate. Ctrl-C leaves a checkpoint that --resume goes on with.
     """
-    from rrrnet.fit import Options, fit
+    wait_asleep()
+    from rrrnet.data.training_data import DataOptions
+    from rrrnet.images.preprocess_options import PreprocessOptions
+    from rrrnet.training.fit import Options, fit
+    from rrrnet.training.settle import settle_weights
 
-    options = Options(
+    given = Options(
         data=data,
         out=out,
         method=method,  # type: ignore[arg-type]  # Options itself checks the word and lists what is allowed
         members=members,
         aligned=aligned,
-        weights=weights,
+        weights="imagenet" if weights is None else weights,
+        weights_key=weights_key,
+        labels=labels,
         recipe=recipe,
         epochs=epochs,
         batch_size=batch_size,
         lr=lr,
         size=size,
+        minutes=minutes,
+        balance=balance,
+        early_stopping=early_stopping,
+        preprocess=PreprocessOptions(preprocess, resize, crop, interpolation, mean, std, bgr),
+        max_pixels=max_pixels,
         seed=seed,
         precision=precision,
         device=device,
         resume=resume,
         overwrite=overwrite,
         command=shlex.join(["rrr", *sys.argv[1:]]),
+        data_options=DataOptions(strict, test_fraction, test_data, groups, min_per_class),
     )
+    options = settle_weights(given, weights, output.say)
     with _stop_requested() as requested, output.progress_bar() as bar:
-        task = bar.add_task("training", total=None, text="")
+        task = bar.add_task("training", total=None, text="reading images")
 
         def started(epochs: int, steps: int) -> None:
-            bar.update(task, total=epochs * steps)
+            bar.update(task, total=epochs * steps, text="")
 
         def report(progress: "Progress", steps: int) -> None:
             requested.running = True
             text = f"epoch {progress.epoch + 1}  loss {progress.loss:.3f}  accuracy {progress.accuracy:.3f}"
+            if progress.val_accuracy is not None:
+                text += f"  val {progress.val_accuracy:.3f}"
             bar.update(task, completed=progress.epoch * steps + progress.step, text=text)
 
-        outcome = fit(options, report=report, stop=lambda: requested.stop, say=output.messages.print, started=started)
+        outcome = fit(options, report=report, stop=lambda: requested.stop, say=output.say, started=started)
     _finish(outcome, options.out, as_json=as_json)
 
 
@@ -119,11 +209,7 @@ def _finish(outcome: "Outcome", out: Path, *, as_json: bool) -> None:
         output.messages.print(f"stopped: {out} can be used as it is; go on by the same command with --resume")
         raise typer.Exit(130)
     if not as_json and metrics:
-        table = Table("", "accuracy", "NLL", "ECE", title=f"{checkpoint.name} on {metrics['images']} test images")
-        rows = [("ensemble", metrics), *((f"member {index}", row) for index, row in enumerate(metrics["members"]))]
-        for name, row in rows if len(metrics["members"]) > 1 else rows[:1]:
-            label = name if len(metrics["members"]) > 1 else "network"
-            table.add_row(label, f"{row['accuracy']:.3f}", f"{row['nll']:.3f}", f"{row['ece']:.3f}")
-        output.console.print(table)
+        output.console.print(scores_table(f"{checkpoint.name} on {metrics['images']} test images", metrics))
+        output.console.print(*class_lines(metrics), sep="\n", markup=False, highlight=False, soft_wrap=True)
     if not as_json:
-        output.console.print(f"checkpoint: {out}\nnext: rrr build {out} --target openvino-fp32", highlight=False)
+        output.console.print(f"checkpoint: {out}\nnext: rrr build {out}", highlight=False)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rrrnet.metrics import entropy
+from rrrnet.training.metrics import entropy
 
 FloatArray = npt.NDArray[np.floating[Any]]
 
@@ -31,7 +31,7 @@ def uncertainty(probabilities: FloatArray) -> dict[str, float]:
     agreement = float((members.argmax(axis=1) == mean.argmax()).mean())
     return {
         "entropy": round(max(0.0, doubt), 6),
-        # As rrrnet.metrics has it, which would reckon the mean and its entropy again: 30 us of each answer.
+        # As rrrnet.training.metrics has it, which would reckon the mean and its entropy again: 30 us of each answer.
         "mutual_information": round(max(0.0, doubt - float(entropy(members).mean())), 6),
         "agreement": round(agreement, 6),
     }

@@ -9,6 +9,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from rrrserve.api.errors import APIError
+from rrrserve.api.near_misses import shown
 from rrrserve.api.requests import Headers
 
 SLOW_SECONDS = 2.0
@@ -117,8 +118,9 @@ async def read_body(receive: Receive, headers: Headers, coming: ComingBody, *, m
         APIError: `body_too_large`, `encoding_not_supported`, or `overloaded`.
         ClientDisconnect: the client went away.
     """
-    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise APIError("encoding_not_supported", "send the body as it is, without Content-Encoding")
+    if (encoding := headers.get(b"content-encoding", b"identity").lower()) != b"identity":
+        seen = shown(encoding.decode("latin-1"))
+        raise APIError("encoding_not_supported", f"the Content-Encoding is {seen}: send the body as it is, without one")
     if headers.get(b"transfer-encoding", b"chunked").strip().lower() != b"chunked":
         raise APIError("encoding_not_supported", "the only Transfer-Encoding that is read here is chunked")
     announced = headers.get(b"content-length", b"0")

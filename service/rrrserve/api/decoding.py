@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from rrrnet.errors import ImageError
-from rrrnet.preprocess import Preprocess, load_rgb, open_image, to_array
+from rrrnet.images.preprocess import Preprocess, load_rgb, open_image, to_array
 from rrrserve.api.errors import APIError, from_image_error
 
 # Up to this size an image is decoded on the event loop, which it holds for some 0.4 ms. Judged by the bytes as well,
@@ -70,7 +70,7 @@ class DecodePool:
             opened = open_image(data, max_pixels=self._max_pixels)
         except ImageError as error:
             return [from_image_error(error)]
-        if opened.width * opened.height <= _INLINE_PIXELS:
+        if preprocess.working_pixels(*opened.size) <= _INLINE_PIXELS:
             return [_decode_opened(opened, preprocess, start)]
         return [await loop.run_in_executor(self.executor, self._decode_large, opened, preprocess, start)]
 
@@ -83,7 +83,7 @@ class DecodePool:
         return self._decode_large(opened, preprocess, start)
 
     def _decode_large(self, opened: Image.Image, preprocess: Preprocess, start: float) -> Decoded | APIError:
-        with self._memory.held(opened.width * opened.height * _BYTES_PER_PIXEL):
+        with self._memory.held(preprocess.working_pixels(*opened.size) * _BYTES_PER_PIXEL):
             return _decode_opened(opened, preprocess, start)
 
     def close(self) -> None:

@@ -115,22 +115,29 @@ class Endpoint:
     """An ASGI application around one handler.
 
     Args:
-        template: the route's path with its parameters unfilled; the metric label.
+        template: the route's path with its parameters unfilled.
         handler: gives the reply or raises `APIError`.
         access: who is answered; asked for each request.
         in_flight: whether the gauge of running predictions counts it.
+        counted_as: the metric label, where it is not the template.
     """
 
     def __init__(
-        self, template: str, handler: Handler, *, access: Callable[[], Access], in_flight: bool = False
+        self,
+        template: str,
+        handler: Handler,
+        *,
+        access: Callable[[], Access],
+        in_flight: bool = False,
+        counted_as: str | None = None,
     ) -> None:
         self.template = template
+        self._label = counted_as or template
         self._handler = handler
         self._access = access
         self._in_flight = in_flight
-        instruments.REQUEST_DURATION.labels(
-            template, "", "client_error"
-        )  # what a path or method of no use here adds to
+        if in_flight or self._label == instruments.UNMATCHED:  # what a name, path or method of no use here adds to
+            instruments.REQUEST_DURATION.labels(self._label, "", "client_error")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; nothing that a client sends gets past as an exception."""
@@ -145,7 +152,7 @@ class Endpoint:
         # Counted before it is sent: who has an answer finds it in the next scrape, whichever worker that one asks.
         outcome = "client_error" if reply is None else instruments.outcome_of(reply.status)
         elapsed = time.perf_counter() - exchange.started
-        instruments.REQUEST_DURATION.labels(self.template, exchange.model, outcome).observe(elapsed)
+        instruments.REQUEST_DURATION.labels(self._label, exchange.model, outcome).observe(elapsed)
         log_request(
             request_id=exchange.request_id,
             route=self.template,

@@ -7,6 +7,7 @@ docs/http.md are made from it, so a code that is not in it cannot be sent.
 from typing import Any, NamedTuple
 
 from rrrnet.errors import ImageError
+from rrrnet.images.image_formats import IN_WORDS
 
 
 class ErrorKind(NamedTuple):
@@ -38,7 +39,7 @@ ERRORS: dict[str, ErrorKind] = {
     "encoding_not_supported": ErrorKind(
         415, "a body with a Content-Encoding, or a Transfer-Encoding other than chunked"
     ),
-    "unsupported_image": ErrorKind(415, "not JPEG, PNG or WebP, judged by the first bytes"),
+    "unsupported_image": ErrorKind(415, f"not {IN_WORDS}, judged by the first bytes"),
     "empty_image": ErrorKind(422, "an image of 0 bytes"),
     "truncated_image": ErrorKind(422, "image data that end too early"),
     "bad_image": ErrorKind(422, "damaged image data"),

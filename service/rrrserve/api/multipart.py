@@ -25,10 +25,11 @@ _QUOTED = re.compile(rb'"[^"]*"')
 
 @dataclass
 class Part:
-    """One part: its field name, whether it was sent as a file, and its bytes."""
+    """One part: its field name, whether it was sent as a file, whether its bytes are base64, and they themselves."""
 
     name: str = ""
     is_file: bool = False
+    is_base64: bool = False
     data: bytearray = field(default_factory=bytearray)
 
 
@@ -44,13 +45,17 @@ def parse_multipart(body: bytes, content_type: bytes) -> list[Part]:
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
-        raise APIError("bad_multipart", "the header Content-Type names no boundary")
+        help_ = "let the client write it itself, as curl -F and Python's requests do with files=..."
+        raise APIError("bad_multipart", f"the header Content-Type names no boundary: {help_}")
+    if not body.startswith(first := b"--" + boundary) and (start := body.find(b"\r\n" + first)) >= 0:
+        body = body[start + 2 :]  # behind a preamble, which RFC 2046 allows and the parser does not
     collector = _Collector()
     try:
         parser = MultipartParser(boundary, collector.callbacks())
         parser.write(body)
     except FormParserError as error:
-        raise APIError("bad_multipart", "the body is not the multipart/form-data that its header announces") from error
+        what = "the body is not the multipart/form-data that its header announces (its lines end with CR LF)"
+        raise APIError("bad_multipart", what) from error
     if not collector.ended:
         raise APIError("bad_multipart", "the multipart body ends before its closing boundary")
     return collector.parts
@@ -99,6 +104,8 @@ class _Collector:
             part = self.parts[-1]
             part.name = options.get(b"name", b"").decode("utf-8", "replace")
             part.is_file = b"filename" in options or bool(_EXTENDED_FILENAME.search(_QUOTED.sub(b"", value)))
+        elif self._header.lower() == b"content-transfer-encoding":  # of mail; some clients write forms as mail
+            self.parts[-1].is_base64 = self._value.strip().lower() == b"base64"
 
     def _headers_finished(self) -> None:
         if not self.parts[-1].name:
@@ -108,7 +115,8 @@ class _Collector:
         part = self.parts[-1]
         part.data += memoryview(data)[start:end]
         if not part.is_file and len(part.data) > MAX_TEXT_BYTES:
-            raise APIError("field_too_large", f"a text field is larger than {MAX_TEXT_BYTES} bytes")
+            what = f"a text field is larger than {MAX_TEXT_BYTES} bytes"
+            raise APIError("field_too_large", f"{what}: an image must be an uploaded file (curl -F image=@cat.jpg URL)")
 
     def _end(self) -> None:
         self.ended = True

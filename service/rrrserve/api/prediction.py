@@ -5,7 +5,6 @@ What it needs on its way is a `Backend`, which is there once the service has sta
 
 import asyncio
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from rrrserve.api.bodies import BodyMemory, ComingBody, read_body, this_task
 from rrrserve.api.data_plane import DataPlane, Timing
 from rrrserve.api.endpoint import Exchange, Reply, to_json
 from rrrserve.api.errors import APIError
-from rrrserve.api.requests import Options, Unpacked, options_of, timeout_ms, unpack
+from rrrserve.api.requests import Options, Unpacked, ignored_header, options_of, timeout_ms, together, unpack
 from rrrserve.config.service_config import ServiceConfig
 from rrrserve.stamps.model_list import ModelList
 from rrrserve.state.shared_state import Phase
@@ -65,14 +64,13 @@ class Asked(NamedTuple):
         return self.deadline - time.perf_counter()
 
 
-async def predict(backend: Backend, exchange: Exchange, *, batch: bool, body_options: Sequence[str] = ()) -> Reply:
+async def predict(backend: Backend, exchange: Exchange, *, batch: bool) -> Reply:
     """Answer with one image's labels, or in a batch with each image's; there an unusable one gives an error item.
 
     Args:
         backend: what answers.
         exchange: the request.
         batch: whether several images are asked about.
-        body_options: options that the body may hold beside the images.
 
     Raises:
         APIError: there is no answer.
@@ -85,10 +83,11 @@ async def predict(backend: Backend, exchange: Exchange, *, batch: bool, body_opt
         with backend.body_memory.begin(this_task().cancel) as coming:
             try:
                 async with asyncio.timeout(asked.seconds_left()):
-                    body = await read(backend, exchange, asked, coming, timing, batch=batch, options=body_options)
+                    body = await read(backend, exchange, asked, coming, timing, batch=batch)
                     options = asked.options
                     if body.options:
-                        options = options_of([*query_of(exchange), *body.options], num_classes=len(asked.model.labels))
+                        given = together(query_of(exchange), body.options)
+                        options = options_of(given, num_classes=len(asked.model.labels))
                     with backend.admission.admitted(len(body.images), asked.seconds_left()):
                         results = await plane.predict(
                             asked.model, body.images, options, deadline=asked.deadline, timing=timing
@@ -96,7 +95,8 @@ async def predict(backend: Backend, exchange: Exchange, *, batch: bool, body_opt
             except TimeoutError as error:
                 code = "deadline_exceeded" if coming.whole else "request_timeout"
                 raise APIError(code, f"the deadline of {asked.milliseconds} ms passed") from error
-        return answer(plane, exchange, asked.model, results, timing, batch=batch)
+        headers = ignored_header([*options.ignored, *body.ignored])
+        return answer(plane, exchange, asked.model, results, timing if options.timing else None, headers, batch=batch)
 
 
 def ask(backend: Backend, exchange: Exchange) -> Asked:
@@ -134,7 +134,6 @@ async def read(
     timing: Timing,
     *,
     batch: bool,
-    options: Sequence[str],
 ) -> Unpacked:
     """The body, taken apart.
 
@@ -147,7 +146,7 @@ async def read(
     timing.read = time.perf_counter() - exchange.started
     plane.observe_stage("read", asked.model, timing.read)
     field, most = ("images", settings.max_batch_images) if batch else ("image", 1)
-    return await unpack(body, exchange.headers, field=field, most=most, options=options, threads=plane.pool.executor)
+    return await unpack(body, exchange.headers, field=field, most=most, threads=plane.pool.executor)
 
 
 def answer(
@@ -155,11 +154,21 @@ def answer(
     exchange: Exchange,
     model: ServedModel,
     results: list[dict[str, Any] | APIError],
-    timing: Timing,
+    timing: Timing | None,
+    headers: dict[str, str],
     *,
     batch: bool,
 ) -> Reply:
     """The results as JSON.
+
+    Args:
+        plane: what answered.
+        exchange: the request.
+        model: which model.
+        results: of each image.
+        timing: what the answer tells of it; None for nothing.
+        headers: further ones of the answer.
+        batch: whether several images were asked about.
 
     Raises:
         APIError: that of the only image.
@@ -185,6 +194,8 @@ def answer(
         if isinstance(item, APIError):
             raise item
         document |= item
-    reply = Reply(to_json(document | {"timing_ms": timing.to_json()}))
+    if timing is not None:
+        document["timing_ms"] = timing.to_json()
+    reply = Reply(to_json(document), headers=headers)
     plane.observe_stage("encode", model, time.perf_counter() - start)
     return reply

@@ -2,12 +2,12 @@
 
 import asyncio
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
-from prometheus_client import REGISTRY, generate_latest
+from prometheus_client import REGISTRY
 from starlette.routing import Route, Router
 
 from rrrserve.api.docs.openapi import document
@@ -15,10 +15,11 @@ from rrrserve.api.docs.swagger import swagger_page
 from rrrserve.api.endpoint import Access, Endpoint, Exchange, Handler, Reply, to_json
 from rrrserve.api.errors import ERRORS, APIError
 from rrrserve.api.prediction import Backend, predict
-from rrrserve.api.requests import OPTIONS
-from rrrserve.metrics import instruments
+from rrrserve.metrics import exposition, instruments
 
-# The last two are BentoML's: its clients send options in the body.
+_ResultT = TypeVar("_ResultT")
+
+# The last two are BentoML's.
 PREDICTION_ROUTES = (
     "/v1/predict",
     "/v1/predict_batch",
@@ -86,8 +87,7 @@ class Routes:
         endpoint = functools.partial(Endpoint, access=lambda: self.access)
         routes = []
         for template in PREDICTION_ROUTES:
-            options = () if template.startswith("/v1/") else OPTIONS
-            predict = functools.partial(self._predict, batch=template.endswith("_batch"), body_options=options)
+            predict = functools.partial(self._predict, batch=template.endswith("_batch"))
             path = template.replace("{name}", "{name:path}")  # any name at all: what is none of ours is unknown_model
             # PUT as well as POST: it is what `curl -T cat.jpg` sends.
             routes.append(Route(path, endpoint(template, predict, in_flight=True), methods=["POST", "PUT"]))
@@ -95,12 +95,14 @@ class Routes:
         for path, handler in pages.items():
             template = "/docs" if handler is swagger_page else path
             routes.append(Route(path, endpoint(template, handler), methods=["GET"]))
-            routes.append(Route(path, endpoint(template, _only("GET, HEAD"))))
+            # Counted together: histograms of what nobody does to each page would be a third of a scrape.
+            refuse = endpoint(template, _only("GET, HEAD"), counted_as=instruments.UNMATCHED)
+            routes.append(Route(path, refuse))
         return Router(routes, redirect_slashes=False, default=endpoint(instruments.UNMATCHED, _not_found))
 
-    async def _predict(self, exchange: Exchange, *, batch: bool, body_options: Sequence[str]) -> Reply:
+    async def _predict(self, exchange: Exchange, *, batch: bool) -> Reply:
         """One image, one answer; of several an unusable one gives an error item and leaves the others as they are."""
-        return await predict(self._backend(), exchange, batch=batch, body_options=body_options)
+        return await predict(self._backend(), exchange, batch=batch)
 
     async def models(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """The repository's models, each with the claims that are stamped on it now."""
@@ -120,12 +122,14 @@ class Routes:
             raise APIError("not_ready", failure)
         return Reply(b'{"status":"ready"}')
 
-    async def metrics(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
-        """Our metrics in Prometheus text format."""
-        text = await self._on_the_thread(lambda: generate_latest(self.registry))
-        return Reply(text, content_type=instruments.CONTENT_TYPE)
+    async def metrics(self, exchange: Exchange) -> Reply:
+        """Our metrics in Prometheus's text format or OpenMetrics."""
+        accept, encoding = (exchange.headers.get(name, b"") for name in (b"accept", b"accept-encoding"))
+        scrape = functools.partial(exposition.scrape, self.registry, accept=accept, accept_encoding=encoding)
+        body, content_type, headers = await self._on_the_thread(scrape)
+        return Reply(body, content_type=content_type, headers=headers)
 
-    async def _on_the_thread(self, work: Callable[[], bytes]) -> bytes:
+    async def _on_the_thread(self, work: Callable[[], _ResultT]) -> _ResultT:
         """What takes some 20 ms, which the predictions under way would wait for otherwise."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
@@ -139,7 +143,7 @@ class Routes:
             answer.raise_for_status()
         except httpx.HTTPError as error:
             raise APIError("backend_unavailable", "Triton's metrics cannot be read") from error
-        return Reply(answer.content, content_type=instruments.CONTENT_TYPE)
+        return Reply(answer.content, content_type=exposition.CONTENT_TYPE)
 
     async def bentoml_schema(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """BentoML's own description of its routes."""
@@ -147,8 +151,9 @@ class Routes:
 
     async def docs(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """OpenAPI 3."""
-        settings = self._backend().settings
-        return Reply(to_json(await asyncio.to_thread(document, settings, needs_token=self.access.needs_token)))
+        backend, needs_token = self._backend(), self.access.needs_token
+        models = list(backend.data_plane.models)
+        return Reply(to_json(await asyncio.to_thread(document, backend.settings, models, needs_token=needs_token)))
 
 
 def _only(methods: str) -> Handler:

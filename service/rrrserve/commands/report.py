@@ -58,7 +58,7 @@ def report(
     benches = {shown(path.absolute()): read_bench(path) for path in bench or ()}
     runs = {shown(path.absolute()): read_verdicts(path) for path in verdicts or ()}
     sources = find_sources(model, repository=repository, checkpoint=checkpoint, engines=engine or ())
-    found, origin = _predictions(sources, predictions, data)
+    found, files, origin = _predictions(sources, predictions, data)
     document: dict[str, Any] = {
         "format": 1,
         "kind": "rrr-report",
@@ -68,6 +68,7 @@ def report(
         "accuracy": collect.accuracy_section(sources.checkpoint, found, origin),
         "calibration": collect.calibration_section(sources, found),
         "calibration_source": origin,
+        "mistakes": collect.mistakes_section(sources, found, files),
         "engines": [collect.engine_section(item, sources) for item in sources.engines],
         "served": None
         if sources.repository is None or sources.served is None
@@ -92,19 +93,24 @@ def report(
 
 def _predictions(
     sources: "Sources", file: Path | None, data: Path | None
-) -> "tuple[tuple[Floats, Labels] | None, str]":
-    """Probabilities (N, M, C) and labels (N,), and where they come from; None without --predictions and --data."""
+) -> "tuple[tuple[Floats, Labels] | None, list[Path] | None, str]":
+    """Probabilities (N, M, C) with labels (N,), their images, and where they come from.
+
+    None without --predictions and --data; the images are None too where they are not known.
+    """
     from rrrbuild.evaluation import open_model, predict
-    from rrrserve.report.inputs import read_predictions
+    from rrrserve.report.inputs import files_of_predictions, read_predictions
 
     shape = (sources.checkpoint or sources.engines[0]).architecture
     if file is not None:
-        return read_predictions(file, members=shape.members, classes=shape.num_classes), f"predictions in {file.name}"
+        given = read_predictions(file, members=shape.members, classes=shape.num_classes)
+        return given, files_of_predictions(file, len(given[1])), f"predictions in {file.name}"
     if data is None:
-        return None, ""
+        return None, None, ""
     subject = open_model(_predictor(sources))
     found = predict(subject, data, "test")
-    return (found.probabilities, found.labels), f"{subject.target}, test split of {found.root.name}"
+    files = [found.root / name for name in found.files]
+    return (found.probabilities, found.labels), files, f"{subject.target}, test split of {found.root.name}"
 
 
 def _predictor(sources: "Sources") -> Path:

@@ -1,7 +1,7 @@
 """`rrr repository`: engines to a Triton model repository."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -11,10 +11,17 @@ from rrrnet import output
 from rrrnet.errors import IncompatibleError, UsageError
 from rrrserve.config.service_config import DEFAULT_REPOSITORY
 
+if TYPE_CHECKING:
+    from rrrbuild.repository_document import Repository
+
 
 def repository(
     engines: Annotated[
-        list[Path], typer.Argument(help="Folders that rrr build wrote; the first is the default model.")
+        list[Path],
+        typer.Argument(
+            help="Folders that rrr build wrote, or a model's folder with several, of which the best that runs here is "
+            "taken; the first is the default model."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The repository's folder.")] = DEFAULT_REPOSITORY,
     name: Annotated[
@@ -43,12 +50,17 @@ def repository(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write a Triton model repository from engines, for the tritonserver of this machine or another."""
+    from rrrbuild.best_engine import engines_below, pick_engine
     from rrrbuild.repository import write_repository
+    from rrrbuild.serving_check import obstacles
 
     if threads is not None and threads < 1:
         raise UsageError(f"--threads is {threads}: allowed is 1 or more")
+    picked = {folder: pick_engine(folder) for folder in engines if engines_below(folder)}
+    for choice in picked.values():
+        _tell(f"{choice.folder}: {choice.why}")
     written = write_repository(
-        engines,
+        [picked[folder].engine if folder in picked else folder for folder in engines],
         out,
         backends=_backends(backends),
         names=name or (),
@@ -56,14 +68,25 @@ def repository(
         split_as=split_as,
         report=_tell,
     )
+    found = obstacles(written)
     if as_json:
-        output.print_json({"path": str(written.path), "models": [model.to_json() for model in written.models]})
-        return
+        models = [model.to_json() | {"obstacle": found.get(model.name)} for model in written.models]
+        chosen = [choice.to_json() for choice in picked.values()]
+        output.print_json({"path": str(written.path), "models": models, "chosen": chosen})
+    else:
+        output.console.print(_table(written))
+    for model_name, obstacle in found.items():
+        line = f"{model_name} cannot run here: {obstacle}"
+        (output.messages if as_json else output.console).print(escape(line), highlight=False, soft_wrap=True)
+
+
+def _table(written: "Repository") -> Table:
+    """What it serves."""
     table = Table("model", "target", "backend", "members", "largest batch", title=escape(str(written.path)))
     for model in written.models:
         backend = f"{model.backend}, {len(model.steps)} steps" if model.steps else model.backend
         table.add_row(model.name, model.target, backend, str(model.members), str(model.max_batch_size))
-    output.console.print(table)
+    return table
 
 
 def _backends(given: str | None) -> frozenset[str]:

@@ -128,13 +128,13 @@ def _no_ensemble(model: "ServedModel") -> "ServedModel":
 
 def _image_bytes(path: Path, model: "ServedModel") -> bytes:
     """The file, once it is known that the model takes it."""
-    from rrrnet.preprocess import image_to_array
+    from rrrnet.images.preprocess import image_to_array
 
     data = path.read_bytes()
     try:
         image_to_array(data, model.preprocess)
     except ImageError as error:
-        raise ImageError(error.code, f"--image {path}: {error}; choose another JPEG, PNG or WebP file") from error
+        raise ImageError(error.code, f"--image {path}: {error}; choose another image") from error
     return data
 
 

@@ -151,7 +151,7 @@ def _picture(path: Path | None) -> bytes | None:
     if path is None:
         return None
     if not path.is_file():
-        raise ArtifactError(f"--image {path} is not a file: give a JPEG, PNG or WebP")
+        raise ArtifactError(f"--image {path} is not a file: give an image")
     return path.read_bytes()
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rrrnet.errors import UsageError
 from rrrnet.files import write_atomically
-from rrrnet.preprocess import MAX_PIXELS
+from rrrnet.images.preprocess import MAX_PIXELS
 from rrrserve.net.addresses import check_address
 from rrrserve.net.tls import TlsFiles
 from rrrserve.net.tokens import digests_of, tokens_of

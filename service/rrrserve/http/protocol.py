@@ -18,7 +18,7 @@ from uvicorn.server import ServerState
 from rrrserve.http.connections import Connections
 from rrrserve.http.refusal import Refusal, Render, closing_answer
 
-_BODY_FIELDS = (b"content-length", b"transfer-encoding")
+_BODY_FIELDS = (b"content-length", b"transfer-encoding", b"expect")  # they tell what follows the header
 _BYTES_FOR_EACH_TIME = 64 * 1024  # that the client must read in the time for a header
 
 
@@ -73,6 +73,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._deaf = False  # what the client sends from now on is thrown away
         self._closing = False
         self._header_bytes = self._header_fields = self._pending_bytes = self._body_bytes = self._chunks = 0
+        self._offered = False  # an upgrade, by the request whose body has not been parsed yet
         self._refusal: Refusal | None = None
         self._running: tuple[RequestResponseCycle, asyncio.Task[None]] | None = None
 
@@ -184,9 +185,9 @@ class GuardedProtocol(HttpToolsProtocol):
         before = self._phase
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._deaf = True  # no protocol to change to: the request is answered, and is the last one
-            self.cycle.keep_alive = False
+        except httptools.HttpParserUpgrade as offer:
+            (end,) = offer.args  # of the header in `data`
+            self.data_received(self._without_offer() + data[end:])
             return
         except httptools.HttpParserError:
             self._refuse(self._refusal or Refusal("bad_http", "the bytes are not a request of HTTP/1.1"))
@@ -202,6 +203,16 @@ class GuardedProtocol(HttpToolsProtocol):
             self._body_bytes += len(data)
             if self._body_bytes > self._limits.body_bytes:
                 self._refuse(Refusal("body_too_large", f"the body takes more than {self._limits.body_bytes} bytes"))
+
+    def _without_offer(self) -> bytes:
+        """A header like the last one, less its offer of another protocol, for a new parser (RFC 9110, 7.8).
+
+        httptools takes what follows such an offer for the other protocol, so that the body would never be seen.
+        """
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+        fields = [b"%s: %s\r\n" % pair for pair in self.headers if pair[0] in _BODY_FIELDS]
+        return b"".join((b"POST / HTTP/1.1\r\n", *fields, b"\r\n"))
 
     def _too_large_header(self) -> Refusal:
         most, fields = self._limits.header_bytes, self._limits.header_fields
@@ -234,19 +245,21 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Called by httptools at the end of a header."""
+        if self._offered:  # the request is known, and under way
+            self._offered = False
+            self._phase = _Phase.BODY
+            return
         if self.parser.get_method() == b"CONNECT":
             self._stop(Refusal("method_not_allowed", "this is no proxy", headers={"Allow": "GET, HEAD, POST, PUT"}))
         if self.parser.get_http_version() not in ("1.1", "1.0"):
             self._stop(Refusal("bad_http", "the version must be HTTP/1.1"))
-        if self.parser.should_upgrade() and any(field in _BODY_FIELDS for field, _ in self.headers):
-            # httptools would take the body for bytes of the other protocol.
-            self._stop(Refusal("bad_http", "an offer to upgrade must come without a body"))
         if len(self.pipeline) >= self._limits.pipelined:
             self._stop(Refusal("bad_http", f"more than {self._limits.pipelined} requests wait for an answer"))
         if not self.flow.write_paused:
             self._guard.release(self)
         super().on_headers_complete()
         self._phase = _Phase.BODY
+        self._offered = self.parser.should_upgrade()
 
     def on_chunk_header(self) -> None:
         """Called by httptools for each chunk of a chunked body."""
@@ -256,6 +269,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Called by httptools at a request's last byte."""
+        if self._offered:  # so httptools thinks
+            return
         self._phase = _Phase.BETWEEN
         super().on_message_complete()
         if self.cycle.response_complete and not self._closing:  # what was left of a body that nobody wanted

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import httpx
 import numpy as np
 
-from rrrnet.preprocess import MAX_SIZE, MIN_SIZE
+from rrrnet.images.preprocess import MAX_SIZE, MIN_SIZE
 from rrrserve.bench.closed_loop import Result, closed_loop
 from rrrserve.claims.claims_file import nearest
 from rrrserve.claims.reasons import UndecidableError

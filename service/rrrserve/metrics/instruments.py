@@ -10,13 +10,12 @@ that Prometheus could see, and a path that nobody asked for yet must not add a h
 
 from collections.abc import Iterable
 
-from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
 from rrrbuild.repository_document import ServedModel
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a time stamp for every series: nothing that rate() needs
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
 STAGES = ("read", "decode", "preprocess", "inference", "encode")
 OUTCOMES = ("ok", "client_error", "rejected", "deadline", "server_error")
 UNMATCHED = "unmatched"

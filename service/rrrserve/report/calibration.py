@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rrrnet.metrics import ECE_BINS, mutual_information
+from rrrnet.training.metrics import ECE_BINS, mutual_information
 
 Floats = npt.NDArray[np.floating[Any]]
 Labels = npt.NDArray[np.integer[Any]]

@@ -3,18 +3,20 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from rrrbuild.engine import incompatibility
+from rrrbuild.engine import unfitness
 from rrrbuild.manifest import Manifest
 from rrrbuild.targets import TARGETS
 from rrrnet import sealed
 from rrrnet.checkpoint import DOCUMENT, Checkpoint
 from rrrnet.commands.describe import summarise
 from rrrnet.files import shown
-from rrrnet.metrics import score
+from rrrnet.training.metrics import score
 from rrrserve.bench.result_file import BenchResult
 from rrrserve.report.calibration import Floats, Labels, calibration
+from rrrserve.report.mistakes import mistakes
 from rrrserve.report.sources import Sources
 from rrrserve.stamps.environment import describe
 
@@ -48,6 +50,7 @@ def model_section(sources: Sources) -> dict[str, Any]:
         "widths": list(architecture.widths),
         "labels": list(shape.labels),
         "preprocess": asdict(shape.preprocess),
+        "preprocess_text": shape.preprocess.describe(),
         "costs": summarise(architecture, shape.preprocess.size),
     }
 
@@ -61,7 +64,10 @@ def training_section(checkpoint: Checkpoint | None) -> dict[str, Any] | None:
     if checkpoint is None:
         return None
     training = checkpoint.training
-    known = ("split", "recipe", "epochs", "epochs_done", "seed", "frozen", "weights", "device", "versions")
+    known = (
+        *("split", "recipe", "epochs", "epochs_done", "chosen", "balance", "selection"),
+        *("seed", "frozen", "weights", "device", "versions"),
+    )
     data = training.get("data")
     return {
         "path": shown(checkpoint.path),
@@ -90,14 +96,17 @@ def calibration_section(sources: Sources, predictions: tuple[Floats, Labels] | N
     return None if predictions is None else calibration(*predictions, _shape(sources).labels)
 
 
+def mistakes_section(
+    sources: Sources, predictions: tuple[Floats, Labels] | None, files: Sequence[Path] | None
+) -> dict[str, Any] | None:
+    """Each class, the confusion matrix and the surest wrong answers."""
+    return None if predictions is None else mistakes(*predictions, _shape(sources).labels, files)
+
+
 def engine_section(engine: Manifest, sources: Sources) -> dict[str, Any]:
     """An engine by its manifest."""
     target = TARGETS.get(engine.target)
-    obstacle = (
-        incompatibility(target, engine.versions.get(target.family, "unknown"), engine.device["built_for"])
-        if target is not None
-        else f"this rrr does not know the target {engine.target}"
-    )
+    obstacle = unfitness(engine, target) if target is not None else f"this rrr does not know the target {engine.target}"
     checkpoint = sources.checkpoint
     training = None if checkpoint is None else sealed.sha256_of(checkpoint.path / DOCUMENT)
     return {

@@ -5,10 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from markupsafe import Markup
+from matplotlib.patches import Rectangle
 
 from rrrserve.bench.plot import COLORS, Tail, draw_load, draw_tails, plain_log
 from rrrserve.report.drawing import HEIGHT, INK, LINE, SOFT, VERDICTS, WIDTH, picture
 
+_WRITTEN_OUT = 12  # classes up to which the cells of the confusion matrix hold their numbers
+_LONGEST_NAME = 16
 _LEAST_ERROR = 1e-8  # of a logarithmic axis
 # Percentiles of a bench result.
 _TAIL = {"p50_ms": 50.0, "p90_ms": 90.0, "p95_ms": 95.0, "p99_ms": 99.0, "p999_ms": 99.9}
@@ -44,6 +47,7 @@ def figures_of(document: Mapping[str, Any]) -> dict[str, list[Figure]]:
     ]
     sections: dict[str, list[Figure | None]] = {
         "accuracy": [members(scores[-1])] if scores and len(scores[-1]["members"]) > 1 else [],
+        "mistakes": [] if document["mistakes"] is None else [confusion(document["mistakes"])],
         "calibration": [] if found is None else [reliability(found["bins"], scores[-1]["ece"]), coverage(found)],
         "engines": [errors(engines), engine_latency(engines)],
         "plans": [plans(engine, index) for index, engine in enumerate(engines)],
@@ -78,6 +82,37 @@ def members(scores: Mapping[str, Any]) -> Figure:
         "Accuracy: right is better. NLL and calibration error: left is better.",
         (("f0", "ensemble"), ("f1", "members")),
     )
+
+
+def confusion(found: Mapping[str, Any]) -> Figure:
+    """Which class is taken for which: a square for each pair, the darker the larger its share of the row."""
+    counts, names = found["matrix"]["counts"], [_short(name) for name in found["matrix"]["labels"]]
+    pairs = [f"{row['label']} taken for {row['predicted']} {row['count']} times" for row in found["confusions"]]
+    told = "; ".join([f"Mean recall {100 * found['balanced_accuracy']:.1f} %", *pairs])
+    size, small = len(names), len(names) <= _WRITTEN_OUT
+    with picture(WIDTH, max(240, min(440, 40 * size + 80)), told) as drawn:
+        axis = drawn.canvas.subplots()
+        for row, cells in enumerate(counts):
+            for column, count in enumerate(cells):
+                if not count:
+                    continue
+                color, share = COLORS[0 if row == column else 1], count / sum(cells)
+                square = Rectangle((column - 0.48, row - 0.48), 0.96, 0.96, color=color, alpha=0.15 + 0.85 * share)
+                axis.add_patch(square)
+                if small:
+                    axis.text(column, row, str(count), ha="center", va="center", fontsize=11)
+        axis.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), xlabel="answered", ylabel="is")
+        fontsize = 11 if small else 7
+        axis.set_xticks(range(size), names, rotation=90, fontsize=fontsize)
+        axis.set_yticks(range(size), names, fontsize=fontsize)
+        axis.grid(visible=False)
+    of = "" if size == len(found["per_class"]) else f" The {size} of {len(found['per_class'])} classes missed most."
+    caption = f"A row for each class: where its images went.{of}"
+    return Figure("confusion", "What is taken for what", drawn.svg, caption, (("f0", "right"), ("f1", "wrong")))
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def reliability(bins: Sequence[Mapping[str, Any]], ece: float) -> Figure:

@@ -53,6 +53,14 @@ def _check_file(path: Path) -> None:
         raise ArtifactError(f"{path} has {path.stat().st_size} bytes: allowed are {_MAX_BYTES}")
 
 
+def files_of_predictions(path: Path, images: int) -> list[Path] | None:
+    """The images that predictions are of, as `rrr evaluate --predictions` noted them; None if it did not."""
+    with np.load(path, allow_pickle=False) as arrays:
+        if "root" not in arrays or "files" not in arrays or len(arrays["files"]) != images:
+            return None
+        return [Path(str(arrays["root"])) / str(name) for name in arrays["files"]]
+
+
 def read_predictions(
     path: Path, *, members: int, classes: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:

@@ -16,6 +16,7 @@ _MARKDOWN = re.compile(r"([\\`*_\[\]|~])")
 def to_html(document: Mapping[str, Any]) -> str:
     """One self-contained page: style and drawings inside, no script, nothing to fetch; every text is escaped."""
     from rrrserve.report.figures import claim_interval, figures_of  # matplotlib, which the other forms do without
+    from rrrserve.report.mistakes import thumbnails
 
     style = resources.files("rrrserve.report").joinpath("templates", "style.css").read_text()
     return (
@@ -24,6 +25,7 @@ def to_html(document: Mapping[str, Any]) -> str:
         .render(
             report=document,
             figures=figures_of(document),
+            thumbnails=thumbnails(document["mistakes"]) if document["mistakes"] else [],
             style=Markup(style),  # noqa: S704  a file of this package
             claim_interval=claim_interval,
         )

@@ -93,18 +93,28 @@ def make_service(config: ServiceConfig, routes: Routes, *, slot: int = 1) -> Ben
 
         @bentoml.api  # type: ignore[untyped-decorator]
         async def predict(
-            self, ctx: bentoml.Context, image: Path, top_k: int | None = None, members: bool = False
+            self,
+            ctx: bentoml.Context,
+            image: Path,
+            top_k: int | None = None,
+            members: bool = False,
+            timing: bool = True,
         ) -> Answer:
-            """Classify one image: JPEG, PNG or WebP."""
-            options = {"top_k": top_k, "members": members}
+            """Classify one image: JPEG, PNG, WebP, AVIF or HEIC."""
+            options = {"top_k": top_k, "members": members, "timing": timing}
             return await _ask(application, ctx, [("image", image)], options, Answer)
 
         @bentoml.api  # type: ignore[untyped-decorator]
         async def predict_batch(
-            self, ctx: bentoml.Context, images: list[Path], top_k: int | None = None, members: bool = False
+            self,
+            ctx: bentoml.Context,
+            images: list[Path],
+            top_k: int | None = None,
+            members: bool = False,
+            timing: bool = True,
         ) -> BatchAnswer:
             """Classify several images; one that cannot be used gets an error in its place."""
-            options = {"top_k": top_k, "members": members}
+            options = {"top_k": top_k, "members": members, "timing": timing}
             return await _ask(application, ctx, [("images", image) for image in images], options, BatchAnswer)
 
     service = bentoml.service(

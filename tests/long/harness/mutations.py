@@ -69,6 +69,8 @@ def seed_images() -> list[bytes]:
         (picture, "WEBP", {"lossless": True}),
         (picture.convert("RGBA"), "WEBP", {"quality": 50}),
         (picture, "WEBP", {"save_all": True, "append_images": frames}),
+        (picture, "AVIF", {"speed": 10}),
+        (Image.merge("RGBA", (*picture.split(), picture.getchannel(0))), "AVIF", {"speed": 10}),
     ]
     images = []
     for image, kind, options in variants:

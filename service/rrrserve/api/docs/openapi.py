@@ -1,6 +1,7 @@
 """The OpenAPI document at /docs.json: ours and BentoML's routes, with the models of `rrrserve.api.docs.schemas`."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
@@ -9,6 +10,7 @@ from rrrnet import __version__
 from rrrserve.api.docs.schemas import Answer, BatchAnswer, Error, Models
 from rrrserve.api.endpoint import OPEN_ROUTES
 from rrrserve.api.errors import ERRORS
+from rrrserve.api.multipart import MAX_TEXT_BYTES
 from rrrserve.api.requests import DEFAULT_TOP_K
 from rrrserve.config.service_config import ServiceConfig
 
@@ -17,16 +19,33 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "top_k": {
         "type": "integer",
         "minimum": 1,
-        "description": f"labels to give, at most the model's num_classes; {DEFAULT_TOP_K} if there are so many",
+        "default": DEFAULT_TOP_K,
+        "description": "labels to give; all that the model has, where it has fewer",
     },
     "members": {"type": "boolean", "default": False, "description": "whether to list each member's own label"},
+    "timing": {"type": "boolean", "default": True, "description": "whether the answer holds timing_ms"},
 }
 _HEADERS: dict[str, tuple[dict[str, Any], str]] = {
-    "X-Request-ID": ({"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"}, "comes back in the answer"),
+    "X-Request-ID": (
+        {"type": "string"},
+        "comes back in the answer if it is 1 to 64 letters, digits, dots, underscores or hyphens; else a new one does",
+    ),
     "X-Request-Timeout-Ms": (
         {"type": "integer", "minimum": 1},
         "the client's deadline; cut to the server's largest",
     ),
+}
+# Text fields of a form that nothing here knows are ignored, within the bounds of forms.
+_OTHER_FIELDS = {
+    "additionalProperties": {"type": "string", "maxLength": MAX_TEXT_BYTES // 4},
+    "propertyNames": {"minLength": 1, "maxLength": 256},
+    "maxProperties": 512,
+}
+_IGNORED = {
+    "X-RRR-Ignored": {
+        "schema": {"type": "string"},
+        "description": "names of query parameters and of text fields that nothing here knows",
+    }
 }
 _PAGES = {
     "/v1/models": ("The models, their labels and their claims", "application/json"),
@@ -40,18 +59,19 @@ _PAGES = {
 }
 
 
-def document(settings: ServiceConfig, *, needs_token: bool) -> dict[str, Any]:
+def document(settings: ServiceConfig, models: Sequence[str], *, needs_token: bool) -> dict[str, Any]:
     """The OpenAPI document.
 
     Args:
         settings: hold the limits that it names.
+        models: the names of the repository's models.
         needs_token: whether requests must carry a bearer token.
     """
     paths: dict[str, Any] = {}
     for base in ("/v1", "/v1/models/{name}", ""):
         for batch in (False, True):
             path = f"{base}/predict{'_batch' if batch else ''}"
-            operation = _operation(settings, batch=batch, named="{name}" in base, body_options=not base)
+            operation = _operation(settings, batch=batch, names=models if "{name}" in base else ())
             # `curl -T` sends PUT; it means the same.
             paths[path] = {"post": operation, "put": operation}
     for path, (summary, content_type) in _PAGES.items():
@@ -86,25 +106,24 @@ def _parameter(name: str, place: str, schema: dict[str, Any], text: str) -> dict
     return {"name": name, "in": place, "required": place == "path", "schema": schema, "description": text}
 
 
-def _operation(settings: ServiceConfig, *, batch: bool, named: bool, body_options: bool) -> dict[str, Any]:
-    """Several images or one; of a model that the path names, or not; with options in the body, as BentoML does."""
+def _operation(settings: ServiceConfig, *, batch: bool, names: Sequence[str]) -> dict[str, Any]:
+    """Several images or one; of a model that the path names, or not."""
     field, most = ("images", settings.max_batch_images) if batch else ("image", 1)
     raw = {"type": "string", "contentMediaType": "application/octet-stream"}
 
-    def body(image: dict[str, Any]) -> dict[str, Any]:
+    def body(image: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
         images = {"type": "array", "items": image, "minItems": 1, "maxItems": most} if batch else image
-        properties = {field: images} | (_OPTIONS if body_options else {})
-        return {"schema": {"type": "object", "properties": properties, "required": [field]}}
+        properties = {field: images, **_OPTIONS}
+        return {"schema": {"type": "object", "properties": properties, "required": [field], **others}}
 
     content = {
-        "multipart/form-data": body({"type": "string", "format": "binary"}),
-        "application/json": body({"type": "string", "contentEncoding": "base64"}),
+        "multipart/form-data": body({"type": "string", "format": "binary"}, _OTHER_FIELDS),
+        "application/json": body({"type": "string", "contentEncoding": "base64"}, {"additionalProperties": False}),
     }
     if not batch:
         content |= {kind: {"schema": raw} for kind in ("image/*", "application/octet-stream")}
-    parameters = [_parameter("name", "path", {"type": "string"}, "of a model")] if named else []
-    if not body_options:
-        parameters += [_parameter(name, "query", schema, schema["description"]) for name, schema in _OPTIONS.items()]
+    parameters = [_parameter("name", "path", {"type": "string", "enum": list(names)}, "of a model")] if names else []
+    parameters += [_parameter(name, "query", schema, schema["description"]) for name, schema in _OPTIONS.items()]
     parameters += [_parameter(name, "header", schema, text) for name, (schema, text) in _HEADERS.items()]
     statuses: dict[int, list[str]] = {}
     for code, kind in ERRORS.items():
@@ -115,6 +134,6 @@ def _operation(settings: ServiceConfig, *, batch: bool, named: bool, body_option
         "summary": f"Classify {f'up to {most} images' if batch else 'one image'}",
         "parameters": parameters,
         "requestBody": {"required": True, "content": content},
-        "responses": {"200": {"description": "the answer", "content": answer}}
+        "responses": {"200": {"description": "the answer", "headers": _IGNORED, "content": answer}}
         | {str(status): {"description": "; ".join(texts), "content": error} for status, texts in statuses.items()},
     }

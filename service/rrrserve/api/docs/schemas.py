@@ -61,7 +61,7 @@ class Envelope(BaseModel):
 
     request_id: str
     model: AnsweredBy
-    timing_ms: dict[str, float]
+    timing_ms: dict[str, float] = Field(default_factory=dict, description="not where timing=false says so")
 
 
 class Answer(Envelope):

@@ -8,10 +8,12 @@ import numpy as np
 from PIL import Image
 
 from rrrnet.errors import ArtifactError, UsageError
-from rrrnet.preprocess import FORMATS, Uint8Array, decode
+from rrrnet.images.image_formats import IN_WORDS
+from rrrnet.images.preprocess import Uint8Array, decode
 
 MAX_PIXELS_A_SIDE = 4096
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+FORMATS = ("JPEG", "PNG", "WEBP")  # to generate
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic", ".heif")
 _MOST_FILES = 256  # they are held in memory
 
 
@@ -55,7 +57,7 @@ def from_files(paths: Sequence[Path], folder: Path | None) -> list[bytes]:
 
     Args:
         paths: files.
-        folder: all JPEG, PNG and WebP files in it, by name; the first 256 where there are more.
+        folder: all files in it whose names end like an image's, by name; the first 256 where there are more.
 
     Raises:
         ArtifactError: no such folder, nothing in it, or a file that is not such an image; names it.
@@ -63,7 +65,7 @@ def from_files(paths: Sequence[Path], folder: Path | None) -> list[bytes]:
     found = list(paths)
     if folder is not None:
         if not folder.is_dir():
-            raise ArtifactError(f"{folder} is not a folder: --images takes one with JPEG, PNG or WebP files in it")
+            raise ArtifactError(f"{folder} is not a folder: --images takes one with {IN_WORDS} files in it")
         inside = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and path.is_file())
         if not inside:
             raise ArtifactError(f"{folder} holds no file that ends in {', '.join(_SUFFIXES)}")
@@ -71,7 +73,7 @@ def from_files(paths: Sequence[Path], folder: Path | None) -> list[bytes]:
     bodies = []
     for path in found:
         if not path.is_file():
-            raise ArtifactError(f"{path} is not a file: --image takes JPEG, PNG or WebP files")
+            raise ArtifactError(f"{path} is not a file: --image takes {IN_WORDS} files")
         bodies.append(path.read_bytes())
         try:
             decode(bodies[-1])

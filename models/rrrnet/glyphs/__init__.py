@@ -1,0 +1,1 @@
+"""Letters drawn to train on, in Meta-Album layout, in the manner of OmniPrint."""

@@ -1,0 +1,1 @@
+"""The paper's networks: ResNet152, its first blocks, and members as branches."""

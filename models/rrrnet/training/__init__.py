@@ -1,0 +1,1 @@
+"""Images to a trained checkpoint: recipes, time, balance, validation, going on."""

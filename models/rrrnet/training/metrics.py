@@ -1,0 +1,116 @@
+"""Accuracy, negative log-likelihood, calibration error and doubt of member probabilities. numpy only."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rrrnet.errors import ArtifactError
+
+ECE_BINS = 15
+_MOST_CONFUSIONS = 200  # 1 000 classes can have a million; the worst tell enough
+
+
+def score(probabilities: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.integer[Any]]) -> dict[str, Any]:
+    """Score the ensemble (arithmetic mean of its members' probabilities) and each member.
+
+    Args:
+        probabilities: (N, M, C).
+        labels: (N,) class indices.
+
+    Returns:
+        `accuracy`, `nll`, `ece`, `images` of the ensemble and `members`, a list of the first three.
+
+    Raises:
+        ArtifactError: there are no images, or the probabilities are not finite.
+    """
+    if len(labels) == 0:
+        raise ArtifactError("there are no images to score")
+    if not np.isfinite(probabilities).all():
+        raise ArtifactError("the network's output holds NaN or infinity: it cannot be scored")
+    members = [_score_one(probabilities[:, index], labels) for index in range(probabilities.shape[1])]
+    return {**_score_one(probabilities.mean(axis=1), labels), "images": len(labels), "members": members}
+
+
+def by_class(
+    probabilities: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.integer[Any]], names: Sequence[str]
+) -> dict[str, Any]:
+    """Which classes the ensemble finds, and which it takes for which.
+
+    Args:
+        probabilities: (N, M, C).
+        labels: (N,) class indices.
+        names: C class names.
+
+    Returns:
+        `per_class`: label, images, recall and precision of each, in the order of the outputs; None where there is
+        nothing to divide by. `balanced_accuracy`: the mean recall of the classes that have images. `confusions`:
+        label, predicted and count, the most frequent first.
+    """
+    matrix = confusion_matrix(probabilities, labels)
+    images, answers, right = matrix.sum(axis=1), matrix.sum(axis=0), matrix.diagonal()
+    rows = [
+        {
+            "label": name,
+            "images": int(images[index]),
+            "recall": float(right[index] / images[index]) if images[index] else None,
+            "precision": float(right[index] / answers[index]) if answers[index] else None,
+        }
+        for index, name in enumerate(names)
+    ]
+    wrong = matrix - np.diag(right)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:_MOST_CONFUSIONS]
+    pairs = [(*np.unravel_index(place, wrong.shape), int(wrong.flat[place])) for place in order if wrong.flat[place]]
+    return {
+        "per_class": rows,
+        "balanced_accuracy": float((right[images > 0] / images[images > 0]).mean()),
+        "confusions": [
+            {"label": names[int(true)], "predicted": names[int(found)], "count": count} for true, found, count in pairs
+        ],
+    }
+
+
+def confusion_matrix(
+    probabilities: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.integer[Any]]
+) -> npt.NDArray[np.int64]:
+    """How many images of class `row` the ensemble takes for class `column`: (N, M, C) and (N,) to (C, C)."""
+    classes = probabilities.shape[2]
+    found = probabilities.mean(axis=1).argmax(axis=1)
+    return np.bincount(labels * classes + found, minlength=classes**2).reshape(classes, classes).astype(np.int64)
+
+
+def _score_one(probabilities: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.integer[Any]]) -> dict[str, float]:
+    """Scores of one (N, C) set of probabilities."""
+    truth = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    correct = probabilities.argmax(axis=1) == labels
+    return {
+        "accuracy": float(correct.mean()),
+        "nll": float(-np.log(np.maximum(truth, 1e-12)).mean()),
+        "ece": expected_calibration_error(confidence, correct),
+    }
+
+
+def expected_calibration_error(confidence: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_]) -> float:
+    """Mean gap between confidence and accuracy over 15 equal-width bins, weighted by images (arXiv 1706.04599)."""
+    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
+    gaps = [
+        abs(confidence[bins == index].mean() - correct[bins == index].mean()) * (bins == index).mean()
+        for index in range(ECE_BINS)
+        if (bins == index).any()
+    ]
+    return float(sum(gaps))
+
+
+def entropy(probabilities: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+    """Shannon entropy over the last axis, in nats; 0 log 0 is 0."""
+    found = probabilities.astype(np.float64, copy=False)
+    return np.asarray(-(found * np.log(np.where(found > 0, found, 1.0))).sum(axis=-1))
+
+
+def mutual_information(probabilities: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+    """Between label and member, in nats: entropy of the mean less mean entropy. Shape (..., M, C) to (...)."""
+    return np.asarray(
+        entropy(probabilities.mean(axis=-2, dtype=np.float64)) - entropy(probabilities).mean(axis=-1, dtype=np.float64)
+    )

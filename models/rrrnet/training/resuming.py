@@ -1,0 +1,69 @@
+"""Going on with a stopped training: what must be there, and what must be the same."""
+
+from typing import TYPE_CHECKING
+
+from rrrnet import sealed
+from rrrnet.checkpoint import DOCUMENT, Checkpoint, read_checkpoint
+from rrrnet.data.dataset import ImageSet
+from rrrnet.data.folder_tree import readable
+from rrrnet.errors import ArtifactError, UsageError
+from rrrnet.training.budget import Choice
+from rrrnet.training.train import Training
+from rrrnet.training.training_state import RESUME, load_state, read_settings
+
+if TYPE_CHECKING:
+    from rrrnet.training.fit import Options
+
+
+def check_out(options: "Options") -> None:
+    """Refuse to lose a trained network or to resume one that is not there, before any work is done.
+
+    Raises:
+        UsageError: says what to give instead.
+    """
+    place = str(options.out.absolute())
+    if readable(place) != place:
+        raise UsageError(f"--out {readable(place)} is a name that is not UTF-8: choose another")
+    exists = (options.out / DOCUMENT).exists()
+    if options.resume and not (options.out / RESUME).exists():
+        state = "is complete" if exists else "does not exist"
+        raise UsageError(f"--resume: the checkpoint {options.out} {state}; only a stopped training can be resumed")
+    if exists and not options.resume and not options.overwrite:
+        resumable = (options.out / RESUME).exists()
+        advice = "go on with --resume, or replace it with --overwrite" if resumable else "replace it with --overwrite"
+        raise UsageError(f"{options.out} already holds a checkpoint: {advice}, or choose another --out")
+    sealed.check_target(options.out, document=DOCUMENT)
+
+
+def restore(options: "Options", choice: Choice, images: ImageSet, training: Training) -> Checkpoint:
+    """Load the stopped training's state into `training`; the settings, classes and images must be the same.
+
+    Returns:
+        The stopped training's checkpoint.
+
+    Raises:
+        UsageError: another setting or other images; names the difference.
+        ArtifactError: its state cannot be trusted.
+    """
+    previous = read_checkpoint(options.out)
+    if RESUME not in previous.files:
+        message = f"{options.out / RESUME} is not one of the checkpoint's sealed files"
+        raise ArtifactError(f"{message}: remove it, and train again with --overwrite")
+    settings = read_settings(options.out)
+    wanted = options.settings()
+    # What was chosen may be given as well, as the repeating command does.
+    chosen = {"size": choice.size, "epochs": choice.epochs}
+    same = {key for key, found in chosen.items() if wanted[key] == found}
+    if wanted["minutes"] is None and same == chosen.keys():
+        same.add("minutes")
+    changed = [key for key in {**wanted, **settings} if key not in same and settings.get(key) != wanted.get(key)]
+    if changed:
+        before = {key: chosen.get(key) if settings.get(key) is None else settings[key] for key in changed}
+        differences = "; ".join(f"{key} was {before[key]}, now {wanted.get(key)}" for key in changed)
+        raise UsageError(f"--resume: {differences}; give the options of the stopped training: {previous.command}")
+    if previous.labels != images.classes:
+        raise UsageError("--resume: the classes or their order are others; give the same --data and --labels")
+    if previous.training["data"]["sha256"] != images.sha256:
+        raise UsageError(f"--resume: the images in {options.data} are not those of the stopped training")
+    training.progress, training.best = load_state(options.out, training.model, training.average, training.optimizer)
+    return previous

@@ -1,0 +1,39 @@
+"""Which weights a training starts from, settled before anything else takes time."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from rrrnet.checkpoint import read_checkpoint
+from rrrnet.errors import ArtifactError
+from rrrnet.training import training_state
+from rrrnet.weights.hub import hub_weights, imagenet_or_none
+from rrrnet.weights.start import Say
+
+if TYPE_CHECKING:
+    from rrrnet.training.fit import Options
+
+
+def settle_weights(options: "Options", given: str | None, say: Say) -> "Options":
+    """The options with the weights that are to be had, before anything else takes time; downloads them if need be.
+
+    Args:
+        options: what is asked for, with `weights` "imagenet" where they are not given.
+        given: `--weights`, or None.
+        say: is told of a download, and in loud words that there is none.
+
+    Raises:
+        ArtifactError: `--weights imagenet` is given and out of reach, or nothing would be trained without it.
+    """
+    if given is None and options.resume and (options.out / training_state.RESUME).exists():
+        read_checkpoint(options.out)  # its digests, before anything is parsed
+        return replace(options, weights=training_state.read_settings(options.out)["weights"])
+    if given == "imagenet":
+        hub_weights(say)
+    if given is not None or options.resume or imagenet_or_none(say) == "imagenet":
+        return options
+    if options.epochs == 0:
+        raise ArtifactError(
+            "--epochs 0 trains nothing, and there are no pre-trained weights to take as they are: give --weights FILE, "
+            "or --weights none where only the speed matters"
+        )
+    return replace(options, weights="none", command=f"{options.command} --weights none")

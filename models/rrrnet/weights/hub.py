@@ -1,0 +1,102 @@
+"""The pre-trained ResNet152 of the Hugging Face hub: from the local cache, else downloaded, else soon given up."""
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rrrnet.errors import FULL_DISK, ArtifactError, NoSpaceError
+
+HUB_REPOSITORY = "timm/resnet152.a1h_in1k"  # the tag the paper's code uses; other tags are other models
+HUB_FILE = "model.safetensors"
+PATIENCE_SECONDS = 4.0  # until the hub is taken for unreachable, name lookup included
+_LOG_SECONDS = 30
+_REMEDY = f"download {HUB_FILE} elsewhere and give its path to --weights, or train from scratch: --weights none"
+
+
+def hub_weights(say: Callable[[str], None]) -> Path:
+    """Path of the hub's file in the local cache; downloaded on first use, with a bar.
+
+    Args:
+        say: is told of a download before it begins.
+
+    Raises:
+        ArtifactError: it is not cached, and the hub does not answer within `PATIENCE_SECONDS` or breaks off.
+        NoSpaceError: the disk is full.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.utils import tqdm
+    from huggingface_hub.utils.logging import set_verbosity_error
+
+    set_verbosity_error()  # its retries are not news; our own error tells how it ended
+    cached = try_to_load_from_cache(HUB_REPOSITORY, HUB_FILE)  # the one call that asks nothing of the network
+    if isinstance(cached, str):
+        return Path(cached)
+    size = _ask_hub()
+    say(f"downloading {HUB_REPOSITORY} from the Hugging Face hub, once ({size})")
+    # Its own bar is silent where there is no terminal.
+    bar: Any = partial(tqdm, mininterval=0.1 if sys.stderr.isatty() else _LOG_SECONDS)
+    try:
+        return Path(hf_hub_download(HUB_REPOSITORY, HUB_FILE, etag_timeout=PATIENCE_SECONDS, tqdm_class=bar))
+    except Exception as error:  # of HTTP libraries that differ from version to version, and of the operating system
+        if isinstance(error, OSError) and error.errno in FULL_DISK:
+            raise NoSpaceError(f"no space left to download {HUB_REPOSITORY}: set HF_HOME to a larger disk") from error
+        raise ArtifactError(_message(f"the download broke off ({_short(error)})")) from error
+
+
+def imagenet_or_none(say: Callable[[str], None]) -> str:
+    """What `--weights` is where it is not given: "imagenet", or "none" with a warning where the hub is out of reach.
+
+    Raises:
+        NoSpaceError: the disk is full.
+    """
+    try:
+        hub_weights(say)
+    except ArtifactError as error:
+        say(
+            f"WARNING: NO PRE-TRAINED WEIGHTS, TRAINING STARTS FROM SCRATCH: {error}".replace(
+                "--weights imagenet: ", ""
+            )
+        )
+        say("WARNING: from scratch few images give a much lower accuracy than from pre-trained weights")
+        return "none"
+    return "imagenet"
+
+
+def _ask_hub() -> str:
+    """The size of the file in words; asked in a thread, for a lookup of the hub's name can hang for longer.
+
+    Raises:
+        ArtifactError: no answer, or not this one.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    answers: list[int | Exception | None] = []
+
+    def ask() -> None:
+        try:
+            answers.append(get_hf_file_metadata(hf_hub_url(HUB_REPOSITORY, HUB_FILE), timeout=PATIENCE_SECONDS).size)
+        except Exception as error:  # as above
+            answers.append(error)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(PATIENCE_SECONDS)
+    found = answers[0] if answers else TimeoutError(f"no answer within {PATIENCE_SECONDS:g} s")
+    if isinstance(found, Exception):
+        raise ArtifactError(_message(_short(found))) from found
+    return f"{found / 1e6:.0f} MB" if found else "some 240 MB"
+
+
+def _message(reason: str) -> str:
+    return f"--weights imagenet: {HUB_REPOSITORY} is neither cached nor reachable from here ({reason}); {_REMEDY}"
+
+
+def _short(error: Exception) -> str:
+    """The error's first line; its text can be a page."""
+    offline = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE")
+    text = "HF_HUB_OFFLINE is set" if offline and "ffline" in str(error) else str(error).strip().partition("\n")[0]
+    return text[:120].rstrip(".") or type(error).__name__
