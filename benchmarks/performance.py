@@ -1,4 +1,4 @@
-"""Write the tables of docs/performance.md and README.md and draw the plots from the result files; nothing is measured.
+"""Write the tables of docs/internals/performance.md and README.md and draw the plots from the result files; nothing is measured.
 
 .venv/bin/python benchmarks/performance.py
 """
@@ -15,7 +15,7 @@ from rrrbench.service_tables import peers_bars, peers_table, service_bars, servi
 from rrrbench.summary import demo_summary, speed_summary
 from rrrbench.tables import bars, engine_tables
 
-PAGE = ROOT / "docs" / "performance.md"
+PAGE = ROOT / "docs" / "internals" / "performance.md"
 README = ROOT / "README.md"
 Document = Mapping[str, Any]
 
@@ -29,7 +29,7 @@ def _peers_tables(document: Document) -> dict[str, str]:
     return {"One at a time on the same two cores": peers_table(document)}
 
 
-# Result file -> its tables by title, its bars, its plots (file in docs/, what must be there to draw it, by what).
+# Result file -> its tables by title, its bars, its plots (file beside the page, what must be there to draw it, by what).
 PARTS: dict[str, tuple[Callable[[Document], dict[str, str]], Callable[[Document], str], list[Any]]] = {
     "engine": (
         engine_tables,
@@ -98,7 +98,7 @@ def main() -> None:
     if demo.is_file():
         document = json.loads(demo.read_text())
         options.readme.write_text(write(options.readme.read_text(), "demo", demo_summary(document)))
-        charts.draw_demo(document, options.page.parent / "demo.png")
+        charts.draw_demo(document, options.readme.parent / "docs" / "demo.png")
 
 
 if __name__ == "__main__":
