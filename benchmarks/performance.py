@@ -45,24 +45,32 @@ PARTS: dict[str, tuple[Callable[[Document], dict[str, str]], Callable[[Document]
 
 
 def figures(name: str, document: Document) -> str:
-    """What stands between the marks: how it was measured, the tables, the bars, the plots."""
+    """What stands between the marks: how it was measured, the tables, the bars that are missed, the plots."""
     tables, its_bars, plots = PARTS[name]
     sections: dict[str, list[str]] = {}  # of each run: sections are mostly measured together
+    versions: dict[str, list[str]] = {}
     for section, made in document["environment"].items():
         machine = made["machine"]
         gpu = machine["gpu"]["name"] if machine["gpu"] else "no GPU"
         load = ", ".join(str(value) for value in made["load_average_before"])
-        versions = ", ".join(f"{package} {version}" for package, version in made["versions"].items())
         commands = AND.join(f"`{command}`" for command in made["command"].split(AND))
-        run = (
-            f"{commands}, {made['date']}, {machine['cpu']}, {machine['cores']} cores, {gpu}, "
-            f"load before {load}; {versions}"
-        )
+        run = f"{commands}, {made['date']}, {machine['cpu']}, {machine['cores']} cores, {gpu}, load before {load}"
         sections.setdefault(run, []).append(section)
+        packages = ", ".join(f"{package} {version}" for package, version in made["versions"].items())
+        versions.setdefault(packages, []).append(section)
     lines = [f"* {', '.join(names)}: {run}" for run, names in sections.items()]
+    lines += [f"* versions of {', '.join(names)}: {packages}" for packages, names in versions.items()]
     blocks = [f"### {title}\n\n{table}" for title, table in tables(document).items()]
     pictures = [f"![{path}]({path})" for path, needed, _ in plots if all(document.get(key) for key in needed)]
-    return "\n\n".join(["\n".join(lines), *blocks, f"### Bars\n\n{its_bars(document)}", *pictures])
+    return "\n\n".join(["\n".join(lines), *blocks, f"### Bars\n\n{missed(its_bars(document))}", *pictures])
+
+
+def missed(table: str) -> str:
+    """The bars that are not met; the command that measured prints all."""
+    header, rule, *rows = table.splitlines()
+    short = [row for row in rows if not row.endswith("| met |")]
+    said = f"{len(rows) - len(short)} of {len(rows)} are met"
+    return "\n".join([f"{said}; the others:\n", header, rule, *short]) if short else f"{said}."
 
 
 def write(page: str, name: str, text: str) -> str:
