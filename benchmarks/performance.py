@@ -1,4 +1,4 @@
-"""Write the tables of docs/internals/performance.md and README.md and draw the plots from the result files; nothing is measured.
+"""Write the tables of docs/internals/performance.md and README.md and draw the plots; nothing is measured.
 
 .venv/bin/python benchmarks/performance.py
 """
@@ -29,7 +29,7 @@ def _peers_tables(document: Document) -> dict[str, str]:
     return {"One at a time on the same two cores": peers_table(document)}
 
 
-# Result file -> its tables by title, its bars, its plots (file beside the page, what must be there to draw it, by what).
+# Result file -> its tables by title, its bars, its plots (file beside the page, what it needs, what draws it).
 PARTS: dict[str, tuple[Callable[[Document], dict[str, str]], Callable[[Document], str], list[Any]]] = {
     "engine": (
         engine_tables,

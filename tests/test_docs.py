@@ -47,7 +47,7 @@ def test_a_page_begins_with_what_to_type(page: Path) -> None:
     assert lines[0].startswith("# ")
     first_code = next(index for index, line in enumerate(lines) if line.startswith("```"))
     assert first_code < 45
-    assert [line for line in lines[1:first_code] if line.startswith("#")] == [], "what to type stands above all headings"
+    assert [line for line in lines[1:first_code] if line.startswith("#")] == [], "below what to type"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
