@@ -2,7 +2,8 @@
 
     .venv/bin/python tests/long chaos [OPTIONS]      or fuzz, overload, reload, soak; --help tells the options
 
-`--save benchmarks/results/chaos.json` keeps it. A bound that was missed is named, and the exit code is 1. `test_long.py` runs them all in `make nightly`.
+`--save benchmarks/results/chaos.json` keeps it. A bound that was missed is named, and the exit code is 1.
+`test_long.py` runs them all in `make nightly`.
 """
 
 import argparse
