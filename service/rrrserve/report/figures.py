@@ -91,15 +91,17 @@ def confusion(found: Mapping[str, Any]) -> Figure:
     counts, names = found["matrix"]["counts"], [_short(name) for name in found["matrix"]["labels"]]
     pairs = [f"{row['label']} taken for {row['predicted']} {row['count']} times" for row in found["confusions"]]
     told = "; ".join([f"Mean recall {100 * found['balanced_accuracy']:.1f} %", *pairs])
+    images = {row["label"]: row["images"] for row in found["per_class"]}
+    of_rows = [images[label] for label in found["matrix"]["labels"]]
     size, small = len(names), len(names) <= _WRITTEN_OUT
     width, height = (WIDTH, max(240, 40 * size + 80)) if small else (640, 18 * size + 140)
     with picture(width, min(width, height), told) as drawn:
         axis = drawn.canvas.subplots()
-        for row, cells in enumerate(counts):
+        for row, (cells, of_row) in enumerate(zip(counts, of_rows, strict=True)):
             for column, count in enumerate(cells):
                 if not count:
                     continue
-                color, share = COLORS[0 if row == column else 1], count / sum(cells)
+                color, share = COLORS[0 if row == column else 1], count / of_row
                 square = Rectangle((column - 0.48, row - 0.48), 0.96, 0.96, color=color, alpha=0.15 + 0.85 * share)
                 axis.add_patch(square)
                 if small:
@@ -191,7 +193,7 @@ def errors(engines: Sequence[Mapping[str, Any]]) -> Figure | None:
             axis.lines[-1].set_color(COLORS[0])
             axis.vlines(found["tolerance"]["max_abs_error"], row - 0.3, row + 0.3, color=INK, linewidth=2)
         axis.set_xscale("log")
-        plain_log(axis.xaxis)
+        plain_log(axis.xaxis, fine_below=30)  # numbers beside each other need more room than above each other
         axis.set_xlabel("difference of a probability (log)")
         _named_rows(axis, list(rows))
     return Figure(
