@@ -259,7 +259,7 @@ def fit(
         arrays, labels = load_arrays(sets["test"], preprocess)
         found = probabilities(training.result().eval(), preprocess, arrays)
         metrics = {**score(found, labels), **by_class(found, labels, images.classes)}
-    return Outcome(_write(job, training, complete=complete, metrics=metrics), complete)
+    return Outcome(_write(job, training, complete=complete, metrics=metrics, stopped=not complete), complete)
 
 
 def _part(images: ImageSet, parts: tuple[str, ...], which: str) -> ImageSet:
@@ -344,8 +344,13 @@ def _plan(options: Options, rule: Preprocess, choice: Choice, counts: Counts) ->
     )
 
 
-def _write(job: _Job, training: Training, *, complete: bool, metrics: dict[str, Any] | None) -> Checkpoint:
-    """Write the checkpoint as it stands; with what `--resume` needs, if the training is not complete."""
+def _write(
+    job: _Job, training: Training, *, complete: bool, metrics: dict[str, Any] | None, stopped: bool = False
+) -> Checkpoint:
+    """Write the checkpoint as it stands; with what `--resume` needs, if the training is not complete.
+
+    `stopped`: it was asked to stop, and is not just saved on its way.
+    """
     options, images, plan = job.options, job.data.images, training.plan
     checkpoint = Checkpoint(
         path=options.out.absolute(),
@@ -356,6 +361,7 @@ def _write(job: _Job, training: Training, *, complete: bool, metrics: dict[str, 
         preprocess=plan.preprocess,
         training={
             "complete": complete,
+            "stopped": stopped,
             "data": job.data.data_document(),
             "split": job.data.split_document(),
             "recipe": asdict(plan.recipe),

@@ -44,6 +44,7 @@ def report(
     from rrrserve.report.claims import claims_section
     from rrrserve.report.inputs import read_bench, read_verdicts
     from rrrserve.report.sources import find_sources
+    from rrrserve.report.training import training_section
     from rrrserve.report.write import to_html, to_markdown
 
     if out is None and markdown is None and not as_json:
@@ -64,7 +65,7 @@ def report(
         "kind": "rrr-report",
         "name": sources.name,
         "model": collect.model_section(sources),
-        "training": collect.training_section(sources.checkpoint),
+        "training": training_section(sources.checkpoint),
         "accuracy": collect.accuracy_section(sources.checkpoint, found, origin),
         "calibration": collect.calibration_section(sources, found),
         "calibration_source": origin,
