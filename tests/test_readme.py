@@ -51,7 +51,7 @@ def test_the_commands_for_ones_own_images_run_as_written(
     own = README.split("## Your own images")[1].split("```")[1]
     lines = [line.split("  #")[0].strip() for line in own.splitlines() if line.startswith("rrr ")]
     names = [shlex.split(line)[1] for line in lines]
-    assert names == ["train", "build", "repository", "serve", "predict", "bench", "verify", "report"]
+    assert names == ["train", "build", "repository", "serve", "predict", "bench", "claims", "verify", "report"]
     extra = {
         "train": ["--weights", "none", "--epochs", "1", "--size", "32"],
         "bench": ["--seconds", "0.2", "--warm-up", "0", "--rounds", "1"],

@@ -14,6 +14,7 @@ import psutil
 from rrrbuild import machine
 from rrrbuild.targets import TARGETS, run_obstacle
 from rrrnet.errors import IncompatibleError, UsageError
+from rrrnet.installing import install_line, pip_install
 from rrrserve.net.listener import listen
 from rrrserve.process.cores import available_cores
 from rrrserve.process.scratch import SHARED_MEMORY
@@ -64,12 +65,12 @@ def diagnose(artifacts: Path) -> list[Check]:
 def check_packages() -> list[Check]:
     """The packages without which no request is answered, and those to train, evaluate checkpoints and build."""
     kinds: list[tuple[str, tuple[str, ...], Status, str]] = [
-        ("serving packages", SERVING_PACKAGES, "fail", "pip install 'rrrnet-serving[serve]'"),
+        ("serving packages", SERVING_PACKAGES, "fail", install_line("serve")),
         (
             "training packages",
             TRAINING_PACKAGES,
             "warn",
-            "only to train, evaluate checkpoints and build: pip install 'rrrnet-serving[build]'",
+            f"only to train, evaluate checkpoints and build: {install_line('build')}",
         ),
     ]
     checks = []
@@ -114,7 +115,7 @@ def check_targets() -> Check:
     """Whether an engine of any target runs here."""
     runnable = [name for name, target in TARGETS.items() if run_obstacle(target) is None]
     if not runnable:
-        advice = "pip install 'rrrnet-serving[openvino,onnxruntime]'; rrr targets tells about each"
+        advice = f"{install_line('openvino,onnxruntime')}; rrr targets tells about each"
         return Check("targets", "fail", "no target runs here", advice)
     others = len(TARGETS) - len(runnable)
     return Check("targets", "ok", ", ".join(runnable) + (f" ({others} more: see rrr targets)" if others else ""))
@@ -209,7 +210,8 @@ def _check_server(install: TritonInstall) -> Check:
     version = _TRITON_VERSION.search(output)
     if version is None:
         reason = output.strip().splitlines()[-1:] or ["it said nothing"]
-        advice = "install it anew: pip install --force-reinstall 'rrrnet-serving[triton]', or use NVIDIA's Triton image"
+        anew = pip_install("--force-reinstall", "--no-deps", "nvidia-pytriton==0.7.0")
+        advice = f"install it anew: {anew}, or use NVIDIA's Triton image"
         return Check("tritonserver", "fail", f"{install.binary} does not start: {reason[0]}", advice)
     origin = "on the PATH" if install.source == "path" else "from the nvidia-pytriton wheel"
     found = f"{version[1]} {origin} ({install.binary}), backends: {', '.join(sorted(install.backends))}"
@@ -228,7 +230,7 @@ def _check_libpython(install: TritonInstall) -> Check:
 def _check_numpy() -> Check:
     version = machine.package_version("numpy") or "not installed"
     if version.partition(".")[0] != "1":
-        advice = "the wheel's Triton returns empty outputs with it: pip install 'numpy<2'"
+        advice = f"the wheel's Triton returns empty outputs with it: {pip_install('numpy<2')}"
         return Check("numpy", "fail", version, advice)
     return Check("numpy", "ok", version)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rrrnet.errors import IncompatibleError
+from rrrnet.installing import install_line
 from rrrserve.process.environment import variables
 
 NATIVE_BACKENDS = Path("/opt/tritonserver/backends")
@@ -63,7 +64,7 @@ def find_tritonserver() -> TritonInstall:
             return TritonInstall(root / "bin" / "tritonserver", root / "backends", stub, libraries, "wheel")
     raise IncompatibleError(
         "no tritonserver was found, neither on the PATH (with /opt/tritonserver/backends) nor in the nvidia-pytriton "
-        "wheel: pip install 'rrrnet-serving[triton]' under Python 3.11, the only one with that wheel, or run this in "
+        f"wheel: {install_line('triton')} under Python 3.11, the only one with that wheel, or run this in "
         "NVIDIA's Triton image"
     )
 
