@@ -8,7 +8,7 @@ from rrrnet.errors import ArtifactError, UsageError
 
 _MOST_LETTERS = 64
 _MODEL_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{_MOST_LETTERS - 1}}}")
-_ALLOWED = f"letters, digits, '.', '_' and '-' are allowed, at most {_MOST_LETTERS}; the first is an unaccented letter or digit"
+_ALLOWED = f"letters, digits, '.', '_' and '-' are allowed, at most {_MOST_LETTERS}; all of ASCII, and no sign first"
 # Control characters, halves of pairs (bytes that were no UTF-8), and separators of lines and paragraphs.
 _NEVER_TEXT = ("Cc", "Cs", "Zl", "Zp")
 

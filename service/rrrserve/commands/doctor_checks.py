@@ -1,6 +1,5 @@
 """What `rrr doctor` looks at: each check tells what it found, whether serving can live with it, and what to do."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -13,11 +12,11 @@ import psutil
 
 from rrrbuild import machine
 from rrrbuild.targets import TARGETS, run_obstacle
-from rrrnet.errors import IncompatibleError, UsageError
+from rrrnet.errors import IncompatibleError, NoSpaceError, UsageError
 from rrrnet.installing import install_line, pip_install
 from rrrserve.net.listener import listen
 from rrrserve.process.cores import available_cores
-from rrrserve.process.scratch import SHARED_MEMORY
+from rrrserve.process.scratch import SHARED_MEMORY, temporary_folder
 from rrrserve.stamps.environment import SERVING_PACKAGES, TRAINING_PACKAGES
 from rrrserve.triton.install import LIBPYTHON, TritonInstall, check_libpython, child_environment, find_tritonserver
 
@@ -129,7 +128,7 @@ def check_triton() -> list[Check]:
         return [Check("tritonserver", "fail", "none", f"{error}; or use rrr serve --triton-url")]
     checks = [_check_server(install)]
     if install.stub is not None:
-        checks += [_check_libpython(install), _check_numpy(), _check_stub_folder(Path(tempfile.gettempdir()))]
+        checks += [_check_libpython(install), _check_numpy()]
     return checks
 
 
@@ -162,11 +161,10 @@ def check_disk(artifacts: Path) -> Check:
 def check_temporary_folder() -> Check:
     """Triton's log and backend folder lie in a temporary folder, so one must be writable."""
     try:
-        folder = Path(tempfile.gettempdir())
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        return Check("temporary folder", "fail", error.strerror or str(error), "set TMPDIR to a folder with free space")
+        folder = temporary_folder()
+    except (UsageError, NoSpaceError) as error:
+        found, _, advice = str(error).rpartition(": ")
+        return Check("temporary folder", "fail", found, advice)
     return Check("temporary folder", "ok", f"{_size(shutil.disk_usage(folder).free)} free at {folder}")
 
 
@@ -233,14 +231,6 @@ def _check_numpy() -> Check:
         advice = f"the wheel's Triton returns empty outputs with it: {pip_install('numpy<2')}"
         return Check("numpy", "fail", version, advice)
     return Check("numpy", "ok", version)
-
-
-def _check_stub_folder(folder: Path) -> Check:
-    """The wheel's Python-backend stub is run from the temporary folder, which containers like to mount noexec."""
-    if os.statvfs(folder).f_flag & os.ST_NOEXEC:
-        advice = "mount it with exec (docker run --tmpfs /tmp:exec), or set TMPDIR to another folder"
-        return Check("triton stub", "fail", f"programs may not run from {folder}: it is mounted noexec", advice)
-    return Check("triton stub", "ok", f"programs may run from {folder}")
 
 
 def _size(count: float) -> str:

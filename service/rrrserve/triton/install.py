@@ -89,7 +89,8 @@ def lay_out(install: TritonInstall, folder: Path) -> Path:
     """A backend directory that tritonserver can use.
 
     The wheel keeps the Python backend and its stubs apart, and the stub must lie beside the backend: so the backend is
-    linked and the stub copied below `folder`. An installation that is complete is used where it is.
+    linked, and the stub too, below `folder`: so no program lies there, and it may be mounted noexec. An installation
+    that is complete is used where it is.
     """
     if install.stub is None:
         return install.backend_directory
@@ -98,7 +99,7 @@ def lay_out(install: TritonInstall, folder: Path) -> Path:
         (target / backend.name).mkdir(parents=True)
         for path in backend.iterdir():
             (target / backend.name / path.name).symlink_to(path)
-    shutil.copy2(install.stub, target / "python" / install.stub.name)
+    (target / "python" / install.stub.name).symlink_to(install.stub)
     return target
 
 
