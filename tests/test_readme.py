@@ -29,12 +29,6 @@ def test_every_make_target_is_in_the_makefile(command: str) -> None:
 
 
 BEYOND_AVX2 = "avx_vnni,avx512f,avx512_vnni,avx512_bf16,amx_tile,amx_bf16,amx_int8"
-CLAIMS = """
-version: 1
-claims:
-  - {name: small, kind: parameters, model: mine, at_most: 100000000}
-  - {name: quick, kind: latency, model: mine, at_most_ms: 30000}
-"""
 
 
 @pytest.mark.nightly
@@ -47,11 +41,10 @@ def test_the_commands_for_ones_own_images_run_as_written(
     monkeypatch.chdir(tmp_path)
     assert run(["data", "glyphs", "my_images", "--classes", "3", "--per-class", "8", "--size", "32"]) == 0
     shutil.copy(next(tmp_path.glob("my_images/images/*")), "cat.jpg")
-    Path("my_claims.yaml").write_text(CLAIMS)
     own = README.split("## Your own images")[1].split("```")[1]
     lines = [line.split("  #")[0].strip() for line in own.splitlines() if line.startswith("rrr ")]
     names = [shlex.split(line)[1] for line in lines]
-    assert names == ["train", "build", "repository", "serve", "predict", "bench", "verify", "report"]
+    assert names == ["train", "build", "repository", "serve", "predict", "bench", "claims", "verify", "report"]
     extra = {
         "train": ["--weights", "none", "--epochs", "1", "--size", "32"],
         "bench": ["--seconds", "0.2", "--warm-up", "0", "--rounds", "1"],
@@ -72,5 +65,5 @@ def test_the_help_page_lists_the_commands_in_the_order_of_the_way() -> None:
     names = list(get_command(make_app()).commands)  # type: ignore[attr-defined]  # a group has commands
     assert set(names) == {
         "data", "train", "evaluate", "describe", "targets", "build", "repository", "tune", "serve", "predict",
-        "reload", "bench", "verify", "report", "doctor",
+        "reload", "bench", "claims", "verify", "report", "doctor",
     }  # fmt: skip

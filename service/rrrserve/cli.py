@@ -10,6 +10,7 @@ from importlib.metadata import entry_points
 import typer
 
 from rrrnet.errors import FULL_DISK, ArtifactError, IncompatibleError, NoSpaceError, RRRError, UsageError
+from rrrnet.installing import install_line
 from rrrserve.process.environment import do_not_track
 
 # The help page: the commands in the order of the work. What another package registers comes last.
@@ -17,7 +18,7 @@ PANELS = {
     "Train": ("data", "train", "evaluate", "describe"),
     "Build": ("targets", "build", "repository", "tune"),
     "Serve": ("serve", "reload", "predict"),
-    "Measure": ("bench", "verify", "report", "doctor"),
+    "Measure": ("bench", "claims", "verify", "report", "doctor"),
 }
 _OTHERS = "Others"
 # The extra without which a command lacks packages; without any it is the client.
@@ -25,7 +26,7 @@ EXTRAS = {
     **dict.fromkeys(("data", "train", "evaluate"), "train"),
     **dict.fromkeys(("build", "repository"), "build"),
     **dict.fromkeys(("serve", "reload", "tune"), "serve"),
-    **dict.fromkeys(("bench", "verify", "report"), "bench"),
+    **dict.fromkeys(("bench", "claims", "verify", "report"), "bench"),
 }
 
 
@@ -73,7 +74,7 @@ def run(arguments: list[str]) -> int:
         package = str(error.name).partition(".")[0]
         if (extra := EXTRAS.get(next(iter(arguments), ""))) is None or package.startswith("rrr"):
             raise
-        _report(f"the Python package {package} is not installed: pip install 'rrrnet-serving[{extra}]'")
+        _report(f"the Python package {package} is not installed: {install_line(extra)}")
         return IncompatibleError.exit_code
     except OSError as error:
         if error.errno in FULL_DISK:

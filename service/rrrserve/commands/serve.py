@@ -96,6 +96,7 @@ def serve(
     from rrrserve.net.tokens import digests_of, tokens_of
     from rrrserve.process.environment import variables
     from rrrserve.process.hardening import harden
+    from rrrserve.process.scratch import temporary_folder
     from rrrserve.supervise.front_door import failures_in_log, warn_of_what_is_open
 
     harden()
@@ -117,6 +118,7 @@ def serve(
             log_format=log_format,
             access_log=access_log,
         )
+        temporary_folder()
         with listen(host, port) as listener:
             warn_of_what_is_open(host, config, token_file)
             _serve(config, listener)
