@@ -8,10 +8,10 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,7 +25,7 @@ from rich.text import Text
 
 LINE_EVERY_SECONDS = 30.0
 
-_BAR_WIDTH = 12  # of 80 columns, beside count, times and what stands in an epoch's text
+_BAR_WIDTH = 24
 
 # Without emoji: `:key:` in a name is no picture.
 console = Console(emoji=False)
@@ -40,7 +40,7 @@ def say(text: str) -> None:
 
 def print_line(text: str, *, to: Console = console) -> None:
     """Write a line to standard output, or to another console, as it is."""
-    to.print(text, markup=False, highlight=False, soft_wrap=True)
+    to.print(Text(text), soft_wrap=True)
 
 
 def next_step(*words: object, to: Console = console) -> None:
@@ -78,7 +78,7 @@ def print_json(document: Any) -> None:
 
 
 def progress_bar(*, refresh_per_second: float = 10) -> Progress:
-    """A progress bar on standard error with a count, elapsed and remaining time and free text (`fields[text]`).
+    """A progress bar on standard error with a count, elapsed and remaining time; below it free text (`fields[text]`).
 
     Where standard error is no terminal: a plain line every 30 s and one at the end.
 
@@ -91,9 +91,8 @@ def progress_bar(*, refresh_per_second: float = 10) -> Progress:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}"),
     )
-    kind = Progress if messages.is_terminal else _Lines
+    kind = _Bar if messages.is_terminal else _Lines
     return kind(*columns, console=messages, transient=False, refresh_per_second=refresh_per_second)
 
 
@@ -148,6 +147,16 @@ class _Ticker:
     def _run(self) -> None:
         while not self._ended.wait(LINE_EVERY_SECONDS):
             self._tick()
+
+
+class _Bar(Progress):
+    """A bar, and each task's text below it: beside it, 80 columns would cut the numbers."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if text := task.fields.get("text"):
+                yield Text.from_markup(f"  {text}", emoji=False)
 
 
 class _Lines(Progress):
