@@ -41,3 +41,14 @@ def test_nothing_is_said_of_work_that_ends_at_once(capsys: pytest.CaptureFixture
     with output.Working("starting"), output.progress_bar() as bar:
         bar.add_task("training", total=None, text="")
     assert capsys.readouterr().err == ""
+
+
+def test_a_text_that_changes_all_the_time_does_not_silence_the_work(capsys: pytest.CaptureFixture[str]) -> None:
+    with output.Working("asking") as working:
+        lines: list[str] = []
+        deadline = time.monotonic() + 30
+        while not lines and time.monotonic() < deadline:
+            working.update("7 of 9 images asked", said=False)
+            time.sleep(0.005)
+            lines += capsys.readouterr().err.splitlines()
+    assert lines[0] == "7 of 9 images asked ... 0 s"

@@ -4,6 +4,7 @@ import json
 import stat
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ import typer
 from rich.table import Table
 
 from rrrnet.errors import ArtifactError, CheckFailedError, UsageError
-from rrrnet.output import console, messages
+from rrrnet.output import Working, console, messages
 from rrrserve.net.tls import client_trust
 from rrrserve.net.tokens import client_headers
 from rrrserve.process.environment import variables
@@ -48,11 +49,18 @@ def predict(
     headers |= {"X-Request-Timeout-Ms": str(max(1, int(timeout * 1000))), "Content-Type": "application/octet-stream"}
     failures = 0
     rows: list[tuple[str, dict[str, Any]]] = []
+    # Lines of JSON are a sign of life themselves.
+    working = nullcontext(None) if as_json else Working("asking")
     try:
-        with httpx.Client(
-            base_url=url, timeout=timeout + 5.0, trust_env=False, headers=headers, verify=client_trust(ca)
-        ) as client:
-            for name in images:
+        with (
+            working as asking,
+            httpx.Client(
+                base_url=url, timeout=timeout + 5.0, trust_env=False, headers=headers, verify=client_trust(ca)
+            ) as client,
+        ):
+            for number, name in enumerate(images):
+                if asking is not None:
+                    asking.update(f"{number} of {len(images)} images asked", said=False)
                 try:
                     answer = _ask(client, path, query, name)
                 except ArtifactError as error:

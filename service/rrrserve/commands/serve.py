@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from rrrnet.output import messages
+from rrrnet.output import LINE_EVERY_SECONDS, messages
 from rrrserve.process import logs
 from rrrserve.process.restarts import DEFAULT_RESTARTS
 
@@ -137,14 +137,19 @@ def _serve(config: "ServiceConfig", listener: socket.socket) -> None:
 
     async def main() -> None:
         supervisor = Supervisor(repository, listener, config)
+        waiting = asyncio.create_task(_say_that_it_starts(say))
 
         def announce() -> None:
+            waiting.cancel()
             if in_json:
                 logs.tell("ready", url=supervisor.url, models=[model.name for model in repository.models])
             else:
                 _announce(supervisor.url, repository, chosen.name, _triton_line(supervisor))
 
-        await supervisor.run(announce)
+        try:
+            await supervisor.run(announce)
+        finally:
+            waiting.cancel()
 
     def _triton_line(supervisor: Supervisor) -> str:
         if supervisor.triton is None:
@@ -166,3 +171,12 @@ def _serve(config: "ServiceConfig", listener: socket.socket) -> None:
 
     asyncio.run(main())
     say("stopped")
+
+
+async def _say_that_it_starts(say: Callable[[str], None]) -> None:
+    """A line every 30 s, until cancelled: large models take minutes to load."""
+    seconds = 0.0
+    while True:
+        await asyncio.sleep(LINE_EVERY_SECONDS)
+        seconds += LINE_EVERY_SECONDS
+        say(f"starting ... {seconds:.0f} s")
