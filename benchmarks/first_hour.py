@@ -46,8 +46,8 @@ README_STEPS = {
         "Train",
         "One folder for each class is all that it takes.",
         "The hub of pre-trained weights did not answer, so training began from scratch, and said so; the HEIC photo "
-        "was left out, and said with what reads it. A fifth of each class was kept to test on: the accuracy is of photos "
-        "that the network never saw. With 29 photos a class that figure is rough.",
+        "was left out, and said with what reads it. A fifth of each class was kept to test on: the accuracy is of "
+        "photos that the network never saw. With 29 photos a class that figure is rough.",
     ),
     "rrr build": (
         "Build",
@@ -103,7 +103,7 @@ BEFORE = (
         "Goes wrong: a folder that is not there",
         "The name of the folder is mistyped.",
         f"rrr train --data my_image --out {MINE}",
-        "Exit code 3, wrong input: nothing was written.",
+        "Wrong input: nothing was written.",
         code=3,
     ),
     Step(
@@ -119,7 +119,7 @@ AFTER_REPOSITORY = Step(
     "Goes wrong: nobody serves",
     "Asked too early.",
     "rrr predict cat.jpg",
-    "Exit code 1: nothing was answered.",
+    "Nothing was answered.",
     code=1,
 )
 IMPORT = f"rrr train --method full --epochs 0 --weights finetuned.pth --labels labels.txt --out {OWN}"
@@ -128,7 +128,7 @@ AFTER = (
         "Goes wrong: the wrong labels for a network of one's own",
         "A ResNet152 that was fine-tuned elsewhere, for three classes, and a list of two labels.",
         f"printf 'cat\\ndog\\n' > labels.txt; {IMPORT}",
-        "Both numbers are named, and nothing was written. (This file's weights are random, which nothing here depends on.)",
+        "Both numbers are named, and nothing was written. (The weights of this file are random.)",
         code=3,
     ),
     Step(
