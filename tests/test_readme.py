@@ -27,12 +27,6 @@ def test_every_make_target_is_in_the_makefile(command: str) -> None:
 
 
 BEYOND_AVX2 = "avx_vnni,avx512f,avx512_vnni,avx512_bf16,amx_tile,amx_bf16,amx_int8"
-CLAIMS = """
-version: 1
-claims:
-  - {name: small, kind: parameters, model: mine, at_most: 100000000}
-  - {name: quick, kind: latency, model: mine, at_most_ms: 30000}
-"""
 # What each command says, in this order.
 SAID = {
     "rrr train": (
@@ -76,8 +70,7 @@ def test_the_commands_for_ones_own_images_run_as_written(tmp_path: Path) -> None
     """Each as it stands, on 3 x 40 photos, a CPU with AVX2 at most, and without a hub that answers."""
     # The second for OpenVINO's kernels, those of the service at least.
     masked = {machine.MASK_VARIABLE: BEYOND_AVX2, "ONEDNN_MAX_CPU_ISA": "AVX2"}
-    with new_user(tmp_path, masked) as shell:
-        (shell.folder / "my_claims.yaml").write_text(CLAIMS)
+    with new_user(tmp_path, README, masked) as shell:
         for command in own_images_commands(README):
             typed = shell.type(command)
             assert typed.code == 0, f"{command}:\n{typed.output}"
