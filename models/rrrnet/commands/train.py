@@ -97,6 +97,13 @@ def train(
     seed: Annotated[int, typer.Option(help="Decides the split and every random choice of the training.")] = 0,
     batch_size: Annotated[int | None, typer.Option(help="Images in a step; default: the recipe's.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate; default: the recipe's.")] = None,
+    augmentation: Annotated[
+        str | None,
+        typer.Option(
+            help="Random changes of training images: paper, quick, or scratch (colours too) [default: the recipe's; "
+            "scratch for quick from random weights]."
+        ),
+    ] = None,
     aligned: Annotated[bool, typer.Option("--aligned", help="Widths in multiples of 8 (not the paper's).")] = False,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -124,21 +131,22 @@ def train(
     from rrrnet.data.training_data import DataOptions
     from rrrnet.images.preprocess_options import PreprocessOptions
     from rrrnet.training.fit import Options, fit
-    from rrrnet.training.settle import settle_weights
 
-    given = Options(
+    options = Options(
         data=data,
         out=out,
         method=method,  # type: ignore[arg-type]  # Options itself checks the word and lists what is allowed
         members=members,
         aligned=aligned,
         weights="imagenet" if weights is None else weights,
+        weights_given=weights is not None,
         weights_key=weights_key,
         labels=labels,
         recipe=recipe,
         epochs=epochs,
         batch_size=batch_size,
         lr=lr,
+        augmentation=augmentation,
         size=size,
         minutes=minutes,
         balance=balance,
@@ -153,7 +161,6 @@ def train(
         command=shlex.join(["rrr", *sys.argv[1:]]),
         data_options=DataOptions(strict, test_fraction, test_data, groups, min_per_class),
     )
-    options = settle_weights(given, weights, output.say)
     with _stop_requested() as requested, output.progress_bar() as bar:
         task = bar.add_task("training", total=None, text="reading images")
 

@@ -27,8 +27,9 @@ from rrrnet.training.balance import warning as balance_warning
 from rrrnet.training.budget import Choice, Counts
 from rrrnet.training.devices import computes_in_bfloat16, find_device
 from rrrnet.training.metrics import by_class, score
-from rrrnet.training.recipes import METHODS, Method, find_recipe
+from rrrnet.training.recipes import AUGMENTATIONS, METHODS, Method, find_recipe
 from rrrnet.training.resuming import check_out, restore
+from rrrnet.training.settle import settle_weights
 from rrrnet.training.train import Report, Training, TrainingPlan
 from rrrnet.weights.importing import check_no_data, import_network
 from rrrnet.weights.pretrained import check_source
@@ -54,12 +55,14 @@ class Options:
     members: int = 8
     aligned: bool = False
     weights: str = "imagenet"
+    weights_given: bool = True
     weights_key: str | None = None
     labels: Path | None = None
     recipe: str = "quick"
     epochs: int | None = None
     batch_size: int | None = None
     lr: float | None = None
+    augmentation: str | None = None
     size: int | None = None
     minutes: float | None = None
     balance: str = "none"
@@ -96,6 +99,10 @@ class Options:
                 f"minutes {self.minutes} chooses the epochs: leave out --minutes or --epochs {self.epochs}",
             ),
             (
+                self.augmentation not in (None, *AUGMENTATIONS),
+                f"augmentation {self.augmentation}: no such one; allowed are {', '.join(AUGMENTATIONS)}",
+            ),
+            (
                 self.balance not in BALANCES,
                 f"balance {self.balance}: no such way; allowed are {', '.join(BALANCES)}",
             ),
@@ -117,7 +124,7 @@ class Options:
         """What a resumed training must have in common with the stopped one."""
         left_out = (
             *("data", "out", "labels", "resume", "overwrite", "command", "precision", "device"),
-            *("data_options", "preprocess", "max_pixels"),
+            *("data_options", "preprocess", "max_pixels", "weights_given"),
         )
         own = {key: value for key, value in asdict(self).items() if key not in left_out}
         return own | asdict(self.preprocess) | self.data_options.settings()
@@ -182,6 +189,8 @@ def fit(
     """
     began = time.monotonic()
     check_out(options)
+    if options.weights_given or options.resume or options.data is None:
+        options = settle_weights(options, say)  # what fails does so within seconds
     order = None if options.labels is None else read_labels(options.labels)
     rule = _preprocess(options)
     if options.data is None:
@@ -196,6 +205,8 @@ def fit(
     )
     if order is not None:
         data = replace(data, images=in_order(data.images, order, f"--labels {options.labels}"))
+    if not options.weights_given and not options.resume:
+        options = settle_weights(options, say)
     images = data.images
     sets = {which: _part(images, data.parts, which) for which in ("train", "val", "test")}
     counts = Counts(*(len(part.files) for part in sets.values()))
@@ -313,7 +324,13 @@ def _plan(options: Options, rule: Preprocess, choice: Choice, counts: Counts) ->
     recipe, device = find_recipe(options.recipe), find_device(options.device)
     warm = is_checkpoint(options.weights)
     frozen = frozen_in(options.weights) if warm else frozen_parts(options.method, options.weights)
-    recipe = replace(recipe, batch_size=options.batch_size or recipe.batch_size, lr=options.lr or recipe.lr)
+    own = "scratch" if options.weights == "none" and recipe.augmentation == "quick" else recipe.augmentation
+    recipe = replace(
+        recipe,
+        batch_size=options.batch_size or recipe.batch_size,
+        lr=options.lr or recipe.lr,
+        augmentation=options.augmentation or own,  # type: ignore[arg-type]  # Options has checked the word
+    )
     return TrainingPlan(
         recipe=recipe,
         epochs=choice.epochs,
