@@ -97,12 +97,13 @@ def progress_bar(*, refresh_per_second: float = 10) -> Progress:
 
 
 class Working:
-    """Says what runs now: a spinner, or without a terminal a line whenever 30 s have passed since the last change."""
+    """Says what runs now: a spinner, or without a terminal a line where nothing else was said for up to 30 s."""
 
     def __init__(self, text: str) -> None:
         self._text, self._since = text, time.monotonic()
+        self._told = self._since
         self._status = messages.status(text) if messages.is_terminal else None
-        self._ticker = _Ticker(self._tell)
+        self._ticker = _Ticker(self._tell, LINE_EVERY_SECONDS / 3)
 
     def __enter__(self) -> "Working":
         if self._status is not None:
@@ -117,23 +118,31 @@ class Working:
         else:
             self._ticker.stop()
 
-    def update(self, text: str) -> None:
-        """Something else runs now; `text` is markup."""
-        self._text, self._since = text, time.monotonic()
+    def update(self, text: str, *, said: bool = True) -> None:
+        """Something else runs now, and the caller has `said` so; else it is the same work, further on.
+
+        Args:
+            text: markup.
+            said: whether a line of the caller has told it.
+        """
+        self._text = text
+        if said:
+            self._since = self._told = time.monotonic()
         if self._status is not None:
             self._status.update(text)
 
     def _tell(self) -> None:
-        passed = time.monotonic() - self._since
-        if passed >= LINE_EVERY_SECONDS / 2:
-            say(f"{Text.from_markup(self._text).plain} ... {passed:.0f} s")
+        now = time.monotonic()
+        if now - self._told >= LINE_EVERY_SECONDS * 2 / 3:  # else the next tick would come after 30 s
+            self._told = now
+            say(f"{Text.from_markup(self._text).plain} ... {now - self._since:.0f} s")
 
 
 class _Ticker:
-    """Calls `tick` every 30 s in a thread of its own."""
+    """Calls `tick` every so many seconds in a thread of its own."""
 
-    def __init__(self, tick: Callable[[], None]) -> None:
-        self._tick, self._ended = tick, threading.Event()
+    def __init__(self, tick: Callable[[], None], seconds: float) -> None:
+        self._tick, self._seconds, self._ended = tick, seconds, threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> None:
@@ -145,7 +154,7 @@ class _Ticker:
             self._thread.join()
 
     def _run(self) -> None:
-        while not self._ended.wait(LINE_EVERY_SECONDS):
+        while not self._ended.wait(self._seconds):
             self._tick()
 
 
@@ -164,7 +173,7 @@ class _Lines(Progress):
 
     def __init__(self, *columns: Any, **options: Any) -> None:
         super().__init__(*columns, disable=True, **options)
-        self._ticker = _Ticker(self._tell)
+        self._ticker = _Ticker(self._tell, LINE_EVERY_SECONDS)
 
     def start(self) -> None:
         self._ticker.start()

@@ -78,7 +78,7 @@ def test_pip_is_called_pip_only_where_that_is_this_environments(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert installing.pip_install("numpy<2") == f"{sys.executable} -m pip install 'numpy<2'"
     installing._pip.cache_clear()
-    monkeypatch.setattr(installing.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
     assert installing.pip_install("numpy<2") == "pip install 'numpy<2'"
     installing._pip.cache_clear()
     monkeypatch.setenv("PATH", "")

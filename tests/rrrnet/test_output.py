@@ -142,3 +142,14 @@ def test_a_table_whose_words_do_not_fit_becomes_lines_of_which_none_is_broken() 
     table.add_row("disk", LONG + "/" + LONG, "free [bold]some[/bold] space")
     print_table(table, to=(console := terminal()))
     assert written(console) == ["check       disk", f"folder      {LONG}/{LONG}", "what to do  free some space", ""]
+
+
+def test_a_text_that_changes_all_the_time_does_not_silence_the_work(capsys: pytest.CaptureFixture[str]) -> None:
+    with output.Working("asking") as working:
+        lines: list[str] = []
+        deadline = time.monotonic() + 30
+        while not lines and time.monotonic() < deadline:
+            working.update("7 of 9 images asked", said=False)
+            time.sleep(0.005)
+            lines += capsys.readouterr().err.splitlines()
+    assert lines[0] == "7 of 9 images asked ... 0 s"

@@ -4,6 +4,7 @@ import json
 import stat
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from rrrnet.errors import ArtifactError, CheckFailedError, UsageError
-from rrrnet.output import next_step, say
+from rrrnet.output import Working, next_step, say
 from rrrnet.tables import print_table
 from rrrserve.net.tls import client_trust
 from rrrserve.net.tokens import client_headers
@@ -50,11 +51,18 @@ def predict(
     headers |= {"X-Request-Timeout-Ms": str(max(1, int(timeout * 1000))), "Content-Type": "application/octet-stream"}
     failures = 0
     rows: list[tuple[str, dict[str, Any]]] = []
+    # Lines of JSON are a sign of life themselves.
+    working = nullcontext(None) if as_json else Working("asking")
     try:
-        with httpx.Client(
-            base_url=url, timeout=timeout + 5.0, trust_env=False, headers=headers, verify=client_trust(ca)
-        ) as client:
-            for name in images:
+        with (
+            working as asking,
+            httpx.Client(
+                base_url=url, timeout=timeout + 5.0, trust_env=False, headers=headers, verify=client_trust(ca)
+            ) as client,
+        ):
+            for number, name in enumerate(images):
+                if asking is not None:
+                    asking.update(f"{number} of {len(images)} images asked", said=False)
                 try:
                     answer = _ask(client, path, query, name)
                 except ArtifactError as error:
@@ -118,8 +126,8 @@ def _read(name: str) -> bytes:
 
 
 def _table(rows: list[tuple[str, dict[str, Any]]], shown: int, *, members: bool) -> Table:
-    columns = [Column("image", no_wrap=True), "labels", "agreement", "entropy", "ms", *(["members"] if members else [])]
-    table = Table(*columns)
+    more = ["members"] if members else []
+    table = Table(Column("image", no_wrap=True), "labels", "agreement", "entropy", "ms", *more)
     for name, answer in rows:
         cells = [
             escape(name),

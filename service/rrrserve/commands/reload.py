@@ -33,7 +33,8 @@ def reload(
     from rrrserve.versions.running_services import running_services
 
     service = _chosen(running_services(), repository, url, pid)
-    done = _reloaded(service, timeout)
+    with output.Working(f"waiting for {service.url} to switch"):
+        done = _reloaded(service, timeout)
     if as_json:
         output.print_json(vars(done))
     if done.outcome == "refused":

@@ -60,15 +60,16 @@ def repository(
     picked = {folder: pick_engine(folder) for folder in engines if engines_below(folder)}
     for choice in picked.values():
         output.say(f"{choice.folder}: {choice.why}")
-    written = write_repository(
-        [picked[folder].engine if folder in picked else folder for folder in engines],
-        out,
-        backends=_backends(backends),
-        names=name or (),
-        threads=threads,
-        split_as=split_as,
-        report=output.say,
-    )
+    with output.Working(escape(f"writing {out}")):
+        written = write_repository(
+            [picked[folder].engine if folder in picked else folder for folder in engines],
+            out,
+            backends=_backends(backends),
+            names=name or (),
+            threads=threads,
+            split_as=split_as,
+            report=output.say,
+        )
     found = obstacles(written)
     if as_json:
         models = [model.to_json() | {"obstacle": found.get(model.name)} for model in written.models]

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rrrnet import tables
-from rrrnet.output import messages, next_step, say
+from rrrnet.output import LINE_EVERY_SECONDS, messages, next_step, say
 from rrrserve.process import logs
 from rrrserve.process.restarts import DEFAULT_RESTARTS
 
@@ -140,14 +140,19 @@ def _serve(config: "ServiceConfig", listener: socket.socket, token_file: Path | 
 
     async def main() -> None:
         supervisor = Supervisor(repository, listener, config)
+        waiting = asyncio.create_task(_say_that_it_starts(told))
 
         def announce() -> None:
+            waiting.cancel()
             if in_json:
                 logs.tell("ready", url=supervisor.url, models=[model.name for model in repository.models])
             else:
                 _announce(supervisor.url, repository, chosen.name, _triton_line(supervisor))
 
-        await supervisor.run(announce)
+        try:
+            await supervisor.run(announce)
+        finally:
+            waiting.cancel()
 
     def _triton_line(supervisor: Supervisor) -> str:
         if supervisor.triton is None:
@@ -179,3 +184,12 @@ def _asking(url: str, config: "ServiceConfig", token_file: Path | None) -> list[
         token = [] if token_file is None else ["--token-file", token_file]
         return ["rrr", "predict", "IMAGE", "--url", url, *token, *(["--ca", *certificate] if certificate else [])]
     return ["curl", *(["--cacert", *certificate] if certificate else []), "-T", "IMAGE", f"{url}/v1/predict"]
+
+
+async def _say_that_it_starts(told: Callable[[str], None]) -> None:
+    """A line every 30 s, until cancelled: large models take minutes to load."""
+    seconds = 0.0
+    while True:
+        await asyncio.sleep(LINE_EVERY_SECONDS)
+        seconds += LINE_EVERY_SECONDS
+        told(f"starting ... {seconds:.0f} s")

@@ -160,7 +160,7 @@ def _shown(found: Interval) -> str:
 
 def _floor(value: float, digits: int) -> float:
     """Rounded down to so many digits behind the point."""
-    return math.floor(value * 10**digits) / 10**digits + 0.0  # no -0.0
+    return math.floor(value * 10.0**digits) / 10.0**digits + 0.0  # no -0.0
 
 
 def _below(value: float, digits: int = 2) -> float:
@@ -171,4 +171,5 @@ def _below(value: float, digits: int = 2) -> float:
 def _above(value: float, digits: int = 2) -> float:
     """The same, rounded up; a whole number where it can be."""
     places = digits - 1 - math.floor(math.log10(value))
-    return math.ceil(value * 10**places) / 10**places if places > 0 else math.ceil(value / 10**-places) * 10**-places
+    unit = 10**-places
+    return math.ceil(value * 10.0**places) / 10.0**places if places > 0 else math.ceil(value / unit) * unit
