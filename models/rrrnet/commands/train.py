@@ -162,7 +162,8 @@ def train(
         data_options=DataOptions(strict, test_fraction, test_data, groups, min_per_class),
     )
     with _stop_requested() as requested, output.progress_bar() as bar:
-        task = bar.add_task("training", total=None, text="reading images")
+        doing, reading = ("training", "reading images") if data else ("importing", "reading weights")
+        task = bar.add_task(doing, total=None, text=reading)
 
         def started(epochs: int, steps: int) -> None:
             bar.update(task, total=epochs * steps, text="")

@@ -31,6 +31,8 @@ REMEDIES = {
     "archive": "unpack them",
     "empty": "they have 0 bytes: " + _RESTORE,
     "damaged": _RESTORE,
+    # Another program may read what our decoders do not.
+    **dict.fromkeys(("damaged HEIC", "damaged AVIF"), "restore them, or convert those that open elsewhere to JPEG"),
     "too large": "make them smaller, or allow more with --max-pixels",
     "missing": "restore them, or remove their rows or links",
     "unreadable": "mend their permissions",
