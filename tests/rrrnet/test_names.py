@@ -8,7 +8,7 @@ from rrrnet.data.labels import read_labels
 from rrrnet.data.layout import list_files
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.names import allowed_name, check_model_name, is_text
-from rrrnet.training.fit import Options
+from rrrnet.training.options import Options
 from rrrnet.training.resuming import check_out
 
 

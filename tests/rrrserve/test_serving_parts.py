@@ -6,6 +6,7 @@ import importlib.util
 import io
 import itertools
 import os
+import re
 import shutil
 import sysconfig
 import threading
@@ -22,6 +23,7 @@ from tritonclient.grpc import service_pb2
 from rrrbuild.repository_document import Repository, ServedModel
 from rrrnet.errors import IncompatibleError, UsageError
 from rrrnet.images.preprocess import MAX_PIXELS, Preprocess, image_to_array, open_image
+from rrrnet.installing import install_line
 from rrrserve.api import decoding
 from rrrserve.api.decoding import Decoded, DecodePool
 from rrrserve.api.docs.openapi import document
@@ -263,5 +265,5 @@ def test_without_libpython_the_message_says_what_to_install(monkeypatch: pytest.
 def test_without_any_triton_the_message_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(IncompatibleError, match=r"rrrnet-serving\[triton\]"):
+    with pytest.raises(IncompatibleError, match=re.escape(install_line("triton"))):
         install.find_tritonserver()

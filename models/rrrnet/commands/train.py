@@ -130,7 +130,8 @@ def train(
     wait_asleep()
     from rrrnet.data.training_data import DataOptions
     from rrrnet.images.preprocess_options import PreprocessOptions
-    from rrrnet.training.fit import Options, fit
+    from rrrnet.training.fit import fit
+    from rrrnet.training.options import Options
 
     options = Options(
         data=data,

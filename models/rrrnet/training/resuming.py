@@ -14,7 +14,7 @@ from rrrnet.training.train import Training
 from rrrnet.training.training_state import RESUME, load_state, read_settings
 
 if TYPE_CHECKING:
-    from rrrnet.training.fit import Options
+    from rrrnet.training.options import Options
 
 
 def check_out(options: "Options") -> None:
