@@ -1,6 +1,6 @@
 """The report and Swagger UI in a real Chromium: `make browser`. Not part of `make test`, which needs no browser.
 
-Every picture must be on the page with a size and with ink, at the widths of a desktop, of its half and of a phone, in
+Every picture must be on the page with a size and with ink, at the widths of a desktop, half of one and a phone, in
 light and in dark; nothing may be fetched, nothing may stick out: what is wider than the page scrolls in its own box.
 Screenshots of the whole page go to RRR_SCREENSHOTS, where given.
 """

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from rrrnet import output
 from rrrnet.errors import UsageError
@@ -87,9 +86,13 @@ def report(
     for file, write in ((out, to_html), (markdown, to_markdown)):
         if file is not None:
             write_atomically(file, write(document).encode())
-            output.messages.print(f"written: {escape(str(file))}", highlight=False, soft_wrap=True)
+            output.say(f"written: {file}")
     if as_json:
         output.print_json(document)
+    elif out is not None:
+        output.next_step("python3", "-m", "webbrowser", out.absolute().as_uri())
+    else:
+        output.next_step("less", markdown)
 
 
 def _predictions(
