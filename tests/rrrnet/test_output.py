@@ -132,7 +132,7 @@ def test_text_wraps_between_words_and_a_column_that_may_not_wrap_does_not() -> N
     table.add_row("the ensemble answers at least three times as fast as the ResNet152 it came from", "5.6 (5.5 to 5.7)")
     print_table(table, to=(console := terminal(64)))
     assert written(console)[2:] == [
-        "the ensemble answers at least three times as  5.6 (5.5 to 5.7)",
+        "the ensemble answers at least three times as    5.6 (5.5 to 5.7)",
         "fast as the ResNet152 it came from",
     ]
 
