@@ -30,9 +30,9 @@ BEYOND_AVX2 = "avx_vnni,avx512f,avx512_vnni,avx512_bf16,amx_tile,amx_bf16,amx_in
 # What each command says, in this order.
 SAID = {
     "rrr train": (
+        "120 images in 3 classes: 87 to train on, 9 to validate, 24 to test",
         "NO PRE-TRAINED WEIGHTS, TRAINING STARTS FROM SCRATCH",
         "(no answer within 4 s|timed out)",
-        "120 images in 3 classes: 87 to train on, 9 to validate, 24 to test",
         "chosen: 64 pixels, 150 epochs",
         r"about \d",
         "epoch 150 ",
