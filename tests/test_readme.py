@@ -42,7 +42,7 @@ SAID = {
     "rrr build": ("trying .*onnxruntime-fp32", "taking ", "verifying against PyTorch", "accuracy"),
     "rrr repository": ("fastest of|only one to compare", "mine"),
     "rrr serve": ("starting Triton", "mine", "ready: http://127.0.0.1:"),
-    "curl": ('"name":"mine"', '"predictions":', '"label":"(cat|dog|owl)"', '"timing_ms":'),
+    "curl": ('"name": ?"mine"', '"predictions":', '"label": ?"(cat|dog|owl)"', '"timing_ms":'),
     "rrr predict": ("cat.jpg", "(cat|dog|owl) [0-9.]+%"),
     "rrr bench": ("turns: about", "mine", "written: bench.json"),
     "rrr claims": ("my_claims.yaml",),
