@@ -37,7 +37,10 @@ def test_work_without_a_count_says_what_it_still_does(capsys: pytest.CaptureFixt
         assert "openvino-fp32: verifying ... 0 s" in wait_for_lines(capsys, 2)
 
 
-def test_nothing_is_said_of_work_that_ends_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_said_of_work_that_ends_at_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "LINE_EVERY_SECONDS", 30.0)
     with output.Working("starting"), output.progress_bar() as bar:
         bar.add_task("training", total=None, text="")
     assert capsys.readouterr().err == ""
