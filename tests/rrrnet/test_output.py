@@ -48,10 +48,10 @@ def test_nothing_is_said_of_work_that_ends_at_once(
 
 def test_a_text_that_changes_all_the_time_does_not_silence_the_work(capsys: pytest.CaptureFixture[str]) -> None:
     with output.Working("asking") as working:
-        lines: list[str] = []
+        said = ""
         deadline = time.monotonic() + 30
-        while not lines and time.monotonic() < deadline:
+        while "7 of 9 images asked ... " not in said and time.monotonic() < deadline:
             working.update("7 of 9 images asked", said=False)
             time.sleep(0.005)
-            lines += capsys.readouterr().err.splitlines()
-    assert lines[0] == "7 of 9 images asked ... 0 s"
+            said += capsys.readouterr().err
+    assert "7 of 9 images asked ... " in said
