@@ -82,5 +82,5 @@ def test_the_help_page_lists_the_commands_in_the_order_of_the_way() -> None:
     names = list(get_command(make_app()).commands)  # type: ignore[attr-defined]  # a group has commands
     assert set(names) == {
         "data", "train", "evaluate", "describe", "targets", "build", "repository", "tune", "serve", "predict",
-        "reload", "bench", "verify", "report", "doctor",
+        "reload", "bench", "claims", "verify", "report", "doctor",
     }  # fmt: skip

@@ -1,13 +1,17 @@
-"""What commands print: tables and progress for people, JSON for programs, plain lines where there is no terminal."""
+"""What commands print: progress, lines and the next step for people, JSON for programs; tables are in `tables`.
+
+A line is never broken: whoever pastes a path or a command from it gets all of it, however narrow the terminal.
+"""
 
 import json
+import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,14 +25,51 @@ from rich.text import Text
 
 LINE_EVERY_SECONDS = 30.0
 
-console = Console()
+_BAR_WIDTH = 24
+
+# Without emoji: `:key:` in a name is no picture.
+console = Console(emoji=False)
 # Progress and remarks go to standard error, so that `--json` and tables can be piped.
-messages = Console(stderr=True)
+messages = Console(stderr=True, emoji=False)
 
 
 def say(text: str) -> None:
     """Write a line to standard error as it is: brackets are no markup, and paths and commands are not broken."""
-    messages.print(text, markup=False, highlight=False, soft_wrap=True)
+    print_line(text, to=messages)
+
+
+def print_line(text: str, *, to: Console = console) -> None:
+    """Write a line to standard output, or to another console, as it is."""
+    to.print(Text(text), soft_wrap=True)
+
+
+def next_step(*words: object, to: Console = console) -> None:
+    """Write `next: COMMAND`, what a person wants to do now: the last line of a command that ended well.
+
+    Args:
+        words: of the command, paths as they were given; quoted here, so that a shell takes the line as it stands.
+        to: where the command writes what is for people.
+    """
+    print_line("next: " + quoted(*words), to=to)
+
+
+def quoted(*words: object) -> str:
+    """Words as one line for a shell; what cannot be printed (or is no UTF-8) in `$'...'`, as bash and zsh read it."""
+    return " ".join(_quoted(str(word)) for word in words)
+
+
+def _quoted(word: str) -> str:
+    if word.isprintable():
+        return shlex.quote(word)
+    letters = (
+        letter if letter.isprintable() and letter not in "\\'" else "".join(f"\\x{byte:02x}" for byte in _bytes(letter))
+        for letter in word
+    )
+    return f"$'{''.join(letters)}'"
+
+
+def _bytes(letter: str) -> bytes:
+    return letter.encode("utf-8", "surrogateescape")
 
 
 def print_json(document: Any) -> None:
@@ -37,7 +78,7 @@ def print_json(document: Any) -> None:
 
 
 def progress_bar(*, refresh_per_second: float = 10) -> Progress:
-    """A progress bar on standard error with a count, elapsed and remaining time and free text (`fields[text]`).
+    """A progress bar on standard error with a count, elapsed and remaining time; below it free text (`fields[text]`).
 
     Where standard error is no terminal: a plain line every 30 s and one at the end.
 
@@ -46,13 +87,12 @@ def progress_bar(*, refresh_per_second: float = 10) -> Progress:
     """
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(_BAR_WIDTH),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}"),
     )
-    kind = Progress if messages.is_terminal else _Lines
+    kind = _Bar if messages.is_terminal else _Lines
     return kind(*columns, console=messages, transient=False, refresh_per_second=refresh_per_second)
 
 
@@ -95,7 +135,7 @@ class Working:
         now = time.monotonic()
         if now - self._told >= LINE_EVERY_SECONDS * 2 / 3:  # else the next tick would come after 30 s
             self._told = now
-            _print_line(f"{Text.from_markup(self._text).plain} ... {now - self._since:.0f} s")
+            say(f"{Text.from_markup(self._text).plain} ... {now - self._since:.0f} s")
 
 
 class _Ticker:
@@ -118,6 +158,16 @@ class _Ticker:
             self._tick()
 
 
+class _Bar(Progress):
+    """A bar, and each task's text below it: beside it, 80 columns would cut the numbers."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if text := task.fields.get("text"):
+                yield Text.from_markup(f"  {text}", emoji=False)
+
+
 class _Lines(Progress):
     """A progress bar's tasks as plain lines."""
 
@@ -132,12 +182,12 @@ class _Lines(Progress):
         self._ticker.stop()
         for task in self.tasks:
             if task.completed > 0:
-                _print_line(_line_of(task))
+                say(_line_of(task))
 
     def _tell(self) -> None:
         for task in self.tasks:
             if not task.finished or task is self.tasks[-1]:
-                _print_line(_line_of(task))
+                say(_line_of(task))
 
 
 def _line_of(task: Task) -> str:
@@ -153,7 +203,3 @@ def _line_of(task: Task) -> str:
 def _clock(seconds: float | None) -> str:
     minutes, rest = divmod(int(seconds or 0), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
-
-
-def _print_line(line: str) -> None:
-    messages.print(line, markup=False, highlight=False, soft_wrap=True)

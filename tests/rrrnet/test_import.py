@@ -1,9 +1,12 @@
 """A fine-tuned ResNet152 of elsewhere becomes a checkpoint that answers as its file does."""
 
+import argparse
 import json
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.service import RRR
+from rrrnet.checkpoint import read_checkpoint, read_weights
 from rrrnet.network.backbone import backbone_shapes
+from rrrnet.network.ensemble import RRRNet
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(900)]
 LABELS = ("2", "10", "1")
@@ -85,6 +90,130 @@ def labels(tmp_path: Path) -> Path:
     path = tmp_path / "labels.txt"
     path.write_text("\n".join(LABELS))
     return path
+
+
+def under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: value for name, value in state.items()}
+
+
+def headless(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in state.items() if not name.startswith("fc.")}
+
+
+def blocks(state: dict[str, Tensor], second: int, third: int) -> dict[str, Tensor]:
+    """The network with so many blocks in layer2 and layer3."""
+    most = {"layer2": second, "layer3": third}
+
+    def kept(name: str) -> bool:
+        stage, block = name.split(".")[:2]
+        return stage not in most or int(block) < most[stage]
+
+    return {name: value for name, value in state.items() if kept(name)}
+
+
+def sequential(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names as in fastai's body."""
+    children = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
+    parts = {name: name.partition(".") for name in headless(state)}
+    return {f"0.{children[head]}.{rest}": state[name] for name, (head, _, rest) in parts.items()}
+
+
+def wide(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inner channels of each block doubled."""
+    ends = (".conv1.weight", "bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var")
+    return {
+        name: torch.cat([value, value]) if name.startswith("layer") and name.endswith(ends) else value
+        for name, value in state.items()
+    }
+
+
+# What people send: the name of the file, and what torch.save or safetensors was given.
+Wrap = Callable[[dict[str, Tensor]], Any]
+ANSWERED: dict[str, Wrap] = {
+    "plain.pth": dict,
+    "sequential_head.pth": lambda state: {name.replace("fc.", "fc.1."): value for name, value in state.items()},
+    "module.pth": partial(under, "module."),
+    "net.ckpt": lambda state: {"state_dict": under("model.", state), "optimizer_states": [], "hyper_parameters": {}},
+    "backbone.pth": lambda state: {"state_dict": under("backbone.", state)},
+    "compiled.pth": partial(under, "_orig_mod."),
+    "compiled_parallel.pth": partial(under, "module._orig_mod."),
+    "nested.pth": partial(under, "module.model.backbone."),
+    "model_state_dict.pth": lambda state: {
+        "epoch": 3,
+        "model_state_dict": state,
+        "optimizer_state_dict": {"state": {}},
+    },
+    "net.pth": lambda state: {"net": state, "acc": 91.2},
+    "average.pth.tar": lambda state: {"arch": "resnet152", "state_dict": state, "state_dict_ema": wide(state)},
+    "bfloat16.pth": lambda state: {name: value.bfloat16() for name, value in state.items()},
+    "module.safetensors": partial(under, "module."),
+    "model.safetensors": lambda state: under("model.", {k.replace("fc.", "head.fc."): v for k, v in state.items()}),
+    "numpy.pth": lambda state: {"state_dict": state, "best_acc": np.float64(91.0)},
+    "namespace.pth": lambda state: {"model": state, "args": argparse.Namespace(lr=1)},
+    "no_ending": dict,
+    "model.PTH": dict,
+    "model.pkl": dict,
+}
+REFUSED: dict[str, tuple[Wrap, str]] = {
+    "mlp.pth": (
+        lambda state: state | {"fc.weight": torch.zeros(8, 2048), "fc.2.weight": torch.zeros(3, 8)},
+        "its classifier is an MLP, not one linear layer: fc.weight (8, 2048), fc.2.weight (3, 8)",
+    ),
+    "encoder.pth": (lambda state: under("encoder.", headless(state)), "it holds no classifier"),
+    "no_bias.pth": (
+        lambda state: {name: value for name, value in state.items() if name != "fc.bias"},
+        "its classifier lacks a tensor: fc.bias is missing",
+    ),
+    "imagenet.pth": (
+        lambda state: state | {"fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)},
+        "fc has 1000 classes, --labels has 3",
+    ),
+    "fastai.pth": (lambda state: {"model": sequential(state), "opt": {}}, "it holds no classifier"),
+    "resnet50.pth": (partial(blocks, second=4, third=6), "this is a ResNet50, of 3-4-6-3 blocks"),
+    "resnet101.pth": (partial(blocks, second=4, third=23), "this is a ResNet101, of 3-4-23-3 blocks"),
+    "wide.pth": (wide, "has shape (128, 64, 1, 1), expected (64, 64, 1, 1)"),
+    "whole.pth": (lambda _: torch.nn.Linear(2, 2), "it holds a whole model (torch.nn.modules.linear.Linear"),
+    "lacking.pth": (
+        lambda state: {name: value for name, value in state.items() if name != "layer3.17.conv2.weight"},
+        "layer3.17.conv2.weight is missing",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERED)
+def test_the_classifier_of_every_wrapping_answers_as_the_files(
+    tmp_path: Path, state: dict[str, Tensor], images: npt.NDArray[np.uint8], labels: Path, name: str
+) -> None:
+    file, out = tmp_path / name, tmp_path / "out"
+    wrapped = ANSWERED[name](state)
+    save_file(wrapped, file) if file.suffix == ".safetensors" else torch.save(wrapped, file)
+    common = ("--method", "full", "--epochs", "0", "--size", str(SIZE), "--labels", labels)
+    rrr("train", *common, "--weights", file, "--out", out)
+    file.unlink()  # each takes 120 MB
+    checkpoint = read_checkpoint(out)
+    model = RRRNet(checkpoint.architecture).eval()
+    tensors = {name: torch.from_numpy(array) for name, array in read_weights(checkpoint).items()}
+    assert not [key for key in model.load_state_dict(tensors, strict=False).missing_keys if "tracked" not in key]
+    (out / "model.safetensors").unlink()
+    mean, std = (torch.tensor(value) for value in (checkpoint.preprocess.mean, checkpoint.preprocess.std))
+    inputs = ((torch.from_numpy(images).float() / 255 - mean) / std).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        found = model(inputs).softmax(2)[:, 0].numpy()
+    rounded = state if name != "bfloat16.pth" else {key: value.bfloat16() for key, value in state.items()}
+    np.testing.assert_allclose(found, plain(rounded, images), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_wrapping_without_a_classifier_that_fits_is_refused_in_a_line(
+    tmp_path: Path, state: dict[str, Tensor], labels: Path, name: str
+) -> None:
+    wrap, words = REFUSED[name]
+    torch.save(wrap(state), tmp_path / name)
+    common = ("--method", "full", "--epochs", "0", "--labels", labels, "--out", tmp_path / "out")
+    said = rrr("train", *common, "--weights", tmp_path / name, expect=3)
+    (tmp_path / name).unlink()
+    assert words in said
+    assert not (tmp_path / "out").exists()
 
 
 def as_lightning(state: dict[str, Tensor], path: Path) -> None:

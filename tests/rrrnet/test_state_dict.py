@@ -104,7 +104,8 @@ def test_names_of_other_libraries_become_torchvisions(rename: Callable[[Tensors]
         (layer("fc", 2, 4096), r"fc\.weight \(2, 4096\) is not a linear layer of 2048 inputs"),
         (layer("fc", 2) | {"fc.bias": torch.empty(3)}, r"fc\.bias has shape \(3,\)"),
         (layer("fc.1", 2) | {"fc.0.weight": torch.empty(2048)}, r"what fc\.0\.weight does is not known"),
-        ({"fc.weight_v": torch.empty(2, 2048), "fc.weight_g": torch.empty(2, 1)}, "an MLP, not one linear layer"),
+        ({"fc.weight_v": torch.empty(2, 2048), "fc.weight_g": torch.empty(2, 1)}, r"kept in parts \(fc\.weight_v, fc"),
+        ({"fc.weight_orig": torch.empty(2, 2048), "fc.weight_mask": torch.empty(2, 2048)}, "kept in parts"),
     ],
 )
 def test_a_classifier_that_is_not_understood_is_told_and_not_taken(head: Tensors, problem: str) -> None:

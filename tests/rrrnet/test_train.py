@@ -23,7 +23,8 @@ from rrrnet.inference import predictor
 from rrrnet.network import architecture as shapes
 from rrrnet.network.ensemble import RRRNet, normalise
 from rrrnet.training.augment import make_augmentation
-from rrrnet.training.fit import Options, Outcome, fit
+from rrrnet.training.fit import Outcome, fit
+from rrrnet.training.options import Options
 from rrrnet.training.recipes import RECIPES, learning_rate
 from rrrnet.training.train import Training, TrainingPlan
 

@@ -21,7 +21,7 @@ from rrrnet.images.preprocess import Preprocess
 from rrrnet.network import architecture as shapes
 from rrrnet.network.backbone import backbone_shapes
 from rrrnet.network.ensemble import RRRNet
-from rrrnet.training.fit import Options
+from rrrnet.training.options import Options
 from rrrnet.weights import hub, start
 from rrrnet.weights.pretrained import check_source, read_pretrained
 from rrrnet.weights.start import Origin

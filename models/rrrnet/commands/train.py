@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rrrnet import output
+from rrrnet import output, tables
 from rrrnet.commands.score_tables import class_lines, scores_table
 from rrrnet.training.threads import wait_asleep
 
@@ -130,7 +130,8 @@ def train(
     wait_asleep()
     from rrrnet.data.training_data import DataOptions
     from rrrnet.images.preprocess_options import PreprocessOptions
-    from rrrnet.training.fit import Options, fit
+    from rrrnet.training.fit import fit
+    from rrrnet.training.options import Options
 
     options = Options(
         data=data,
@@ -162,7 +163,8 @@ def train(
         data_options=DataOptions(strict, test_fraction, test_data, groups, min_per_class),
     )
     with _stop_requested() as requested, output.progress_bar() as bar:
-        task = bar.add_task("training", total=None, text="reading images")
+        doing, reading = ("training", "reading images") if data else ("importing", "reading weights")
+        task = bar.add_task(doing, total=None, text=reading)
 
         def started(epochs: int, steps: int) -> None:
             bar.update(task, total=epochs * steps, text="")
@@ -195,7 +197,7 @@ def _stop_requested() -> Iterator[_Requested]:
         if requested.stop or not requested.running:
             raise KeyboardInterrupt
         requested.stop = True
-        output.messages.print("stopping after this step (again: stop now and lose the work since the last save)")
+        output.say("stopping after this step (again: stop now and lose the work since the last save)")
 
     previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -213,10 +215,14 @@ def _finish(outcome: "Outcome", out: Path, *, as_json: bool) -> None:
         keys = {"name": checkpoint.name, "path": str(checkpoint.path), "method": checkpoint.method}
         output.print_json({**keys, "architecture": checkpoint.architecture.to_json(), **checkpoint.training})
     if not outcome.complete:
-        output.messages.print(f"stopped: {out} can be used as it is; go on by the same command with --resume")
+        output.say(f"stopped: {out} can be used as it is; go on by the same command with --resume")
+        if not as_json:
+            again = [word for word in sys.argv[1:] if word not in ("--overwrite", "--resume")]
+            output.next_step("rrr", *again, "--resume")
         raise typer.Exit(130)
     if not as_json and metrics:
-        output.console.print(scores_table(f"{checkpoint.name} on {metrics['images']} test images", metrics))
-        output.console.print(*class_lines(metrics), sep="\n", markup=False, highlight=False, soft_wrap=True)
+        tables.print_table(scores_table(f"{checkpoint.name} on {metrics['images']} test images", metrics))
+        output.print_line("\n".join(class_lines(metrics)))
     if not as_json:
-        output.console.print(f"checkpoint: {out}\nnext: rrr build {out}", highlight=False)
+        output.print_line(f"checkpoint: {out}")
+        output.next_step("rrr", "build", out)

@@ -19,7 +19,7 @@ _LOSSES = {
     "unreadable_file": "unreadable",
 }
 # Kinds of which each file has a reason of its own.
-_TOLD_EACH = ("damaged", "too large", "unreadable")
+_TOLD_EACH = ("damaged", "damaged HEIC", "damaged AVIF", "too large", "unreadable")
 
 
 class LeftOut(NamedTuple):
@@ -119,7 +119,9 @@ def _kind_of_loss(path: Path, error: ImageError) -> str:
     if error.code in _LOSSES:
         return _LOSSES[error.code]
     kind = kind_of(_head(path))
-    return kind if error.code == "unsupported_image" and kind in REMEDIES else "damaged"
+    if error.code == "unsupported_image" and kind in REMEDIES:
+        return kind
+    return f"damaged {kind}" if f"damaged {kind}" in REMEDIES else "damaged"
 
 
 def _head(path: Path) -> bytes:

@@ -10,7 +10,7 @@ from rrrnet.weights.hub import hub_weights, imagenet_or_none
 from rrrnet.weights.start import Say
 
 if TYPE_CHECKING:
-    from rrrnet.training.fit import Options
+    from rrrnet.training.options import Options
 
 
 def settle_weights(options: "Options", say: Say) -> "Options":

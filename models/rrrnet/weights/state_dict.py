@@ -38,6 +38,8 @@ _RENAMED = (
 _COPIES = {"ema", "teacher", "momentum", "average", "averaged", "swa", "target"}
 # What trainers keep beside the network, by a word of its name; it takes no part in the answer.
 _BESIDE = {"criterion", "loss", "losses", "metric", "metrics", "acc", "accuracy", "confmat"}
+# How weight normalisation, pruning and other parametrisations name what a matrix is computed from.
+_IN_PARTS = {"g", "v", "orig", "mask", "parametrizations"}
 _NORMALISATION = ("mean", "std", "pixel_mean", "pixel_std", "image_mean", "image_std")
 _BODY = re.compile(r"(conv1|bn1|layer\d+|members)\.")
 
@@ -207,6 +209,12 @@ def _find_head(rest: Tensors) -> tuple[list[tuple[str, Tensor]], str, list[str]]
     if not matrices:
         more = f" (beside the backbone there is {some(list(rest))})" if rest else ""
         return [], f"it holds no classifier{more}", beside
+    if split := [name for name in matrices if _words(name) & _IN_PARTS]:
+        return (
+            [],
+            f"its classifier is kept in parts ({some(split)}), not as one matrix: fold them before saving",
+            beside,
+        )
     if len(matrices) > 1:
         several = all(tensor.shape[1] == FEATURES for tensor in matrices.values())
         kind = f"it holds {len(matrices)} classifiers" if several else "its classifier is an MLP, not one linear layer"

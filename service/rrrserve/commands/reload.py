@@ -40,9 +40,8 @@ def reload(
     if done.outcome == "refused":
         raise CheckFailedError(f"the reload was refused: {done.message}")
     if not as_json:
-        output.console.print(
-            f"{done.outcome}: {done.message} ({done.seconds:.1f} s)", markup=False, highlight=False, soft_wrap=True
-        )
+        output.print_line(f"{done.outcome}: {done.message} ({done.seconds:.1f} s)")
+        output.next_step("curl", f"{service.url}/v1/models")
 
 
 def _chosen(
