@@ -261,10 +261,10 @@ def main() -> None:
     if shutil.which("curl") is None:
         sys.exit("first_hour: curl is not here: apt install curl")
     with tempfile.TemporaryDirectory(prefix="rrr-first-hour-") as folder:
-        work, readme = Path(folder), (ROOT / "README.md").read_text()
-        with new_user(work, readme) as shell:
+        work = Path(folder)
+        with new_user(work) as shell:
             make_inputs(shell)
-            kept = walk(shell, steps(readme))
+            kept = walk(shell, steps((ROOT / "README.md").read_text()))
         options.out.write_text(page(kept, work))
     print(f"written: {options.out}")
     if wrong := [f"{step.command}: {typed.code}" for step, typed in kept if typed.code != step.code]:

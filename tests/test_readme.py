@@ -30,26 +30,19 @@ BEYOND_AVX2 = "avx_vnni,avx512f,avx512_vnni,avx512_bf16,amx_tile,amx_bf16,amx_in
 # What each command says, in this order.
 SAID = {
     "rrr train": (
+        "120 images in 3 classes: 87 to train on, 9 to validate, 24 to test",
         "NO PRE-TRAINED WEIGHTS, TRAINING STARTS FROM SCRATCH",
         "(no answer within 4 s|timed out)",
-        "120 images in 3 classes: 87 to train on, 9 to validate, 24 to test",
-        "chosen: 64 pixels, 150 epochs",
+        r"chosen: 64 pixels, \d+ epochs",
         r"about \d",
-        "epoch 150 ",
         "scoring on the test images",
+        r"training: (?P<steps>\d+) of (?P=steps),",
         "checkpoint: artifacts/models/mine",
     ),
-    "rrr build": (
-        "trying .*onnxruntime-fp32",
-        "taking ",
-        "verifying against PyTorch",
-        "verified",
-        "accuracy",
-        "folder",
-    ),
+    "rrr build": ("trying .*onnxruntime-fp32", "taking ", "verifying against PyTorch", "accuracy"),
     "rrr repository": ("fastest of|only one to compare", "mine"),
     "rrr serve": ("starting Triton", "mine", "ready: http://127.0.0.1:"),
-    "curl": ('"name":"mine"', '"predictions":', '"label":"(cat|dog|owl)"', '"timing_ms":'),
+    "curl": ('"name": ?"mine"', '"predictions":', '"label": ?"(cat|dog|owl)"', '"timing_ms":'),
     "rrr predict": ("cat.jpg", "(cat|dog|owl) [0-9.]+%"),
     "rrr bench": ("turns: about", "mine", "written: bench.json"),
     "rrr claims": ("my_claims.yaml",),
@@ -58,10 +51,21 @@ SAID = {
 }
 
 
+def missing_in(text: str, wanted: tuple[str, ...]) -> str | None:
+    """The first of these patterns that does not follow the one before it in a text."""
+    start = 0
+    for pattern in wanted:
+        found = re.compile(pattern).search(text, start)
+        if found is None:
+            return pattern
+        start = found.end()
+    return None
+
+
 def test_the_commands_for_ones_own_images_are_those_that_the_nightly_test_knows() -> None:
     commands = own_images_commands(README)
     assert [command for command in commands if not command.startswith(tuple(SAID))] == []
-    assert len(commands) >= len(SAID) - 1
+    assert len(commands) == len(SAID)
 
 
 @pytest.mark.nightly
@@ -70,12 +74,12 @@ def test_the_commands_for_ones_own_images_run_as_written(tmp_path: Path) -> None
     """Each as it stands, on 3 x 40 photos, a CPU with AVX2 at most, and without a hub that answers."""
     # The second for OpenVINO's kernels, those of the service at least.
     masked = {machine.MASK_VARIABLE: BEYOND_AVX2, "ONEDNN_MAX_CPU_ISA": "AVX2"}
-    with new_user(tmp_path, README, masked) as shell:
+    with new_user(tmp_path, masked) as shell:
         for command in own_images_commands(README):
             typed = shell.type(command)
             assert typed.code == 0, f"{command}:\n{typed.output}"
             (expected,) = (said for name, said in SAID.items() if command.startswith(name))
-            assert re.search(".*".join(expected), typed.output, re.DOTALL), f"{command}:\n{typed.output}"
+            assert missing_in(typed.output, expected) is None, f"{command}:\n{typed.output}"
         assert shell.interrupt().code == 0
 
 

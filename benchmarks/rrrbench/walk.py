@@ -22,11 +22,6 @@ from rrrnet.errors import CheckFailedError
 PHOTOS_EACH = 40
 DEFAULT_PORT = 3000
 COMMAND_SECONDS = 1800.0
-_CLAIMS = """version: 1
-claims:
-  - {name: small, kind: parameters, model: mine, at_most: 10000000}
-  - {name: quick, kind: latency, model: mine, at_most_ms: 1000}
-"""
 _READY_SECONDS = 300.0
 _STOP_SECONDS = 60.0
 
@@ -119,20 +114,17 @@ class Shell:
 
 
 @contextmanager
-def new_user(work: Path, readme: str, variables: Mapping[str, str] | None = None) -> Iterator[Shell]:
+def new_user(work: Path, variables: Mapping[str, str] | None = None) -> Iterator[Shell]:
     """A shell in a new folder `work/photos`: my_images/, cat.jpg to ask about, and a hub that never answers.
 
     Args:
         work: an empty folder.
-        readme: what will be typed; where it does not write claims itself, my_claims.yaml lies there.
         variables: beside those of this process.
     """
     home, folder = work / "home", work / "photos"
     home.mkdir()
     write_photos(folder / "my_images", PHOTOS_EACH)
     (folder / "cat.jpg").write_bytes(photo("cat", PHOTOS_EACH + 1))  # none of those to learn from
-    if not any(command.startswith("rrr claims") for command in own_images_commands(readme)):
-        (folder / "my_claims.yaml").write_text(_CLAIMS)
     (home / ".curlrc").write_text("no-progress-meter\n")  # as at a terminal
     (home / "pillow_heif.py").write_text("raise ImportError\n")
     with socket.create_server(("127.0.0.1", 0)) as hub:  # takes connections, for the system does, and says nothing

@@ -37,7 +37,7 @@ def variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]
 def test_a_shell_keeps_what_is_printed_and_lets_the_service_run(tmp_path: Path, variables: dict[str, str]) -> None:
     work = tmp_path / "work"
     work.mkdir()
-    with new_user(work, README, variables) as shell:
+    with new_user(work, variables) as shell:
         assert sorted(path.name for path in shell.folder.rglob("*.jpg")) == [
             *("cat.jpg", "cat_001.jpg", "dog_001.jpg", "owl_001.jpg")
         ]

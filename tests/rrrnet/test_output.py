@@ -43,7 +43,10 @@ def test_work_without_a_count_says_what_it_still_does(capsys: pytest.CaptureFixt
         assert "openvino-fp32: verifying ... 0 s" in wait_for_lines(capsys, 2)
 
 
-def test_nothing_is_said_of_work_that_ends_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_said_of_work_that_ends_at_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "LINE_EVERY_SECONDS", 30.0)
     with output.Working("starting"), output.progress_bar() as bar:
         bar.add_task("training", total=None, text="")
     assert capsys.readouterr().err == ""
@@ -146,10 +149,10 @@ def test_a_table_whose_words_do_not_fit_becomes_lines_of_which_none_is_broken() 
 
 def test_a_text_that_changes_all_the_time_does_not_silence_the_work(capsys: pytest.CaptureFixture[str]) -> None:
     with output.Working("asking") as working:
-        lines: list[str] = []
+        said = ""
         deadline = time.monotonic() + 30
-        while not lines and time.monotonic() < deadline:
+        while "7 of 9 images asked ... " not in said and time.monotonic() < deadline:
             working.update("7 of 9 images asked", said=False)
             time.sleep(0.005)
-            lines += capsys.readouterr().err.splitlines()
-    assert lines[0] == "7 of 9 images asked ... 0 s"
+            said += capsys.readouterr().err
+    assert "7 of 9 images asked ... " in said
