@@ -200,9 +200,13 @@ def _is_beside(name: str) -> bool:
     return bool(_BESIDE & _words(name)) or name.rpartition(".")[2] in _NORMALISATION
 
 
+def _is_weight(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_quantized
+
+
 def _find_head(rest: Tensors) -> tuple[list[tuple[str, Tensor]], str, list[str]]:
     """The classifier among what is no backbone: weight (C, 2048) and bias (C,), or why not; and what was left aside."""
-    beside = [name for name, tensor in rest.items() if _is_beside(name) or not tensor.is_floating_point()]
+    beside = [name for name, tensor in rest.items() if _is_beside(name) or not _is_weight(tensor)]
     rest = {name: tensor for name, tensor in rest.items() if name not in beside}
     matrices = {name: tensor for name, tensor in rest.items() if tensor.ndim > 1}
     shown = some([f"{name} {tuple(tensor.shape)}" for name, tensor in matrices.items()])
