@@ -48,7 +48,7 @@ def print_pairs(pairs: Iterable[tuple[str, str | Text]], *, to: Console = consol
 
 
 def _widths(columns: Sequence[Column], cells: list[list[Text]], room: int | None) -> list[int] | None:
-    """The width of each column; None where words would be broken. Of what lacks, the widest column bears the most."""
+    """The width of each column; None where words would be broken. What lacks is taken from the widest."""
     texts = [[Text(str(column.header)), *column_cells] for column, column_cells in zip(columns, cells, strict=True)]
     natural = [max(_longest(text.plain.split("\n")) for text in column) for column in texts]
     if room is None:
@@ -59,8 +59,8 @@ def _widths(columns: Sequence[Column], cells: list[list[Text]], room: int | None
     ]
     free = room - sum(widths) - _GAP * (len(widths) - 1)
     while free > 0 and widths != natural:
-        lack = [wanted - width for wanted, width in zip(natural, widths, strict=True)]
-        widths[lack.index(max(lack))] += 1
+        narrowest = min(width for width, wanted in zip(widths, natural, strict=True) if width < wanted)
+        widths[next(index for index, width in enumerate(widths) if narrowest == width < natural[index])] += 1
         free -= 1
     return widths if free >= 0 else None
 
