@@ -33,6 +33,7 @@ from rrrbuild.manifest import read_engine
 from rrrbuild.targets import run_obstacle, target_named
 from rrrnet.images.preprocess import image_to_array
 from rrrnet.output import progress_bar
+from rrrnet.tables import print_table
 
 ARTIFACTS = Path("artifacts")
 DATA = ARTIFACTS / "data" / "glyphs"
@@ -240,7 +241,7 @@ def show(result: dict[str, Any]) -> None:
     ):
         values = ensemble[key] / unit, baseline[key] / unit
         table.add_row(title, f"{values[0]:.1f}", f"{values[1]:.1f}", f"{values[1] / values[0]:.2f}x")
-    console.print(table)
+    print_table(table, to=console)
     for title, path in (
         ("images", DATA),
         ("checkpoints", ARTIFACTS / "models"),
@@ -248,7 +249,7 @@ def show(result: dict[str, Any]) -> None:
         ("Triton repository", REPOSITORY),
         ("these figures", ARTIFACTS / "demo.json"),
     ):
-        console.print(f"{title:>18}: {path}", highlight=False)
+        console.print(f"{title:>18}: {path}", highlight=False, soft_wrap=True)
 
 
 def failures(result: dict[str, Any]) -> list[str]:

@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from rich.console import Console
 from rich.table import Table
 
 from rrrbench.contenders import BIN, rrr_serve
 from rrrbench.environment import ROOT, environment, rounded
 from rrrbench.servers import ending_on_sigterm, running
 from rrrnet.errors import CheckFailedError, RRRError
+from rrrnet.tables import print_table
 
 OBSERVE = ROOT / "deploy" / "prometheus" / "observe.py"
 SCRAPED = "rrr_inference_duration_seconds_count"
@@ -91,7 +91,7 @@ def show(scraped: Sequence[Verdict], asked: Sequence[Verdict]) -> None:
         sources = judged_by(theirs)
         words = {"scrapes": _words(ours), "Prometheus": _words(theirs), "artifacts": _words(theirs)}
         table.add_row(ours["sentence"], *(word if source in sources else "" for source, word in words.items()))
-    Console().print(table)
+    print_table(table)
 
 
 def judged_by(verdict: Verdict) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from rich.text import Text
 from rrrnet.output import console
 
 _GAP = 2  # columns of the terminal between two columns of a table
+_TEXT = 12  # that text which wraps keeps at least: a word a line cannot be read
 
 
 def print_table(table: Table, *, to: Console = console) -> None:
@@ -53,7 +54,7 @@ def _widths(columns: Sequence[Column], cells: list[list[Text]], room: int | None
     if room is None:
         return natural
     widths = [
-        width if column.no_wrap else max(_longest(text.plain.split()) for text in column_texts)
+        width if column.no_wrap else max(min(width, _TEXT), *(_longest(text.plain.split()) for text in column_texts))
         for column, column_texts, width in zip(columns, texts, natural, strict=True)
     ]
     free = room - sum(widths) - _GAP * (len(widths) - 1)

@@ -140,6 +140,15 @@ def test_text_wraps_between_words_and_a_column_that_may_not_wrap_does_not() -> N
     ]
 
 
+def test_text_is_not_squeezed_beside_a_long_name_but_stands_below_it() -> None:
+    table = Table(Column("image", no_wrap=True), "labels", "ms", "members")
+    table.add_row("a folder/of photos/IMG_0001 of the last summer.jpg", "cat 93.1%, dog 3.0%", "6.4", "cat 90.0%, " * 8)
+    print_table(table, to=(console := terminal()))
+    lines = written(console)
+    assert lines[0] == "a folder/of photos/IMG_0001 of the last summer.jpg"
+    assert lines[3].startswith("cat 93.1%, dog 3.0%  6.4  cat 90.0%, cat 90.0%, ")
+
+
 def test_a_table_whose_words_do_not_fit_becomes_lines_of_which_none_is_broken() -> None:
     table = Table("check", "folder", "what to do")
     table.add_row("disk", LONG + "/" + LONG, "free [bold]some[/bold] space")

@@ -29,7 +29,7 @@ _PLOTS = (".png", ".svg")
 def bench(
     url: Annotated[
         str | None,
-        typer.Option(help="A running rrr serve.", show_default=f"{_DEFAULT_URL} where no level is named"),
+        typer.Option(help="A running rrr serve.", show_default="port 3000 of this machine where no level is named"),
     ] = None,
     triton: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="gRPC of a running Triton.")] = None,
     engine: Annotated[
