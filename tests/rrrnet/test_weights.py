@@ -65,10 +65,7 @@ def test_objects_beside_the_tensors_are_named_and_not_made(*, zipped: bool) -> N
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (
-            {"conv1.weight": _Canary()},
-            r"holds no tensors of a network \(it holds conv1\.weight\).*not read, being no tensors: .*_Canary",
-        ),
+        ({"conv1.weight": _Canary()}, "cannot be read as tensors only: it holds other objects"),
         (
             {"model": {k: v for k, v in BACKBONE.items() if "3.20." not in k}, "args": argparse.Namespace(lr=1)},
             r"layer3\.20\..*not read, being no tensors: argparse\.Namespace",

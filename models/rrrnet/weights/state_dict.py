@@ -39,7 +39,7 @@ _COPIES = {"ema", "teacher", "momentum", "average", "averaged", "swa", "target"}
 # What trainers keep beside the network, by a word of its name; it takes no part in the answer.
 _BESIDE = {"criterion", "loss", "losses", "metric", "metrics", "acc", "accuracy", "confmat"}
 # How weight normalisation, pruning and other parametrisations name what a matrix is computed from.
-_IN_PARTS = {"g", "v", "orig", "mask", "parametrizations"}
+_IN_PARTS = re.compile(r"\.parametrizations\.|weight_(g|v|orig|mask)$")
 _NORMALISATION = ("mean", "std", "pixel_mean", "pixel_std", "image_mean", "image_std")
 _BODY = re.compile(r"(conv1|bn1|layer\d+|members)\.")
 
@@ -213,7 +213,7 @@ def _find_head(rest: Tensors) -> tuple[list[tuple[str, Tensor]], str, list[str]]
     if not matrices:
         more = f" (beside the backbone there is {some(list(rest))})" if rest else ""
         return [], f"it holds no classifier{more}", beside
-    if split := [name for name in matrices if _words(name) & _IN_PARTS]:
+    if split := [name for name in matrices if _IN_PARTS.search(name)]:
         return (
             [],
             f"its classifier is kept in parts ({some(split)}), not as one matrix: fold them before saving",
