@@ -33,6 +33,8 @@ AUDIT := .venv/audit
 
 # Of pip's output, the names of the packages; its warnings and errors are on standard error and pass untouched.
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Unpacking torch says nothing for long: in a log a sign of life each 30 s. A sleep that outlives it holds no pipe.
+TICK := tick() { while sleep 30 >/dev/null 2>&1; do echo "    ... $$SECONDS s"; done; }; tick & trap "kill $$!" EXIT
 NAMES := sed -u -n -E 's/^ *Collecting ([^ ]+).*/    \1/p; s/^Installing collected packages.*/    unpacking .../p'
 
 .PHONY: help setup prometheus demo observe verify quick test nightly chaos fuzz overload soak lint layout browser format lock audit sbom wheel bento image clean
@@ -60,7 +62,8 @@ setup: $(INSTALLED) ## Make .venv with everything; minutes the first time, no ti
 	exit 1
 
 $(INSTALLED): pyproject.toml constraints.txt | .venv/bin/pip
-	@echo '==> installing $(TORCH) first: then no other package can draw in another build of it'
+	@$(TICK)
+	echo '==> installing $(TORCH) first: then no other package can draw in another build of it'
 	$(PIP) install --progress-bar off '$(TORCH)' -c constraints.txt | $(NAMES)
 	echo '==> installing the rest: some 100 packages, a few minutes'
 	$(PIP) install --progress-bar off -e '.[$(EXTRAS)]' -c constraints.txt | $(NAMES)

@@ -22,7 +22,6 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from rrrbench.names import DEMO_BASELINE as BASELINE
@@ -33,6 +32,7 @@ from rrrbuild.engine import load_engine
 from rrrbuild.manifest import read_engine
 from rrrbuild.targets import run_obstacle, target_named
 from rrrnet.images.preprocess import image_to_array
+from rrrnet.output import progress_bar
 
 ARTIFACTS = Path("artifacts")
 DATA = ARTIFACTS / "data" / "glyphs"
@@ -46,6 +46,25 @@ WARM_UP_REQUESTS = 20
 console = Console()
 
 
+class Stages:
+    """Seconds of each stage, in the order in which they ran."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self.seconds: dict[str, float] = {}
+
+    def end(self, name: str) -> None:
+        """What ran since the last stage ended, or since the start, was this."""
+        now = time.monotonic()
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + now - self._since, 1)
+        self._since = now
+
+    def line(self) -> str:
+        """`371 seconds: images 9, training 270, ...`."""
+        parts = ", ".join(f"{name} {seconds:.0f}" for name, seconds in self.seconds.items())
+        return f"{sum(self.seconds.values()):.0f} seconds: {parts}"
+
+
 def rrr(*words: str, capture: bool = False) -> Any:
     """Run one `rrr` command, shown first. With `capture`, return its `--json` output."""
     console.print(f"\n$ rrr {shlex.join(words)}", style="bold cyan", highlight=False)
@@ -57,19 +76,22 @@ def rrr(*words: str, capture: bool = False) -> Any:
     return json.loads(done.stdout) if capture else None
 
 
-def make_models(target: str | None, quick: bool) -> tuple[str, dict[str, Any]]:
+def make_models(target: str | None, quick: bool, stages: Stages) -> tuple[str, dict[str, Any]]:
     """Images, both checkpoints, both engines, one repository; `target` None is the best one here.
 
     Returns:
         The target, and the descriptions of both networks.
     """
     rrr("data", "glyphs", str(DATA), "--classes", "20", "--per-class", str(PER_CLASS // (10 if quick else 1)))
+    stages.end("images")
     models = ARTIFACTS / "models"
     common = ["--data", str(DATA), "--weights", "none", "--size", str(IMAGE_SIZE), "--overwrite"]
     short = ["--epochs", "1"] if quick else ["--minutes", str(TRAINING_MINUTES)]
     rrr("train", "--method", "ensemble", "--members", "8", "--out", str(models / ENSEMBLE), *common, *short)
+    stages.end("training")
     console.print("\nthe baseline: a ResNet152 with random weights is as fast as a trained one", style="dim")
     rrr("train", "--method", "full", "--epochs", "0", "--out", str(models / BASELINE), *common)
+    stages.end("baseline")
     if target is None:
         built = rrr("build", str(models / ENSEMBLE), capture=True)
         target = str(built["engines"][0]["target"])
@@ -77,12 +99,14 @@ def make_models(target: str | None, quick: bool) -> tuple[str, dict[str, Any]]:
         rrr("build", str(models / ENSEMBLE), "--target", target)
     # Random weights have no accuracy to lose, and 64 images tell whether the engine computes the same.
     rrr("build", str(models / BASELINE), "--target", target, "--max-drop", "100", "--images", "64")
+    stages.end("building")
     engines = [ARTIFACTS / "engines" / name / target for name in (ENSEMBLE, BASELINE)]
     rrr("repository", *map(str, engines), "--out", str(REPOSITORY))
     described = {name: rrr("describe", str(models / name), capture=True) for name in (ENSEMBLE, BASELINE)}
     described[ENSEMBLE]["scores"] = rrr("evaluate", str(engines[0]), "--data", str(DATA), capture=True)
     for name, engine in zip((ENSEMBLE, BASELINE), engines, strict=True):
         described[name]["engine_bytes"] = read_engine(engine).engine_bytes
+    stages.end("repository, scores")
     return target, described
 
 
@@ -122,11 +146,14 @@ def interleaved(
         first(index)
         second(index)
     times_ms = np.empty((rounds, 2))
-    for index in track(range(rounds), what, console=console, transient=True):
-        for which in (0, 1) if index % 2 else (1, 0):
-            start = time.perf_counter()
-            (first, second)[which](index)
-            times_ms[index, which] = 1000 * (time.perf_counter() - start)
+    with progress_bar(refresh_per_second=1) as bar:  # drawing takes the interpreter from what is timed
+        task = bar.add_task(what, total=rounds, text="")
+        for index in range(rounds):
+            for which in (0, 1) if index % 2 else (1, 0):
+                start = time.perf_counter()
+                (first, second)[which](index)
+                times_ms[index, which] = 1000 * (time.perf_counter() - start)
+            bar.advance(task)
     return times_ms
 
 
@@ -249,9 +276,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny data and one epoch: the steps without the accuracy")
     arguments = parser.parse_args()
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
-    started = time.monotonic()
+    stages = Stages()
     default = None if run_obstacle(target_named("openvino-bf16")) else "openvino-bf16"
-    target, models = make_models(arguments.target or default, arguments.quick)
+    target, models = make_models(arguments.target or default, arguments.quick, stages)
     result: dict[str, Any] = {"target": target, "image_size": IMAGE_SIZE, "rounds": arguments.rounds, "models": models}
     files, labels = test_images(100)
     images = [file.read_bytes() for file in files]
@@ -261,9 +288,11 @@ def main() -> None:
         console.print(
             f"{len(files)} test images over HTTP: {100 * result['http_accuracy']:.1f} % right", highlight=False
         )
+        stages.end("serving")
         result["http"] = measure_http(url, images, arguments.rounds)
     result["engine"] = measure_engines(target, images, arguments.rounds)
-    result["seconds"] = round(time.monotonic() - started, 1)
+    stages.end("timing")
+    result |= {"seconds": round(sum(stages.seconds.values()), 1), "stages_seconds": stages.seconds}
     # The other lines of the diagnosis hold paths, which mean nothing elsewhere.
     kept = ("cpu", "serving packages", "training packages")
     checks = rrr("doctor", capture=True)["checks"]
@@ -271,7 +300,7 @@ def main() -> None:
     for path in filter(None, (ARTIFACTS / "demo.json", arguments.save)):
         path.write_text(json.dumps(result, indent=2) + "\n")
     show(result)
-    console.print(f"{result['seconds']:.0f} seconds", highlight=False)
+    console.print(stages.line(), highlight=False)
     missed = [] if arguments.quick else failures(result)
     for message in missed:
         console.print(message, style="bold red")

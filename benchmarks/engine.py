@@ -15,7 +15,7 @@ profile  the same for ResNet152 beside 8 members, by stages
 
 Networks have random weights, which does not change their speed, and are built once into artifacts/benchmarks. All that
 is compared takes turns in one process; the file keeps the milliseconds of every round. benchmarks/performance.py makes
-the tables and plots of docs/performance.md from it.
+the tables and plots of docs/internals/performance.md from it.
 """
 
 import argparse

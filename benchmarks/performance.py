@@ -1,4 +1,4 @@
-"""Write the tables of docs/performance.md and README.md and draw the plots from the result files; nothing is measured.
+"""Write the tables of docs/internals/performance.md and README.md and draw the plots; nothing is measured.
 
 .venv/bin/python benchmarks/performance.py
 """
@@ -15,7 +15,7 @@ from rrrbench.service_tables import peers_bars, peers_table, service_bars, servi
 from rrrbench.summary import demo_summary, speed_summary
 from rrrbench.tables import bars, engine_tables
 
-PAGE = ROOT / "docs" / "performance.md"
+PAGE = ROOT / "docs" / "internals" / "performance.md"
 README = ROOT / "README.md"
 Document = Mapping[str, Any]
 
@@ -29,7 +29,7 @@ def _peers_tables(document: Document) -> dict[str, str]:
     return {"One at a time on the same two cores": peers_table(document)}
 
 
-# Result file -> its tables by title, its bars, its plots (file in docs/, what must be there to draw it, by what).
+# Result file -> its tables by title, its bars, its plots (file beside the page, what it needs, what draws it).
 PARTS: dict[str, tuple[Callable[[Document], dict[str, str]], Callable[[Document], str], list[Any]]] = {
     "engine": (
         engine_tables,
@@ -45,24 +45,32 @@ PARTS: dict[str, tuple[Callable[[Document], dict[str, str]], Callable[[Document]
 
 
 def figures(name: str, document: Document) -> str:
-    """What stands between the marks: how it was measured, the tables, the bars, the plots."""
+    """What stands between the marks: how it was measured, the tables, the bars that are missed, the plots."""
     tables, its_bars, plots = PARTS[name]
     sections: dict[str, list[str]] = {}  # of each run: sections are mostly measured together
+    versions: dict[str, list[str]] = {}
     for section, made in document["environment"].items():
         machine = made["machine"]
         gpu = machine["gpu"]["name"] if machine["gpu"] else "no GPU"
         load = ", ".join(str(value) for value in made["load_average_before"])
-        versions = ", ".join(f"{package} {version}" for package, version in made["versions"].items())
         commands = AND.join(f"`{command}`" for command in made["command"].split(AND))
-        run = (
-            f"{commands}, {made['date']}, {machine['cpu']}, {machine['cores']} cores, {gpu}, "
-            f"load before {load}; {versions}"
-        )
+        run = f"{commands}, {made['date']}, {machine['cpu']}, {machine['cores']} cores, {gpu}, load before {load}"
         sections.setdefault(run, []).append(section)
+        packages = ", ".join(f"{package} {version}" for package, version in made["versions"].items())
+        versions.setdefault(packages, []).append(section)
     lines = [f"* {', '.join(names)}: {run}" for run, names in sections.items()]
+    lines += [f"* versions of {', '.join(names)}: {packages}" for packages, names in versions.items()]
     blocks = [f"### {title}\n\n{table}" for title, table in tables(document).items()]
     pictures = [f"![{path}]({path})" for path, needed, _ in plots if all(document.get(key) for key in needed)]
-    return "\n\n".join(["\n".join(lines), *blocks, f"### Bars\n\n{its_bars(document)}", *pictures])
+    return "\n\n".join(["\n".join(lines), *blocks, f"### Bars\n\n{missed(its_bars(document))}", *pictures])
+
+
+def missed(table: str) -> str:
+    """The bars that are not met; the command that measured prints all."""
+    header, rule, *rows = table.splitlines()
+    short = [row for row in rows if not row.endswith("| met |")]
+    said = f"{len(rows) - len(short)} of {len(rows)} are met"
+    return "\n".join([f"{said}; the others:\n", header, rule, *short]) if short else f"{said}."
 
 
 def write(page: str, name: str, text: str) -> str:
@@ -98,7 +106,7 @@ def main() -> None:
     if demo.is_file():
         document = json.loads(demo.read_text())
         options.readme.write_text(write(options.readme.read_text(), "demo", demo_summary(document)))
-        charts.draw_demo(document, options.page.parent / "demo.png")
+        charts.draw_demo(document, options.readme.parent / "docs" / "demo.png")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Plans against each other: one 8-member network, expressed in every way, timed in turns on this machine.
 
 .venv/bin/python benchmarks/plans.py
-.venv/bin/python benchmarks/plans.py --table     # the table of docs/engines.md from the result file, nothing is timed
+.venv/bin/python benchmarks/plans.py --table     # the table of docs/internals/engines.md; nothing is timed
 
 The weights are random, since they do not change the latency. Every variant (plan, and the multiple that channel counts
 are zero-padded to) answers the same images. In a round each has its turn: three calls, of which the last two count.

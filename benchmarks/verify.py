@@ -3,6 +3,8 @@
 .venv/bin/python benchmarks/verify.py                  what `make verify` runs, after `make demo`: two minutes at most
 .venv/bin/python benchmarks/verify.py --stamp          the verdicts travel with the engines from then on
 
+The verdicts are left in artifacts/verify.json; --save FILE writes them there too.
+
 It serves the repository with every model side by side, starts Prometheus beside it, and lets `rrr verify --drive` send
 the load in turns until both the scraped histograms and Prometheus decide every claim about time. The two have to
 agree: no claim may pass in one and fail in the other, and the intervals of each have to overlap. Claims about size and
@@ -25,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rrrbench.contenders import BIN, rrr_serve
-from rrrbench.environment import RESULTS, ROOT, environment, rounded
+from rrrbench.environment import ROOT, environment, rounded
 from rrrbench.servers import ending_on_sigterm, running
 from rrrnet.errors import CheckFailedError, RRRError
 
@@ -113,7 +115,7 @@ def main() -> None:
     parser.add_argument("--claims", type=Path, default=ROOT / "benchmarks" / "claims.yaml")
     parser.add_argument("--seconds", type=int, default=90, help="of load, at most")
     parser.add_argument("--stamp", action="store_true", help="write the verdicts beside the engines")
-    parser.add_argument("--out", type=Path, default=RESULTS / "verify.json")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="also write the verdicts to this file")
     options = parser.parse_args()
     ending_on_sigterm()
     logs = ROOT / "artifacts" / "benchmarks" / "logs"
@@ -125,8 +127,9 @@ def main() -> None:
     scraped = [verdict | verdict["evidence"].get("scraped", {}) for verdict in asked]
     show(scraped, asked)
     document = {"environment": environment(), "scraped": scraped, "prometheus": asked}
-    options.out.write_text(json.dumps(rounded(document), indent=1) + "\n")
-    print(f"written: {options.out}")
+    for path in filter(None, (ROOT / "artifacts" / "verify.json", options.save)):
+        path.write_text(json.dumps(rounded(document), indent=1) + "\n")
+        print(f"written: {path}")
     different = disagreements(scraped, asked)
     if different:
         raise CheckFailedError("the two judgements disagree: " + "; ".join(different))

@@ -1,7 +1,7 @@
-"""The picture of the rooms in docs/layout.md, drawn from the imports (`make layout`); a test compares it.
+"""The pictures of the rooms in docs/layout.md, drawn from the imports (`make layout`); a test compares them.
 
 An arrow says that a room imports another. One that follows from others (a -> c beside a -> b -> c) is left out, so that
-the picture shows the order of the rooms and not all of the hundred arrows.
+a picture shows the order of the rooms and not all of the hundred arrows.
 """
 
 from pathlib import Path
@@ -10,23 +10,25 @@ import grimp
 
 PAGE = Path(__file__).with_name("layout.md")
 BEGIN, END = "<!-- picture: written by make layout -->", "<!-- end of picture -->"
-PACKAGES = ("rrrnet", "rrrbuild", "rrrserve")
+# The package whose rooms are drawn -> the packages in its picture.
+PICTURES = {"rrrserve": ("rrrserve", "rrrbuild", "rrrnet"), "rrrnet": ("rrrnet",)}
 Arrows = dict[str, set[str]]
 
 
-def room_of(module: str) -> str:
-    """The room of a module: a sub-package or module of rrrserve, or one of the other packages."""
+def room_of(module: str, shown: str) -> str:
+    """The room of a module: a sub-package or module of the package that is drawn, or one of the other packages."""
     package, _, rest = module.partition(".")
-    return rest.partition(".")[0] if package == "rrrserve" and rest else package
+    return rest.partition(".")[0] if package == shown else package
 
 
-def arrows() -> Arrows:
+def arrows(shown: str) -> Arrows:
     """What each room imports, by room."""
-    graph = grimp.build_graph(*PACKAGES, cache_dir=None)
-    found: Arrows = {room_of(module): set() for module in graph.modules if module != "rrrserve"}
-    for module in graph.modules - {"rrrserve"}:
-        imported = graph.find_modules_directly_imported_by(module) - {"rrrserve"}
-        found[room_of(module)] |= {room_of(name) for name in imported} - {room_of(module)}
+    graph = grimp.build_graph(*PICTURES[shown], exclude_type_checking_imports=True, cache_dir=None)
+    modules = graph.modules - {shown}
+    found: Arrows = {room_of(module, shown): set() for module in modules}
+    for module in modules:
+        imported = graph.find_modules_directly_imported_by(module) & modules
+        found[room_of(module, shown)] |= {room_of(name, shown) for name in imported} - {room_of(module, shown)}
     return found
 
 
@@ -43,20 +45,17 @@ def without_shortcuts(found: Arrows) -> Arrows:
     return {room: others - set().union(*(reached(other) for other in others)) for room, others in found.items()}
 
 
-def picture() -> str:
+def picture(shown: str) -> str:
     """Mermaid's text."""
-    lines = [
-        f"  {room} --> {other}"
-        for room, others in sorted(without_shortcuts(arrows()).items())
-        for other in sorted(others)
-    ]
-    return "\n".join([BEGIN, "```mermaid", "flowchart TD", *lines, "```", END])
+    found = without_shortcuts(arrows(shown))
+    lines = [f"  {room} --> {other}" for room, others in sorted(found.items()) for other in sorted(others)]
+    return "\n".join([f"The rooms of `{shown}`:", "```mermaid", "flowchart TD", *lines, "```"])
 
 
 def drawn(page: str) -> str:
-    """The page with the picture of now."""
+    """The page with the pictures of now."""
     before, rest = page.split(BEGIN)
-    return before + picture() + rest.split(END)[1]
+    return "\n".join([before + BEGIN, *map(picture, PICTURES), END]) + rest.split(END)[1]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The layout of the repository and the traps in it (docs/layout.md)."""
+"""The layout of the repository and the traps in it (docs/internals/layout.md)."""
 
 import ast
 import os

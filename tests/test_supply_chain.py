@@ -100,7 +100,7 @@ def test_what_is_installed_is_what_the_constraints_say() -> None:
             if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in ("", *item.extras)):
                 left.append(needed)
     versions = {package: found for package, found in versions.items() if package not in UNPINNED}
-    assert versions == pins("constraints.txt"), "make setup, or write constraints.txt anew (docs/layout.md)"
+    assert versions == pins("constraints.txt"), "make setup, or write constraints.txt anew (docs/internals/layout.md)"
 
 
 def test_extras_install_what_their_work_needs_and_no_more() -> None:

@@ -1,4 +1,4 @@
-"""The plots of docs/performance.md and of the README, drawn from result files."""
+"""The plots of docs/internals/performance.md and of the README, drawn from result files."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The README's figures: those of the demo, and a few lines of the files that docs/performance.md shows in full."""
+"""The README's figures: those of the demo, and a few lines of what docs/internals/performance.md shows in full."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -127,17 +127,8 @@ def eager_table(document: Case) -> str:
 
 
 def layers_table(document: Case) -> str:
-    """Time of each kind of layers by number of members."""
-    return _division(document["layers"])
-
-
-def profile_table(document: Case) -> str:
-    """Time of each stage in ResNet152 and in the ensemble."""
-    return _division(document["profile"])
-
-
-def _division(cases: list[Case]) -> str:
-    """A column for each network: milliseconds of each group, with 10^9 operations a second where they count."""
+    """A column for each number of members: milliseconds of each kind of layers, with 10^9 operations a second."""
+    cases = document["layers"]
     networks = list(dict.fromkeys(name for case in cases for name in case["rows"]))
     rows = []
     for case in cases:
@@ -145,6 +136,17 @@ def _division(cases: list[Case]) -> str:
             cells = [_layer_cell(case["rows"].get(name), group, case["batch"]) for name in networks]
             rows.append([f"`{case['target']}`", str(case["pixels"]), str(case["batch"]), group, *cells])
     return markdown(["target", "px", "batch", "layers", *networks], rows)
+
+
+def profile_table(document: Case) -> str:
+    """Time of each stage in ResNet152 and in the ensemble: a row for each network."""
+    rows = []
+    for case in document["profile"]:
+        for name, row in case["rows"].items():
+            cells = [_layer_cell(row, group, case["batch"]) for group in row["ms"]]
+            rows.append([f"`{case['target']}`", str(case["pixels"]), str(case["batch"]), name, *cells])
+    groups = next(row["ms"] for case in document["profile"] for row in case["rows"].values())
+    return markdown(["target", "px", "batch", "network", *groups], rows)
 
 
 def _layer_cell(row: Case | None, group: str, batch: int) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import pynvml
 
 from rrrnet.errors import IncompatibleError
+from rrrnet.installing import install_line
 
 # The CPU features that decide which precisions pay off; the manifest records those that are present.
 _FEATURES = (
@@ -86,7 +87,7 @@ def missing_package(module: str, extra: str) -> str | None:
     top = module.partition(".")[0]
     if importlib.util.find_spec(top) is not None and importlib.util.find_spec(module) is not None:
         return None
-    return f"the Python package {module.replace('.', '-')} is not installed: pip install 'rrrnet-serving[{extra}]'"
+    return f"the Python package {module.replace('.', '-')} is not installed: {install_line(extra)}"
 
 
 def require(module: str, extra: str) -> None:

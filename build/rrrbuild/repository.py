@@ -7,7 +7,6 @@ REPO/NAME/1/     the engine folder's files, its manifest; for the Python backend
 An engine of plan `split` may become several models (triton_ensemble.py).
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,11 +35,11 @@ from rrrbuild.triton_folder import (
 )
 from rrrnet import sealed
 from rrrnet.errors import IncompatibleError, UsageError
+from rrrnet.names import check_model_name
 from rrrnet.network.architecture import cost
 
 PROCESS, ENSEMBLE = "process", "ensemble"
 Report = Callable[[str], None]
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def write_repository(
@@ -93,11 +92,7 @@ def write_repository(
 
 def _check_names(names: Sequence[str], engines: Sequence[Path], members: Sequence[int]) -> None:
     for index, name in enumerate(names):
-        if not _NAME.fullmatch(name):
-            raise UsageError(
-                f"{name!r} cannot be a model's name: letters, digits, '.', '_' and '-' are allowed, at most 64; "
-                "choose another with --name"
-            )
+        check_model_name(name, remedy=lambda allowed: f"choose another with --name, e.g. --name {allowed}")
         if name in names[:index]:
             raise UsageError(
                 f"{engines[names.index(name)]} and {engines[index]} are both named {name}: a repository holds one "

@@ -84,7 +84,7 @@ class Target:
 
 
 _CPU_PLANS = (
-    # A vector register holds 16 FP32 numbers; measured in docs/engines.md.
+    # A vector register holds 16 FP32 numbers; measured in docs/internals/engines.md.
     Plan("sequential", align=16),
     Plan("merged", align=16, graph="merged"),
     Plan("split", align=16),

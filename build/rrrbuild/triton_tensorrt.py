@@ -1,6 +1,6 @@
 """TensorRT engines in Triton: CUDA graphs, batch sizes, profiles and warm-up, so that the first request is a fast one.
 
-The reasons stand in docs/gpu.md ("TensorRT in Triton"); they were read in the sources of Triton's core
+The reasons stand in docs/internals/gpu.md ("TensorRT in Triton"); they were read in the sources of Triton's core
 (dynamic_batch_scheduler.cc) and TensorRT backend (instance_state.cc).
 """
 

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import stat
 from pathlib import Path
 
 from rrrnet.errors import UsageError, reporting_full_disk
@@ -23,6 +24,22 @@ def write_atomically(path: Path, content: bytes) -> None:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def make_readable(folder: Path) -> None:
+    """Give all files below `folder` the mode that a new file gets there, by the umask or the folder's default ACL.
+
+    Some writers, as that of safetensors, write a temporary file that only its owner may read, and rename it.
+    """
+    probe = folder / f".{secrets.token_hex(4)}"
+    try:
+        probe.touch()
+        mode = stat.S_IMODE(probe.stat().st_mode)
+    finally:
+        probe.unlink(missing_ok=True)
+    for path in folder.rglob("*"):
+        if path.is_file() and stat.S_IMODE(path.stat().st_mode) != mode:
+            path.chmod(mode)
 
 
 def check_writable(path: Path, *, option: str) -> None:

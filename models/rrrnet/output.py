@@ -1,13 +1,17 @@
-"""What commands print: tables and progress for people, JSON for programs, plain lines where there is no terminal."""
+"""What commands print: progress, lines and the next step for people, JSON for programs; tables are in `tables`.
+
+A line is never broken: whoever pastes a path or a command from it gets all of it, however narrow the terminal.
+"""
 
 import json
+import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,14 +25,51 @@ from rich.text import Text
 
 LINE_EVERY_SECONDS = 30.0
 
-console = Console()
+_BAR_WIDTH = 24
+
+# Without emoji: `:key:` in a name is no picture.
+console = Console(emoji=False)
 # Progress and remarks go to standard error, so that `--json` and tables can be piped.
-messages = Console(stderr=True)
+messages = Console(stderr=True, emoji=False)
 
 
 def say(text: str) -> None:
     """Write a line to standard error as it is: brackets are no markup, and paths and commands are not broken."""
-    messages.print(text, markup=False, highlight=False, soft_wrap=True)
+    print_line(text, to=messages)
+
+
+def print_line(text: str, *, to: Console = console) -> None:
+    """Write a line to standard output, or to another console, as it is."""
+    to.print(Text(text), soft_wrap=True)
+
+
+def next_step(*words: object, to: Console = console) -> None:
+    """Write `next: COMMAND`, what a person wants to do now: the last line of a command that ended well.
+
+    Args:
+        words: of the command, paths as they were given; quoted here, so that a shell takes the line as it stands.
+        to: where the command writes what is for people.
+    """
+    print_line("next: " + quoted(*words), to=to)
+
+
+def quoted(*words: object) -> str:
+    """Words as one line for a shell; what cannot be printed (or is no UTF-8) in `$'...'`, as bash and zsh read it."""
+    return " ".join(_quoted(str(word)) for word in words)
+
+
+def _quoted(word: str) -> str:
+    if word.isprintable():
+        return shlex.quote(word)
+    letters = (
+        letter if letter.isprintable() and letter not in "\\'" else "".join(f"\\x{byte:02x}" for byte in _bytes(letter))
+        for letter in word
+    )
+    return f"$'{''.join(letters)}'"
+
+
+def _bytes(letter: str) -> bytes:
+    return letter.encode("utf-8", "surrogateescape")
 
 
 def print_json(document: Any) -> None:
@@ -37,7 +78,7 @@ def print_json(document: Any) -> None:
 
 
 def progress_bar(*, refresh_per_second: float = 10) -> Progress:
-    """A progress bar on standard error with a count, elapsed and remaining time and free text (`fields[text]`).
+    """A progress bar on standard error with a count, elapsed and remaining time; below it free text (`fields[text]`).
 
     Where standard error is no terminal: a plain line every 30 s and one at the end.
 
@@ -46,23 +87,23 @@ def progress_bar(*, refresh_per_second: float = 10) -> Progress:
     """
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(_BAR_WIDTH),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}"),
     )
-    kind = Progress if messages.is_terminal else _Lines
+    kind = _Bar if messages.is_terminal else _Lines
     return kind(*columns, console=messages, transient=False, refresh_per_second=refresh_per_second)
 
 
 class Working:
-    """Says what runs now: a spinner, or without a terminal a line whenever 30 s have passed since the last change."""
+    """Says what runs now: a spinner, or without a terminal a line where nothing else was said for up to 30 s."""
 
     def __init__(self, text: str) -> None:
         self._text, self._since = text, time.monotonic()
+        self._told = self._since
         self._status = messages.status(text) if messages.is_terminal else None
-        self._ticker = _Ticker(self._tell)
+        self._ticker = _Ticker(self._tell, LINE_EVERY_SECONDS / 3)
 
     def __enter__(self) -> "Working":
         if self._status is not None:
@@ -77,23 +118,31 @@ class Working:
         else:
             self._ticker.stop()
 
-    def update(self, text: str) -> None:
-        """Something else runs now; `text` is markup."""
-        self._text, self._since = text, time.monotonic()
+    def update(self, text: str, *, said: bool = True) -> None:
+        """Something else runs now, and the caller has `said` so; else it is the same work, further on.
+
+        Args:
+            text: markup.
+            said: whether a line of the caller has told it.
+        """
+        self._text = text
+        if said:
+            self._since = self._told = time.monotonic()
         if self._status is not None:
             self._status.update(text)
 
     def _tell(self) -> None:
-        passed = time.monotonic() - self._since
-        if passed >= LINE_EVERY_SECONDS / 2:
-            _print_line(f"{Text.from_markup(self._text).plain} ... {passed:.0f} s")
+        now = time.monotonic()
+        if now - self._told >= LINE_EVERY_SECONDS * 2 / 3:  # else the next tick would come after 30 s
+            self._told = now
+            say(f"{Text.from_markup(self._text).plain} ... {now - self._since:.0f} s")
 
 
 class _Ticker:
-    """Calls `tick` every 30 s in a thread of its own."""
+    """Calls `tick` every so many seconds in a thread of its own."""
 
-    def __init__(self, tick: Callable[[], None]) -> None:
-        self._tick, self._ended = tick, threading.Event()
+    def __init__(self, tick: Callable[[], None], seconds: float) -> None:
+        self._tick, self._seconds, self._ended = tick, seconds, threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> None:
@@ -105,8 +154,18 @@ class _Ticker:
             self._thread.join()
 
     def _run(self) -> None:
-        while not self._ended.wait(LINE_EVERY_SECONDS):
+        while not self._ended.wait(self._seconds):
             self._tick()
+
+
+class _Bar(Progress):
+    """A bar, and each task's text below it: beside it, 80 columns would cut the numbers."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if text := task.fields.get("text"):
+                yield Text.from_markup(f"  {text}", emoji=False)
 
 
 class _Lines(Progress):
@@ -114,7 +173,7 @@ class _Lines(Progress):
 
     def __init__(self, *columns: Any, **options: Any) -> None:
         super().__init__(*columns, disable=True, **options)
-        self._ticker = _Ticker(self._tell)
+        self._ticker = _Ticker(self._tell, LINE_EVERY_SECONDS)
 
     def start(self) -> None:
         self._ticker.start()
@@ -123,12 +182,12 @@ class _Lines(Progress):
         self._ticker.stop()
         for task in self.tasks:
             if task.completed > 0:
-                _print_line(_line_of(task))
+                say(_line_of(task))
 
     def _tell(self) -> None:
         for task in self.tasks:
             if not task.finished or task is self.tasks[-1]:
-                _print_line(_line_of(task))
+                say(_line_of(task))
 
 
 def _line_of(task: Task) -> str:
@@ -144,7 +203,3 @@ def _line_of(task: Task) -> str:
 def _clock(seconds: float | None) -> str:
     minutes, rest = divmod(int(seconds or 0), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
-
-
-def _print_line(line: str) -> None:
-    messages.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rrrnet.errors import FULL_DISK, ArtifactError, UsageError, reporting_full_disk
-from rrrnet.files import write_atomically
+from rrrnet.files import make_readable, write_atomically
 
 # What each sealed document makes of its folder, for messages to someone who gave the wrong one.
 KINDS = {
@@ -263,6 +263,7 @@ def staged(target: Path, *, document: str) -> Iterator[Path]:
         try:
             temporary.mkdir()
             yield temporary
+            make_readable(temporary)
             for path in (*temporary.rglob("*"), temporary):
                 _sync(path)
             _swap(temporary, target, previous)

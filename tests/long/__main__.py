@@ -1,8 +1,9 @@
-"""The long tests as commands: each judges its bounds and keeps what it measured in benchmarks/results.
+"""The long tests as commands: each judges its bounds and leaves what it measured in artifacts/long.
 
     .venv/bin/python tests/long chaos [OPTIONS]      or fuzz, overload, reload, soak; --help tells the options
 
-A bound that was missed is named, and the exit code is 1. `test_long.py` runs them all in `make nightly`.
+`--save benchmarks/results/chaos.json` keeps it. A bound that was missed is named, and the exit code is 1.
+`test_long.py` runs them all in `make nightly`.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import reload
 import soak
 
 from harness.bounds import Bounds
-from rrrbench.environment import RESULTS, ResultFile
+from rrrbench.environment import ROOT, ResultFile
 from rrrbench.networks import CACHE
 from rrrbench.servers import ending_on_sigterm
 
@@ -37,11 +38,17 @@ def main() -> int:
         )
         module.add_options(command)
         command.add_argument("--cache", type=Path, default=CACHE, help="where networks and logs are kept")
-        command.add_argument("--out", type=Path, default=RESULTS / f"{name}.json")
+        command.add_argument(
+            "--save",
+            type=Path,
+            metavar="FILE",
+            default=ROOT / "artifacts" / "long" / f"{name}.json",
+            help="where the figures are kept",
+        )
     options = parser.parse_args()
-    bounds, result = Bounds(), ResultFile(options.out)
+    bounds, result = Bounds(), ResultFile(options.save)
     COMMANDS[options.name].run(options, result, bounds)
-    print(f"\n{COMMANDS[options.name].summary(result.document)}\n\nwritten: {options.out}")
+    print(f"\n{COMMANDS[options.name].summary(result.document)}\n\nwritten: {options.save}")
     for miss in bounds.missed:
         print(f"missed: {miss}")
     return bool(bounds.missed)

@@ -25,7 +25,7 @@ def cache() -> Path:
     "words", [["fuzz"], ["overload"], ["soak"], ["reload", "--reloads", "16"], ["chaos"]], ids=lambda words: words[0]
 )
 def test_the_bounds_hold(words: list[str], cache: Path) -> None:
-    options = ["--cache", str(cache), "--out", str(MEASURED / f"{words[0]}.json")]
+    options = ["--cache", str(cache), "--save", str(MEASURED / f"{words[0]}.json")]
     command = [sys.executable, "tests/long", *words, *options]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout

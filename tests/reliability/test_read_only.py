@@ -43,7 +43,7 @@ sys.exit("the cage is open")
 def test_only_the_temporary_folder_and_shared_memory_are_written(
     repository: Path, tmp_path: Path, png: Callable[[int], bytes]
 ) -> None:
-    scratch, home, log = tmp_path / "scratch", tmp_path / "home", tmp_path / "log"
+    scratch, home, log = tmp_path / "scr atch ü", tmp_path / "home", tmp_path / "log"
     scratch.mkdir()
     home.mkdir()
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(home), "TMPDIR": str(scratch), "PYTHONDONTWRITEBYTECODE": "1"}

@@ -13,6 +13,7 @@ from rrrbuild.manifest import Manifest, read_engine
 from rrrbuild.repository_document import ServedModel, read_repository
 from rrrbuild.targets import TARGETS
 from rrrnet.checkpoint import Checkpoint
+from rrrnet.installing import install_line
 from rrrserve.cli import run
 
 Capture = pytest.CaptureFixture[str]
@@ -87,7 +88,7 @@ def test_build_for_a_missing_runtime_exits_with_4_and_says_what_to_install(
     target: str, tmp_path: Path, checkpoint: Checkpoint, capsys: Capture
 ) -> None:
     assert run(["build", str(checkpoint.path), "--target", target, "--out", str(tmp_path / "engine")]) == 4
-    assert "pip install 'rrrnet-serving[tensorrt]'" in capsys.readouterr().err
+    assert install_line("tensorrt") in capsys.readouterr().err
     assert not (tmp_path / "engine").exists()
 
 

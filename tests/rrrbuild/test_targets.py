@@ -4,6 +4,7 @@ from rrrbuild import machine
 from rrrbuild.manifest import BatchRange
 from rrrbuild.targets import TARGETS, build_obstacle, int8_kernels, run_obstacle, target_named
 from rrrnet.errors import UsageError
+from rrrnet.installing import install_line
 
 
 def test_the_table_has_the_nine_targets() -> None:
@@ -36,7 +37,7 @@ def test_an_unknown_target_is_refused_with_all_that_are_allowed() -> None:
 
 def test_a_missing_runtime_is_told_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    expected = "the Python package tensorrt is not installed: pip install 'rrrnet-serving[tensorrt]'"
+    expected = f"the Python package tensorrt is not installed: {install_line('tensorrt')}"
     assert build_obstacle(TARGETS["tensorrt-fp16"]) == expected
     assert run_obstacle(TARGETS["tensorrt-fp16"]) == expected
 

@@ -151,7 +151,7 @@ def test_a_table_without_the_columns_is_refused_with_those_it_has(tmp_path: Path
 
 
 def test_a_table_that_is_not_text_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "labels.csv").write_bytes(b"\x80\x00\xff\xfe")
+    (tmp_path / "labels.csv").write_bytes(b"\xff\x00\x80\x81")
     with pytest.raises(ArtifactError, match=r"labels\.csv is not a UTF-8 csv file"):
         read_dataset(tmp_path)
 

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from rrrnet.glyphs.picture import (
     render_glyph,
     transform,
 )
+from rrrnet.installing import install_line
 
 SMALL = GlyphOptions(classes=3, per_class=4, size=32)
 STRAIGHT = replace(SMALL, rotation=0, shear=0, stretch=0, perspective=0, elastic=0, translation=0, blur=0)
@@ -156,7 +158,7 @@ def test_without_matplotlib_the_command_to_install_it_is_told(monkeypatch: pytes
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     glyph_picture._font.cache_clear()
     glyph_picture.fonts_with.cache_clear()
-    with pytest.raises(IncompatibleError, match=r"package matplotlib, .*: pip install 'rrrnet-serving\[train\]'"):
+    with pytest.raises(IncompatibleError, match="package matplotlib, .*: " + re.escape(install_line("train"))):
         render_glyph("A", SMALL, 0)
 
 

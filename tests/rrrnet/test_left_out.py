@@ -12,6 +12,7 @@ from rrrnet.data.dataset import read_dataset
 from rrrnet.data.file_kinds import REMEDIES, kind_of
 from rrrnet.data.training_data import DataOptions, TrainingData, read_training_data
 from rrrnet.errors import ArtifactError, UsageError
+from rrrnet.installing import install_line
 
 TIFF = b"MM\0*\0\0\0\x08"
 
@@ -101,7 +102,7 @@ def test_a_class_of_one_unknown_kind_is_refused_with_the_kind_and_the_remedy(ani
         path.with_suffix(".TIF").write_bytes(TIFF)
     with pytest.raises(ArtifactError, match=r"no image of class cat can be used: 6 TIFF: cat/0\.TIF.*; convert them"):
         read_dataset(animals)
-    assert "rrrnet-serving[heif]" in REMEDIES["HEIC"]
+    assert install_line("heif") in REMEDIES["HEIC"]
 
 
 def test_what_systems_leave_behind_is_counted_and_not_told_and_no_loss(animals: Path) -> None:

@@ -1,11 +1,14 @@
 """Sealed folders: no changed byte goes unseen, no half-written folder appears, no user's file is lost."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from rrrnet import sealed
 from rrrnet.errors import ArtifactError, NoSpaceError, UsageError, reporting_full_disk
@@ -30,6 +33,25 @@ def test_a_sealed_document_lists_every_file_with_size_and_digest(folder: Path) -
     assert set(document["files"]) == {"weights.bin", "deep/notes.txt"}
     assert document["files"]["weights.bin"]["size_bytes"] == 256
     assert document["files"]["weights.bin"]["sha256"] == sealed.sha256_of(folder / "weights.bin")
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_every_file_of_a_sealed_folder_follows_the_umask_whatever_wrote_it(
+    tmp_path: Path, umask: int, mode: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        with sealed.staged(tmp_path / "thing", document=DOCUMENT) as stage:
+            save_file({"a": np.zeros(3, np.float32)}, stage / "model.safetensors")  # which makes it with 0600
+            (stage / "deep").mkdir()
+            (stage / "deep" / "notes.txt").write_text("hello")
+            (stage / "deep" / "notes.txt").chmod(0o640)
+            sealed.seal(stage, DOCUMENT, {})
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "thing").rglob("*") if path.is_file()]
+    assert len(files) == 3
+    assert {path.stat().st_mode & 0o777 for path in files} == {mode}
 
 
 def test_every_single_flipped_byte_is_refused_with_the_name_of_its_file(folder: Path) -> None:

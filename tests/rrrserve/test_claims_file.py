@@ -181,3 +181,10 @@ def test_options_that_do_not_fit_are_a_usage_error(
     path.write_text("version: 1\nclaims: [{name: it, kind: latency, model: quick, at_most_ms: 1}]\n")
     assert run(["verify", "--claims", str(path), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_name_of_a_claim_is_one_line_of_text(tmp_path: Path) -> None:
+    path = tmp_path / "claims.yaml"
+    path.write_text('version: 1\nclaims:\n  - {name: "a\\nb", kind: latency, model: m, at_most_ms: 5}\n')
+    with pytest.raises(ArtifactError, match=r"claims\.yaml:3: claim 'a\\nb': 'a\\nb' cannot be a name: .* 'a b'"):
+        read_claims(path)

@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rrrnet.errors import UsageError
+from rrrnet.installing import pip_install
 from rrrserve.cli import run
-from rrrserve.commands.doctor_checks import check_port, check_shared_memory
+from rrrserve.commands.doctor_checks import check_port, check_shared_memory, check_temporary_folder
 from rrrserve.net.listener import listen
+from rrrserve.process.scratch import temporary_folder
 
 RRR = Path(sys.executable).parent / "rrr"
 
@@ -91,7 +94,7 @@ def test_numpy_2_fails_the_check_because_the_wheels_triton_cannot_work_with_it(
     code = run(["doctor"])
     output = capsys.readouterr()
     assert code == 1
-    assert "numpy<2" in output.out
+    assert output.out.splitlines()[-1] == f"next: {pip_install('numpy<2')}", "whole, with this environment's pip"
     assert output.err == "rrr: serving does not work here: see numpy\n"
 
 
@@ -109,7 +112,38 @@ def test_no_shared_memory_is_a_failure(tmp_path: Path) -> None:
     assert "--shm-size" in check.advice
 
 
-def test_a_temporary_folder_mounted_noexec_fails_the_check(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("not there", "TMPDIR is {}, which does not exist"),
+        ("a file", "TMPDIR is {}, which is no folder"),
+        ("a b ü", ""),
+    ],
+)
+def test_a_tmpdir_is_used_or_said_why_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    folder = tmp_path / name
+    if name == "a file":
+        folder.touch()
+    elif not said:
+        folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    check = check_temporary_folder()
+    assert check.status == ("fail" if said else "ok")
+    assert check.found == said.format(folder) if said else check.found.endswith(f" free at {folder}")
+    assert ("export TMPDIR=/var/tmp" in check.advice) is bool(said)
+
+
+def test_serve_refuses_a_tmpdir_that_is_not_there_where_python_would_take_another_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "x y"))
+    with pytest.raises(UsageError, match=rf"does not exist: mkdir -p '{tmp_path}/x y'; another will do"):
+        temporary_folder()
+
+
+def test_a_temporary_folder_mounted_noexec_serves_since_no_program_is_run_from_there(tmp_path: Path) -> None:
     namespace = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
     mount = f"mount -t tmpfs -o noexec none {tmp_path}"
     if shutil.which("unshare") is None or subprocess.run([*namespace, mount], capture_output=True).returncode:
@@ -121,9 +155,8 @@ def test_a_temporary_folder_mounted_noexec_fails_the_check(tmp_path: Path) -> No
         text=True,
     )
     checks = {check["name"]: check for check in json.loads(answer.stdout)["checks"]}
-    assert answer.returncode == 1
-    assert checks["triton stub"]["found"] == f"programs may not run from {tmp_path}: it is mounted noexec"
-    assert "--tmpfs /tmp:exec" in checks["triton stub"]["advice"]
+    assert answer.returncode == 0
+    assert checks["temporary folder"]["found"].endswith(f" free at {tmp_path}")
 
 
 def test_a_place_that_cannot_be_written_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import io
 import itertools
 import os
+import re
 import shutil
 import sysconfig
 import threading
@@ -22,6 +23,7 @@ from tritonclient.grpc import service_pb2
 from rrrbuild.repository_document import Repository, ServedModel
 from rrrnet.errors import IncompatibleError, UsageError
 from rrrnet.images.preprocess import MAX_PIXELS, Preprocess, image_to_array, open_image
+from rrrnet.installing import install_line
 from rrrserve.api import decoding
 from rrrserve.api.decoding import Decoded, DecodePool
 from rrrserve.api.docs.openapi import document
@@ -167,7 +169,7 @@ def test_a_503_tells_when_to_try_again_and_unknown_codes_cannot_be_sent() -> Non
 
 
 def test_the_openapi_document_names_every_error_code_and_both_methods() -> None:
-    described = document(ServiceConfig(), ["tiny"], needs_token=False)
+    described = document(ServiceConfig(), ["tiny"], needs_token=False, has_triton_metrics=True)
     validate(described)
     operation = described["paths"]["/v1/models/{name}/predict_batch"]
     assert set(operation) == {"post", "put"}
@@ -175,6 +177,13 @@ def test_the_openapi_document_names_every_error_code_and_both_methods() -> None:
     told = " ".join(entry["description"] for entry in operation["post"]["responses"].values())
     assert all(f"{code}: " in told for code in ERRORS)
     assert "name" in [parameter["name"] for parameter in operation["post"]["parameters"]]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_openapi_document_has_tritons_metrics_only_where_their_address_is_known(known: bool) -> None:
+    described = document(ServiceConfig(), ["tiny"], needs_token=False, has_triton_metrics=known)
+    assert ("/metrics/triton" in described["paths"]) is known
+    assert "/metrics" in described["paths"]
 
 
 def test_settings_come_from_the_environment() -> None:
@@ -219,6 +228,7 @@ def test_the_wheels_python_backend_gets_its_stub_beside_it(tmp_path: Path) -> No
     backends = install.lay_out(found, tmp_path)
     names = {path.name for path in (backends / "python").iterdir()}
     assert {"libtriton_python.so", "triton_python_backend_stub", "triton_python_backend_utils.py"} <= names
+    assert not any(path.is_file() and not path.is_symlink() for path in (backends / "python").iterdir()), "for noexec"
     assert "python" in found.backends
 
 
@@ -255,5 +265,5 @@ def test_without_libpython_the_message_says_what_to_install(monkeypatch: pytest.
 def test_without_any_triton_the_message_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(IncompatibleError, match=r"rrrnet-serving\[triton\]"):
+    with pytest.raises(IncompatibleError, match=re.escape(install_line("triton"))):
         install.find_tritonserver()

@@ -10,12 +10,14 @@ from rich.table import Table
 
 from rrrbuild.build import DEFAULT_CALIBRATION_IMAGES, DEFAULT_IMAGES, DEFAULT_MAX_DROP, ENGINES, build_engine
 from rrrbuild.choice import Choice, build_best
+from rrrbuild.commands.first_step import to_repository
 from rrrbuild.heldout import NO_ACCURACY
 from rrrbuild.manifest import BatchRange, Manifest
 from rrrbuild.plans import check_plan
 from rrrbuild.targets import TARGETS, target_named
-from rrrnet import output
+from rrrnet import output, tables
 from rrrnet.errors import UsageError
+from rrrnet.files import shown
 
 
 class _Options(TypedDict):
@@ -91,19 +93,20 @@ def build(
         if choice is not None:
             _show_choice(choice)
         for manifest in manifests:
-            output.console.print(_table(manifest))
-    for manifest in manifests:
+            output.print_line(f"{manifest.name} for {manifest.target}")
+            tables.print_pairs(_pairs(manifest))
+        one = out is not None or len(target or ()) == 1
+        output.next_step(*to_repository(shown(manifests[0].path if one else manifests[0].path.parent)))
+    for manifest in manifests:  # after all else: whoever reads one line should read this
         if manifest.verified is False:
             line = f"{manifest.target} cannot run here, so it is not verified: {manifest.unverified_reason}"
-            console = output.messages if as_json else output.console
-            console.print(escape(line), highlight=False, soft_wrap=True)
+            output.print_line(line, to=output.messages if as_json else output.console)
 
 
 def _report(status: output.Working, prefix: str, step: str) -> None:
     """A line for each step, which stays, and a sign of life for the one that runs."""
-    line = escape(prefix + step)
-    output.messages.print(line, highlight=False, soft_wrap=True)
-    status.update(line)
+    output.say(prefix + step)
+    status.update(escape(prefix + step))
 
 
 def _show_choice(choice: Choice) -> None:
@@ -118,11 +121,11 @@ def _show_choice(choice: Choice) -> None:
         accuracy = "" if not proof or proof["accuracy"] is None else f"{proof['accuracy']:.1%}"
         times = [f"{trial.latency_ms[size]['median']:.2f} ms" if trial.latency_ms else "" for size in sizes]
         table.add_row(trial.target, "no" if trial.out else "yes", labels, accuracy, *times)
-    output.console.print(table)
+    tables.print_table(table)
     for trial in choice.trials:
         if trial.out:
-            output.console.print(escape(f"{trial.target}: {trial.out}"), highlight=False, soft_wrap=True)
-    output.console.print(escape(choice.why), highlight=False, soft_wrap=True)
+            output.print_line(f"{trial.target}: {trial.out}")
+    output.print_line(choice.why)
 
 
 def _summary(manifest: Manifest) -> dict[str, Any]:
@@ -131,26 +134,25 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
     return {"path": str(manifest.path), **told, "size_bytes": manifest.engine_bytes}
 
 
-def _table(manifest: Manifest) -> Table:
-    """What came out, one property in each row."""
-    table = Table(title=escape(f"{manifest.name} for {manifest.target}"), show_header=False)
+def _pairs(manifest: Manifest) -> list[tuple[str, str]]:
+    """What came out, property by property."""
     proof = manifest.verified
     if proof is False:
-        table.add_row("verified", escape(f"no: {manifest.unverified_reason}"))
+        pairs = [("verified", f"no: {manifest.unverified_reason}")]
     else:
-        table.add_row("verified", escape(f"on {proof['images']} images ({proof['source']})"))
-        table.add_row("largest error", f"{proof['max_abs_error']:.1e} of a probability")
-        table.add_row("labels as PyTorch's", f"{proof['label_agreement']:.1%}")
         known = proof["accuracy"] is not None
         right = f"{proof['accuracy']:.1%} (PyTorch: {proof['reference_accuracy']:.1%})" if known else NO_ACCURACY
-        table.add_row("accuracy", right)
+        pairs = [
+            ("verified", f"on {proof['images']} images ({proof['source']})"),
+            ("largest error", f"{proof['max_abs_error']:.1e} of a probability"),
+            ("labels as PyTorch's", f"{proof['label_agreement']:.1%}"),
+            ("accuracy", right),
+        ]
     others = [f"{plan} for batch {size}" for size, plan in manifest.plan_by_batch.items() if plan != manifest.plan]
-    table.add_row("plan", ", ".join([manifest.plan, *others]))
+    pairs.append(("plan", ", ".join([manifest.plan, *others])))
     for plan, latencies in manifest.latency_ms.items():
         for size, row in latencies.items():
             runs_it = len(manifest.latency_ms) > 1 and manifest.plan_by_batch.get(size, manifest.plan) == plan
             runs = " (runs this size)" if runs_it else ""
-            table.add_row(f"batch {size}, {plan}", f"{row['median']:.2f} ms median, {row['p95']:.2f} ms p95{runs}")
-    table.add_row("size", f"{manifest.engine_bytes / 1e6:.1f} MB")
-    table.add_row("folder", escape(str(manifest.path)))
-    return table
+            pairs.append((f"batch {size}, {plan}", f"{row['median']:.2f} ms median, {row['p95']:.2f} ms p95{runs}"))
+    return [*pairs, ("size", f"{manifest.engine_bytes / 1e6:.1f} MB"), ("folder", str(manifest.path))]

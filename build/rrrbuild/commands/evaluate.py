@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from rrrbuild.commands.first_step import to_repository
 from rrrbuild.evaluation import SPLITS, open_model, predict, write_predictions
-from rrrnet import output
+from rrrbuild.manifest import MANIFEST
+from rrrnet import output, tables
 from rrrnet.commands.score_tables import class_lines, scores_table
 from rrrnet.errors import UsageError
 from rrrnet.training.metrics import by_class, score
@@ -46,5 +48,6 @@ def evaluate(
         output.print_json(document)
     else:
         title = f"{document['name']} ({document['target']}): {document['images']} {document['split']} images"
-        output.console.print(scores_table(title, scores))
-        output.console.print(*class_lines(scores), sep="\n", markup=False, highlight=False, soft_wrap=True)
+        tables.print_table(scores_table(title, scores))
+        output.print_line("\n".join(class_lines(scores)))
+        output.next_step(*(to_repository(model) if (model / MANIFEST).exists() else ("rrr", "build", model)))

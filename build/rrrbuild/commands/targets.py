@@ -1,13 +1,14 @@
 """`rrr targets`: every target, whether it works here, and if not, what to do about it."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
+from rrrbuild.commands.first_step import first_step
 from rrrbuild.targets import TARGETS, Target, build_obstacle, run_obstacle
-from rrrnet import output
+from rrrnet import output, tables
 
 
 def targets(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
@@ -16,14 +17,23 @@ def targets(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
     if as_json:
         output.print_json({"targets": rows})
         return
-    table = Table("target", "build here", "run here", "what to do")
+    table = Table("target", "build here", "run here")
+    for row in rows:
+        table.add_row(row["name"], *("yes" if row[key] else "no" for key in ("can_build", "can_run")))
+    tables.print_table(table)
+    for line in (*_obstacle_lines(rows), *_plan_lines(rows)):
+        output.print_line(line)
+    output.next_step(*first_step(Path("artifacts")))
+
+
+def _obstacle_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """What is in the way and what to do, one line for targets that have the same."""
+    groups: dict[str, list[str]] = {}
     for row in rows:
         obstacles = dict.fromkeys(text for text in (row["build_obstacle"], row["run_obstacle"]) if text)
-        answers = ("yes" if row[key] else "no" for key in ("can_build", "can_run"))
-        table.add_row(row["name"], *answers, escape("; ".join(obstacles)))
-    output.console.print(table)
-    for line in _plan_lines(rows):
-        output.console.print(escape(line), highlight=False, soft_wrap=True)
+        if obstacles:
+            groups.setdefault("; ".join(obstacles), []).append(row["name"])
+    return [f"{', '.join(names)}: {obstacles}" for obstacles, names in groups.items()]
 
 
 def _plan_lines(rows: list[dict[str, Any]]) -> list[str]:

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from rrrnet import output
+from rrrnet import output, tables
 from rrrnet.glyphs.options import ALL, BACKGROUNDS, SCRIPTS, GlyphOptions
 
 _DEFAULTS = GlyphOptions()
@@ -75,7 +74,5 @@ def glyphs(
     if as_json:
         output.print_json({**summary, "labels": list(images.classes), "command": options.command(out)})
         return
-    table = Table(title="Data set", show_header=False)
-    for key, value in summary.items():
-        table.add_row(key, str(value))
-    output.console.print(table)
+    tables.print_pairs((key, str(value)) for key, value in summary.items())
+    output.next_step("rrr", "train", "--data", out, "--out", f"artifacts/models/{images.name}")

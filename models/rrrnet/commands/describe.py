@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from rrrnet import output
+from rrrnet import output, tables
 from rrrnet.checkpoint import read_checkpoint
 from rrrnet.errors import UsageError
 from rrrnet.network import architecture as shapes
@@ -36,9 +36,14 @@ def describe(
     if as_json:
         output.print_json(document)
     else:
-        output.console.print(_table(document))
+        tables.print_table(_table(document))
         if checkpoint is not None:
-            output.console.print(f"images: {document['preprocess_text']}", highlight=False)
+            output.print_line(f"images: {document['preprocess_text']}")
+            output.next_step("rrr", "build", checkpoint)
+        else:
+            options = ["--members", document["members"], *(["--aligned"] if aligned else [])]
+            sized = [] if size is None else ["--size", size]
+            output.next_step("rrr", "train", "--data", "my_images", "--out", "artifacts/models/mine", *options, *sized)
 
 
 def summarise(network: Architecture, image_size: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rrrnet import output
+from rrrnet import output, tables
 from rrrnet.commands.score_tables import class_lines, scores_table
 from rrrnet.training.threads import wait_asleep
 
@@ -97,6 +97,13 @@ def train(
     seed: Annotated[int, typer.Option(help="Decides the split and every random choice of the training.")] = 0,
     batch_size: Annotated[int | None, typer.Option(help="Images in a step; default: the recipe's.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate; default: the recipe's.")] = None,
+    augmentation: Annotated[
+        str | None,
+        typer.Option(
+            help="Random changes of training images: paper, quick, or scratch (colours too) [default: the recipe's; "
+            "scratch for quick from random weights]."
+        ),
+    ] = None,
     aligned: Annotated[bool, typer.Option("--aligned", help="Widths in multiples of 8 (not the paper's).")] = False,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -123,22 +130,24 @@ def train(
     wait_asleep()
     from rrrnet.data.training_data import DataOptions
     from rrrnet.images.preprocess_options import PreprocessOptions
-    from rrrnet.training.fit import Options, fit
-    from rrrnet.training.settle import settle_weights
+    from rrrnet.training.fit import fit
+    from rrrnet.training.options import Options
 
-    given = Options(
+    options = Options(
         data=data,
         out=out,
         method=method,  # type: ignore[arg-type]  # Options itself checks the word and lists what is allowed
         members=members,
         aligned=aligned,
         weights="imagenet" if weights is None else weights,
+        weights_given=weights is not None,
         weights_key=weights_key,
         labels=labels,
         recipe=recipe,
         epochs=epochs,
         batch_size=batch_size,
         lr=lr,
+        augmentation=augmentation,
         size=size,
         minutes=minutes,
         balance=balance,
@@ -153,7 +162,6 @@ def train(
         command=shlex.join(["rrr", *sys.argv[1:]]),
         data_options=DataOptions(strict, test_fraction, test_data, groups, min_per_class),
     )
-    options = settle_weights(given, weights, output.say)
     with _stop_requested() as requested, output.progress_bar() as bar:
         doing, reading = ("training", "reading images") if data else ("importing", "reading weights")
         task = bar.add_task(doing, total=None, text=reading)
@@ -189,7 +197,7 @@ def _stop_requested() -> Iterator[_Requested]:
         if requested.stop or not requested.running:
             raise KeyboardInterrupt
         requested.stop = True
-        output.messages.print("stopping after this step (again: stop now and lose the work since the last save)")
+        output.say("stopping after this step (again: stop now and lose the work since the last save)")
 
     previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -207,10 +215,14 @@ def _finish(outcome: "Outcome", out: Path, *, as_json: bool) -> None:
         keys = {"name": checkpoint.name, "path": str(checkpoint.path), "method": checkpoint.method}
         output.print_json({**keys, "architecture": checkpoint.architecture.to_json(), **checkpoint.training})
     if not outcome.complete:
-        output.messages.print(f"stopped: {out} can be used as it is; go on by the same command with --resume")
+        output.say(f"stopped: {out} can be used as it is; go on by the same command with --resume")
+        if not as_json:
+            again = [word for word in sys.argv[1:] if word not in ("--overwrite", "--resume")]
+            output.next_step("rrr", *again, "--resume")
         raise typer.Exit(130)
     if not as_json and metrics:
-        output.console.print(scores_table(f"{checkpoint.name} on {metrics['images']} test images", metrics))
-        output.console.print(*class_lines(metrics), sep="\n", markup=False, highlight=False, soft_wrap=True)
+        tables.print_table(scores_table(f"{checkpoint.name} on {metrics['images']} test images", metrics))
+        output.print_line("\n".join(class_lines(metrics)))
     if not as_json:
-        output.console.print(f"checkpoint: {out}\nnext: rrr build {out}", highlight=False)
+        output.print_line(f"checkpoint: {out}")
+        output.next_step("rrr", "build", out)

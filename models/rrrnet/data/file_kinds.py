@@ -2,6 +2,8 @@
 
 import re
 
+from rrrnet.installing import install_line, pip_install
+
 HEAD_BYTES = 4096
 _IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif"),
@@ -12,8 +14,8 @@ _RESTORE = "restore or remove them"
 
 # What mends it, by kind. The first table holds pictures, the second all else.
 PICTURES = {
-    "HEIC": "pip install 'rrrnet-serving[heif]' lets them be read, or convert them to JPEG",
-    "AVIF": "pip install --upgrade pillow lets them be read if they are no films, or convert them to JPEG",
+    "HEIC": f"{install_line('heif')} lets them be read, or convert them to JPEG",
+    "AVIF": f"{pip_install('--upgrade', 'pillow')} lets them be read if they are no films, or convert them to JPEG",
     **dict.fromkeys(
         ("BMP", "GIF", "TIFF", "PPM", "JPEG 2000", "JPEG XL", "SVG", "Photoshop", "icon", "camera raw", "DICOM"),
         _CONVERT,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rrrnet.data.dataset import ImageSet
 from rrrnet.errors import ArtifactError, UsageError
+from rrrnet.names import check_labels
 
 _FORM = "one label a line, or a JSON list of them"
 
@@ -15,7 +16,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
     Raises:
         UsageError: no such file.
-        ArtifactError: not text, a blank line, a label that comes twice, or fewer than two.
+        ArtifactError: not text, a blank line, a label that comes twice or holds control characters, or fewer than two.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -36,6 +37,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
         first[label] = number
     if len(labels) < 2:
         raise ArtifactError(f"--labels {path} holds {len(labels)} label: at least 2 are needed, {_FORM}")
+    check_labels(tuple(labels), f"--labels {path}")
     return tuple(labels)
 
 

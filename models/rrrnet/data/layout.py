@@ -15,6 +15,7 @@ from typing import Any, Literal
 from rrrnet.data.folder_tree import Tree, readable, scan
 from rrrnet.data.labels_csv import IMAGES, LABELS, SPLIT_COLUMN, Row, part_named, read_labels
 from rrrnet.errors import ArtifactError, UsageError
+from rrrnet.names import check_labels
 
 INFO = "info.json"
 _EXPECTED = f"expected {LABELS} (columns FILE_NAME, CATEGORY) beside {IMAGES}/, or one folder of images per class"
@@ -73,7 +74,7 @@ def list_files(root: Path, *, groups: str | None = None, least_classes: int = 2)
         least_classes: fewer are refused.
 
     Raises:
-        ArtifactError: `root` is no data set, or its labels.csv or info.json cannot be used.
+        ArtifactError: `root` is no data set, or its labels.csv, info.json or a class's name cannot be used.
         UsageError: there is no column `groups`.
     """
     place = str(root.absolute())
@@ -101,6 +102,7 @@ def list_files(root: Path, *, groups: str | None = None, least_classes: int = 2)
         known = {unicodedata.normalize("NFC", name) for name in classes}
         empty = {name for name in layout.folders if unicodedata.normalize("NFC", name) not in known}
         classes = tuple(sorted((*classes, *empty)))
+    check_labels(classes, str(root))
     if len(classes) < least_classes:
         raise ArtifactError(_one_class(root, classes[0], tree))
     index = {category: position for position, category in enumerate(classes)}

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from rrrnet.errors import IncompatibleError
 from rrrnet.glyphs.options import GlyphOptions
+from rrrnet.installing import install_line
 
 FloatArray = npt.NDArray[np.float64]
 Uint8Array = npt.NDArray[np.uint8]
@@ -74,8 +75,7 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
     spec = importlib.util.find_spec("matplotlib")  # not imported, which would take a second
     if spec is None or not spec.submodule_search_locations:
         raise IncompatibleError(
-            "generating glyphs needs the package matplotlib, which is not installed: "
-            "pip install 'rrrnet-serving[train]'"
+            f"generating glyphs needs the package matplotlib, which is not installed: {install_line('train')}"
         )
     file = Path(spec.submodule_search_locations[0]) / "mpl-data" / "fonts" / "ttf" / f"{name}.ttf"
     return ImageFont.truetype(file, size, layout_engine=ImageFont.Layout.BASIC)  # the other is not in every Pillow

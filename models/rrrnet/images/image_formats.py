@@ -6,6 +6,7 @@ from rrrnet.errors import ImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIC")
 IN_WORDS = "JPEG, PNG, WebP, AVIF or HEIC"
+# In general words: they reach clients of the service too, whom its paths do not concern.
 HEIC_INSTALL = "pip install 'rrrnet-serving[heif]'"
 
 # An AVIF or HEIC begins with a box of brands: its own, a version, then those it is compatible with.

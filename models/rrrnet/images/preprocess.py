@@ -59,7 +59,7 @@ class Preprocess:
         std: per-channel standard deviation of RGB in [0, 1], divided by inside the network.
         jpeg_oversize: a JPEG that is squashed is decoded at 1/8, 1/4 or 1/2 of its size where that leaves at least so
             many times `size` to be resized; 0 decodes in full. At 4 this changes pixels by no more than JPEG's own
-            losses do, or by rounding (docs/tuning.md).
+            losses do, or by rounding (docs/internals/tuning.md).
         mode: "squash" resizes the whole image to a square, whatever its aspect ratio; "crop" resizes the shorter side
             to `resize_size` and cuts `size` x `size` out of the middle, the pixels of torchvision's Resize, CenterCrop.
         resize_size: pixels of the shorter side, with "crop" alone.

@@ -3,7 +3,7 @@
 Without pre-trained weights a few hundred images must teach conv1 that a letter is its outline, whatever its colours.
 We give it what such layers learn anyway: oriented odd and even derivatives of a Gaussian on a luminance and two
 colour-opponent axes, each with its negative, so that after ReLU both signs of contrast are there. All else stays
-random, and conv1 goes on learning. docs/training.md has the measured effect.
+random, and conv1 goes on learning. docs/internals/training.md tells why.
 """
 
 import math

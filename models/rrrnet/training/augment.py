@@ -2,12 +2,12 @@
 
 `paper`: the list of the authors' code, applied twice, each time one of twelve changes for each image.
 `quick`: one affine warp for every image and the negative of half of them; cheap enough for a CPU.
-`quick-colours`: the same, and red, green and blue change places; for images whose colours mean nothing, like letters.
+`scratch`: the same, then other colours for half of the images and a rectangle erased from half; for networks that start
+from random weights, which otherwise learn a few hundred images by heart (docs/training.md has what it gains).
 """
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 os.environ.setdefault("KORNIA_CHECK_LOG_LEVEL", "ERROR")
 
@@ -15,15 +15,18 @@ import torch
 from kornia import augmentation as kornia
 from torch import Tensor, nn
 
+from rrrnet.training.recipes import Augmentations
+
 Augmentation = Callable[[Tensor], Tensor]
 
 
-def make_augmentation(name: Literal["paper", "quick", "quick-colours"]) -> Augmentation:
+def make_augmentation(name: Augmentations) -> Augmentation:
     """The named pipeline. Shape: (N, 3, H, W) float in [0, 1] -> the same."""
     if name == "quick":
         return nn.Sequential(*_quick_changes())
-    if name == "quick-colours":
-        return nn.Sequential(*_quick_changes(), kornia.RandomChannelShuffle(p=1.0))
+    if name == "scratch":
+        colours = kornia.ColorJiggle(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.5, p=0.5)
+        return nn.Sequential(*_quick_changes(), colours, kornia.RandomErasing(scale=(0.02, 0.2), p=0.5))
     changes = _paper_changes()
     return lambda images: one_of(changes, one_of(changes, images))
 

@@ -3,7 +3,7 @@
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,116 +11,33 @@ import torch
 
 from rrrnet import sealed
 from rrrnet.checkpoint import DOCUMENT, SPLIT, Checkpoint, read_checkpoint, write_checkpoint
-from rrrnet.data.dataset import MAX_PIXELS, ImageSet, load_arrays, write_split
+from rrrnet.data.dataset import ImageSet, load_arrays, write_split
 from rrrnet.data.labels import in_order, read_labels
-from rrrnet.data.training_data import DataOptions, TrainingData, read_training_data
-from rrrnet.errors import UsageError
+from rrrnet.data.training_data import TrainingData, read_training_data
 from rrrnet.images.preprocess import Preprocess
-from rrrnet.images.preprocess_options import PreprocessOptions, choose_preprocess
+from rrrnet.images.preprocess_options import choose_preprocess
 from rrrnet.inference import probabilities
 from rrrnet.network import architecture as shapes
 from rrrnet.network.architecture import Architecture
 from rrrnet.network.ensemble import RRRNet, export_weights
 from rrrnet.training import budget, curve, training_state, validation
-from rrrnet.training.balance import BALANCES
 from rrrnet.training.balance import warning as balance_warning
 from rrrnet.training.budget import Choice, Counts
 from rrrnet.training.devices import computes_in_bfloat16, find_device
 from rrrnet.training.metrics import by_class, score
-from rrrnet.training.recipes import METHODS, Method, find_recipe
+from rrrnet.training.options import Options
+from rrrnet.training.recipes import Method, find_recipe
 from rrrnet.training.resuming import check_out, restore
+from rrrnet.training.settle import settle_weights
 from rrrnet.training.train import Report, Training, TrainingPlan
-from rrrnet.weights.importing import check_no_data, import_network
-from rrrnet.weights.pretrained import check_source
+from rrrnet.weights.importing import import_network
 from rrrnet.weights.start import Origin, start
 from rrrnet.weights.warm_start import frozen_in, is_checkpoint
 
 SAVE_EVERY_SECONDS = 120
 _RANDOM_NETWORK_BATCHES = 8
-_MOST_MINUTES = 7 * 24 * 60
-_PRECISIONS = ("auto", "fp32", "bf16")
-_DEVICES = ("auto", "cpu", "cuda")
 _STEM = ("conv1", "bn1", "layer1", "layer2")
 _BACKBONE = (*_STEM, "layer3", "layer4")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What `rrr train` is asked for; see its help for the meaning of each."""
-
-    data: Path | None
-    out: Path
-    method: Method = "ensemble"
-    members: int = 8
-    aligned: bool = False
-    weights: str = "imagenet"
-    weights_key: str | None = None
-    labels: Path | None = None
-    recipe: str = "quick"
-    epochs: int | None = None
-    batch_size: int | None = None
-    lr: float | None = None
-    size: int | None = None
-    minutes: float | None = None
-    balance: str = "none"
-    early_stopping: bool = True
-    preprocess: PreprocessOptions = field(default_factory=PreprocessOptions)
-    max_pixels: int = MAX_PIXELS
-    seed: int = 0
-    precision: str = "auto"
-    device: str = "auto"
-    resume: bool = False
-    overwrite: bool = False
-    command: str = "rrr train"
-    data_options: DataOptions = field(default_factory=DataOptions)
-
-    def __post_init__(self) -> None:
-        most = shapes.MAX_MEMBERS
-        for wrong, says in (
-            (self.method not in METHODS, f"method {self.method}: no such method; allowed are {', '.join(METHODS)}"),
-            (self.epochs is not None and self.epochs < 0, f"epochs {self.epochs}: allowed are 0 and more"),
-            (
-                self.batch_size is not None and self.batch_size < 2,
-                f"batch-size {self.batch_size}: BN needs at least 2 images",
-            ),
-            (self.lr is not None and not 0 < self.lr < 1, f"lr {self.lr}: allowed is a number between 0 and 1"),
-            (self.precision not in _PRECISIONS, f"precision {self.precision}: allowed are {', '.join(_PRECISIONS)}"),
-            (self.device not in _DEVICES, f"device {self.device}: allowed are {', '.join(_DEVICES)}"),
-            (self.max_pixels < 1, f"max-pixels {self.max_pixels}: allowed are 1 and more"),
-            (
-                self.minutes is not None and not 0 < self.minutes <= _MOST_MINUTES,
-                f"minutes {self.minutes}: allowed is a number above 0, of at most {_MOST_MINUTES} (a week)",
-            ),
-            (
-                self.minutes is not None and self.epochs is not None,
-                f"minutes {self.minutes} chooses the epochs: leave out --minutes or --epochs {self.epochs}",
-            ),
-            (
-                self.balance not in BALANCES,
-                f"balance {self.balance}: no such way; allowed are {', '.join(BALANCES)}",
-            ),
-            (
-                not 1 <= self.members <= most,
-                f"members {self.members}: members is {self.members}, allowed are 1 to {most}",
-            ),
-            (not 0 <= self.seed < 2**32, f"seed {self.seed}: allowed are 0 to {2**32 - 1}"),
-        ):
-            if wrong:
-                raise UsageError(f"--{says}")
-        choose_preprocess(self.preprocess, self.size)
-        find_recipe(self.recipe)
-        check_source(self.weights, key=self.weights_key)
-        check_no_data(self)
-        find_device(self.device)
-
-    def settings(self) -> dict[str, Any]:
-        """What a resumed training must have in common with the stopped one."""
-        left_out = (
-            *("data", "out", "labels", "resume", "overwrite", "command", "precision", "device"),
-            *("data_options", "preprocess", "max_pixels"),
-        )
-        own = {key: value for key, value in asdict(self).items() if key not in left_out}
-        return own | asdict(self.preprocess) | self.data_options.settings()
 
 
 @dataclass(frozen=True)
@@ -182,6 +99,8 @@ def fit(
     """
     began = time.monotonic()
     check_out(options)
+    if options.weights_given or options.resume or options.data is None:
+        options = settle_weights(options, say)  # what fails does so within seconds
     order = None if options.labels is None else read_labels(options.labels)
     rule = _preprocess(options)
     if options.data is None:
@@ -196,6 +115,8 @@ def fit(
     )
     if order is not None:
         data = replace(data, images=in_order(data.images, order, f"--labels {options.labels}"))
+    if not options.weights_given and not options.resume:
+        options = settle_weights(options, say)
     images = data.images
     sets = {which: _part(images, data.parts, which) for which in ("train", "val", "test")}
     counts = Counts(*(len(part.files) for part in sets.values()))
@@ -248,7 +169,7 @@ def fit(
         arrays, labels = load_arrays(sets["test"], preprocess)
         found = probabilities(training.result().eval(), preprocess, arrays)
         metrics = {**score(found, labels), **by_class(found, labels, images.classes)}
-    return Outcome(_write(job, training, complete=complete, metrics=metrics), complete)
+    return Outcome(_write(job, training, complete=complete, metrics=metrics, stopped=not complete), complete)
 
 
 def _part(images: ImageSet, parts: tuple[str, ...], which: str) -> ImageSet:
@@ -313,7 +234,13 @@ def _plan(options: Options, rule: Preprocess, choice: Choice, counts: Counts) ->
     recipe, device = find_recipe(options.recipe), find_device(options.device)
     warm = is_checkpoint(options.weights)
     frozen = frozen_in(options.weights) if warm else frozen_parts(options.method, options.weights)
-    recipe = replace(recipe, batch_size=options.batch_size or recipe.batch_size, lr=options.lr or recipe.lr)
+    own = "scratch" if options.weights == "none" and recipe.augmentation == "quick" else recipe.augmentation
+    recipe = replace(
+        recipe,
+        batch_size=options.batch_size or recipe.batch_size,
+        lr=options.lr or recipe.lr,
+        augmentation=options.augmentation or own,  # type: ignore[arg-type]  # Options has checked the word
+    )
     return TrainingPlan(
         recipe=recipe,
         epochs=choice.epochs,
@@ -327,8 +254,13 @@ def _plan(options: Options, rule: Preprocess, choice: Choice, counts: Counts) ->
     )
 
 
-def _write(job: _Job, training: Training, *, complete: bool, metrics: dict[str, Any] | None) -> Checkpoint:
-    """Write the checkpoint as it stands; with what `--resume` needs, if the training is not complete."""
+def _write(
+    job: _Job, training: Training, *, complete: bool, metrics: dict[str, Any] | None, stopped: bool = False
+) -> Checkpoint:
+    """Write the checkpoint as it stands; with what `--resume` needs, if the training is not complete.
+
+    `stopped`: it was asked to stop, and is not just saved on its way.
+    """
     options, images, plan = job.options, job.data.images, training.plan
     checkpoint = Checkpoint(
         path=options.out.absolute(),
@@ -339,6 +271,7 @@ def _write(job: _Job, training: Training, *, complete: bool, metrics: dict[str, 
         preprocess=plan.preprocess,
         training={
             "complete": complete,
+            "stopped": stopped,
             "data": job.data.data_document(),
             "split": job.data.split_document(),
             "recipe": asdict(plan.recipe),

@@ -7,6 +7,8 @@ from typing import Literal
 from rrrnet.errors import UsageError
 
 Method = Literal["head", "full", "reduced", "ensemble"]
+Augmentations = Literal["paper", "quick", "scratch"]
+AUGMENTATIONS: tuple[Augmentations, ...] = ("paper", "quick", "scratch")
 METHODS: tuple[Method, ...] = ("head", "full", "reduced", "ensemble")  # the paper's [A], [B], [C], [D]
 
 
@@ -44,7 +46,7 @@ class Recipe:
     ema_every: Literal["epoch", "step"]
     own_batches: bool
     bn_passes: int
-    augmentation: Literal["paper", "quick", "quick-colours"]
+    augmentation: Augmentations
     small_share: float = 0.0
     small_scale: float = 0.75
 
@@ -65,7 +67,7 @@ class Recipe:
         return math.ceil(self.ema_share * epochs)
 
 
-_MOST_IMAGES_SEEN = 24_000  # small images are not a reason to train for ever
+_MOST_IMAGES_SEEN = 18_000  # small images are not a reason to train for ever
 
 RECIPES = {
     "paper": Recipe(

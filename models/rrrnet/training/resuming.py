@@ -1,5 +1,6 @@
 """Going on with a stopped training: what must be there, and what must be the same."""
 
+import shlex
 from typing import TYPE_CHECKING
 
 from rrrnet import sealed
@@ -7,12 +8,13 @@ from rrrnet.checkpoint import DOCUMENT, Checkpoint, read_checkpoint
 from rrrnet.data.dataset import ImageSet
 from rrrnet.data.folder_tree import readable
 from rrrnet.errors import ArtifactError, UsageError
+from rrrnet.names import check_model_name
 from rrrnet.training.budget import Choice
 from rrrnet.training.train import Training
 from rrrnet.training.training_state import RESUME, load_state, read_settings
 
 if TYPE_CHECKING:
-    from rrrnet.training.fit import Options
+    from rrrnet.training.options import Options
 
 
 def check_out(options: "Options") -> None:
@@ -24,6 +26,9 @@ def check_out(options: "Options") -> None:
     place = str(options.out.absolute())
     if readable(place) != place:
         raise UsageError(f"--out {readable(place)} is a name that is not UTF-8: choose another")
+    if not options.resume:
+        name = options.out.absolute().name
+        check_model_name(name, remedy=lambda allowed: f"give --out {shlex.quote(str(options.out.parent / allowed))}")
     exists = (options.out / DOCUMENT).exists()
     if options.resume and not (options.out / RESUME).exists():
         state = "is complete" if exists else "does not exist"

@@ -1,4 +1,4 @@
-"""Which weights a training starts from, settled before anything else takes time."""
+"""Which weights a training starts from where they are not given."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -10,26 +10,27 @@ from rrrnet.weights.hub import hub_weights, imagenet_or_none
 from rrrnet.weights.start import Say
 
 if TYPE_CHECKING:
-    from rrrnet.training.fit import Options
+    from rrrnet.training.options import Options
 
 
-def settle_weights(options: "Options", given: str | None, say: Say) -> "Options":
-    """The options with the weights that are to be had, before anything else takes time; downloads them if need be.
+def settle_weights(options: "Options", say: Say) -> "Options":
+    """The options with the weights that are to be had; downloads them if need be.
 
     Args:
-        options: what is asked for, with `weights` "imagenet" where they are not given.
-        given: `--weights`, or None.
+        options: what is asked for, with `weights` "imagenet" where `weights_given` is false.
         say: is told of a download, and in loud words that there is none.
 
     Raises:
         ArtifactError: `--weights imagenet` is given and out of reach, or nothing would be trained without it.
     """
-    if given is None and options.resume and (options.out / training_state.RESUME).exists():
+    if options.weights_given:
+        if options.weights == "imagenet":
+            hub_weights(say)
+        return options
+    if options.resume and (options.out / training_state.RESUME).exists():
         read_checkpoint(options.out)  # its digests, before anything is parsed
         return replace(options, weights=training_state.read_settings(options.out)["weights"])
-    if given == "imagenet":
-        hub_weights(say)
-    if given is not None or options.resume or imagenet_or_none(say) == "imagenet":
+    if options.resume or imagenet_or_none(say) == "imagenet":
         return options
     if options.epochs == 0:
         raise ArtifactError(

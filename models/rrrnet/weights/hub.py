@@ -4,16 +4,17 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rrrnet.errors import FULL_DISK, ArtifactError, NoSpaceError
+from rrrnet.output import LINE_EVERY_SECONDS, Working
 
 HUB_REPOSITORY = "timm/resnet152.a1h_in1k"  # the tag the paper's code uses; other tags are other models
 HUB_FILE = "model.safetensors"
 PATIENCE_SECONDS = 4.0  # until the hub is taken for unreachable, name lookup included
-_LOG_SECONDS = 30
 _REMEDY = f"download {HUB_FILE} elsewhere and give its path to --weights, or train from scratch: --weights none"
 
 
@@ -37,10 +38,13 @@ def hub_weights(say: Callable[[str], None]) -> Path:
         return Path(cached)
     size = _ask_hub()
     say(f"downloading {HUB_REPOSITORY} from the Hugging Face hub, once ({size})")
-    # Its own bar is silent where there is no terminal.
-    bar: Any = partial(tqdm, mininterval=0.1 if sys.stderr.isatty() else _LOG_SECONDS)
+    # Its own bar is silent where there is no terminal, and a stalled one everywhere.
+    at_terminal = sys.stderr.isatty()
+    bar: Any = partial(tqdm, mininterval=0.1 if at_terminal else LINE_EVERY_SECONDS)
+    still = nullcontext() if at_terminal else Working(f"downloading {HUB_REPOSITORY}")
     try:
-        return Path(hf_hub_download(HUB_REPOSITORY, HUB_FILE, etag_timeout=PATIENCE_SECONDS, tqdm_class=bar))
+        with still:
+            return Path(hf_hub_download(HUB_REPOSITORY, HUB_FILE, etag_timeout=PATIENCE_SECONDS, tqdm_class=bar))
     except Exception as error:  # of HTTP libraries that differ from version to version, and of the operating system
         if isinstance(error, OSError) and error.errno in FULL_DISK:
             raise NoSpaceError(f"no space left to download {HUB_REPOSITORY}: set HF_HOME to a larger disk") from error

@@ -14,7 +14,7 @@ from rrrnet.network.ensemble import RRRNet, export_weights
 from rrrnet.weights.start import Origin, Say, start
 
 if TYPE_CHECKING:
-    from rrrnet.training.fit import Options
+    from rrrnet.training.options import Options
 
 
 def check_no_data(options: "Options") -> None:

@@ -39,7 +39,7 @@ _COPIES = {"ema", "teacher", "momentum", "average", "averaged", "swa", "target"}
 # What trainers keep beside the network, by a word of its name; it takes no part in the answer.
 _BESIDE = {"criterion", "loss", "losses", "metric", "metrics", "acc", "accuracy", "confmat"}
 # How weight normalisation, pruning and other parametrisations name what a matrix is computed from.
-_IN_PARTS = re.compile(r"\.parametrizations\.|weight_(g|v|orig|mask)$")
+_IN_PARTS = re.compile(r"(_g|_v|_orig|_mask|\.parametrizations\..*)$")
 _NORMALISATION = ("mean", "std", "pixel_mean", "pixel_std", "image_mean", "image_std")
 _BODY = re.compile(r"(conv1|bn1|layer\d+|members)\.")
 

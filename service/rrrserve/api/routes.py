@@ -10,7 +10,7 @@ import httpx
 from prometheus_client import REGISTRY
 from starlette.routing import Route, Router
 
-from rrrserve.api.docs.openapi import document
+from rrrserve.api.docs.openapi import TRITON_METRICS, document
 from rrrserve.api.docs.swagger import swagger_page
 from rrrserve.api.endpoint import Access, Endpoint, Exchange, Handler, Reply, to_json
 from rrrserve.api.errors import ERRORS, APIError
@@ -79,7 +79,7 @@ class Routes:
             "/livez": self.livez,
             "/readyz": self.readyz,
             "/metrics": self.metrics,
-            "/metrics/triton": self.triton_metrics,
+            TRITON_METRICS: self.triton_metrics,
             "/schema.json": self.bentoml_schema,
             "/docs.json": self.docs,
             **dict.fromkeys(("/", "/docs", "/docs/{file}"), swagger_page),
@@ -151,9 +151,15 @@ class Routes:
 
     async def docs(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """OpenAPI 3."""
-        backend, needs_token = self._backend(), self.access.needs_token
-        models = list(backend.data_plane.models)
-        return Reply(to_json(await asyncio.to_thread(document, backend.settings, models, needs_token=needs_token)))
+        backend = self._backend()
+        describe = functools.partial(
+            document,
+            backend.settings,
+            list(backend.data_plane.models),
+            needs_token=self.access.needs_token,
+            has_triton_metrics=backend.triton_metrics_url is not None,
+        )
+        return Reply(to_json(await asyncio.to_thread(describe)))
 
 
 def _only(methods: str) -> Handler:

@@ -101,10 +101,13 @@ def draw_tails(axis: Any, tails: Iterable[Tail]) -> None:
     _finish(axis)
 
 
-def plain_log(axis: Any) -> None:
-    """A logarithmic axis, whose limits stand, with round numbers that are written out."""
+def plain_log(axis: Any, *, fine_below: float = 1000) -> None:
+    """A logarithmic axis, whose limits stand, with round numbers that are written out.
+
+    Below a ratio of `fine_below` between its ends it has 2 and 5 beside the powers of ten.
+    """
     low, high = axis.get_view_interval()
-    steps = (1, 2, 5) if high < 1000 * low else (1,)
+    steps = (1, 2, 5) if high < fine_below * low else (1,)
     axis.set_major_locator(MaxNLocator(5) if high < 8 * low else LogLocator(subs=steps, numticks=12))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter("{x:g}")

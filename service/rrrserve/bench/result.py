@@ -1,4 +1,4 @@
-"""What a bench found, and the document that says so (docs/bench.md has its fields)."""
+"""What a bench found, and the document that says so (docs/internals/formats.md has its fields)."""
 
 import shlex
 import sys

@@ -136,7 +136,7 @@ def _aware(text: str) -> str:
 
 
 class BenchResult(_Part):
-    """What claims and reports read of a result (docs/bench.md has all of it)."""
+    """What claims and reports read of a result (docs/internals/formats.md has all of it)."""
 
     format: Literal[1]
     kind: Literal["rrr-bench"]

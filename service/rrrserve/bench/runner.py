@@ -47,7 +47,7 @@ def run(
         enough: asked after every round with the document so far; True ends the run.
 
     Returns:
-        The result document (docs/bench.md).
+        The result document (docs/internals/formats.md).
     """
     bench = _Bench(subjects, plan, report or (lambda *_: None), enough)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

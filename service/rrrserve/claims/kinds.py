@@ -2,14 +2,23 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from rrrnet.names import is_text, text_of
 
 LevelName = Literal["http", "triton", "engine"]
 Statistic = Literal["mean", "p50", "p90", "p95", "p99"]
 QUANTILES: dict[str, float] = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 MAX_CONCURRENCY = 1024
 
-Word = Annotated[str, Field(min_length=1, max_length=200)]
+
+def _one_line(name: str) -> str:
+    if not is_text(name):
+        raise ValueError(f"{name!r} cannot be a name: allowed is a line of text, e.g. {text_of(name)!r}")
+    return name
+
+
+Word = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_one_line)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]

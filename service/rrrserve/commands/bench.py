@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from rrrnet import output
+from rrrnet import output, tables
 from rrrnet.errors import CheckFailedError, UsageError
 from rrrnet.files import check_writable, write_atomically
 from rrrserve.net.addresses import check_address
@@ -142,11 +142,15 @@ def bench(
     _show(document, as_json=as_json)
     for path, content in writers.items():
         write_atomically(path, content(document))
-        output.messages.print(f"written: {escape(str(path))}", soft_wrap=True, highlight=False)
+        output.say(f"written: {path}")
     if document["interrupted"]:
-        output.messages.print("interrupted: these are the figures until then")
+        output.say("interrupted: these are the figures until then")
         raise typer.Exit(130)
     _check(document)
+    if not as_json:
+        subject = (engine or [Path(subjects[0].model)])[0]
+        measured = [] if out is None else ["--bench", out]
+        output.next_step("rrr", "report", subject, *measured, "--out", "report.html")
 
 
 def _numbers(text: str | None, option: str, *, whole: bool) -> list[float]:
@@ -254,7 +258,7 @@ def _say_how_long(plan: "BenchPlan", subjects: int) -> None:
     if plan.loads and plan.seconds is not None:
         turns = plan.rounds * len(plan.loads) * subjects
         estimate_seconds = turns * (plan.seconds + plan.warm_up_seconds) + 2
-        output.messages.print(f"{turns} turns: about {estimate_seconds:.0f} s", highlight=False)
+        output.say(f"{turns} turns: about {estimate_seconds:.0f} s")
 
 
 def _show(document: dict[str, Any], *, as_json: bool) -> None:
@@ -264,18 +268,17 @@ def _show(document: dict[str, Any], *, as_json: bool) -> None:
         output.print_json(document)
     else:
         if document["runs"]:
-            output.console.print(runs_table(document))
+            tables.print_table(runs_table(document))
         if "highest_rate" in document:
-            output.console.print(rates_table(document))
+            tables.print_table(rates_table(document))
         client = document["client"]
         if client["limit_requests_per_second"]:
-            output.console.print(
+            output.print_line(
                 f"The client can do {client['limit_requests_per_second']:.0f} requests a second; it did "
-                f"{client['largest_share_of_limit']:.1%} of that at most.",
-                highlight=False,
+                f"{client['largest_share_of_limit']:.1%} of that at most."
             )
     for warning in document["client"]["warnings"]:
-        output.messages.print(f"warning: {escape(warning)}", soft_wrap=True, highlight=False)
+        output.say(f"warning: {warning}")
 
 
 def _check(document: dict[str, Any]) -> None:

@@ -2,14 +2,16 @@
 
 import platform
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Column, Table
+from rich.text import Text
 
-from rrrnet import __version__, output
+from rrrnet import __version__, output, tables
 from rrrnet.errors import CheckFailedError
+
+if TYPE_CHECKING:
+    from rrrserve.commands.doctor_checks import Check
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -21,11 +23,12 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check versions, CPU, GPU, Triton, ports and disk; exit code 0 if serving works here, 1 if not."""
+    from rrrbuild.commands.first_step import first_step
     from rrrbuild.machine import describe
-    from rrrserve.commands.doctor_checks import Check, diagnose
+    from rrrserve.commands.doctor_checks import diagnose
     from rrrserve.stamps import environment
 
-    checks: list[Check] = diagnose(artifacts)
+    checks = diagnose(artifacts)
     failed = [check.name for check in checks if check.status == "fail"]
     if as_json:
         document = {
@@ -36,11 +39,18 @@ def doctor(
         }
         output.print_json(document)
     else:
-        table = Table("check", "", Column("found", overflow="fold"), Column("what to do", overflow="fold"))
-        for check in checks:
-            colour = _COLOURS[check.status]
-            table.add_row(check.name, f"[{colour}]{check.status}[/]", escape(check.found), escape(check.advice))
-        output.console.print(table)
-        output.console.print(f"rrr {__version__}, Python {platform.python_version()}, {platform.platform()}")
+        tables.print_pairs((check.name, _told(check)) for check in checks)
+        output.print_line(f"rrr {__version__}, Python {platform.python_version()}, {platform.platform()}")
+        mend = next((check.command for check in checks if check.status == "fail" and check.command), "")
+        if not failed:
+            output.next_step(*first_step(artifacts))
+        elif mend:
+            output.print_line(f"next: {mend}")
     if failed:
         raise CheckFailedError(f"serving does not work here: see {', '.join(failed)}")
+
+
+def _told(check: "Check") -> Text:
+    """`ok    what was found`, and for the rest what to do, in one line: a command in it can be pasted."""
+    advice = f": {check.advice}" if check.advice else ""
+    return Text.assemble((check.status.ljust(6), _COLOURS[check.status]), check.found + advice)

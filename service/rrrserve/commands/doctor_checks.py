@@ -1,6 +1,5 @@
 """What `rrr doctor` looks at: each check tells what it found, whether serving can live with it, and what to do."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -13,10 +12,11 @@ import psutil
 
 from rrrbuild import machine
 from rrrbuild.targets import TARGETS, run_obstacle
-from rrrnet.errors import IncompatibleError, UsageError
+from rrrnet.errors import IncompatibleError, NoSpaceError, UsageError
+from rrrnet.installing import install_line, pip_install
 from rrrserve.net.listener import listen
 from rrrserve.process.cores import available_cores
-from rrrserve.process.scratch import SHARED_MEMORY
+from rrrserve.process.scratch import SHARED_MEMORY, temporary_folder
 from rrrserve.stamps.environment import SERVING_PACKAGES, TRAINING_PACKAGES
 from rrrserve.triton.install import LIBPYTHON, TritonInstall, check_libpython, child_environment, find_tritonserver
 
@@ -41,12 +41,14 @@ class Check:
         status: "ok"; "warn": serving works, something else does not; "fail": serving does not work.
         found: what there is.
         advice: what to do about it; empty when ok.
+        command: that of the advice which mends it, to be pasted into a shell; empty where there is none.
     """
 
     name: str
     status: Status
     found: str
     advice: str = ""
+    command: str = ""
 
 
 def diagnose(artifacts: Path) -> list[Check]:
@@ -63,21 +65,24 @@ def diagnose(artifacts: Path) -> list[Check]:
 
 def check_packages() -> list[Check]:
     """The packages without which no request is answered, and those to train, evaluate checkpoints and build."""
-    kinds: list[tuple[str, tuple[str, ...], Status, str]] = [
-        ("serving packages", SERVING_PACKAGES, "fail", "pip install 'rrrnet-serving[serve]'"),
+    kinds: list[tuple[str, tuple[str, ...], Status, str, str]] = [
+        ("serving packages", SERVING_PACKAGES, "fail", "", "serve"),
         (
             "training packages",
             TRAINING_PACKAGES,
             "warn",
-            "only to train, evaluate checkpoints and build: pip install 'rrrnet-serving[build]'",
+            "only to train, evaluate checkpoints and build: ",
+            "build",
         ),
     ]
     checks = []
-    for name, packages, status, advice in kinds:
+    for name, packages, status, what_for, extra in kinds:
         found = {package: machine.package_version(package) for package in packages}
         missing = [package for package, version in found.items() if version is None]
         there = ", ".join(f"{package} {version}" for package, version in found.items())
-        checks.append(Check(name, status, f"no {', '.join(missing)}", advice) if missing else Check(name, "ok", there))
+        line = install_line(extra)
+        lacking = Check(name, status, f"no {', '.join(missing)}", what_for + line, line)
+        checks.append(lacking if missing else Check(name, "ok", there))
     return checks
 
 
@@ -114,8 +119,8 @@ def check_targets() -> Check:
     """Whether an engine of any target runs here."""
     runnable = [name for name, target in TARGETS.items() if run_obstacle(target) is None]
     if not runnable:
-        advice = "pip install 'rrrnet-serving[openvino,onnxruntime]'; rrr targets tells about each"
-        return Check("targets", "fail", "no target runs here", advice)
+        line = install_line("openvino,onnxruntime")
+        return Check("targets", "fail", "no target runs here", f"{line}; rrr targets tells about each", line)
     others = len(TARGETS) - len(runnable)
     return Check("targets", "ok", ", ".join(runnable) + (f" ({others} more: see rrr targets)" if others else ""))
 
@@ -128,7 +133,7 @@ def check_triton() -> list[Check]:
         return [Check("tritonserver", "fail", "none", f"{error}; or use rrr serve --triton-url")]
     checks = [_check_server(install)]
     if install.stub is not None:
-        checks += [_check_libpython(install), _check_numpy(), _check_stub_folder(Path(tempfile.gettempdir()))]
+        checks += [_check_libpython(install), _check_numpy()]
     return checks
 
 
@@ -161,11 +166,10 @@ def check_disk(artifacts: Path) -> Check:
 def check_temporary_folder() -> Check:
     """Triton's log and backend folder lie in a temporary folder, so one must be writable."""
     try:
-        folder = Path(tempfile.gettempdir())
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        return Check("temporary folder", "fail", error.strerror or str(error), "set TMPDIR to a folder with free space")
+        folder = temporary_folder()
+    except (UsageError, NoSpaceError) as error:
+        found, _, advice = str(error).rpartition(": ")
+        return Check("temporary folder", "fail", found, advice)
     return Check("temporary folder", "ok", f"{_size(shutil.disk_usage(folder).free)} free at {folder}")
 
 
@@ -209,8 +213,9 @@ def _check_server(install: TritonInstall) -> Check:
     version = _TRITON_VERSION.search(output)
     if version is None:
         reason = output.strip().splitlines()[-1:] or ["it said nothing"]
-        advice = "install it anew: pip install --force-reinstall 'rrrnet-serving[triton]', or use NVIDIA's Triton image"
-        return Check("tritonserver", "fail", f"{install.binary} does not start: {reason[0]}", advice)
+        anew = pip_install("--force-reinstall", "--no-deps", "nvidia-pytriton==0.7.0")
+        advice = f"install it anew: {anew}, or use NVIDIA's Triton image"
+        return Check("tritonserver", "fail", f"{install.binary} does not start: {reason[0]}", advice, anew)
     origin = "on the PATH" if install.source == "path" else "from the nvidia-pytriton wheel"
     found = f"{version[1]} {origin} ({install.binary}), backends: {', '.join(sorted(install.backends))}"
     return Check("tritonserver", "ok", found)
@@ -228,17 +233,9 @@ def _check_libpython(install: TritonInstall) -> Check:
 def _check_numpy() -> Check:
     version = machine.package_version("numpy") or "not installed"
     if version.partition(".")[0] != "1":
-        advice = "the wheel's Triton returns empty outputs with it: pip install 'numpy<2'"
-        return Check("numpy", "fail", version, advice)
+        line = pip_install("numpy<2")
+        return Check("numpy", "fail", version, f"the wheel's Triton returns empty outputs with it: {line}", line)
     return Check("numpy", "ok", version)
-
-
-def _check_stub_folder(folder: Path) -> Check:
-    """The wheel's Python-backend stub is run from the temporary folder, which containers like to mount noexec."""
-    if os.statvfs(folder).f_flag & os.ST_NOEXEC:
-        advice = "mount it with exec (docker run --tmpfs /tmp:exec), or set TMPDIR to another folder"
-        return Check("triton stub", "fail", f"programs may not run from {folder}: it is mounted noexec", advice)
-    return Check("triton stub", "ok", f"programs may run from {folder}")
 
 
 def _size(count: float) -> str:

@@ -4,14 +4,17 @@ import json
 import stat
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from rrrnet.errors import ArtifactError, CheckFailedError, UsageError
-from rrrnet.output import console, messages
+from rrrnet.output import Working, next_step, say
+from rrrnet.tables import print_table
 from rrrserve.net.tls import client_trust
 from rrrserve.net.tokens import client_headers
 from rrrserve.process.environment import variables
@@ -48,16 +51,23 @@ def predict(
     headers |= {"X-Request-Timeout-Ms": str(max(1, int(timeout * 1000))), "Content-Type": "application/octet-stream"}
     failures = 0
     rows: list[tuple[str, dict[str, Any]]] = []
+    # Lines of JSON are a sign of life themselves.
+    working = nullcontext(None) if as_json else Working("asking")
     try:
-        with httpx.Client(
-            base_url=url, timeout=timeout + 5.0, trust_env=False, headers=headers, verify=client_trust(ca)
-        ) as client:
-            for name in images:
+        with (
+            working as asking,
+            httpx.Client(
+                base_url=url, timeout=timeout + 5.0, trust_env=False, headers=headers, verify=client_trust(ca)
+            ) as client,
+        ):
+            for number, name in enumerate(images):
+                if asking is not None:
+                    asking.update(f"{number} of {len(images)} images asked", said=False)
                 try:
                     answer = _ask(client, path, query, name)
                 except ArtifactError as error:
                     failures += 1
-                    messages.print(f"rrr: {name}: {error}", markup=False, highlight=False, soft_wrap=True)
+                    say(f"rrr: {name}: {error}")
                 else:
                     if as_json:
                         sys.stdout.write(json.dumps({"file": name, **answer}, ensure_ascii=False) + "\n")
@@ -70,9 +80,13 @@ def predict(
         ) from error
     finally:
         if rows and not as_json:  # also when the connection broke midway
-            console.print(_table(rows, top_k or _SHOWN, members=members))
+            print_table(_table(rows, top_k or _SHOWN, members=members))
     if failures:
         raise CheckFailedError(f"{failures} of {len(images)} images got no answer")
+    if not as_json:
+        given = (("--model", model), ("--token-file", token_file), ("--ca", ca))
+        options = [word for option, value in given if value is not None for word in (option, value)]
+        next_step("rrr", "bench", "--url", url, *options, "--concurrency", "1,8", "--out", "bench.json")
 
 
 def _ask(client: "httpx.Client", path: str, query: dict[str, str], name: str) -> dict[str, Any]:
@@ -112,18 +126,18 @@ def _read(name: str) -> bytes:
 
 
 def _table(rows: list[tuple[str, dict[str, Any]]], shown: int, *, members: bool) -> Table:
-    columns = ["image", "labels", "agreement", "entropy", "ms", *(["members"] if members else [])]
-    table = Table(*columns)
+    more = ["members"] if members else []
+    table = Table(Column("image", no_wrap=True), "labels", "agreement", "entropy", "ms", *more)
     for name, answer in rows:
         cells = [
-            name,
-            ", ".join(_labelled(answer["predictions"][:shown])),
+            escape(name),
+            escape(", ".join(_labelled(answer["predictions"][:shown]))),
             f"{answer['uncertainty']['agreement']:.2f}",
             f"{answer['uncertainty']['entropy']:.2f}",
             f"{answer['timing_ms']['total']:.1f}",
         ]
         if members:
-            cells.append(", ".join(_labelled(answer["members"])))
+            cells.append(escape(", ".join(_labelled(answer["members"]))))
         table.add_row(*cells)
     return table
 

@@ -33,15 +33,15 @@ def reload(
     from rrrserve.versions.running_services import running_services
 
     service = _chosen(running_services(), repository, url, pid)
-    done = _reloaded(service, timeout)
+    with output.Working(f"waiting for {service.url} to switch"):
+        done = _reloaded(service, timeout)
     if as_json:
         output.print_json(vars(done))
     if done.outcome == "refused":
         raise CheckFailedError(f"the reload was refused: {done.message}")
     if not as_json:
-        output.console.print(
-            f"{done.outcome}: {done.message} ({done.seconds:.1f} s)", markup=False, highlight=False, soft_wrap=True
-        )
+        output.print_line(f"{done.outcome}: {done.message} ({done.seconds:.1f} s)")
+        output.next_step("curl", f"{service.url}/v1/models")
 
 
 def _chosen(

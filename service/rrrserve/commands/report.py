@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from rrrnet import output
 from rrrnet.errors import UsageError
@@ -44,6 +43,7 @@ def report(
     from rrrserve.report.claims import claims_section
     from rrrserve.report.inputs import read_bench, read_verdicts
     from rrrserve.report.sources import find_sources
+    from rrrserve.report.training import training_section
     from rrrserve.report.write import to_html, to_markdown
 
     if out is None and markdown is None and not as_json:
@@ -64,7 +64,7 @@ def report(
         "kind": "rrr-report",
         "name": sources.name,
         "model": collect.model_section(sources),
-        "training": collect.training_section(sources.checkpoint),
+        "training": training_section(sources.checkpoint),
         "accuracy": collect.accuracy_section(sources.checkpoint, found, origin),
         "calibration": collect.calibration_section(sources, found),
         "calibration_source": origin,
@@ -86,9 +86,13 @@ def report(
     for file, write in ((out, to_html), (markdown, to_markdown)):
         if file is not None:
             write_atomically(file, write(document).encode())
-            output.messages.print(f"written: {escape(str(file))}", highlight=False, soft_wrap=True)
+            output.say(f"written: {file}")
     if as_json:
         output.print_json(document)
+    elif out is not None:
+        output.next_step("python3", "-m", "webbrowser", out.absolute().as_uri())
+    else:
+        output.next_step("less", markdown)
 
 
 def _predictions(

@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from rrrnet import output
+from rrrnet import output, tables
 from rrrnet.errors import IncompatibleError, UsageError
 from rrrserve.config.service_config import DEFAULT_REPOSITORY
 
@@ -53,31 +53,34 @@ def repository(
     from rrrbuild.best_engine import engines_below, pick_engine
     from rrrbuild.repository import write_repository
     from rrrbuild.serving_check import obstacles
+    from rrrserve.versions.running_services import take_up
 
     if threads is not None and threads < 1:
         raise UsageError(f"--threads is {threads}: allowed is 1 or more")
     picked = {folder: pick_engine(folder) for folder in engines if engines_below(folder)}
     for choice in picked.values():
-        _tell(f"{choice.folder}: {choice.why}")
-    written = write_repository(
-        [picked[folder].engine if folder in picked else folder for folder in engines],
-        out,
-        backends=_backends(backends),
-        names=name or (),
-        threads=threads,
-        split_as=split_as,
-        report=_tell,
-    )
+        output.say(f"{choice.folder}: {choice.why}")
+    with output.Working(escape(f"writing {out}")):
+        written = write_repository(
+            [picked[folder].engine if folder in picked else folder for folder in engines],
+            out,
+            backends=_backends(backends),
+            names=name or (),
+            threads=threads,
+            split_as=split_as,
+            report=output.say,
+        )
     found = obstacles(written)
     if as_json:
         models = [model.to_json() | {"obstacle": found.get(model.name)} for model in written.models]
         chosen = [choice.to_json() for choice in picked.values()]
         output.print_json({"path": str(written.path), "models": models, "chosen": chosen})
     else:
-        output.console.print(_table(written))
+        tables.print_table(_table(written))
+        output.next_step(*(("rrr", "targets") if found else take_up(out)))
     for model_name, obstacle in found.items():
         line = f"{model_name} cannot run here: {obstacle}"
-        (output.messages if as_json else output.console).print(escape(line), highlight=False, soft_wrap=True)
+        output.print_line(line, to=output.messages if as_json else output.console)
 
 
 def _table(written: "Repository") -> Table:
@@ -85,7 +88,7 @@ def _table(written: "Repository") -> Table:
     table = Table("model", "target", "backend", "members", "largest batch", title=escape(str(written.path)))
     for model in written.models:
         backend = f"{model.backend}, {len(model.steps)} steps" if model.steps else model.backend
-        table.add_row(model.name, model.target, backend, str(model.members), str(model.max_batch_size))
+        table.add_row(escape(model.name), model.target, backend, str(model.members), str(model.max_batch_size))
     return table
 
 
@@ -98,7 +101,7 @@ def _backends(given: str | None) -> frozenset[str]:
     try:
         return find_tritonserver().backends
     except IncompatibleError as error:
-        _tell(f"{error}. Writing for the Python backend.")
+        output.say(f"{error}. Writing for the Python backend.")
         return frozenset({"python"})
 
 
@@ -112,7 +115,3 @@ def _checked(given: str) -> frozenset[str]:
     if not names <= known:
         raise UsageError(f"--backends is {given!r}: allowed are {', '.join(sorted(known))}, with commas between them")
     return names
-
-
-def _tell(message: str) -> None:
-    output.messages.print(escape(message), highlight=False, soft_wrap=True)

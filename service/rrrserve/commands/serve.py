@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Column, Table
+from rich.table import Table
 
-from rrrnet.output import messages
+from rrrnet import tables
+from rrrnet.output import LINE_EVERY_SECONDS, messages, next_step, say
 from rrrserve.process import logs
 from rrrserve.process.restarts import DEFAULT_RESTARTS
 
@@ -96,6 +97,7 @@ def serve(
     from rrrserve.net.tokens import digests_of, tokens_of
     from rrrserve.process.environment import variables
     from rrrserve.process.hardening import harden
+    from rrrserve.process.scratch import temporary_folder
     from rrrserve.supervise.front_door import failures_in_log, warn_of_what_is_open
 
     harden()
@@ -117,12 +119,13 @@ def serve(
             log_format=log_format,
             access_log=access_log,
         )
+        temporary_folder()
         with listen(host, port) as listener:
             warn_of_what_is_open(host, config, token_file)
-            _serve(config, listener)
+            _serve(config, listener, token_file)
 
 
-def _serve(config: "ServiceConfig", listener: socket.socket) -> None:
+def _serve(config: "ServiceConfig", listener: socket.socket, token_file: Path | None) -> None:
     from rrrbuild.repository_document import Repository, read_repository
     from rrrserve.stamps.travelling import served_claims
     from rrrserve.supervise.supervisor import Supervisor
@@ -132,19 +135,24 @@ def _serve(config: "ServiceConfig", listener: socket.socket) -> None:
     chosen = default_model(repository, config.default_model)
     own, workers = "" if config.triton_url else "Triton and ", config.workers
     in_json = config.log_format == "json"
-    say: Callable[[str], None] = logs.tell if in_json else messages.print
-    say(f"starting {own}{workers} HTTP worker{'s' * (workers > 1)} for {config.repository}")
+    told: Callable[[str], None] = logs.tell if in_json else say
+    told(f"starting {own}{workers} HTTP worker{'s' * (workers > 1)} for {config.repository}")
 
     async def main() -> None:
         supervisor = Supervisor(repository, listener, config)
+        waiting = asyncio.create_task(_say_that_it_starts(told))
 
         def announce() -> None:
+            waiting.cancel()
             if in_json:
                 logs.tell("ready", url=supervisor.url, models=[model.name for model in repository.models])
             else:
                 _announce(supervisor.url, repository, chosen.name, _triton_line(supervisor))
 
-        await supervisor.run(announce)
+        try:
+            await supervisor.run(announce)
+        finally:
+            waiting.cancel()
 
     def _triton_line(supervisor: Supervisor) -> str:
         if supervisor.triton is None:
@@ -152,17 +160,36 @@ def _serve(config: "ServiceConfig", listener: socket.socket) -> None:
         return f"Triton at {supervisor.triton.url}, its metrics at {supervisor.triton.metrics_url}"
 
     def _announce(url: str, repository: Repository, default_name: str, triton: str) -> None:
-        table = Table("model", "target", "backend", "members", "image", Column("route", overflow="fold"))
+        table = Table("model", "target", "backend", "members", "image", "route")
         for model in repository.models:
             route = "/v1/predict" if model.name == default_name else f"/v1/models/{model.name}/predict"
             size = f"{model.image_size} x {model.image_size}"
-            table.add_row(model.name, model.target, model.backend, str(model.members), size, route)
-        messages.print(table)
+            table.add_row(escape(model.name), model.target, model.backend, str(model.members), size, route)
+        tables.print_table(table, to=messages)
         for model in repository.models:
             for claim in served_claims(repository, model):
-                messages.print(f"{model.name}: {escape(claim.line())}", highlight=False, soft_wrap=True)
-        messages.print(triton)
-        messages.print(f"ready: {url}    try: curl -T IMAGE {url}/v1/predict    stop: Ctrl-C", soft_wrap=True)
+                say(f"{model.name}: {claim.line()}")
+        say(triton)
+        say(f"ready: {url}    stop: Ctrl-C")
+        next_step(*_asking(url, config, token_file), to=messages)
 
     asyncio.run(main())
-    say("stopped")
+    told("stopped")
+
+
+def _asking(url: str, config: "ServiceConfig", token_file: Path | None) -> list[object]:
+    """Words of the command that asks it: curl, or rrr predict, which keeps a token out of the list of processes."""
+    certificate = [] if config.tls is None else [config.tls.certificate]
+    if config.token_digests:
+        token = [] if token_file is None else ["--token-file", token_file]
+        return ["rrr", "predict", "IMAGE", "--url", url, *token, *(["--ca", *certificate] if certificate else [])]
+    return ["curl", *(["--cacert", *certificate] if certificate else []), "-T", "IMAGE", f"{url}/v1/predict"]
+
+
+async def _say_that_it_starts(told: Callable[[str], None]) -> None:
+    """A line every 30 s, until cancelled: large models take minutes to load."""
+    seconds = 0.0
+    while True:
+        await asyncio.sleep(LINE_EVERY_SECONDS)
+        seconds += LINE_EVERY_SECONDS
+        told(f"starting ... {seconds:.0f} s")

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from rrrnet import output, sealed
+from rrrnet import output, sealed, tables
 from rrrnet.errors import CheckFailedError, ImageError, UsageError
 from rrrserve.config.service_config import DEFAULT_REPOSITORY
 from rrrserve.process.cores import available_cores
@@ -53,6 +53,7 @@ def tune(
     from rrrserve.tune.choose import choose
     from rrrserve.tune.measure import TunePlan, apply, measure
     from rrrserve.versions.catalogue import default_model
+    from rrrserve.versions.running_services import take_up
 
     levels = _levels(concurrency)
     if not all(math.isfinite(value) for value in (seconds, p99_ms or 1.0)):
@@ -66,7 +67,7 @@ def tune(
     plan = TunePlan(levels, rounds, seconds, body)
     _until_interrupted()
     estimate_seconds = rounds * len(tried) * (_START_SECONDS + 1.25 * seconds * len(levels))
-    output.messages.print(f"{len(tried)} candidates, {rounds} rounds: about {estimate_seconds:.0f} s")
+    output.say(f"{len(tried)} candidates, {rounds} rounds: about {estimate_seconds:.0f} s")
     with output.progress_bar() as bar:
         task = bar.add_task("measuring", total=rounds * len(tried), completed=-1, text="")
         try:
@@ -76,7 +77,7 @@ def tune(
                 )
             )
         except asyncio.CancelledError:
-            output.messages.print(f"stopped; {escape(str(repository))} is as it was", soft_wrap=True)
+            output.say(f"stopped; {repository} is as it was")
             raise typer.Exit(130) from None
         bar.update(task, completed=rounds * len(tried), text="")
     _until_interrupted()
@@ -100,6 +101,8 @@ def tune(
     }
     apply(read, tuned, chosen.candidate, seal, document)
     _show(chosen, tuned, present, figures, failed, as_json=as_json, document=document)
+    if not as_json:
+        output.next_step(*take_up(repository))
 
 
 def _until_interrupted() -> None:
@@ -174,13 +177,13 @@ def _show(
         output.print_json(document or {"model": model.name, "chosen": None, "figures": [f.to_json() for f in figures]})
         return
     numbers = ("at once", "p50 (ms)", "p99 (ms)", "answers/s")
-    table = Table("", Column("candidate", no_wrap=True), *numbers, title=escape(model.name))
+    table = Table(Column("candidate", no_wrap=True), *numbers, "", title=escape(model.name))
     for row in figures:
         mark = "chosen" if row is chosen else "now" if row.candidate == present else ""
         cells = (f"{row.p50_ms:.2f}", f"{row.p99_ms:.2f}", f"{row.throughput:.1f}")
-        table.add_row(mark, str(row.candidate), str(row.concurrency), *cells)
-    output.console.print(table)
+        table.add_row(str(row.candidate), str(row.concurrency), *cells, mark)
+    tables.print_table(table)
     for candidate, reason in failed.items():
-        output.messages.print(escape(f"left out: {candidate}: {reason}"), soft_wrap=True)
+        output.say(f"left out: {candidate}: {reason}")
     if chosen is not None:
-        output.console.print(f"written: {chosen.candidate}")
+        output.print_line(f"written: {chosen.candidate}")

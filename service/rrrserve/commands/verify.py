@@ -2,15 +2,15 @@
 
 import asyncio
 import math
+import sys
 from collections import Counter
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from rrrnet import output
+from rrrnet import output, tables
 from rrrnet.errors import ArtifactError, CheckFailedError, UsageError
 from rrrnet.files import check_writable, write_atomically
 from rrrserve.config.service_config import DEFAULT_REPOSITORY
@@ -117,12 +117,25 @@ def verify(
     if as_json:
         output.print_json(document)
     else:
-        output.console.print(formats.table(document))
+        tables.print_table(formats.table(document))
+        for line in formats.reasons(document):
+            output.print_line(line)
     if stamp:
         check_measured(document, read_repository(repository))
         for path in write_stamps(document, repository):
-            output.messages.print(f"stamped: {escape(str(path))}", highlight=False, soft_wrap=True)
+            output.say(f"stamped: {path}")
+    if not as_json:
+        output.next_step(*_next(document, source, out))
     _end(document, allow_undecided=allow_undecided)
+
+
+def _next(document: dict[str, Any], source: "Source", out: Path | None) -> list[object]:
+    """Words of the command that decides what is undecided, by more seconds of evidence, or shows all about a model."""
+    found = {verdict["verdict"] for verdict in document["verdicts"]}
+    if "undecided" in found and "fail" not in found and source.scrape:
+        return ["rrr", *sys.argv[1:], "--seconds", f"{min(4 * source.seconds, 86400):g}"]
+    model = next((name for verdict in document["verdicts"] for name in verdict["models"]), source.repository)
+    return ["rrr", "report", model, *([] if out is None else ["--verdicts", out]), "--out", "report.html"]
 
 
 def _judged(claims: "Claims", source: "Source") -> dict[str, Any]:
@@ -142,7 +155,7 @@ def _run(work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
     try:
         return asyncio.run(unless_interrupted(work))
     except asyncio.CancelledError:
-        output.messages.print("stopped: no claim was judged")
+        output.say("stopped: no claim was judged")
         raise typer.Exit(130) from None
 
 

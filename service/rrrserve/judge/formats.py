@@ -6,7 +6,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from rrrserve.judge.verdicts import FAIL, PASS, UNDECIDED, figure
 
@@ -21,21 +21,26 @@ def counts_text(verdicts: Sequence[dict[str, Any]]) -> str:
 
 
 def table(document: dict[str, Any]) -> Table:
-    """A table for a terminal."""
-    found = Table("verdict", "claim", "measured", "why", title=counts_text(document["verdicts"]), show_lines=True)
+    """A table for a terminal; `reasons` says the rest."""
+    found = Table("verdict", "claim", Column("measured", no_wrap=True), title=counts_text(document["verdicts"]))
     for verdict in document["verdicts"]:
         color = _COLORS[verdict["verdict"]]
         measured, interval = _numbers(verdict)
-        # What holds needs no explanation: the figure stands beside the claim. One source fewer than asked for does.
-        alone = "scrapes_alone" in verdict["evidence"]
-        why = "" if verdict["verdict"] == PASS and not alone else f"[{color}]{verdict['reason']}[/{color}]: "
         found.add_row(
             f"[{color}]{verdict['verdict']}[/{color}]",
             f"[bold]{escape(verdict['name'])}[/bold]\n{escape(verdict['sentence'])}",
             f"{measured}\n({interval})" if measured else "",
-            why and why + escape(verdict["explanation"]),
         )
     return found
+
+
+def reasons(document: dict[str, Any]) -> list[str]:
+    """A line for each claim that does not hold, or holds on one source fewer than was asked for: why."""
+    return [
+        f"{verdict['name']}: {verdict['reason']}: {verdict['explanation']}"
+        for verdict in document["verdicts"]
+        if verdict["verdict"] != PASS or "scrapes_alone" in verdict["evidence"]
+    ]
 
 
 def markdown(document: dict[str, Any]) -> str:

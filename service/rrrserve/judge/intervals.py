@@ -1,4 +1,4 @@
-"""Confidence intervals of means, percentiles, rates and their ratios from blocks of time (docs/claims.md, Statistics).
+"""Confidence intervals of means, percentiles, rates and their ratios from blocks of time (docs/internals/claims.md).
 
 Blocks of one model follow each other, so their noise is autocorrelated; blocks of two models lie side by side, so what
 the machine does meets both. Every estimate is a smooth function of sums over blocks, on the logarithmic scale:

@@ -43,7 +43,7 @@ async def verify(claims: Claims, source: Source, report: Callable[[float, str], 
         report: told the seconds that have passed, and how many verdicts there are.
 
     Returns:
-        The document that docs/claims.md describes.
+        The document that docs/internals/formats.md describes.
 
     Raises:
         ArtifactError: a damaged repository, engine or bench result.

@@ -35,7 +35,7 @@ class Verdict:
     queries: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """As docs/claims.md describes it."""
+        """As docs/internals/formats.md describes it."""
         interval = self.interval
         return {
             "name": self.claim.name,

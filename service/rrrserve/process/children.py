@@ -7,6 +7,7 @@ import signal
 import sys
 import weakref
 from collections.abc import Mapping
+from pathlib import Path
 
 from rrrserve.process import die_with_parent
 
@@ -18,6 +19,7 @@ async def spawn(
     output: int,
     fds: tuple[int, ...] = (),
     nice: int = 0,
+    folder: Path | None = None,
 ) -> asyncio.subprocess.Process:
     """Start `command` in its own process group; the kernel kills the group when this process dies.
 
@@ -29,6 +31,7 @@ async def spawn(
         output: file descriptor for its standard output and error.
         fds: further descriptors that it inherits.
         nice: by how much its priority is lower than ours.
+        folder: its working directory, if it is not ours.
     """
     reading, writing = os.pipe()
     try:
@@ -41,6 +44,7 @@ async def spawn(
             stdout=output,
             stderr=output,
             env=environment,
+            cwd=folder,
             pass_fds=(*fds, reading),
         )
     except BaseException:

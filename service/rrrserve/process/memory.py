@@ -10,7 +10,8 @@ _CGROUP_FILES = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
 )
-# Upper bounds of what was measured (docs/tuning.md). A runtime keeps weights as read and once more as it wants them.
+# Upper bounds of what was measured (docs/internals/tuning.md). A runtime keeps weights as read, and once more as it
+# wants them.
 _PROCESS_BYTES = 100 * 2**20
 _COPIES_OF_FILES = 3
 _ACTIVATION_BYTES_PER_PIXEL = 256

@@ -10,6 +10,7 @@ import fcntl
 import os
 import re
 import secrets
+import shlex
 import shutil
 import stat
 import tempfile
@@ -17,6 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+
+from rrrnet.errors import FULL_DISK, NoSpaceError, UsageError
+from rrrserve.process.environment import variables
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  the kernel's own place for POSIX shared memory
 _PREFIX = "rrr-serve"
@@ -70,6 +74,39 @@ def prefix(pid: int) -> str:
 def places() -> tuple[Path, Path]:
     """Where private folders and shared memory lie."""
     return Path(tempfile.gettempdir()), SHARED_MEMORY
+
+
+def temporary_folder() -> Path:
+    """Where private folders are made, once a file can be written there.
+
+    Python passes over a TMPDIR that it cannot use, without a word: what was meant for a large disk would fill /tmp.
+
+    Raises:
+        UsageError: TMPDIR names what cannot be used, or there is no such folder at all.
+        NoSpaceError: it is full.
+    """
+    given = variables().get("TMPDIR", "")
+    try:
+        folder = Path(given or tempfile.gettempdir())
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        if not given and isinstance(error, FileNotFoundError):  # Python's message lists where it looked
+            raise UsageError(
+                f"no folder takes temporary files: {error.strerror}; set TMPDIR to one of yours"
+            ) from error
+        place = f"TMPDIR is {given}" if given else f"the temporary folder is {folder}"
+        if error.errno in FULL_DISK:
+            raise NoSpaceError(f"{place}, which is full: free some space, or set TMPDIR to another folder") from error
+        raise UsageError(f"{place}, {_why_not(folder, error)}; another will do, e.g. export TMPDIR=/var/tmp") from error
+
+
+def _why_not(folder: Path, error: OSError) -> str:
+    if not folder.exists():
+        return f"which does not exist: mkdir -p {shlex.quote(str(folder))}"
+    if not folder.is_dir():
+        return "which is no folder: Triton's files and logs are put there"
+    return f"where nothing can be written ({error.strerror}): chmod u+rwx {shlex.quote(str(folder))}"
 
 
 def own_folders(place: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """What a report says, as one JSON-ready document. What is missing is listed with the command that makes it."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -18,6 +19,8 @@ from rrrserve.bench.result_file import BenchResult
 from rrrserve.report.calibration import Floats, Labels, calibration
 from rrrserve.report.mistakes import mistakes
 from rrrserve.report.sources import Sources
+from rrrserve.report.training import resuming
+from rrrserve.report.verification import verified_elsewhere
 from rrrserve.stamps.environment import describe
 
 METHODS = {
@@ -59,25 +62,6 @@ def _shape(sources: Sources) -> Checkpoint | Manifest:
     return sources.checkpoint or sources.engines[0]
 
 
-def training_section(checkpoint: Checkpoint | None) -> dict[str, Any] | None:
-    """Data, recipe and origin of the weights."""
-    if checkpoint is None:
-        return None
-    training = checkpoint.training
-    known = (
-        *("split", "recipe", "epochs", "epochs_done", "chosen", "balance", "selection"),
-        *("seed", "frozen", "weights", "device", "versions"),
-    )
-    data = training.get("data")
-    return {
-        "path": shown(checkpoint.path),
-        "sha256": sealed.sha256_of(checkpoint.path / DOCUMENT),
-        "command": checkpoint.command,
-        "data": None if data is None else {key: value for key, value in data.items() if key != "path"},
-        **{key: training.get(key) for key in known},
-    }
-
-
 def accuracy_section(
     checkpoint: Checkpoint | None, predictions: tuple[Floats, Labels] | None, source: str
 ) -> list[dict[str, Any]]:
@@ -115,6 +99,7 @@ def engine_section(engine: Manifest, sources: Sources) -> dict[str, Any]:
         "batch": asdict(engine.batch),
         "size_bytes": engine.engine_bytes,
         "files": {name: entry["sha256"] for name, entry in engine.files.items()},
+        "verified_elsewhere": verified_elsewhere(engine),
         "fastest": _fastest(engine),
         "runs_here": obstacle is None,
         "obstacle": obstacle,
@@ -180,25 +165,29 @@ def missing_section(document: Mapping[str, Any], damaged: Sequence[str]) -> list
     """What the report lacks: the section, a sentence, and the command that mends it."""
     name = document["name"]
     engines, trained = document["engines"], document["training"]
-    subject = trained["path"] if trained else engines[0]["path"]
+    subject = shlex.quote(trained["path"] if trained else engines[0]["path"])
     rows = [("damage", "Left out because it is damaged: " + reason, "") for reason in damaged]
     if trained is None:
         rows.append(
             ("model", "No checkpoint was found: training data, recipe and seed are not known.", "--checkpoint DIR")
         )
+    elif trained["complete"] is False:
+        how = trained["ended"] or "it was stopped"
+        what = f"The training is not complete: {how}. All figures are of the network as it was then."
+        rows.append(("model", what, resuming(trained["command"])))
     if not document["accuracy"]:
         rows.append(("accuracy", "No accuracy is known.", f"rrr evaluate {subject} --data DIR"))
     if document["calibration"] is None:
-        command = f"rrr evaluate {subject} --predictions FILE.npz; rrr report ... --predictions FILE.npz"
+        command = f"rrr evaluate {subject} --predictions FILE.npz; rrr report {subject} --predictions FILE.npz ..."
         rows.append(("calibration", "No predictions were given.", command))
     if not engines:
-        build = f"rrr build {subject} --target TARGET"
-        rows.append(("engines", "No engine was found.", build))
-    rows += [
-        ("engines", f"{engine['target']} was not verified: {engine['unverified_reason']}", engine["command"])
-        for engine in engines
-        if not engine["verified"]
-    ]
+        rows.append(("engines", "No engine was found.", f"rrr build {subject}"))
+    for engine in engines:
+        target, command = engine["target"], engine["command"]
+        if not engine["verified"]:
+            rows.append(("engines", f"{target} was not verified: {engine['unverified_reason']}", command))
+        elif elsewhere := engine["verified_elsewhere"]:
+            rows.append(("engines", f"{target} was not verified on this machine: {elsewhere}", command))
     if not document["bench"]:
         rows.append(
             ("latency", "No bench result was given.", "rrr bench --out FILE.json; rrr report ... --bench FILE.json")

@@ -27,6 +27,7 @@ class Figure:
         svg: the drawing.
         caption: how to read it.
         legend: (CSS class of the mark, its name).
+        wide: it takes the page's whole width, and on a narrow page it scrolls rather than shrinks.
     """
 
     key: str
@@ -34,6 +35,7 @@ class Figure:
     svg: Markup
     caption: str = ""
     legend: Sequence[tuple[str, str]] = field(default=())
+    wide: bool = False
 
 
 def figures_of(document: Mapping[str, Any]) -> dict[str, list[Figure]]:
@@ -89,30 +91,38 @@ def confusion(found: Mapping[str, Any]) -> Figure:
     counts, names = found["matrix"]["counts"], [_short(name) for name in found["matrix"]["labels"]]
     pairs = [f"{row['label']} taken for {row['predicted']} {row['count']} times" for row in found["confusions"]]
     told = "; ".join([f"Mean recall {100 * found['balanced_accuracy']:.1f} %", *pairs])
+    images = {row["label"]: row["images"] for row in found["per_class"]}
+    of_rows = [images[label] for label in found["matrix"]["labels"]]
     size, small = len(names), len(names) <= _WRITTEN_OUT
-    with picture(WIDTH, max(240, min(440, 40 * size + 80)), told) as drawn:
+    width, height = (WIDTH, max(240, 40 * size + 80)) if small else (640, 18 * size + 140)
+    with picture(width, min(width, height), told) as drawn:
         axis = drawn.canvas.subplots()
-        for row, cells in enumerate(counts):
+        for row, (cells, of_row) in enumerate(zip(counts, of_rows, strict=True)):
             for column, count in enumerate(cells):
                 if not count:
                     continue
-                color, share = COLORS[0 if row == column else 1], count / sum(cells)
+                color, share = COLORS[0 if row == column else 1], count / of_row
                 square = Rectangle((column - 0.48, row - 0.48), 0.96, 0.96, color=color, alpha=0.15 + 0.85 * share)
                 axis.add_patch(square)
                 if small:
                     axis.text(column, row, str(count), ha="center", va="center", fontsize=11)
         axis.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), xlabel="answered", ylabel="is")
-        fontsize = 11 if small else 7
+        fontsize = 11 if small else 9
         axis.set_xticks(range(size), names, rotation=90, fontsize=fontsize)
         axis.set_yticks(range(size), names, fontsize=fontsize)
         axis.grid(visible=False)
     of = "" if size == len(found["per_class"]) else f" The {size} of {len(found['per_class'])} classes missed most."
     caption = f"A row for each class: where its images went.{of}"
-    return Figure("confusion", "What is taken for what", drawn.svg, caption, (("f0", "right"), ("f1", "wrong")))
+    legend = (("f0", "right"), ("f1", "wrong"))
+    return Figure("confusion", "What is taken for what", drawn.svg, caption, legend, wide=not small)
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}\N{HORIZONTAL ELLIPSIS}"
+    """A name without its middle where it is long: names of one kind mostly differ at their end."""
+    if len(name) <= _LONGEST_NAME:
+        return name
+    kept = (_LONGEST_NAME - 1) // 2
+    return f"{name[: _LONGEST_NAME - 1 - kept]}\N{HORIZONTAL ELLIPSIS}{name[-kept:]}"
 
 
 def reliability(bins: Sequence[Mapping[str, Any]], ece: float) -> Figure:
@@ -183,7 +193,7 @@ def errors(engines: Sequence[Mapping[str, Any]]) -> Figure | None:
             axis.lines[-1].set_color(COLORS[0])
             axis.vlines(found["tolerance"]["max_abs_error"], row - 0.3, row + 0.3, color=INK, linewidth=2)
         axis.set_xscale("log")
-        plain_log(axis.xaxis)
+        plain_log(axis.xaxis, fine_below=30)  # numbers beside each other need more room than above each other
         axis.set_xlabel("difference of a probability (log)")
         _named_rows(axis, list(rows))
     return Figure(

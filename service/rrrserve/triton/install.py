@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rrrnet.errors import IncompatibleError
+from rrrnet.installing import install_line
 from rrrserve.process.environment import variables
 
 NATIVE_BACKENDS = Path("/opt/tritonserver/backends")
@@ -63,7 +64,7 @@ def find_tritonserver() -> TritonInstall:
             return TritonInstall(root / "bin" / "tritonserver", root / "backends", stub, libraries, "wheel")
     raise IncompatibleError(
         "no tritonserver was found, neither on the PATH (with /opt/tritonserver/backends) nor in the nvidia-pytriton "
-        "wheel: pip install 'rrrnet-serving[triton]' under Python 3.11, the only one with that wheel, or run this in "
+        f"wheel: {install_line('triton')} under Python 3.11, the only one with that wheel, or run this in "
         "NVIDIA's Triton image"
     )
 
@@ -88,7 +89,8 @@ def lay_out(install: TritonInstall, folder: Path) -> Path:
     """A backend directory that tritonserver can use.
 
     The wheel keeps the Python backend and its stubs apart, and the stub must lie beside the backend: so the backend is
-    linked and the stub copied below `folder`. An installation that is complete is used where it is.
+    linked, and the stub too, below `folder`: so no program lies there, and it may be mounted noexec. An installation
+    that is complete is used where it is.
     """
     if install.stub is None:
         return install.backend_directory
@@ -97,7 +99,7 @@ def lay_out(install: TritonInstall, folder: Path) -> Path:
         (target / backend.name).mkdir(parents=True)
         for path in backend.iterdir():
             (target / backend.name / path.name).symlink_to(path)
-    shutil.copy2(install.stub, target / "python" / install.stub.name)
+    (target / "python" / install.stub.name).symlink_to(install.stub)
     return target
 
 

@@ -24,6 +24,9 @@ EXIT_TIMEOUT_SECONDS = 10
 _NICE = 5
 _PATIENCE_SECONDS = EXIT_TIMEOUT_SECONDS + 5
 _LOG = "triton.log"
+# It runs in its private folder and is given paths from there: the Python backend writes them into a command for bash
+# without quotes, so that a space in TMPDIR, or in a repository's path, would be the end of a word.
+_REPOSITORY = "models-served"
 _LOG_TAIL_LINES = 30
 # How Triton's log tells that a model did not load: the model's name, and the first line of the reason.
 _NOT_LOADED = re.compile(
@@ -81,17 +84,20 @@ class TritonServer:
         """Start the child. It loads its models in the background: readiness is for the caller to find out."""
         self._folder = PrivateFolder()
         folder = self._folder.path
+        (folder / _REPOSITORY).symlink_to(self._repository)
         backends = lay_out(self._install, folder)
         environment = child_environment(self._install, folder, threads=available_cores())
         with (folder / _LOG).open("wb") as log:
             command = self._command(folder, backends)
-            self._process = await children.spawn(command, environment=environment, output=log.fileno(), nice=_NICE)
+            self._process = await children.spawn(
+                command, environment=environment, output=log.fileno(), nice=_NICE, folder=folder
+            )
 
     def _command(self, folder: Path, backends: Path) -> list[str]:
         return [
             str(self._install.binary),
-            f"--model-repository={self._repository}",
-            f"--backend-directory={backends}",
+            f"--model-repository={_REPOSITORY}",
+            f"--backend-directory={backends.relative_to(folder) if backends.is_relative_to(folder) else backends}",
             f"--backend-config=python,shm-region-prefix-name={folder.name}",
             "--model-control-mode=none",
             "--disable-auto-complete-config",
@@ -146,7 +152,8 @@ class TritonServer:
 
     def _log(self) -> str:
         log = self._folder.path / _LOG if self._folder is not None else None
-        return log.read_text(errors="replace") if log is not None and log.exists() else ""
+        text = log.read_text(errors="replace") if log is not None and log.exists() else ""
+        return text.replace(_REPOSITORY, str(self._repository))
 
     async def stop(self, *, at_once: bool = False) -> None:
         """End the child; nothing of it is left, neither process, shared memory nor file.

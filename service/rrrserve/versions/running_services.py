@@ -57,6 +57,12 @@ class Reload:
     seconds: float = 0.0
 
 
+def take_up(repository: Path) -> tuple[object, ...]:
+    """Words of the command by which a repository is served: `rrr reload` where a service has it already."""
+    served = any(service.repository == str(repository.absolute()) for service in running_services())
+    return "rrr", "reload" if served else "serve", repository
+
+
 def announce(folder: Path, url: str, repository: Path) -> None:
     """Tell that this process serves, and is ready."""
     pid = os.getpid()

@@ -47,25 +47,29 @@ _IGNORED = {
         "description": "names of query parameters and of text fields that nothing here knows",
     }
 }
+TRITON_METRICS = "/metrics/triton"
 _PAGES = {
     "/v1/models": ("The models, their labels and their claims", "application/json"),
     "/livez": ("200 while the process answers", "application/json"),
     "/readyz": ("200 when every model has answered a real inference within the last second", "application/json"),
     "/metrics": ("Prometheus metrics of the service", "text/plain"),
-    "/metrics/triton": ("Prometheus metrics of Triton", "text/plain"),
+    TRITON_METRICS: ("Prometheus metrics of Triton", "text/plain"),
     "/schema.json": ("What BentoML's clients read", "application/json"),
     "/docs.json": ("This document", "application/json"),
     "/docs": ("This document as a page", "text/html"),
 }
 
 
-def document(settings: ServiceConfig, models: Sequence[str], *, needs_token: bool) -> dict[str, Any]:
+def document(
+    settings: ServiceConfig, models: Sequence[str], *, needs_token: bool, has_triton_metrics: bool
+) -> dict[str, Any]:
     """The OpenAPI document.
 
     Args:
         settings: hold the limits that it names.
         models: the names of the repository's models.
         needs_token: whether requests must carry a bearer token.
+        has_triton_metrics: whether the address of Triton's metrics is known; else there is no page of them.
     """
     paths: dict[str, Any] = {}
     for base in ("/v1", "/v1/models/{name}", ""):
@@ -74,7 +78,8 @@ def document(settings: ServiceConfig, models: Sequence[str], *, needs_token: boo
             operation = _operation(settings, batch=batch, names=models if "{name}" in base else ())
             # `curl -T` sends PUT; it means the same.
             paths[path] = {"post": operation, "put": operation}
-    for path, (summary, content_type) in _PAGES.items():
+    pages = {path: page for path, page in _PAGES.items() if has_triton_metrics or path != TRITON_METRICS}
+    for path, (summary, content_type) in pages.items():
         schema = {"type": "object" if "json" in content_type else "string"}
         content = {content_type: {"schema": _reference(Models) if path == "/v1/models" else schema}}
         paths[path] = {"get": {"summary": summary, "responses": {"200": {"description": summary, "content": content}}}}
