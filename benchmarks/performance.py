@@ -39,6 +39,7 @@ PARTS: dict[str, tuple[Callable[[Document], dict[str, str]], Callable[[Document]
             ("performance_scaling.png", ("members", "batch"), charts.draw_scaling),
         ],
     ),
+    "targets": (engine_tables, bars, []),
     "service": (service_tables, service_bars, [("performance_load.png", ("concurrency",), charts.draw_load)]),
     "peers": (_peers_tables, peers_bars, [("performance_peers.png", ("peers",), charts.draw_peers)]),
 }

@@ -91,7 +91,7 @@ def test_pip_is_called_pip_only_where_that_is_this_environments(
 _WITHOUT_EXTRAS = """
 import sys
 from pathlib import Path
-for name in ("torch", "matplotlib", "onnx", "grpc", "tritonclient", "pydantic", "scipy", "ruamel", "bentoml", "uvicorn",
+for name in ("torch", "matplotlib", "onnx", "grpc", "tritonclient", "scipy", "ruamel", "bentoml", "uvicorn",
              "starlette", "prometheus_client", "hdrh", "jinja2", "google", "kornia", "onnxruntime", "openvino"):
     sys.modules[name] = None
 from rrrserve.cli import run
@@ -102,11 +102,8 @@ for line in sys.stdin.read().splitlines():
 _COMMANDS = {
     "data glyphs {folder}/letters": "train",
     "train --data {folder} --out {folder}/out --weights none": "train",
-    "evaluate {folder}": "train",
     "repository {folder}": "build",
     "serve {folder}": "serve",
-    "reload": "serve",
-    "tune --repository {folder}": "serve",
     "bench --url http://127.0.0.1:9": "bench",
     "claims init {folder}": "bench",
     "verify --claims {folder}": "bench",
@@ -120,7 +117,7 @@ def test_every_command_without_its_extra_ends_in_one_line_with_the_line_that_ins
         input="\n".join(_COMMANDS),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
     )
     said = ran.stderr.splitlines()
     assert (ran.stdout.split(), len(said)) == (["4"] * len(_COMMANDS), len(_COMMANDS)), ran.stderr

@@ -106,7 +106,7 @@ def _why_not(folder: Path, error: OSError) -> str:
         return f"which does not exist: mkdir -p {shlex.quote(str(folder))}"
     if not folder.is_dir():
         return "which is no folder: Triton's files and logs are put there"
-    return f"where nothing can be written ({error.strerror}): chmod u+rwx {shlex.quote(str(folder))}"
+    return f"where nothing can be written ({error.strerror}): make it writable"
 
 
 def own_folders(place: Path) -> list[Path]:
