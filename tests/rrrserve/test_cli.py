@@ -9,6 +9,7 @@ import pytest
 
 from rrrbuild.commands.first_step import first_step
 from rrrnet import __version__
+from rrrnet.installing import reinstall_line
 from rrrserve import cli
 from rrrserve.commands.serve import _asking
 from rrrserve.config.service_config import ServiceConfig
@@ -41,7 +42,7 @@ def test_without_metadata_the_version_is_known_and_commands_say_what_is_wrong(
     assert "the command train is not in the list that was made when rrr was installed" in (
         error := capsys.readouterr().err
     )
-    assert "pip install -e ." in error
+    assert reinstall_line() in error
     assert cli.run([]) == 2
 
 
