@@ -26,6 +26,13 @@ def install_line(extra: str) -> str:
     return pip_install(f"{_PACKAGE}[{extra}]") if folder is None else pip_install("-e", f"{folder}[{extra}]")
 
 
+def reinstall_line() -> str:
+    """The command that installs this package again, and nothing else."""
+    folder = _clone()
+    given = ("--force-reinstall", _PACKAGE) if folder is None else ("-e", str(folder))
+    return pip_install("--no-deps", *given)
+
+
 def pip_install(*words: str) -> str:
     """`pip install` with these words, by a pip that installs into the environment that runs this."""
     return f"{_pip()} install {shlex.join(words)}"

@@ -13,7 +13,7 @@ import typer
 
 from rrrnet import __version__
 from rrrnet.errors import FULL_DISK, ArtifactError, IncompatibleError, NoSpaceError, RRRError, UsageError
-from rrrnet.installing import install_line
+from rrrnet.installing import install_line, reinstall_line
 from rrrserve.process.environment import do_not_track
 
 # The help page: the commands in the order of the work. What another package registers comes last.
@@ -104,10 +104,7 @@ def _load(name: str, entry: EntryPoint | None) -> Any:
             if isinstance(error, ModuleNotFoundError) and name in EXTRAS and not str(error.name).startswith("rrr"):
                 raise
             reason = f"cannot be loaded: {error}"
-    raise IncompatibleError(
-        f"the command {name} {reason}; install it again: pip install -e . in a clone, elsewhere "
-        "pip install --force-reinstall --no-deps rrrnet-serving"
-    )
+    raise IncompatibleError(f"the command {name} {reason}; install it again: {reinstall_line()}")
 
 
 def _raising(error: Exception) -> Callable[[], None]:

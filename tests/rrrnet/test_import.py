@@ -171,7 +171,7 @@ REFUSED: dict[str, tuple[Wrap, str]] = {
     "fastai.pth": (lambda state: {"model": sequential(state), "opt": {}}, "it holds no classifier"),
     "resnet50.pth": (partial(blocks, second=4, third=6), "this is a ResNet50, of 3-4-6-3 blocks"),
     "resnet101.pth": (partial(blocks, second=4, third=23), "this is a ResNet101, of 3-4-23-3 blocks"),
-    "wide.pth": (wide, "has shape (128, 64, 1, 1), expected (64, 64, 1, 1)"),
+    "wide.pth": (wide, "this is a Wide ResNet152 (128 channels"),
     "whole.pth": (lambda _: torch.nn.Linear(2, 2), "it holds a whole model (torch.nn.modules.linear.Linear"),
     "lacking.pth": (
         lambda state: {name: value for name, value in state.items() if name != "layer3.17.conv2.weight"},

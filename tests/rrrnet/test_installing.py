@@ -51,6 +51,7 @@ def test_an_editable_install_names_its_clone_quoted(monkeypatch: pytest.MonkeyPa
     document = {"url": clone.as_uri(), "dir_info": {"editable": True}}
     assert line_of(monkeypatch, document, extra="train,heif") == ["-e", f"{clone}[train,heif]"]
     assert f"'{clone}[heif]'" in installing.install_line("heif")
+    assert installing.reinstall_line().endswith(f"install --no-deps -e '{clone}'")
 
 
 @pytest.mark.parametrize(
@@ -106,6 +107,8 @@ _COMMANDS = {
     "serve {folder}": "serve",
     "reload": "serve",
     "tune --repository {folder}": "serve",
+    "bench --url http://127.0.0.1:9": "bench",
+    "claims init {folder}": "bench",
     "verify --claims {folder}": "bench",
     "report {folder}": "bench",
 }

@@ -42,6 +42,8 @@ def read(root: Path, text: str) -> ImageSet:
         ("FILE_NAME,CATEGORY", "/mnt/disk/images/{name},{label}"),
         ("FILE_NAME,CATEGORY", "../images/{name},{label}"),
         ("FILE_NAME,CATEGORY", "file:///Users/me/{name},{label}"),
+        ("FILE_NAME,CATEGORY", "~/data/images/{name},{label}"),
+        ("FILE_NAME,CATEGORY", "https://example.org/images/{name},{label}"),
     ],
 )
 def test_a_table_whose_meaning_is_plain_is_read(root: Path, header: str, row: str) -> None:
@@ -49,6 +51,12 @@ def test_a_table_whose_meaning_is_plain_is_read(root: Path, header: str, row: st
     images = read(root, text)
     assert images.files == tuple(f"images/{name}" for name in NAMES)
     assert (images.classes, images.labels, images.left_out) == (("cat", "dog"), (0, 0, 1, 1), ())
+
+
+def test_a_table_in_utf16_of_names_without_endings_is_read(root: Path) -> None:
+    rows = "".join(f"{name.removesuffix('.jpg')}\t{name[:3]}\r\n" for name in NAMES)
+    (root / "labels.csv").write_bytes(f"FILE_NAME\tCATEGORY\r\n{rows}".encode("utf-16"))
+    assert read_dataset(root).files == tuple(f"images/{name}" for name in NAMES)
 
 
 def test_names_that_differ_in_case_or_accents_only_are_found(root: Path) -> None:

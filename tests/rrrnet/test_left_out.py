@@ -172,6 +172,23 @@ def test_class_names_that_look_equal_are_one_class_and_it_is_told(animals: Path)
     assert said[1].endswith("taken as one class of 12 files")
 
 
+def test_classes_that_differ_in_case_alone_are_told_and_stay_two(animals: Path) -> None:
+    (animals / "Cat").mkdir()
+    for name in ("0.jpg", "2.jpg", "4.jpg"):
+        (animals / "cat" / name).rename(animals / "Cat" / name)
+    data, said = read(animals)
+    assert data.images.classes == ("Cat", "cat", "dog")
+    told = "note: classes that differ in upper and lower case alone: Cat and cat; if they are one, write it in one way"
+    assert said[1:] == [told]
+
+
+def test_a_picture_that_our_decoders_do_not_read_keeps_its_kind(animals: Path) -> None:
+    for name, brand in (("a.HEIC", b"heic"), ("b", b"hevs"), ("c.avif", b"avif")):
+        (animals / "cat" / name).write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(200))
+    kinds = {lost.kind.removeprefix("damaged ") for lost in read_dataset(animals).left_out}
+    assert kinds == {"HEIC", "AVIF"}  # damaged where pillow-heif is installed
+
+
 def test_small_classes_are_dropped_when_asked(animals: Path) -> None:
     (animals / "rare").mkdir()
     Image.new("RGB", (16, 16), "red").save(animals / "rare" / "only.png")

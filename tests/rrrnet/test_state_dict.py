@@ -169,6 +169,7 @@ def with_layer1(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> Tensors:
         (shortened((3, 8, 35, 3)), r"layer3\.35\.conv1\.weight is missing.*and \d+ more"),
         (BACKBONE | {"conv1.weight": torch.empty(64, 1, 7, 7)}, r"conv1\.weight has shape \(64, 1, 7, 7\), expected"),
         (BACKBONE | {"layer1.0.conv1.bias": torch.empty(64)}, r"layer1\.0\.conv1\.bias is no part of it"),
+        (BACKBONE | {"layer1.0.conv1.zero_point": torch.empty(1)}, "is quantised"),
         ({"blocks.0.attn.qkv.weight": torch.empty(1)}, "it seems to be a transformer"),
         ({"features.0.0.weight": torch.empty(1)}, "it seems to be a VGG, MobileNet or EfficientNet"),
         ({}, "holds no tensors of a network"),

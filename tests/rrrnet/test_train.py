@@ -110,7 +110,7 @@ def test_a_stopped_training_goes_on_to_the_same_end(data: Path, whole: Checkpoin
 def test_a_stopped_trainings_checkpoint_can_be_used_as_it_is(data: Path, tmp_path: Path) -> None:
     run(options(data, tmp_path / "net"), steps=2)
     checkpoint = read_checkpoint(tmp_path / "net")
-    assert checkpoint.training["complete"] is False
+    assert (checkpoint.training["complete"], checkpoint.training["stopped"]) == (False, True)
     probabilities = predictor(checkpoint)(np.zeros((2, 32, 32, 3), np.uint8))
     np.testing.assert_allclose(probabilities.sum(axis=2), np.ones((2, 2)), rtol=1e-5)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from rrrnet.errors import UsageError
+from rrrnet.installing import pip_install
 from rrrserve.cli import run
 from rrrserve.commands.doctor_checks import check_port, check_shared_memory, check_temporary_folder
 from rrrserve.net.listener import listen
@@ -93,7 +94,7 @@ def test_numpy_2_fails_the_check_because_the_wheels_triton_cannot_work_with_it(
     code = run(["doctor"])
     output = capsys.readouterr()
     assert code == 1
-    assert "numpy<2" in output.out
+    assert output.out.splitlines()[-1] == f"next: {pip_install('numpy<2')}", "whole, with this environment's pip"
     assert output.err == "rrr: serving does not work here: see numpy\n"
 
 

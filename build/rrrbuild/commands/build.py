@@ -17,6 +17,7 @@ from rrrbuild.plans import check_plan
 from rrrbuild.targets import TARGETS, target_named
 from rrrnet import output, tables
 from rrrnet.errors import UsageError
+from rrrnet.files import shown
 
 
 class _Options(TypedDict):
@@ -95,7 +96,7 @@ def build(
             output.print_line(f"{manifest.name} for {manifest.target}")
             tables.print_pairs(_pairs(manifest))
         one = out is not None or len(target or ()) == 1
-        output.next_step(*to_repository(manifests[0].path if one else manifests[0].path.parent))
+        output.next_step(*to_repository(shown(manifests[0].path if one else manifests[0].path.parent)))
     for manifest in manifests:  # after all else: whoever reads one line should read this
         if manifest.verified is False:
             line = f"{manifest.target} cannot run here, so it is not verified: {manifest.unverified_reason}"

@@ -24,7 +24,7 @@ def first_step(artifacts: Path) -> Sequence[object]:
     return max(made, key=lambda words: _newest(Path(str(words[2]))), default=(*_TRAIN, artifacts / "models" / "mine"))
 
 
-def to_repository(engines: Path) -> tuple[object, ...]:
+def to_repository(engines: Path | str) -> tuple[object, ...]:
     """Words of the command that puts an engine, or the best of a model's folder, into a repository."""
     return "rrr", "repository", engines, "--out", DEFAULT_REPOSITORY
 

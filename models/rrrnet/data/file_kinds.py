@@ -74,7 +74,9 @@ _MAGIC = (
     (b"version https://git-lfs", "Git LFS pointer"),
 )
 _ACCEPTED = ((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"))
-_HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"mif2", b"miaf"))
+_HEIC_BRANDS = frozenset(
+    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1", b"mif2", b"miaf")
+)
 
 _JUNK_FILES = {
     name.lower(): name
@@ -83,7 +85,9 @@ _JUNK_FILES = {
         *(".directory", "Picasa.ini", ".picasa.ini", ".nomedia", ".gitkeep", ".gitignore", ".gitattributes"),
     )
 }
-_JUNK_FOLDERS = frozenset(("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"))
+_JUNK_FOLDERS = frozenset(
+    ("__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "system volume information", "lost+found")
+)
 
 
 def kind_of(head: bytes) -> str:

@@ -20,6 +20,7 @@ from rrrnet.errors import ArtifactError, UsageError
 LABELS = "labels.csv"
 IMAGES = "images"
 SPLIT_COLUMN = "SPLIT"
+_SCHEME = r"[A-Za-z]:/|[A-Za-z][\w+.-]*:/+|file:"  # of a path of Windows, of an address
 _PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
@@ -102,7 +103,8 @@ def _find(header: tuple[str, ...], name: str) -> int | None:
 def _read_table(path: Path, names: tuple[str, str]) -> _Table:
     """The table under whichever separator gives the columns `names`."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        data = path.read_bytes()  # in UTF-16 where it begins so: "Unicode text" of a spreadsheet
+        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
         first, _, _ = text.partition("\n")
         told = re.fullmatch(r'"?sep=(.)"?\s*', first, re.IGNORECASE)  # a line that spreadsheets put before the header
         if told:
@@ -120,9 +122,10 @@ def _read_table(path: Path, names: tuple[str, str]) -> _Table:
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read ({error.strerror}): it must be a csv file") from error
     header = max(headers.values(), key=len)
-    missing = " and ".join(name for name in names if _find(header, name) is None)
+    missing = [name for name in names if _find(header, name) is None]
     raise ArtifactError(
-        f"{path} lacks the column {missing}: its columns are {', '.join(filter(None, header)) or 'none'}; rename them, "
+        f"{path} lacks the {'columns' if missing[1:] else 'column'} {' and '.join(missing)}: "
+        f"its columns are {', '.join(filter(None, header)) or 'none'}; rename them, "
         "or name them in info.json (image_column_name, category_column_name)"
     )
 
@@ -147,7 +150,8 @@ class _Locations:
         self._files = frozenset(tree.files)
         self._alike: dict[str, list[str]] = {}
         for file in tree.files:
-            self._alike.setdefault(_folded(file), []).append(file)
+            for name in {file, posixpath.splitext(file)[0]}:  # tables of identifiers leave the ending out
+                self._alike.setdefault(_folded(name), []).append(file)
 
     def of(self, listed: list[tuple[int, str]]) -> list[str]:
         """The path relative to the root for each (line, text); where nothing is there, the one where it should be.
@@ -182,7 +186,7 @@ class _Locations:
         return places
 
     def _find(self, text: str) -> str | None:
-        """The file of that name, below images/ or beside the table; else the only one but for case and accents."""
+        """The file of that name, below images/ or beside the table; else the only one but for case, accents, ending."""
         if _outside(text):
             return None
         candidates = [posixpath.normpath(place) for place in (f"{IMAGES}/{text}", text)]
@@ -207,18 +211,18 @@ def _folded(path: str) -> str:
 
 
 def _outside(text: str) -> bool:
-    return text.startswith("/") or "\0" in text or posixpath.normpath(text).split("/")[0] == ".."
+    return text.startswith(("/", "~/")) or "\0" in text or posixpath.normpath(text).split("/")[0] == ".."
 
 
 def _inside(text: str) -> str | None:
     r"""The text as a relative posix path, also of Windows (`images\a.jpg`); None if it leads out of the data set."""
     path = text.replace("\\", "/")
-    if re.match(r"[A-Za-z]:/|file:", path) or _outside(path):
+    if re.match(_SCHEME, path) or _outside(path):
         return None
     return posixpath.normpath(path)
 
 
 def _parts(text: str) -> list[str]:
     """Folders and name of an absolute path, or one with leading dots, of any system."""
-    path = re.sub(r"^(file:/*|[A-Za-z]:)", "", text.replace("\\", "/"))
-    return [part for part in path.split("/") if part not in ("", ".", "..")]
+    path = re.sub(_SCHEME, "", text.replace("\\", "/"))
+    return [part for part in path.split("/") if part not in ("", ".", "..", "~")]

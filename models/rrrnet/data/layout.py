@@ -119,7 +119,7 @@ def list_files(root: Path, *, groups: str | None = None, least_classes: int = 2)
         others=tuple(file for file in tree.files if file not in listed),
         others_kind=layout.others_kind,
         tree=tree,
-        notes=(*layout.notes, *twins),
+        notes=(*layout.notes, *twins, *_case_note(classes)),
         test_fraction=0.2 if layout.parts_from or layout.others_kind == "without a class" else 0.5,
     )
 
@@ -146,6 +146,17 @@ def _merge_twins(rows: list[Row]) -> tuple[list[Row], tuple[str, ...]]:
     merged = [row._replace(category=twins.get(row.category, row.category)) for row in rows]
     order = {name: index for index, name in enumerate(dict.fromkeys(row.category for row in merged))}
     return sorted(merged, key=lambda row: order[row.category]) if notes else merged, notes
+
+
+def _case_note(classes: tuple[str, ...]) -> tuple[str, ...]:
+    """A note on classes that differ in case alone, as of tables typed by hand; single letters are meant so."""
+    names: dict[str, list[str]] = {}
+    for name in classes:
+        names.setdefault(name.casefold(), []).append(name)
+    alike = [" and ".join(found) for found in names.values() if len(found) > 1 and len(found[0]) > 1]
+    more = f" and {len(alike) - 3} more" if len(alike) > 3 else ""
+    told = f"note: classes that differ in upper and lower case alone: {', '.join(alike[:3])}{more}"
+    return (f"{told}; if they are one, write it in one way",) if alike else ()
 
 
 def _read_info(path: Path) -> dict[str, Any]:

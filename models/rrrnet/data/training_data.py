@@ -123,8 +123,8 @@ def read_training_data(
     lost = describe_left_out(images.left_out)
     if options.strict and lost:
         raise ArtifactError(
-            f"--strict: {len(images.left_out)} files of {images.root} cannot be taken: {'. '.join(lost)}; "
-            "mend them, or leave --strict out"
+            f"--strict: {_count(images.left_out, 'file', 'files')} of {images.root} cannot be taken: "
+            f"{'. '.join(lost)}; mend them, or leave --strict out"
         )
     fraction = split.VAL_FRACTION if validate else 0
     parts = split_dataset(images, seed=seed, test_fraction=options.test_fraction, val_fraction=fraction)

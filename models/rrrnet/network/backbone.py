@@ -68,6 +68,8 @@ def check_backbone(tensors: Tensors, source: str) -> None:
     wrong += [f"{name} is no part of it" for name in tensors if name not in shapes]
     if not wrong:
         return
+    if any(name.endswith(".zero_point") for name in tensors):
+        raise ArtifactError(f"{source} is quantised: give the network as it was before")
     if name := other_resnet(tensors):
         article = "an" if name.startswith(("SE", "ensemble")) else "a"
         raise ArtifactError(f"{source}: this is {article} {name}, not a ResNet152; {REMEDY}")
@@ -106,7 +108,7 @@ def other_family(names: Iterable[str]) -> str | None:
 
 
 def check_values(tensors: Tensors, source: str) -> None:
-    """Require finite floating-point numbers.
+    """Require finite floating-point numbers, and variances of 0 or more.
 
     Raises:
         ArtifactError: names the first tensors that hold something else.
@@ -116,10 +118,17 @@ def check_values(tensors: Tensors, source: str) -> None:
         for name, tensor in tensors.items()
         if not tensor.is_floating_point()
     ]
-    wrong = wrong or [
+    if wrong:
+        raise ArtifactError(f"{source}: {some(wrong)}; give the network as it was before it was quantised")
+    wrong = [
         f"{name} has values that are not finite numbers"
         for name, tensor in tensors.items()
         if not all(bool(torch.isfinite(bound)) for bound in tensor.float().aminmax())  # NaN passes through
+    ]
+    wrong = wrong or [
+        f"{name} has variances below 0"
+        for name, tensor in tensors.items()
+        if name.endswith("running_var") and bool((tensor.float() < 0).any())
     ]
     if wrong:
         raise ArtifactError(f"{source}: {some(wrong)}; restore the file from a copy")

@@ -1,5 +1,6 @@
 """Where pre-trained ResNet152 tensors come from: a file, judged by its content, the hub, or nowhere."""
 
+import re
 import struct
 import warnings
 import zipfile
@@ -18,6 +19,8 @@ from rrrnet.weights.hub import HUB_REPOSITORY, hub_weights
 from rrrnet.weights.state_dict import Found, find_resnet152
 from rrrnet.weights.warm_start import is_checkpoint
 
+_MODULES = "torch.nn."
+_MOST_UNREAD = 100  # kinds of objects beside the tensors
 _ALLOWED = "imagenet, none, the path of a ResNet152 (safetensors, or what torch.save wrote of tensors)"
 _FOREIGN_ENDINGS = {
     ".onnx": "an ONNX model",
@@ -105,10 +108,11 @@ def read_pretrained(weights: str, *, key: str | None = None) -> Pretrained:
     except ArtifactError as error:
         if not unread:
             raise
-        raise ArtifactError(_refusal(path, unread, content)) from error
+        whole = any(name.startswith(_MODULES) for name in unread)
+        raise ArtifactError(_refusal(path, unread, content) if whole else f"{error} ({_note(unread)})") from error
     check_values(found.tensors, path.name)
     if unread:
-        note = f"{path.name}: not read, being no tensors: {some(unread)}"
+        note = f"{path.name}: {_note(unread)}"
         found = Found(found.tensors, found.head, found.head_problem, (*found.notes, note))
     return Pretrained(found, path.name, f"{name}, sha256 {sha256_of(path)}")
 
@@ -170,15 +174,22 @@ def _read_pickled(path: Path) -> tuple[Any, list[str]]:
         unread = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
     except Exception:  # of files from before PyTorch 1.6, and damaged ones; torch.load will tell
         unread = []
-    try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals([(_Unread, name) for name in unread]):
-            warnings.simplefilter("ignore")  # about pickle protocols: what matters is the error
-            return torch.load(path, map_location="cpu", weights_only=True), unread
-    except Exception as error:  # the unpickler raises whatever the bytes lead it to, from IndexError to AssertionError
-        # Not PyTorch's own words: they advise to load it without weights_only, which would run what is in it.
-        if not unread and "GLOBAL " in str(error):
-            unread = [str(error).partition("GLOBAL ")[2].split()[0]]
-        raise ArtifactError(_refusal(path, unread)) from error
+    while True:
+        try:
+            with warnings.catch_warnings(), torch.serialization.safe_globals([(_Unread, name) for name in unread]):
+                warnings.simplefilter("ignore")  # about pickle protocols: what matters is the error
+                return torch.load(path, map_location="cpu", weights_only=True), unread
+        except Exception as error:  # the unpickler raises whatever the bytes lead it to, from IndexError to others
+            # In a file from before PyTorch 1.6 each object is only named once it is met.
+            met = re.search(r"GLOBAL (\S+)", str(error))
+            if met is None or met[1] in unread or len(unread) >= _MOST_UNREAD:
+                # Not PyTorch's own words: they advise to load it without weights_only, which would run what is in it.
+                raise ArtifactError(_refusal(path, unread)) from error
+            unread = [*unread, met[1]]
+
+
+def _note(unread: list[str]) -> str:
+    return f"not read, being no tensors: {some(unread)}"
 
 
 def _refusal(path: Path, unread: list[str], content: object = None) -> str:
@@ -188,11 +199,13 @@ def _refusal(path: Path, unread: list[str], content: object = None) -> str:
         return (
             f"{message}: it is damaged, or not what torch.save wrote; save it with torch.save(model.state_dict(), ...)"
         )
-    modules = [name for name in unread if name.startswith("torch.nn.")]
+    modules = [name for name in unread if name.startswith(_MODULES)]
     kind = "a whole model" if modules else "other objects"
+    reason = f"{message}: it holds {kind} ({some(modules or unread)}), which could run code when they are read"
+    if not modules:
+        return f"{reason}; save the tensors alone: torch.save(model.state_dict(), 'tensors.pth')"
     objects = [key for key, value in content.items() if isinstance(value, _Unread)] if isinstance(content, dict) else []
     model = f"m[{objects[0]!r}]" if objects else "m"
     code = f"import torch; m = torch.load({str(path)!r}, weights_only=False); "
     code += f"torch.save({model}.state_dict(), 'tensors.pth')"
-    reason = f"{message}: it holds {kind} ({some(modules or unread)}), which could run code when they are read"
     return f'{reason}; if you trust it, save its tensors: python -c "{code}"'

@@ -39,7 +39,7 @@ _COPIES = {"ema", "teacher", "momentum", "average", "averaged", "swa", "target"}
 # What trainers keep beside the network, by a word of its name; it takes no part in the answer.
 _BESIDE = {"criterion", "loss", "losses", "metric", "metrics", "acc", "accuracy", "confmat"}
 # How weight normalisation, pruning and other parametrisations name what a matrix is computed from.
-_IN_PARTS = {"g", "v", "orig", "mask", "parametrizations"}
+_IN_PARTS = re.compile(r"(_g|_v|_orig|_mask|\.parametrizations\..*)$")
 _NORMALISATION = ("mean", "std", "pixel_mean", "pixel_std", "image_mean", "image_std")
 _BODY = re.compile(r"(conv1|bn1|layer\d+|members)\.")
 
@@ -200,16 +200,20 @@ def _is_beside(name: str) -> bool:
     return bool(_BESIDE & _words(name)) or name.rpartition(".")[2] in _NORMALISATION
 
 
+def _is_weight(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_quantized
+
+
 def _find_head(rest: Tensors) -> tuple[list[tuple[str, Tensor]], str, list[str]]:
     """The classifier among what is no backbone: weight (C, 2048) and bias (C,), or why not; and what was left aside."""
-    beside = [name for name, tensor in rest.items() if _is_beside(name) or not tensor.is_floating_point()]
+    beside = [name for name, tensor in rest.items() if _is_beside(name) or not _is_weight(tensor)]
     rest = {name: tensor for name, tensor in rest.items() if name not in beside}
     matrices = {name: tensor for name, tensor in rest.items() if tensor.ndim > 1}
     shown = some([f"{name} {tuple(tensor.shape)}" for name, tensor in matrices.items()])
     if not matrices:
         more = f" (beside the backbone there is {some(list(rest))})" if rest else ""
         return [], f"it holds no classifier{more}", beside
-    if split := [name for name in matrices if _words(name) & _IN_PARTS]:
+    if split := [name for name in matrices if _IN_PARTS.search(name)]:
         return (
             [],
             f"its classifier is kept in parts ({some(split)}), not as one matrix: fold them before saving",

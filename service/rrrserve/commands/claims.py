@@ -1,6 +1,5 @@
 """`rrr claims`: write a claims file to begin with."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -9,10 +8,10 @@ import typer
 from rrrnet import output
 from rrrnet.errors import UsageError
 from rrrnet.files import check_writable, write_atomically
+from rrrserve.commands.verify import DEFAULT_ENGINES
 from rrrserve.config.service_config import DEFAULT_REPOSITORY
 
 DEFAULT_OUT = Path("my_claims.yaml")
-DEFAULT_ENGINES = Path("artifacts/engines")
 SERVICE = "http://127.0.0.1:3000"
 
 claims = typer.Typer(no_args_is_help=True, help="Write claims for rrr verify.")
@@ -40,17 +39,16 @@ def init(
     if out.exists() and not force:
         raise UsageError(f"{out} exists: choose another --out, or replace it with --force")
     others = [("--repository", repository, DEFAULT_REPOSITORY), ("--engines", engines, DEFAULT_ENGINES)]
-    given = [word for option, path, usual in others if path != usual for word in (option, str(path))]
-    following = shlex.join(["rrr", "verify", "--claims", str(out), *given, "--scrape", SERVICE, "--drive"])
-    text = draft(
-        read_repository(repository), engines, commands=(shlex.join(["rrr", "serve", str(repository)]), following)
-    )
+    given = [word for option, path, usual in others if path != usual for word in (option, path)]
+    following = ("rrr", "verify", "--claims", out, *given, "--scrape", SERVICE, "--drive")
+    commands = (output.quoted("rrr", "serve", repository), output.quoted(*following))
+    text = draft(read_repository(repository), engines, commands=commands)
     write_atomically(out, text.encode())
     written = read_claims(out).claims
     if as_json:
         output.print_json({"path": str(out), "claims": [claim.sentence for claim in written]})
         return
     for claim in written:
-        output.console.print(claim.sentence, markup=False, highlight=False, soft_wrap=True)
-    said = f"claims: {out} (its bounds on time are guesses: set them)\nnext: {following}"
-    output.console.print(said, markup=False, highlight=False, soft_wrap=True)
+        output.print_line(claim.sentence)
+    output.print_line(f"claims: {out} (its bounds on time are guesses: set them)")
+    output.next_step(*following)

@@ -1,8 +1,6 @@
 """`rrr doctor`: what this machine has, what works here, and what to do about the rest."""
 
 import platform
-import re
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +13,6 @@ from rrrnet.errors import CheckFailedError
 if TYPE_CHECKING:
     from rrrserve.commands.doctor_checks import Check
 
-_INSTALL = re.compile(r"pip install [^;,]+")
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
@@ -44,11 +41,11 @@ def doctor(
     else:
         tables.print_pairs((check.name, _told(check)) for check in checks)
         output.print_line(f"rrr {__version__}, Python {platform.python_version()}, {platform.platform()}")
-        install = _INSTALL.search("; ".join(check.advice for check in checks if check.status == "fail"))
+        mend = next((check.command for check in checks if check.status == "fail" and check.command), "")
         if not failed:
             output.next_step(*first_step(artifacts))
-        elif install is not None:
-            output.next_step(*shlex.split(install[0]))
+        elif mend:
+            output.print_line(f"next: {mend}")
     if failed:
         raise CheckFailedError(f"serving does not work here: see {', '.join(failed)}")
 

@@ -41,12 +41,14 @@ class Check:
         status: "ok"; "warn": serving works, something else does not; "fail": serving does not work.
         found: what there is.
         advice: what to do about it; empty when ok.
+        command: that of the advice which mends it, to be pasted into a shell; empty where there is none.
     """
 
     name: str
     status: Status
     found: str
     advice: str = ""
+    command: str = ""
 
 
 def diagnose(artifacts: Path) -> list[Check]:
@@ -63,21 +65,24 @@ def diagnose(artifacts: Path) -> list[Check]:
 
 def check_packages() -> list[Check]:
     """The packages without which no request is answered, and those to train, evaluate checkpoints and build."""
-    kinds: list[tuple[str, tuple[str, ...], Status, str]] = [
-        ("serving packages", SERVING_PACKAGES, "fail", install_line("serve")),
+    kinds: list[tuple[str, tuple[str, ...], Status, str, str]] = [
+        ("serving packages", SERVING_PACKAGES, "fail", "", "serve"),
         (
             "training packages",
             TRAINING_PACKAGES,
             "warn",
-            f"only to train, evaluate checkpoints and build: {install_line('build')}",
+            "only to train, evaluate checkpoints and build: ",
+            "build",
         ),
     ]
     checks = []
-    for name, packages, status, advice in kinds:
+    for name, packages, status, what_for, extra in kinds:
         found = {package: machine.package_version(package) for package in packages}
         missing = [package for package, version in found.items() if version is None]
         there = ", ".join(f"{package} {version}" for package, version in found.items())
-        checks.append(Check(name, status, f"no {', '.join(missing)}", advice) if missing else Check(name, "ok", there))
+        line = install_line(extra)
+        lacking = Check(name, status, f"no {', '.join(missing)}", what_for + line, line)
+        checks.append(lacking if missing else Check(name, "ok", there))
     return checks
 
 
@@ -114,8 +119,8 @@ def check_targets() -> Check:
     """Whether an engine of any target runs here."""
     runnable = [name for name, target in TARGETS.items() if run_obstacle(target) is None]
     if not runnable:
-        advice = f"{install_line('openvino,onnxruntime')}; rrr targets tells about each"
-        return Check("targets", "fail", "no target runs here", advice)
+        line = install_line("openvino,onnxruntime")
+        return Check("targets", "fail", "no target runs here", f"{line}; rrr targets tells about each", line)
     others = len(TARGETS) - len(runnable)
     return Check("targets", "ok", ", ".join(runnable) + (f" ({others} more: see rrr targets)" if others else ""))
 
@@ -210,7 +215,7 @@ def _check_server(install: TritonInstall) -> Check:
         reason = output.strip().splitlines()[-1:] or ["it said nothing"]
         anew = pip_install("--force-reinstall", "--no-deps", "nvidia-pytriton==0.7.0")
         advice = f"install it anew: {anew}, or use NVIDIA's Triton image"
-        return Check("tritonserver", "fail", f"{install.binary} does not start: {reason[0]}", advice)
+        return Check("tritonserver", "fail", f"{install.binary} does not start: {reason[0]}", advice, anew)
     origin = "on the PATH" if install.source == "path" else "from the nvidia-pytriton wheel"
     found = f"{version[1]} {origin} ({install.binary}), backends: {', '.join(sorted(install.backends))}"
     return Check("tritonserver", "ok", found)
@@ -228,8 +233,8 @@ def _check_libpython(install: TritonInstall) -> Check:
 def _check_numpy() -> Check:
     version = machine.package_version("numpy") or "not installed"
     if version.partition(".")[0] != "1":
-        advice = f"the wheel's Triton returns empty outputs with it: {pip_install('numpy<2')}"
-        return Check("numpy", "fail", version, advice)
+        line = pip_install("numpy<2")
+        return Check("numpy", "fail", version, f"the wheel's Triton returns empty outputs with it: {line}", line)
     return Check("numpy", "ok", version)
 
 
