@@ -201,6 +201,22 @@ def test_offline_imagenet_weights_say_what_to_do_and_without_weights_training_st
     assert said[0].startswith("WARNING: NO PRE-TRAINED WEIGHTS, TRAINING STARTS FROM SCRATCH")
 
 
+@pytest.mark.usefixtures("_empty_cache")
+def test_a_download_is_told_without_a_terminal_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def download(*_: str, tqdm_class: Any, **__: Any) -> str:
+        with tqdm_class(unit="B", unit_scale=True, total=240_000_000, initial=0, desc="model.safetensors") as bar:
+            bar.update(120_000_000)
+            bar.refresh()
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr(hub, "_ask_hub", lambda: "240 MB")
+    assert hub.hub_weights(lambda _: None) == tmp_path
+    assert capsys.readouterr().err.startswith("downloading, MB: 120 of 240, ")
+
+
 @pytest.fixture
 def silent_server() -> Iterator[str]:
     """Accepts connections and never answers."""

@@ -1,16 +1,18 @@
 """The pre-trained ResNet152 of the Hugging Face hub: from the local cache, else downloaded, else soon given up."""
 
+import io
 import os
-import sys
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rrrnet.errors import FULL_DISK, ArtifactError, NoSpaceError
-from rrrnet.output import LINE_EVERY_SECONDS, Working
+from rrrnet.output import progress_bar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 HUB_REPOSITORY = "timm/resnet152.a1h_in1k"  # the tag the paper's code uses; other tags are other models
 HUB_FILE = "model.safetensors"
@@ -29,7 +31,6 @@ def hub_weights(say: Callable[[str], None]) -> Path:
         NoSpaceError: the disk is full.
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.utils import tqdm
     from huggingface_hub.utils.logging import set_verbosity_error
 
     set_verbosity_error()  # its retries are not news; our own error tells how it ended
@@ -38,13 +39,10 @@ def hub_weights(say: Callable[[str], None]) -> Path:
         return Path(cached)
     size = _ask_hub()
     say(f"downloading {HUB_REPOSITORY} from the Hugging Face hub, once ({size})")
-    # Its own bar is silent where there is no terminal, and a stalled one everywhere.
-    at_terminal = sys.stderr.isatty()
-    bar: Any = partial(tqdm, mininterval=0.1 if at_terminal else LINE_EVERY_SECONDS)
-    still = nullcontext() if at_terminal else Working(f"downloading {HUB_REPOSITORY}")
     try:
-        with still:
-            return Path(hf_hub_download(HUB_REPOSITORY, HUB_FILE, etag_timeout=PATIENCE_SECONDS, tqdm_class=bar))
+        with progress_bar() as bar:
+            tqdm_class: Any = _told_to(bar, bar.add_task("downloading, MB", total=None, text=""))
+            return Path(hf_hub_download(HUB_REPOSITORY, HUB_FILE, etag_timeout=PATIENCE_SECONDS, tqdm_class=tqdm_class))
     except Exception as error:  # of HTTP libraries that differ from version to version, and of the operating system
         if isinstance(error, OSError) and error.errno in FULL_DISK:
             raise NoSpaceError(f"no space left to download {HUB_REPOSITORY}: set HF_HOME to a larger disk") from error
@@ -68,6 +66,21 @@ def imagenet_or_none(say: Callable[[str], None]) -> str:
         say("WARNING: from scratch few images give a much lower accuracy than from pre-trained weights")
         return "none"
     return "imagenet"
+
+
+def _told_to(bar: "Progress", task: "TaskID") -> Callable[..., Any]:
+    """What makes a tqdm that draws nothing but moves our bar.
+
+    Its own is silent without a terminal, and at one it would be lost under the bar of the training.
+    """
+    from huggingface_hub.utils import tqdm
+
+    class Told(tqdm):  # type: ignore[misc]  # a class of a package without types
+        def display(self, *_: Any, **__: Any) -> bool:
+            bar.update(task, completed=self.n / 1e6, total=self.total and self.total / 1e6)
+            return True
+
+    return partial(Told, file=io.StringIO())
 
 
 def _ask_hub() -> str:
