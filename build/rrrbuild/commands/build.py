@@ -155,4 +155,4 @@ def _pairs(manifest: Manifest) -> list[tuple[str, str]]:
             runs_it = len(manifest.latency_ms) > 1 and manifest.plan_by_batch.get(size, manifest.plan) == plan
             runs = " (runs this size)" if runs_it else ""
             pairs.append((f"batch {size}, {plan}", f"{row['median']:.2f} ms median, {row['p95']:.2f} ms p95{runs}"))
-    return [*pairs, ("size", f"{manifest.engine_bytes / 1e6:.1f} MB"), ("folder", str(manifest.path))]
+    return [*pairs, ("size", f"{manifest.engine_bytes / 1e6:.1f} MB"), ("folder", shown(manifest.path))]

@@ -223,7 +223,8 @@ def _say_how_long(job: _Job, plan: TrainingPlan, counts: Counts, done: int, say:
     few = max(1, plan.epochs * steps // 20)  # a short training is not worth a long measurement
     step = job.choice.step_seconds or budget.step_seconds(job.architecture, plan, plan.preprocess.size, few)
     seconds = budget.training_seconds(plan.epochs - done, step, plan.recipe, counts, frozen=bool(plan.frozen))
-    what = f"{plan.epochs - done} epochs of {steps} steps at {plan.preprocess.size} pixels"
+    epochs = plan.epochs - done
+    what = f"{epochs} epoch{'s' * (epochs != 1)} of {steps} steps at {plan.preprocess.size} pixels"
     say(f"{budget.about(seconds)}: {what}, {step:.2f} s a step here")
     if job.choice.why:
         say(f"the same again: {job.command}")
