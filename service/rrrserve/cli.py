@@ -152,6 +152,9 @@ def run(arguments: list[str]) -> int:
             return NoSpaceError.exit_code
         _report(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         return UsageError.exit_code if isinstance(error, PermissionError) else ArtifactError.exit_code
+    except KeyboardInterrupt:  # while packages are loaded, for seconds on a busy machine
+        _report("interrupted before it began")
+        return 130
     return ended if isinstance(ended, int) else 0  # typer.Exit gives its code, Ctrl-C 130
 
 

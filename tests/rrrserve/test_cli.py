@@ -12,7 +12,9 @@ from rrrnet import __version__
 from rrrnet.installing import reinstall_line
 from rrrserve import cli
 from rrrserve.commands.serve import _asking
+from rrrserve.commands.verify import _next
 from rrrserve.config.service_config import ServiceConfig
+from rrrserve.judge.source import Source
 from rrrserve.net.tls import TlsFiles
 
 Capture = pytest.CaptureFixture[str]
@@ -106,3 +108,31 @@ def test_a_service_is_asked_as_it_has_to_be(tmp_path: Path) -> None:
     assert _asking(url, safe, None) == ["curl", "--cacert", Path("cert.pem"), "-T", "IMAGE", f"{url}/v1/predict"]
     asked = ["rrr", "predict", "IMAGE", "--url", url]
     assert _asking(url, closed, Path("tokens")) == [*asked, "--token-file", Path("tokens"), "--ca", Path("cert.pem")]
+
+
+def test_ctrl_c_while_packages_are_loaded_is_a_line_and_code_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "make_app", interrupted)
+    assert cli.run(["train"]) == 130
+    assert capsys.readouterr().err == "rrr: interrupted before it began\n"
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("too_few_samples", "rrr verify --scrape U --drive --seconds 32"),
+        ("target_down", "rrr serve artifacts/repository"),
+    ],
+)
+@pytest.mark.parametrize("seconds", [["--seconds", "8"], ["--seconds=8"]])
+def test_an_undecided_claim_is_followed_by_more_seconds_or_by_the_service(
+    seconds: list[str], reason: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["rrr", "verify", "--scrape", "U", *seconds, "--drive"])
+    document = {"verdicts": [{"verdict": "undecided", "reason": reason, "models": ["mine"]}]}
+    source = Source(scrape=("U",), seconds=8, repository=Path("artifacts/repository"))
+    assert [str(word) for word in _next(document, source, None)] == words.split()

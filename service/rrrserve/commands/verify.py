@@ -130,12 +130,20 @@ def verify(
 
 
 def _next(document: dict[str, Any], source: "Source", out: Path | None) -> list[object]:
-    """Words of the command that decides what is undecided, by more seconds of evidence, or shows all about a model."""
+    """Words of the command that decides what is undecided: the service, or more seconds; else of a model's page."""
     found = {verdict["verdict"] for verdict in document["verdicts"]}
     if "undecided" in found and "fail" not in found and source.scrape:
-        return ["rrr", *sys.argv[1:], "--seconds", f"{min(4 * source.seconds, 86400):g}"]
+        if "target_down" in {verdict["reason"] for verdict in document["verdicts"]}:
+            return ["rrr", "serve", source.repository]
+        return ["rrr", *_without(sys.argv[1:], "--seconds"), "--seconds", f"{min(4 * source.seconds, 86400):g}"]
     model = next((name for verdict in document["verdicts"] for name in verdict["models"]), source.repository)
     return ["rrr", "report", model, *([] if out is None else ["--verdicts", out]), "--out", "report.html"]
+
+
+def _without(words: list[str], option: str) -> list[str]:
+    """A command line without an option and its value, given as one word or as two."""
+    others = [word for word in words if not word.startswith(f"{option}=")]
+    return [word for before, word in zip(["", *others], others, strict=False) if option not in (before, word)]
 
 
 def _judged(claims: "Claims", source: "Source") -> dict[str, Any]:
