@@ -4,6 +4,8 @@ import json
 import shlex
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -14,7 +16,6 @@ from rrrserve import cli
 from rrrserve.commands.serve import _asking
 from rrrserve.commands.verify import _next
 from rrrserve.config.service_config import ServiceConfig
-from rrrserve.judge.source import Source
 from rrrserve.net.tls import TlsFiles
 
 Capture = pytest.CaptureFixture[str]
@@ -134,5 +135,5 @@ def test_an_undecided_claim_is_followed_by_more_seconds_or_by_the_service(
 ) -> None:
     monkeypatch.setattr("sys.argv", ["rrr", "verify", "--scrape", "U", *seconds, "--drive"])
     document = {"verdicts": [{"verdict": "undecided", "reason": reason, "models": ["mine"]}]}
-    source = Source(scrape=("U",), seconds=8, repository=Path("artifacts/repository"))
+    source: Any = SimpleNamespace(scrape=("U",), seconds=8, repository=Path("artifacts/repository"))
     assert [str(word) for word in _next(document, source, None)] == words.split()
