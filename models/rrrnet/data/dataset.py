@@ -118,8 +118,8 @@ def read_dataset(
     if len(reader.classes) < 2:
         few = ", ".join(f"{name} ({count})" for name, count in list(dropped.items())[:5])
         raise ArtifactError(
-            f"{root}: at least 2 classes are needed, and {len(reader.classes)} is left after those with fewer than "
-            f"{min_per_class} usable images: {few}; {'. '.join(describe_left_out(reader.left_out)) or 'add images'}"
+            f"{root}: at least 2 classes are needed, and --min-per-class leaves {len(reader.classes)}, without {few}; "
+            f"{'. '.join(describe_left_out(reader.left_out)) or 'add images'}"
         )
     reader.check(root)
     given, given_by = dict(listing.parts), listing.parts_from
