@@ -73,7 +73,7 @@ $(INSTALLED): pyproject.toml constraints.txt | .venv/bin/pip
 prometheus: setup ## Get prometheus and promtool where they are missing: Debian's package, unpacked into .venv without root.
 	@$(BIN)/python deploy/prometheus/prometheus_install.py
 
-demo: setup ## Train, build, serve and measure an ensemble beside a ResNet152: 8 minutes on 2 cores with BF16, 12 with AVX2 alone.
+demo: setup ## Train, build, serve and measure an ensemble beside a ResNet152: 8 minutes on 2 cores.
 	@$(BIN)/rrr doctor
 	$(BIN)/python benchmarks/demo.py $(DEMO)
 

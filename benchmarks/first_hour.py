@@ -122,7 +122,10 @@ AFTER_REPOSITORY = Step(
     "Nothing was answered.",
     code=1,
 )
-IMPORT = f"rrr train --method full --epochs 0 --weights finetuned.pth --labels labels.txt --out {OWN}"
+IMPORT = (
+    "rrr train --method full --epochs 0 --weights finetuned.pth --labels labels.txt --preprocess crop --resize 256 "
+    f"--crop 224 --out {OWN}"
+)
 AFTER = (
     Step(
         "Goes wrong: the wrong labels for a network of one's own",
@@ -133,14 +136,14 @@ AFTER = (
     ),
     Step(
         "Bring a network of one's own",
-        "The labels in the order of the network's outputs, one a line; no photos are needed.",
+        "The labels in the order of the network's outputs, one a line, and how its images were cut; no photos needed.",
         f"printf 'cat\\ndog\\nowl\\n' > labels.txt; {IMPORT}",
         "The file's classifier was found below its prefix and is kept as it is.",
     ),
     Step(
         "Build that one too",
         "The same command; here for one target and single photos.",
-        f"rrr build {OWN} --target openvino-fp32 --batch 1",
+        f"rrr build {OWN} --target openvino-fp32 --batch 1,1,1 --images 32",
         "The engine computes what PyTorch does. No accuracy is known without labelled photos: `--data` gives them. "
         "`rrr repository artifacts/engines/mine artifacts/engines/own --out artifacts/repository` serves both.",
     ),

@@ -58,7 +58,8 @@ class BatchRange:
         """
         words = text.split(",")
         if len(words) != 3 or not all(word.strip().isdecimal() for word in words):
-            raise UsageError(f"--batch is {text!r}: give three numbers MIN,OPT,MAX, e.g. --batch 1,8,32")
+            alone = f"; for at most {text} that is --batch 1,{text},{text}" if text.isdecimal() else ""
+            raise UsageError(f"--batch is {text!r}: give three numbers MIN,OPT,MAX, e.g. --batch 1,8,32{alone}")
         low, optimal, high = (int(word) for word in words)
         return cls(low, optimal, high)
 

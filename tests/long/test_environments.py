@@ -115,7 +115,7 @@ def test_with_train_alone_a_network_is_trained_and_scored_without_bentoml(
     assert environment.lacks("onnx")
     said = environment.rrr("build", out, "--target", "onnxruntime-fp32", code=4)
     assert "onnxruntime is not installed: " in said
-    assert "pip install 'rrrnet-serving[onnxruntime]'" in said
+    assert "install 'rrrnet-serving[onnxruntime]'" in said
 
 
 def test_with_serve_alone_a_repository_is_served_without_torch(
@@ -152,6 +152,6 @@ def test_without_an_extra_it_is_a_client_also_in_python_3_13(
     for command, extra in wanted.items():
         said = environment.rrr(command, *given[command], code=4)
         assert "Traceback" not in said
-        assert f"pip install 'rrrnet-serving[{extra}]'" in said
+        assert f"install 'rrrnet-serving[{extra}]'" in said
     for module in ("torch", "bentoml", "grpc", "scipy"):
         assert environment.lacks(module)

@@ -62,7 +62,7 @@ def test_build_writes_below_artifacts_by_default_one_engine_for_each_target(
     [
         (["--target", "tensorflow"], "unknown target 'tensorflow': allowed are openvino-fp32"),
         (["--target", "openvino-fp32", "--plan", "streams"], "not the branches of one request"),
-        (["--target", "openvino-fp32", "--batch", "8"], "e.g. --batch 1,8,32"),
+        (["--target", "openvino-fp32", "--batch", "8"], "e.g. --batch 1,8,32; for at most 8 that is --batch 1,8,8"),
         (["--target", "openvino-fp32", "--images", "0"], "--images is 0"),
         (["--target", "openvino-fp32", "--target", "onnxruntime-fp32", "--out", "x"], "--out takes one engine"),
         (["--target", "openvino-fp32", "--data", "nowhere"], "nowhere"),

@@ -226,7 +226,7 @@ def test_one_cycle_rises_to_its_peak_and_falls_to_zero() -> None:
     assert rates[-1] < recipe.lr / 1000
 
 
-@pytest.mark.parametrize("name", ["paper", "quick"])
+@pytest.mark.parametrize("name", ["paper", "quick", "scratch"])
 def test_augmentation_keeps_shape_and_range_and_follows_the_seed(name: str) -> None:
     augment = make_augmentation(name)  # type: ignore[arg-type]
     images = torch.rand(16, 3, 32, 32)

@@ -101,7 +101,7 @@ def train(
         str | None,
         typer.Option(
             help="Random changes of training images: paper, quick, or scratch (colours too) [default: the recipe's; "
-            "scratch for quick from random weights]."
+            "scratch for quick from random weights in 20 epochs and more]."
         ),
     ] = None,
     aligned: Annotated[bool, typer.Option("--aligned", help="Widths in multiples of 8 (not the paper's).")] = False,

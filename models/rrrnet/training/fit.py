@@ -26,7 +26,7 @@ from rrrnet.training.budget import Choice, Counts
 from rrrnet.training.devices import computes_in_bfloat16, find_device
 from rrrnet.training.metrics import by_class, score
 from rrrnet.training.options import Options
-from rrrnet.training.recipes import Method, find_recipe
+from rrrnet.training.recipes import Method, augmentation_of, find_recipe
 from rrrnet.training.resuming import check_out, restore
 from rrrnet.training.settle import settle_weights
 from rrrnet.training.train import Report, Training, TrainingPlan
@@ -234,7 +234,7 @@ def _plan(options: Options, rule: Preprocess, choice: Choice, counts: Counts) ->
     recipe, device = find_recipe(options.recipe), find_device(options.device)
     warm = is_checkpoint(options.weights)
     frozen = frozen_in(options.weights) if warm else frozen_parts(options.method, options.weights)
-    own = "scratch" if options.weights == "none" and recipe.augmentation == "quick" else recipe.augmentation
+    own = augmentation_of(recipe, choice.epochs, scratch=options.weights == "none")
     recipe = replace(
         recipe,
         batch_size=options.batch_size or recipe.batch_size,

@@ -67,6 +67,7 @@ class Recipe:
         return math.ceil(self.ema_share * epochs)
 
 
+_OFTEN = 20  # epochs
 _MOST_IMAGES_SEEN = 18_000  # small images are not a reason to train for ever
 
 RECIPES = {
@@ -112,6 +113,11 @@ def find_recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise UsageError(f"--recipe {name}: no such recipe; allowed are {', '.join(RECIPES)}")
     return RECIPES[name]
+
+
+def augmentation_of(recipe: Recipe, epochs: int, *, scratch: bool) -> Augmentations:
+    """The recipe's; `scratch` for `quick` from scratch where images are seen so often as to be learned by heart."""
+    return "scratch" if scratch and recipe.augmentation == "quick" and epochs >= _OFTEN else recipe.augmentation
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
