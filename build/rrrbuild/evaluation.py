@@ -1,7 +1,7 @@
 """Predictions of a checkpoint or an engine on the images of a data set, as `rrr evaluate` and `rrr report` use them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from rrrnet.data.dataset import ImageSet, load_arrays, read_again, read_split, s
 from rrrnet.data.reading import LeftOut, describe_left_out
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.images.preprocess import Uint8Array
+from rrrnet.names import spelled_as
 
 BATCH_SIZE = 32
 SPLITS = ("test", "val", "train", "all")
@@ -39,6 +40,7 @@ class Predictions:
 
     Attributes:
         files: N names of images.
+        paths: where they lie; some may be in the data set's `test_root`.
         labels: shape (N,), true classes as indices of the subject's labels.
         probabilities: shape (N, M, C).
         root: the data set's folder.
@@ -47,6 +49,7 @@ class Predictions:
     """
 
     files: tuple[str, ...]
+    paths: tuple[Path, ...]
     labels: npt.NDArray[np.int64]
     probabilities: npt.NDArray[np.float32]
     root: Path
@@ -95,6 +98,7 @@ def predict(subject: EvaluatedModel, data: Path | None, split: str) -> Predictio
     with output.progress_bar() as bar:
         task = bar.add_task(f"{source.name} ({subject.target})", total=None, text="reading images")
         images = read_again(subject.data, data)
+        images = replace(images, classes=spelled_as(images.classes, source.labels))
         chosen = _chosen(subject, images, split)
         arrays, indices = load_arrays(chosen, source.preprocess)
         position = {label: index for index, label in enumerate(source.labels)}
@@ -109,7 +113,8 @@ def predict(subject: EvaluatedModel, data: Path | None, split: str) -> Predictio
     data_matches = subject.data.get("sha256") in (None, images.sha256)
     if not data_matches:
         output.say(f"note: the images in {root} are not, or not all, those {source.name} was trained on")
-    return Predictions(chosen.files, labels, np.concatenate(results), root, data_matches, images.left_out)
+    paths = tuple(chosen.path(file) for file in chosen.files)
+    return Predictions(chosen.files, paths, labels, np.concatenate(results), root, data_matches, images.left_out)
 
 
 def _chosen(subject: EvaluatedModel, images: ImageSet, split: str) -> ImageSet:
@@ -125,12 +130,12 @@ def _chosen(subject: EvaluatedModel, images: ImageSet, split: str) -> ImageSet:
 
 
 def write_predictions(predictions: Predictions, path: Path) -> None:
-    """Write an .npz file with the arrays `files`, `labels` and `probabilities`, and `root`, the images' folder."""
+    """Write an .npz file with the arrays `files`, `paths` (absolute), `labels` and `probabilities`."""
     with path.open("wb") as file:  # given a name, savez would append .npz to it
         np.savez(
             file,
             files=np.array(predictions.files),
+            paths=np.array([str(path.absolute()) for path in predictions.paths]),
             labels=predictions.labels,
             probabilities=predictions.probabilities,
-            root=np.array(str(predictions.root.absolute())),
         )

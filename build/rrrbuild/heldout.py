@@ -1,7 +1,7 @@
 """The images that an engine is verified on: the test split of the data that the checkpoint was trained on."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from rrrnet.checkpoint import SPLIT, Checkpoint
 from rrrnet.data.dataset import ImageSet, load_arrays, read_again, read_split, select
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.images.preprocess import Preprocess, Uint8Array
+from rrrnet.names import spelled_as
 
 NO_ACCURACY = "not known: no labelled images; --data DIR gives some"
 
@@ -48,6 +49,7 @@ def held_out_images(checkpoint: Checkpoint, data: Path | None, *, limit: int, wi
         generated = generated_images(checkpoint.preprocess, limit)
         return HeldOut(generated, None, "generated patterns: the checkpoint never had data, so no accuracy is known")
     everything = read_again(checkpoint.training.get("data") or {}, data)
+    everything = replace(everything, classes=spelled_as(everything.classes, checkpoint.labels))
     chosen, part = _test_part(checkpoint, everything)
     unknown = sorted(set(chosen.classes) - set(checkpoint.labels))
     if unknown:

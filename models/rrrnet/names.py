@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 
 from rrrnet.errors import ArtifactError, UsageError
 
@@ -41,6 +41,16 @@ def is_text(name: str) -> bool:
 def text_of(name: str) -> str:
     """The same with a space in the place of each letter that is none."""
     return " ".join("".join(letter if is_text(letter) else " " for letter in name).split())
+
+
+def spelled_as(names: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
+    """Names as `known` spells them, where they differ in how accents are written alone (composed or not), none twice.
+
+    Where one system wrote a folder and another a file of labels, equal names differ so.
+    """
+    composed = {unicodedata.normalize("NFC", name): name for name in known}
+    spelled = tuple(name if name in known else composed.get(unicodedata.normalize("NFC", name), name) for name in names)
+    return spelled if len(set(spelled)) == len(set(names)) else tuple(names)
 
 
 def check_labels(labels: tuple[str, ...], source: str) -> None:

@@ -45,6 +45,10 @@ def test_the_data_are_numbered_by_the_files_order_and_other_classes_are_named() 
     images = ImageSet("set", Path("set"), ("a", "b", "c"), (0, 1, 2), ("1", "10", "2"), (), "")
     ordered = in_order(images, ("1", "2", "10"), "--labels file")
     assert (ordered.labels, ordered.classes) == ((0, 2, 1), ("1", "2", "10"))
+    accents = ImageSet("set", Path("set"), ("a", "b"), (0, 1), ("caf\u00e9", "tea"), (), "")
+    assert in_order(accents, ("tea", "cafe\u0301"), "--labels file").classes == ("tea", "caf\u00e9"), "NFD is NFC"
+    with pytest.raises(ArtifactError, match=r"has 3 labels, and the data 2 classes: only --labels file has"):
+        in_order(accents, ("tea", "cafe\u0301", "caf\u00e9"), "--labels file")
     with pytest.raises(
         ArtifactError, match=r"has 2 labels, and the data 3 classes: only set has '10', '2'; only .* '3'"
     ):

@@ -111,6 +111,13 @@ def test_a_second_data_set_is_the_test_part_and_is_found_again(tmp_path: Path) -
         read_dataset(root, test_data=tests)
 
 
+def test_a_class_of_a_second_data_set_may_write_its_accents_otherwise(tmp_path: Path) -> None:
+    root = fill(tmp_path / "mine", {"caf\u00e9": 4, "tea": 4})
+    tests = fill(tmp_path / "theirs", {"cafe\u0301": 2, "tea": 1}, start=100)
+    images = read_dataset(root, test_data=tests)
+    assert [numbers(images, split_dataset(images, seed=0), label)[2] for label in (0, 1)] == [2, 1]
+
+
 def test_copies_stay_on_one_side_and_are_told_with_those_under_two_labels(tmp_path: Path) -> None:
     root = fill(tmp_path, {"cat": 12, "dog": 12})
     for index in range(6):

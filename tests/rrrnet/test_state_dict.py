@@ -99,6 +99,7 @@ def test_names_of_other_libraries_become_torchvisions(rename: Callable[[Tensors]
             layer("fc.0", 512) | layer("fc.3", 2, 512),
             r"an MLP, not one linear layer: fc\.0\.weight \(512, 2048\), fc\.3",
         ),
+        (layer("fc.0", 2048) | layer("fc.2", 2), r"an MLP, not one linear layer: fc\.0\.weight \(2048, 2048\), fc\.2"),
         (layer("fc", 2) | layer("aux", 2), "it holds 2 classifiers"),
         ({"fc.weight": layer("fc", 2)["fc.weight"]}, r"lacks a tensor: fc\.bias is missing"),
         (layer("fc", 2, 4096), r"fc\.weight \(2, 4096\) is not a linear layer of 2048 inputs"),

@@ -145,7 +145,7 @@ def test_a_typo_ends_the_command_with_code_3_and_one_line(tmp_path: Path, capsys
     assert said.err.count("\n") == 1
     assert f"{path}:6: claim 'five times': unknown field 'basline'" in said.err
     assert run(["verify", "--claims", str(tmp_path / "none.yaml")]) == 3
-    assert "none.yaml cannot be read: No such file or directory; rrr claims init writes one" in capsys.readouterr().err
+    assert "none.yaml cannot be read: No such file or directory; rrr claims init writes" in capsys.readouterr().err
 
 
 def test_the_readmes_claims_are_read_and_every_kind_is_documented() -> None:

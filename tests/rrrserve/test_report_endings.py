@@ -1,12 +1,13 @@
 """What a report tells of trainings that ended early, and of engines that were verified elsewhere or not at all."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from rrrserve.report.collect import missing_section
-from rrrserve.report.training import ended, resuming
+from rrrserve.report.training import ended, resuming, training_section
 from rrrserve.report.verification import verified_elsewhere
 from rrrserve.stamps.environment import describe
 
@@ -37,6 +38,15 @@ ENDINGS: list[tuple[dict[str, Any], str | None]] = [
 @pytest.mark.parametrize(("training", "told"), ENDINGS)
 def test_it_is_told_after_how_many_epochs_a_training_ended_and_why(training: dict[str, Any], told: str | None) -> None:
     assert ended(training) == told
+
+
+def test_where_the_images_lay_is_not_told(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text("{}")
+    data = {"name": "mine", "path": "/home/ann/mine", "test_path": "/home/ann/theirs", "images": 9}
+    found: Any = SimpleNamespace(path=tmp_path, training={"data": data}, command="rrr train")
+    told = training_section(found)
+    assert told is not None
+    assert told["data"] == {"name": "mine", "images": 9}
 
 
 def document(**changes: Any) -> dict[str, Any]:

@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from rrrbuild.evaluation import Predictions, write_predictions
+from rrrnet.data.dataset import TEST_DATA
 from rrrserve.report import figures
+from rrrserve.report.inputs import files_of_predictions
 from rrrserve.report.mistakes import MOST_CLASSES, mistakes, thumbnails
 
 
@@ -15,7 +18,7 @@ def test_the_surest_wrong_answers_come_first_and_are_shown_small(tmp_path: Path)
     files = [tmp_path / f"{index}.png" for index in range(4)]
     for file in files[:2]:
         Image.new("RGB", (300, 150), "red").save(file)
-    files[2].write_text("no image")
+    Image.new("L", (5000, 4000)).save(files[2])  # more pixels than the service takes
     probabilities = np.array([[[0.6, 0.4]], [[0.1, 0.9]], [[0.2, 0.8]], [[0.9, 0.1]]])
     found = mistakes(probabilities, np.array([1, 0, 0, 0]), ("cat", "dog"), files)
     assert found["matrix"] == {"labels": ["cat", "dog"], "counts": [[1, 2], [1, 0]]}
@@ -25,9 +28,20 @@ def test_the_surest_wrong_answers_come_first_and_are_shown_small(tmp_path: Path)
         ("dog", "cat"),
     ]
     shown = thumbnails(found)
-    assert [Path(row["file"]).name for row in shown] == ["1.png", "0.png"]
+    assert [Path(row["file"]).name for row in shown] == ["1.png", "2.png", "0.png"]
     small = Image.open(io.BytesIO(base64.b64decode(shown[0]["source"].partition(",")[2])))
     assert small.size == (shown[0]["width"], shown[0]["height"]) == (96, 48)
+    files[2].write_text("no image")
+    assert [Path(row["file"]).name for row in thumbnails(found)] == ["1.png", "0.png"]
+
+
+def test_images_of_a_second_folder_of_tests_are_found_from_the_predictions(tmp_path: Path) -> None:
+    paths = (tmp_path / "mine" / "a.png", tmp_path / "theirs" / "b.png")
+    labels, probabilities = np.array([0, 1]), np.full((2, 1, 2), 0.5, np.float32)
+    found = Predictions(("a.png", f"{TEST_DATA}b.png"), paths, labels, probabilities, tmp_path / "mine", True)
+    write_predictions(found, tmp_path / "p.npz")
+    assert files_of_predictions(tmp_path / "p.npz", 2) == list(paths)
+    assert files_of_predictions(tmp_path / "p.npz", 3) is None
 
 
 def test_of_many_classes_the_matrix_shows_those_that_are_missed(tmp_path: Path) -> None:

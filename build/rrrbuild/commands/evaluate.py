@@ -12,6 +12,7 @@ from rrrbuild.manifest import MANIFEST
 from rrrnet import output, tables
 from rrrnet.commands.score_tables import class_lines, scores_table
 from rrrnet.errors import UsageError
+from rrrnet.files import check_writable
 from rrrnet.training.metrics import by_class, score
 
 
@@ -28,8 +29,8 @@ def evaluate(
     if split not in SPLITS:
         raise UsageError(f"--split {split}: allowed are {', '.join(SPLITS)}")
     subject = open_model(model)
-    if predictions is not None and not predictions.parent.is_dir():
-        raise UsageError(f"--predictions {predictions}: there is no folder {predictions.parent}")
+    if predictions is not None:
+        check_writable(predictions, option="--predictions")
     found = predict(subject, data, split)
     scores = score(found.probabilities, found.labels)
     scores |= by_class(found.probabilities, found.labels, subject.source.labels)

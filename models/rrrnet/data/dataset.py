@@ -19,6 +19,7 @@ from rrrnet.data.layout import list_files
 from rrrnet.data.reading import LeftOut, Reader, describe_left_out, read_image
 from rrrnet.errors import ArtifactError, ImageError, UsageError
 from rrrnet.images.preprocess import Preprocess, Uint8Array, image_to_array
+from rrrnet.names import spelled_as
 
 # What a person has on disk may be larger than what the service takes from strangers: a scan, a stitched panorama.
 MAX_PIXELS = 200_000_000
@@ -117,8 +118,8 @@ def read_dataset(
     if len(reader.classes) < 2:
         few = ", ".join(f"{name} ({count})" for name, count in list(dropped.items())[:5])
         raise ArtifactError(
-            f"{root}: at least 2 classes are needed, and {len(reader.classes)} is left after those with fewer than "
-            f"{min_per_class} usable images: {few}; {'. '.join(describe_left_out(reader.left_out)) or 'add images'}"
+            f"{root}: at least 2 classes are needed, and --min-per-class leaves {len(reader.classes)}, without {few}; "
+            f"{'. '.join(describe_left_out(reader.left_out)) or 'add images'}"
         )
     reader.check(root)
     given, given_by = dict(listing.parts), listing.parts_from
@@ -158,7 +159,8 @@ def _read_test_data(reader: Reader, test_data: Path, dropped: Collection[str]) -
         raise UsageError(
             f"--test-data {test_data} has parts of its own ({listing.parts_from}): give the folder of its test part"
         )
-    unknown = sorted(set(listing.classes) - set(reader.classes) - set(dropped))
+    classes = spelled_as(listing.classes, {*reader.classes, *dropped})
+    unknown = sorted(set(classes) - set(reader.classes) - set(dropped))
     if unknown:
         raise ArtifactError(
             f"--test-data {test_data} has classes that the training data have not: {', '.join(unknown[:5])}; "
@@ -166,9 +168,9 @@ def _read_test_data(reader: Reader, test_data: Path, dropped: Collection[str]) -
         )
     position = {name: index for index, name in enumerate(reader.classes)}
     chosen = [
-        (file, position[listing.classes[label]])
+        (file, position[classes[label]])
         for file, label in zip(listing.files, listing.labels, strict=True)
-        if listing.classes[label] in position
+        if classes[label] in position
     ]
     files, labels = zip(*chosen, strict=True) if chosen else ((), ())
     reader.read(test_data, replace(listing, files=files, labels=labels), TEST_DATA)

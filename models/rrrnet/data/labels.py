@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rrrnet.data.dataset import ImageSet
 from rrrnet.errors import ArtifactError, UsageError
-from rrrnet.names import check_labels
+from rrrnet.names import check_labels, spelled_as
 
 _FORM = "one label a line, or a JSON list of them"
 
@@ -52,11 +52,12 @@ def _json_list(path: Path, text: str) -> list[str]:
 
 
 def in_order(images: ImageSet, labels: tuple[str, ...], source: str) -> ImageSet:
-    """The same images with their classes in the order of `labels`.
+    """The same images with their classes in the order of `labels`; accents as the data have them.
 
     Raises:
         ArtifactError: the classes are others; names the first on either side.
     """
+    labels = spelled_as(labels, images.classes)
     more, less = (sorted(set(one) - set(other)) for one, other in ((images.classes, labels), (labels, images.classes)))
     if more or less:
         parts = [

@@ -7,7 +7,9 @@ from rrrnet.checkpoint import read_checkpoint
 from rrrnet.errors import ArtifactError
 from rrrnet.training import training_state
 from rrrnet.weights.hub import hub_weights, imagenet_or_none
+from rrrnet.weights.pretrained import read_pretrained
 from rrrnet.weights.start import Say
+from rrrnet.weights.warm_start import is_checkpoint
 
 if TYPE_CHECKING:
     from rrrnet.training.options import Options
@@ -21,11 +23,14 @@ def settle_weights(options: "Options", say: Say) -> "Options":
         say: is told of a download, and in loud words that there is none.
 
     Raises:
-        ArtifactError: `--weights imagenet` is given and out of reach, or nothing would be trained without it.
+        ArtifactError: `--weights imagenet` is given and out of reach, or nothing would be trained without it; the file
+            given holds no such network.
     """
     if options.weights_given:
         if options.weights == "imagenet":
             hub_weights(say)
+        elif options.data is not None and not is_checkpoint(options.weights) and options.weights != "none":
+            read_pretrained(options.weights, key=options.weights_key)  # refused before minutes of reading images
         return options
     if options.resume and (options.out / training_state.RESUME).exists():
         read_checkpoint(options.out)  # its digests, before anything is parsed

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rrrnet.errors import ArtifactError
 from rrrnet.images.preprocess import Preprocess, squash_note
@@ -12,9 +11,6 @@ from rrrnet.network.ensemble import RRRNet
 from rrrnet.network.reduce import load_pretrained
 from rrrnet.weights.pretrained import Pretrained, read_pretrained
 from rrrnet.weights.warm_start import is_checkpoint, load_checkpoint
-
-if TYPE_CHECKING:
-    pass
 
 Say = Callable[[str], None]
 

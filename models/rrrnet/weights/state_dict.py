@@ -220,7 +220,8 @@ def _find_head(rest: Tensors) -> tuple[list[tuple[str, Tensor]], str, list[str]]
             beside,
         )
     if len(matrices) > 1:
-        several = all(tensor.shape[1] == FEATURES for tensor in matrices.values())
+        # One that gives as many numbers as the next one takes is a hidden layer.
+        several = all(tensor.shape[1] == FEATURES != tensor.shape[0] for tensor in matrices.values())
         kind = f"it holds {len(matrices)} classifiers" if several else "its classifier is an MLP, not one linear layer"
         return [], f"{kind}: {shown}", beside
     (name, weight), bias_name = next(iter(matrices.items())), next(iter(matrices)).removesuffix("weight") + "bias"

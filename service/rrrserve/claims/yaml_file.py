@@ -77,8 +77,8 @@ def read_yaml(path: Path) -> YamlFile:
         size_bytes = path.stat().st_size
         data = path.read_bytes() if path.is_file() and size_bytes <= MAX_BYTES else b""
     except OSError as error:
-        mends = "; rrr claims init writes one" if isinstance(error, FileNotFoundError) else ""
-        raise ArtifactError(f"{path} cannot be read: {error.strerror}{mends}") from error
+        remedy = "; rrr claims init writes a file of claims" if isinstance(error, FileNotFoundError) else ""
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}{remedy}") from error
     if not path.is_file():
         raise ArtifactError(f"{path} is not a file: expected claims in YAML")
     if size_bytes > MAX_BYTES:

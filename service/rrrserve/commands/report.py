@@ -113,8 +113,8 @@ def _predictions(
         return None, None, ""
     subject = open_model(_predictor(sources))
     found = predict(subject, data, "test")
-    files = [found.root / name for name in found.files]
-    return (found.probabilities, found.labels), files, f"{subject.target}, test split of {found.root.name}"
+    origin = f"{subject.target}, test split of {found.root.name}"
+    return (found.probabilities, found.labels), list(found.paths), origin
 
 
 def _predictor(sources: "Sources") -> Path:

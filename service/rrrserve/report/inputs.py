@@ -56,9 +56,9 @@ def _check_file(path: Path) -> None:
 def files_of_predictions(path: Path, images: int) -> list[Path] | None:
     """The images that predictions are of, as `rrr evaluate --predictions` noted them; None if it did not."""
     with np.load(path, allow_pickle=False) as arrays:
-        if "root" not in arrays or "files" not in arrays or len(arrays["files"]) != images:
+        if "paths" not in arrays or len(arrays["paths"]) != images:
             return None
-        return [Path(str(arrays["root"])) / str(name) for name in arrays["files"]]
+        return [Path(str(path)) for path in arrays["paths"]]
 
 
 def read_predictions(

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from rrrnet.data.dataset import MAX_PIXELS
 from rrrnet.errors import ImageError
+from rrrnet.files import shown as shown_path
 from rrrnet.images.preprocess import decode
 from rrrnet.training.metrics import by_class, confusion_matrix
 from rrrserve.report.calibration import Floats, Labels
@@ -51,7 +53,7 @@ def mistakes(
         "matrix": {"labels": [names[index] for index in shown], "counts": counts[np.ix_(shown, shown)].tolist()},
         "images": [
             {
-                "file": None if files is None else str(files[index]),
+                "file": None if files is None else shown_path(files[index]),
                 "label": names[labels[index]],
                 "predicted": names[answers[index]],
                 "probability": float(sure[index]),
@@ -66,7 +68,7 @@ def thumbnails(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     shown = []
     for row in found["images"]:
         try:
-            picture = decode(Path(row["file"] or "").read_bytes())
+            picture = decode(Path(row["file"] or "").read_bytes(), max_pixels=MAX_PIXELS)
         except (OSError, ValueError, ImageError):
             continue
         picture.thumbnail((_THUMBNAIL, _THUMBNAIL))

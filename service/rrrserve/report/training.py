@@ -11,6 +11,7 @@ _KNOWN = (
     *("complete", "split", "recipe", "epochs", "epochs_done", "minutes", "chosen", "balance", "selection"),
     *("seed", "frozen", "weights", "device", "versions"),
 )
+_FOLDERS = ("path", "test_path")  # of the machine that trained: no affair of who reads a page
 _STOPPED_BY = {
     True: "by Ctrl-C or another signal",
     False: "when it was last saved: its process has ended without a word, or still trains",
@@ -28,7 +29,7 @@ def training_section(checkpoint: Checkpoint | None) -> dict[str, Any] | None:
         "path": shown(checkpoint.path),
         "sha256": sealed.sha256_of(checkpoint.path / DOCUMENT),
         "command": checkpoint.command,
-        "data": None if data is None else {key: value for key, value in data.items() if key != "path"},
+        "data": None if data is None else {key: value for key, value in data.items() if key not in _FOLDERS},
         "ended": ended(training),
         **{key: training.get(key) for key in _KNOWN},
     }
