@@ -152,9 +152,9 @@ class TritonWatch:
         pause, failures = _PROBE_SECONDS, 0
         while True:
             await asyncio.sleep(pause)
-            start = time.monotonic()
             if await self._probe(model):
-                pause, failures = max(_PROBE_SECONDS, (time.monotonic() - start) / _PROBE_SHARE), 0
+                # What it costs is what the model takes alone: under load it mostly waits, and must not be seldom then.
+                pause, failures = max(_PROBE_SECONDS, self._quickest_seconds[model.name] / _PROBE_SHARE), 0
                 continue
             self._state.note_failure(model.name)
             pause, failures = _LOOK_SECONDS, failures + 1
