@@ -18,7 +18,7 @@ SMALL = Counts(train=360, val=40, test=400)
 
 def test_a_small_set_from_scratch_gets_small_images_and_many_epochs() -> None:
     chosen = choose(QUICK, 400, scratch=True, size=None, epochs=None)
-    assert (chosen.size, chosen.epochs) == (64, 45)
+    assert (chosen.size, chosen.epochs) == (64, 40)
     assert "400 images to train on" in chosen.why
     assert choose(QUICK, 86, scratch=True, size=None, epochs=None).epochs == 150
 

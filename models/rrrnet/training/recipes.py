@@ -68,7 +68,7 @@ class Recipe:
 
 
 _OFTEN = 20  # epochs
-_MOST_IMAGES_SEEN = 18_000  # small images are not a reason to train for ever
+_MOST_IMAGES_SEEN = 16_000  # small images are not a reason to train for ever
 
 RECIPES = {
     "paper": Recipe(
