@@ -42,7 +42,7 @@ def test_it_is_told_after_how_many_epochs_a_training_ended_and_why(training: dic
 
 def test_where_the_images_lay_is_not_told(tmp_path: Path) -> None:
     (tmp_path / "model.json").write_text("{}")
-    data = {"name": "mine", "path": "/home/ann/mine", "test_path": "/home/ann/theirs", "images": 9}
+    data = {"name": "mine", "path": "/data/ann/mine", "test_path": "/data/ann/theirs", "images": 9}
     found: Any = SimpleNamespace(path=tmp_path, training={"data": data}, command="rrr train")
     told = training_section(found)
     assert told is not None
