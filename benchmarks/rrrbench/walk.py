@@ -88,7 +88,7 @@ class Shell:
             if self._service.poll() is not None or time.monotonic() > deadline:
                 raise CheckFailedError(f"{command} did not become ready:\n{said}")
             time.sleep(0.2)
-        time.sleep(1)  # for the lines that come with that one
+        time.sleep(1)  # for the warnings of the HTTP workers, which come after it
         said = self._log.read_text(errors="replace")
         self._told = len(said)
         return 0, said

@@ -12,6 +12,7 @@ from rrrnet.errors import ArtifactError
 from rrrnet.images.preprocess import Preprocess
 
 DOCUMENT = "repository.json"
+DEFAULT_REPOSITORY = Path("artifacts/repository")
 FORMAT_VERSION = 1
 PYTHON_BACKEND = "python"
 # Output of a model whose members run side by side in one process: durations, (N, M) float32, a row for each image.

@@ -9,7 +9,7 @@ import torch
 from rrrnet.images.preprocess import Preprocess
 from rrrnet.network.architecture import REDUCED_BLOCKS, Architecture
 from rrrnet.training.budget import Choice, Counts, about, choose, fit_into, repeating, step_seconds, training_seconds
-from rrrnet.training.recipes import RECIPES, augmentation_of
+from rrrnet.training.recipes import RECIPES, Recipe, augmentation_of
 from rrrnet.training.train import TrainingPlan
 
 QUICK, PAPER = RECIPES["quick"], RECIPES["paper"]
@@ -34,7 +34,9 @@ def test_a_small_set_from_scratch_gets_small_images_and_many_epochs() -> None:
         (PAPER, True, 64, 7, (64, 7)),
     ],
 )
-def test_what_is_given_stays(recipe, scratch, size, epochs, expected) -> None:  # type: ignore[no-untyped-def]
+def test_what_is_given_stays(
+    recipe: Recipe, scratch: bool, size: int | None, epochs: int | None, expected: tuple[int, int]
+) -> None:
     chosen = choose(recipe, 400, scratch=scratch, size=size, epochs=epochs)
     assert (chosen.size, chosen.epochs) == expected
 
@@ -43,7 +45,9 @@ def test_what_is_given_stays(recipe, scratch, size, epochs, expected) -> None:  
     ("recipe", "epochs", "scratch", "expected"),
     [(QUICK, 45, True, "scratch"), (QUICK, 12, True, "quick"), (QUICK, 45, False, "quick"), (PAPER, 45, True, "paper")],
 )
-def test_images_that_are_seen_often_from_scratch_are_changed_more(recipe, epochs, scratch, expected) -> None:  # type: ignore[no-untyped-def]
+def test_images_that_are_seen_often_from_scratch_are_changed_more(
+    recipe: Recipe, epochs: int, scratch: bool, expected: str
+) -> None:
     assert augmentation_of(recipe, epochs, scratch=scratch) == expected
 
 

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rrrbuild.manifest import MANIFEST
+from rrrbuild.repository_document import DEFAULT_REPOSITORY
 from rrrbuild.repository_document import DOCUMENT as REPOSITORY
 from rrrnet.checkpoint import DOCUMENT as CHECKPOINT
-
-DEFAULT_REPOSITORY = Path("artifacts/repository")
 
 
 def first_step(artifacts: Path) -> Sequence[object]:

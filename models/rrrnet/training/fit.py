@@ -99,8 +99,10 @@ def fit(
     """
     began = time.monotonic()
     check_out(options)
-    if options.weights_given or options.resume or options.data is None:
-        options = settle_weights(options, say)  # what fails does so within seconds
+    # What fails does so within seconds; but the number of images is told before a hub that is out of reach.
+    first = options.weights_given or options.resume or options.data is None
+    if first:
+        options = settle_weights(options, say)
     order = None if options.labels is None else read_labels(options.labels)
     rule = _preprocess(options)
     if options.data is None:
@@ -115,7 +117,7 @@ def fit(
     )
     if order is not None:
         data = replace(data, images=in_order(data.images, order, f"--labels {options.labels}"))
-    if not options.weights_given and not options.resume:
+    if not first:
         options = settle_weights(options, say)
     images = data.images
     sets = {which: _part(images, data.parts, which) for which in ("train", "val", "test")}

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
+from rrrbuild.repository_document import DEFAULT_REPOSITORY
 from rrrnet import output
 from rrrnet.errors import UsageError
 from rrrnet.files import check_writable, write_atomically
 from rrrserve.commands.verify import DEFAULT_ENGINES
-from rrrserve.config.service_config import DEFAULT_REPOSITORY
 
 DEFAULT_OUT = Path("my_claims.yaml")
 SERVICE = "http://127.0.0.1:3000"

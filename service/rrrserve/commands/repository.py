@@ -7,9 +7,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from rrrbuild.repository_document import DEFAULT_REPOSITORY
 from rrrnet import output, tables
 from rrrnet.errors import IncompatibleError, UsageError
-from rrrserve.config.service_config import DEFAULT_REPOSITORY
 
 if TYPE_CHECKING:
     from rrrbuild.repository_document import Repository

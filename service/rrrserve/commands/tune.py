@@ -11,9 +11,9 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
+from rrrbuild.repository_document import DEFAULT_REPOSITORY
 from rrrnet import output, sealed, tables
 from rrrnet.errors import CheckFailedError, ImageError, UsageError
-from rrrserve.config.service_config import DEFAULT_REPOSITORY
 from rrrserve.process.cores import available_cores
 
 if TYPE_CHECKING:

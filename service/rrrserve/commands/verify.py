@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rrrbuild.repository_document import DEFAULT_REPOSITORY
 from rrrnet import output, tables
 from rrrnet.errors import ArtifactError, CheckFailedError, UsageError
 from rrrnet.files import check_writable, write_atomically
-from rrrserve.config.service_config import DEFAULT_REPOSITORY
 from rrrserve.net.tls import client_trust
 from rrrserve.net.tokens import client_headers
 from rrrserve.process.environment import variables

@@ -11,6 +11,7 @@ from typing import Any, Self
 from annotated_types import Ge, Le
 from pydantic import BaseModel, ConfigDict, Field
 
+from rrrbuild.repository_document import DEFAULT_REPOSITORY
 from rrrnet.errors import UsageError
 from rrrnet.files import write_atomically
 from rrrnet.images.preprocess import MAX_PIXELS
@@ -21,7 +22,6 @@ from rrrserve.process.cores import available_cores
 from rrrserve.process.logs import Format, check_format
 from rrrserve.process.restarts import DEFAULT_RESTARTS
 
-DEFAULT_REPOSITORY = Path("artifacts/repository")
 _NOT_VARIABLES = {
     *("workers", "start_timeout_seconds", "grace_seconds", "drain_seconds", "most_restarts"),
     *("tls", "token_digests", "private_folder"),
