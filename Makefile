@@ -83,7 +83,7 @@ observe: prometheus ## Run a real Prometheus against the service at URL, until C
 verify: prometheus ## Judge the claims of benchmarks/claims.yaml on the models of make demo: by scrapes and a real Prometheus, and by the repository.
 	@$(BIN)/python benchmarks/verify.py $(VERIFY)
 
-quick: lint ## Lint, types, and the tests that need no service, no build and no training: 90 seconds.
+quick: lint ## Lint, types, and the tests that need no service, no build and no training: two minutes.
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not ($(HEAVY) or nightly)'
 
 test: prometheus lint ## What CI runs: make quick, what builds and trains, then what serves, but the long ones; 8 minutes.
