@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rrrbuild.confidence.record import Confidence
 from rrrbuild.manifest import MANIFEST
 from rrrnet import sealed
 from rrrnet.errors import ArtifactError
@@ -17,6 +18,10 @@ FORMAT_VERSION = 1
 PYTHON_BACKEND = "python"
 # Output of a model whose members run side by side in one process: durations, (N, M) float32, a row for each image.
 MEMBER_SECONDS = "member_seconds"
+# Of a model that may leave members out: how many of them answered, (N, 1) int32, and what became of each, (N, M) uint8
+# (see `cascade_runner`).
+MEMBERS_USED = "members_used"
+MEMBER_STATUS = "member_status"
 REMEDY = "write it again with rrr repository"
 
 
@@ -40,6 +45,8 @@ class ServedModel:
         steps: the Triton models behind it where it is a Triton ensemble; clients have no use for them.
         engine: the engine folder it was made from, by its absolute path then; None where that is not known.
         engine_sha256: of that folder's manifest, which holds the digests of the engine's files.
+        cascade: `k`, `tau` and `order` where the first k members may answer alone; None where all are always asked.
+        confidence: temperatures, scores of sets and references of drift; None where none were fitted.
     """
 
     name: str
@@ -57,10 +64,14 @@ class ServedModel:
     steps: tuple[str, ...] = ()
     engine: str | None = None
     engine_sha256: str | None = None
+    cascade: Mapping[str, Any] | None = None
+    confidence: Confidence | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict that `from_json` reads back."""
-        return {**asdict(self), "labels": list(self.labels), "outputs": list(self.outputs), "steps": list(self.steps)}
+        document = {**asdict(self), "labels": list(self.labels), "outputs": list(self.outputs)}
+        confidence = None if self.confidence is None else self.confidence.to_json()
+        return {**document, "steps": list(self.steps), "confidence": confidence}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "ServedModel":
@@ -71,6 +82,7 @@ class ServedModel:
             "preprocess": Preprocess.from_json(values["preprocess"]),
             "outputs": tuple(values["outputs"]),
             "steps": tuple(values.get("steps", ())),
+            "confidence": Confidence.from_json(values.get("confidence")),
         }
         return cls(**{**known, **changed})
 

@@ -12,6 +12,19 @@ ECE_BINS = 15
 _MOST_CONFUSIONS = 200  # 1 000 classes can have a million; the worst tell enough
 
 
+def mean_of_members(probabilities: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+    """The ensemble's answer: the mean of those members that were asked, shape (..., M, C) to (..., C).
+
+    The row of a member that was not asked, or gave no finite answer, is NaN; where all are, so is the mean.
+    """
+    used = np.isfinite(probabilities).all(axis=-1)
+    if used.all():
+        return np.asarray(probabilities.mean(axis=-2, dtype=np.float64))
+    total = np.where(used[..., None], probabilities, 0.0).sum(axis=-2, dtype=np.float64)
+    count = used.sum(axis=-1)[..., None]
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
 def score(probabilities: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.integer[Any]]) -> dict[str, Any]:
     """Score the ensemble (arithmetic mean of its members' probabilities) and each member.
 

@@ -1,0 +1,172 @@
+"""When some members suffice: the threshold that loses no accuracy, what it saves, and what an image then costs."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+from rrrbuild.cascade_runner import AUTO, answered_by
+from rrrbuild.confidence.order import greedy_order
+from rrrnet.training.metrics import mean_of_members
+
+FloatArray = npt.NDArray[np.floating]
+Labels = npt.NDArray[np.integer]
+
+MIN_IMAGES = 100
+BOUND_POINTS = 1.0
+_ONE_SIDED = 0.95
+_CURVE_POINTS = 40
+
+
+@dataclass(frozen=True)
+class Step:
+    """One threshold.
+
+    Attributes:
+        tau: see `cascade_runner.settled`.
+        share_early: share of images that the first members settle.
+        drop_points: accuracy of all members less that of the cascade, in percentage points.
+        drop_bound_points: its upper bound, one-sided, at 95 %.
+    """
+
+    tau: float
+    share_early: float
+    drop_points: float
+    drop_bound_points: float
+
+    def allowed(self, max_drop_points: float, bound_points: float) -> bool:
+        """Whether it loses no more than is allowed, by the estimate and by the bound."""
+        return self.drop_points <= max_drop_points + 1e-9 and self.drop_bound_points <= bound_points
+
+
+def drop_bound_points(losses: int, wins: int, images: int) -> float:
+    """Upper bound of the accuracy lost, one-sided at 95 %, in percentage points.
+
+    A share less another of the same images, from Wilson's limits of both (Newcombe, Statistics in Medicine 17, 1998):
+    with no label changed, 268 images are needed to tell that less than 1 point is lost.
+
+    Args:
+        losses: images whose right label became a wrong one.
+        wins: images whose wrong label became the right one.
+        images: of all.
+    """
+    (lost, most_lost), (won, least_won) = _wilson(losses, images, 1), _wilson(wins, images, -1)
+    return 100 * (lost - won + math.hypot(most_lost - lost, won - least_won))
+
+
+def _wilson(hits: int, images: int, side: int) -> tuple[float, float]:
+    z = NormalDist().inv_cdf(_ONE_SIDED)
+    share, total = hits / images, images + z * z
+    half = z * math.sqrt(share * (1 - share) * images + z * z / 4) / total
+    limit = (hits + z * z / 2) / total + side * half
+    return share, min(max(limit, 0.0), 1.0)
+
+
+def steps(probabilities: FloatArray, labels: Labels, order: tuple[int, ...], k: int) -> list[Step]:
+    """Every threshold at which one more image is settled, from none settled (`tau` above 1) down.
+
+    Args:
+        probabilities: of all members, shape (N, M, C).
+        labels: shape (N,).
+        order: in which the members are asked.
+        k: how many are asked first.
+    """
+    first = probabilities[:, list(order[:k])]
+    early, everyone = first.mean(axis=1, dtype=np.float64), probabilities.mean(axis=1, dtype=np.float64)
+    votes = first.argmax(axis=2)
+    places = np.flatnonzero((votes == votes[:, :1]).all(axis=1))
+    confidence = early[places, votes[places, 0]]
+    places = places[np.argsort(-confidence, kind="stable")]
+    confidence = np.sort(confidence)[::-1]
+    right = everyone[places].argmax(axis=1) == labels[places]
+    right_early = votes[places, 0] == labels[places]
+    losses, wins = np.cumsum(right & ~right_early), np.cumsum(~right & right_early)
+    images = len(labels)
+    found = [Step(1.01, 0.0, 0.0, drop_bound_points(0, 0, images))]
+    for index in range(len(places)):
+        last = index + 1 == len(places)
+        if not last and confidence[index] == confidence[index + 1]:
+            continue
+        # Half-way to the next, so that rounding in another target does not move the image to the other side.
+        tau = confidence[index] if last else (confidence[index] + confidence[index + 1]) / 2
+        lost, won = int(losses[index]), int(wins[index])
+        bound = drop_bound_points(lost, won, images)
+        found.append(Step(float(tau), (index + 1) / images, 100 * (lost - won) / images, bound))
+    return found
+
+
+def best_step(found: list[Step], max_drop_points: float, bound_points: float = BOUND_POINTS) -> Step:
+    """The lowest threshold that is allowed, and above which every other is allowed too.
+
+    Lower ones that happen to be allowed again owe that to luck with few images.
+    """
+    best = found[0]
+    for step in found[1:]:
+        if not step.allowed(max_drop_points, bound_points):
+            break
+        best = step
+    return best
+
+
+def curve(found: list[Step]) -> list[Step]:
+    """Some of the steps, evenly spread, the ends among them."""
+    places = np.unique(np.linspace(0, len(found) - 1, min(_CURVE_POINTS, len(found))).round().astype(int))
+    return [found[place] for place in places]
+
+
+def cross_fitted(
+    probabilities: FloatArray, labels: Labels, k: int, max_drop_points: float
+) -> npt.NDArray[np.floating]:
+    """What the cascade answers to each half of the images, its order and threshold chosen on the other half.
+
+    Images are listed by class, so every second one is a half of each class.
+
+    Args:
+        probabilities: of all members, shape (N, M, C).
+        labels: shape (N,).
+        k: how many members are asked first.
+        max_drop_points: see `best_step`.
+
+    Returns:
+        Shape (N, M, C), NaN in the rows of members that were not asked.
+    """
+    answered = probabilities.copy()
+    for half in range(2):
+        here, other = slice(half, None, 2), slice(1 - half, None, 2)
+        order = greedy_order(probabilities[other], labels[other])
+        # Half the images may be too few to show the bound; the estimate must do.
+        chosen = best_step(steps(probabilities[other], labels[other], order, k), max_drop_points, math.inf)
+        cascade = {"order": order, "k": k, "tau": chosen.tau}
+        answered[here] = answered_by(probabilities[here], cascade, AUTO)
+    return answered
+
+
+def expected_cost_ms(
+    first_ms: Mapping[int, float], rest_ms: Mapping[int, float], share_early: float
+) -> dict[int, float]:
+    """Mean cost of a batch by its size: the first members on all, the rest on those that are not settled.
+
+    Images are taken to be settled independently of each other; costs between the measured sizes are interpolated.
+
+    Args:
+        first_ms: by batch size.
+        rest_ms: by number of images; more sizes than of the batches may be measured.
+        share_early: share of images that the first members settle.
+    """
+    sizes, costs = zip(*sorted(rest_ms.items()), strict=True)
+    result = {}
+    for batch, cost in first_ms.items():
+        counts = np.arange(1, batch + 1)
+        chances = [
+            math.comb(batch, count) * (1 - share_early) ** count * share_early ** (batch - count) for count in counts
+        ]
+        result[batch] = float(cost + np.dot(chances, np.interp(counts, sizes, costs)))
+    return result
+
+
+def accuracy(probabilities: FloatArray, labels: Labels) -> float:
+    """Share of images whose label is that of the mean of the members that were asked."""
+    return float((mean_of_members(probabilities).argmax(axis=1) == labels).mean())
