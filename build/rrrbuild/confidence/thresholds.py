@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +13,8 @@ from rrrbuild.cascade_runner import AUTO, answered_by
 from rrrbuild.confidence.order import greedy_order
 from rrrnet.training.metrics import mean_of_members
 
-FloatArray = npt.NDArray[np.floating]
-Labels = npt.NDArray[np.integer]
+FloatArray = npt.NDArray[np.floating[Any]]
+Labels = npt.NDArray[np.integer[Any]]
 
 MIN_IMAGES = 100
 BOUND_POINTS = 1.0
@@ -119,7 +120,7 @@ def curve(found: list[Step]) -> list[Step]:
 
 def cross_fitted(
     probabilities: FloatArray, labels: Labels, k: int, max_drop_points: float
-) -> npt.NDArray[np.floating]:
+) -> npt.NDArray[np.floating[Any]]:
     """What the cascade answers to each half of the images, its order and threshold chosen on the other half.
 
     Images are listed by class, so every second one is a half of each class.
