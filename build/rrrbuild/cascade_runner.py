@@ -58,6 +58,8 @@ class Cascade:
     """Runs the first members on all images, and the others on the images that these do not settle.
 
     Attributes:
+        first: the part that is always asked.
+        rest: the other part.
         status: what became of each member in the last call, shape (N, M): `USED` and so on.
     """
 
@@ -74,7 +76,7 @@ class Cascade:
             rest: those features and the rows to look at, R of them -> probabilities (R, M - k, C) of the others.
             cascade: `k`, `tau` and the `order` of members: the first k of it are those of `first`.
         """
-        self._first, self._rest = first, rest
+        self.first, self.rest = first, rest
         self._tau = float(cascade["tau"])
         order, k = list(cascade["order"]), int(cascade["k"])
         self._early, self._late = order[:k], order[k:]
@@ -96,7 +98,7 @@ class Cascade:
             deadline: on the clock of `time.monotonic`: whatever has not answered by then is `LATE`; None waits, and
                 lets errors of the others pass.
         """
-        early, features = self._first(images)
+        early, features = self.first(images)
         count, k, classes = early.shape
         found = np.full((count, k + len(self._late), classes), np.nan, np.float32)
         found[:, self._early] = early
@@ -121,10 +123,10 @@ class Cascade:
     def _ask_rest(self, features: Any, rows: Sequence[int], deadline: float | None) -> tuple[int, Probabilities | None]:
         """What became of the other members, and their answer where there is one."""
         if deadline is None:
-            return USED, self._rest(features, rows)
+            return USED, self.rest(features, rows)
         if self._under_way is not None and not self._under_way.done():
             return LATE, None  # for an earlier call, which has its answer without them
-        self._under_way = self._thread.submit(self._rest, features, rows)
+        self._under_way = self._thread.submit(self.rest, features, rows)
         try:
             return USED, self._under_way.result(max(0.0, deadline - time.monotonic()))
         except TimeoutError:

@@ -30,17 +30,17 @@ def load(
 
     Args:
         folder: has `model.xml` and `model.bin`, checked already.
-        manifest: gives `precision`, the `batch` sizes, and the shape of `outputs`.
+        manifest: gives `precision`, the `batch` sizes, the image size, and the shape of `outputs`.
         threads: CPU threads for one inference; None: one for each core.
 
     Returns:
         images (N, S, S, 3) uint8 -> probabilities (N, M, C) float32, for one caller at a time.
     """
     network = _Network(ov.Core(), folder / "model.xml", manifest, threads)
-    shape = manifest["outputs"][0]["shape"][1:]
+    (_, *shape), dtype = (manifest["outputs"][0][key] for key in ("shape", "dtype"))
 
     def run(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        output = np.empty((len(images), *shape), np.float32)
+        output = np.empty((len(images), *shape), dtype)
         network(_writeable(images), output)
         return output
 
@@ -275,11 +275,9 @@ def _part(core: ov.Core, path: Path, manifest: Mapping[str, Any]) -> ov.Model:
     That is half the bytes, and what the whole network does: handed on in FP32 they would be rounded later than there.
     """
     part = core.read_model(path)
-    sources, results = (
-        "features" in {name for port in ports for name in port.names} for ports in (part.inputs, part.outputs)
-    )
-    if manifest["precision"] != "bf16" or not (sources or results):
+    if manifest["precision"] != "bf16" or manifest["plan"] not in ("split", "cascade"):
         return part
     steps = ov.preprocess.PrePostProcessor(part)
-    (steps.output("features") if results else steps.input("features")).tensor().set_element_type(ov.Type.bf16)
+    hands_on = any("features" in port.names for port in part.outputs)
+    (steps.output("features") if hands_on else steps.input("features")).tensor().set_element_type(ov.Type.bf16)
     return steps.build()
