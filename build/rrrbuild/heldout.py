@@ -64,19 +64,20 @@ def unseen_images(checkpoint: Checkpoint, data: Path | None, calibration_data: P
         UsageError: there are none; says why.
         ArtifactError: they have a class that the checkpoint does not know.
     """
-    way_out = "--calibration-data DIR gives others"
-    if calibration_data is None:
-        if SPLIT not in checkpoint.files:
+    way_out = "--calibration-data DIR gives some"
+    if calibration_data is not None:
+        chosen, part = read_again({}, calibration_data), "all images"
+    else:
+        parts = read_split(checkpoint.path / SPLIT) if SPLIT in checkpoint.files else {}
+        if "val" not in parts.values():
             raise UsageError(f"{checkpoint.name} records no validation images: {way_out}")
         data = data if data is not None else remembered_data(checkpoint)
         if data is None:
             raise UsageError(f"{checkpoint.name} never had data: {way_out}")
         everything = read_again(checkpoint.training.get("data") or {}, data)
-        chosen, part = select(everything, read_split(checkpoint.path / SPLIT), "val"), "validation images"
-        if not chosen.files:
+        if not any(parts.get(file) == "val" for file in everything.files):
             raise UsageError(f"none of the validation images of {checkpoint.name} are in {data}: {way_out}")
-    else:
-        chosen, part = read_again({}, calibration_data), "all images"
+        chosen, part = select(everything, parts, "val"), "validation images"
     chosen = evenly(replace(chosen, classes=spelled_as(chosen.classes, checkpoint.labels)), limit)
     return _with_labels(chosen, checkpoint, f"{part} of {chosen.name}")
 
