@@ -12,9 +12,8 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 import pytest
-from PIL import Image
 
-from rrrbuild import measure, trust
+from rrrbuild import measure
 from rrrbuild.build import build_engine
 from rrrbuild.cascade_runner import AUTO, FAILED, FAST, FULL, LATE, NOT_ASKED, NOT_FINITE, USED, Cascade, settled
 from rrrbuild.confidence import thresholds
@@ -27,10 +26,9 @@ from rrrbuild.targets import target_named
 from rrrbuild.trust import Trust
 from rrrnet.checkpoint import Checkpoint
 from rrrnet.errors import UsageError
-from rrrnet.network.architecture import REDUCED_BLOCKS, Architecture
+from rrrnet.network.architecture import Architecture
 
 BATCH = BatchRange(1, 2, 4)
-FOUR_MEMBERS = Architecture(3, REDUCED_BLOCKS, members=4, widths=(8, 16))
 Floats = npt.NDArray[np.float32]
 Images = npt.NDArray[np.uint8]
 
@@ -141,9 +139,9 @@ def test_members_side_by_side_that_sleep_or_fail_are_left_out_at_the_deadline_an
 
 
 def test_the_two_parts_of_a_graph_compute_what_the_whole_network_computes(
-    tmp_path: Path, make_checkpoint: Callable[..., Checkpoint], images: Images
+    tmp_path: Path, make_checkpoint: Callable[..., Checkpoint], four_members: Architecture, images: Images
 ) -> None:
-    checkpoint = make_checkpoint(tmp_path / "quartet", FOUR_MEMBERS)
+    checkpoint = make_checkpoint(tmp_path / "quartet", four_members)
     whole = export_onnx(checkpoint, plan="merged", half=False)
     order = (2, 0, 3, 1)
     parts = cut_cascade(export_onnx(checkpoint, plan="cascade", half=False, groups=(order[:3], order[3:])), 3)
@@ -159,36 +157,6 @@ def test_the_two_parts_of_a_graph_compute_what_the_whole_network_computes(
     assert features_of(parts["first"])["shape"] == [-1, 512, 4, 4]
     operators = [node.op_type for node in onnx.load_from_string(parts["rest"]).graph.node]
     assert operators.count("Conv") == 9
-
-
-@pytest.fixture(scope="module")
-def many_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """3 x 100 images of 32 pixels."""
-    root, random = tmp_path_factory.mktemp("images") / "many", np.random.default_rng(4)
-    for channel, label in enumerate(("red", "green", "blue")):
-        (root / label).mkdir(parents=True)
-        for index in range(100):
-            noise = random.integers(0, 120, (32, 32, 3), dtype=np.uint8)
-            noise[:, :, channel] += 100
-            Image.fromarray(noise).save(root / label / f"{index}.png")
-    return root
-
-
-@pytest.fixture(scope="module")
-def cascade_engine(
-    tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable[..., Checkpoint], data: Path, many_images: Path
-) -> Manifest:
-    """Of four members that were never trained; every label counts as right, so that some threshold is allowed."""
-    folder = tmp_path_factory.mktemp("cascade")
-    checkpoint = make_checkpoint(folder / "quartet", FOUR_MEMBERS, data=data)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(thresholds, "drop_bound_points", lambda *_: 0.0)
-        patch.setattr(measure, "_SECONDS_PER_SIZE", 0.02)
-        patch.setattr(trust, "_MOST_IMAGES", 120)
-        wanted = Trust(cascade=True, max_drop=100.0, calibration_data=many_images)
-        return build_engine(
-            checkpoint.path, "openvino-fp32", batch=BATCH, out=folder / "engine", images=4, trust=wanted
-        )
 
 
 def test_the_manifest_keeps_what_was_chosen_and_what_it_was_chosen_by(cascade_engine: Manifest) -> None:
@@ -264,10 +232,14 @@ def test_where_there_is_nothing_to_choose_on_the_build_goes_on_without_and_says_
 
 
 def test_too_few_images_give_no_cascade_but_a_temperature(
-    tmp_path: Path, make_checkpoint: Callable[..., Checkpoint], data: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    make_checkpoint: Callable[..., Checkpoint],
+    four_members: Architecture,
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(measure, "_SECONDS_PER_SIZE", 0.02)
-    checkpoint = make_checkpoint(tmp_path / "quartet", FOUR_MEMBERS, data=data)
+    checkpoint = make_checkpoint(tmp_path / "quartet", four_members, data=data)
     said: list[str] = []
     wanted = Trust(calibration_data=data)
     engine = build_engine(
