@@ -145,7 +145,8 @@ def _fill(
         if others:
             report(f"taking plan {first.name}, for plans cannot be measured here")
         report(f"not verified: {reason}")
-        manifest = replace(manifest, unverified_reason=str(reason))
+        untried = f"it cannot be run here: {reason}"
+        manifest = replace(manifest, unverified_reason=str(reason), cascade_reason=untried, confidence_reason=untried)
     else:
         left_out: dict[str, RRRError] = {}
         for other in others:

@@ -88,6 +88,12 @@ class Cascade:
         """All members' answers: images (N, S, S, 3) -> probabilities (N, M, C)."""
         return self.ask(images, [FULL] * len(images))
 
+    def warm_up(self, images: Images) -> None:
+        """Ask all about batches of each size up to that of `images`: runtimes prepare a size when they meet it."""
+        _, features = self.first(images)
+        for count in range(1, len(images) + 1):
+            self.rest(features, range(count))
+
     def ask(self, images: Images, efforts: Sequence[str], deadline: float | None = None) -> Probabilities:
         """Probabilities (N, M, C), NaN in the rows of members that did not answer.
 

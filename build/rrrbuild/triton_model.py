@@ -52,6 +52,9 @@ class TritonPythonModel:
         runtime, self._cascades, self._runner = (_load_module(folder / f"{name}.py") for name in names)
         count = int(threads["string_value"]) if threads else None
         self._run = self._runner.load(runtime, self._cascades, folder, manifest, count)
+        if hasattr(self._run, "warm_up"):  # Triton's own warm-up may never meet an image that the first leave open
+            shape = (manifest["batch"]["opt"], *manifest["inputs"][0]["shape"][1:])
+            self._run.warm_up(np.zeros(shape, np.uint8))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer a batch of requests by one engine call; a bad answer becomes an error, never a result."""
