@@ -116,9 +116,7 @@ class Measurements:
         """Of the cascade less that of all members."""
         for target in self.options.target:
             for seed in SEEDS:
-                self.result.measure(
-                    "accuracy", {"target": target, "seed": seed}, lambda t=target, s=seed: self._accuracy(t, s)
-                )
+                self.result.measure("accuracy", {"target": target, "seed": seed}, partial(self._accuracy, target, seed))
 
     def _accuracy(self, target: str, seed: int) -> dict[str, Any]:
         engine = self.engine(seed, target, cascade=True)
@@ -199,9 +197,7 @@ class Measurements:
             quantise = lazy.quantiser(order, calibration, held_out_images(checkpoint, None, limit=32)).quantise
         compiled = compile_cascade(order, record["order"], record["k"], scratch / CASCADE, quantise)
         manifest = replace(describe(order, scratch), plan=CASCADE, cascade=dict(record), features=compiled.features)
-        runner: Any = load_runner(
-            scratch / CASCADE, engine.manifest and target_named(target), to_document(manifest), threads=None
-        )
+        runner: Any = load_runner(scratch / CASCADE, target_named(target), to_document(manifest), threads=None)
         runner.warm_up(np.zeros((BATCH.opt, LARGE_PIXELS, LARGE_PIXELS, 3), np.uint8))
         return runner
 
