@@ -68,6 +68,7 @@ def test_the_quorum_is_half_of_the_members_or_the_first_of_a_cascade_or_as_it_is
 def test_a_member_that_was_left_out_is_nan_and_named_with_what_became_of_it() -> None:
     probabilities, status = checked_output(response(), CASCADE, 1)
     np.testing.assert_array_equal(probabilities, PROBABILITIES)
+    assert status is not None
     np.testing.assert_array_equal(status, STATUS)
 
 

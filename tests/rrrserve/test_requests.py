@@ -200,8 +200,11 @@ def test_an_effort_may_come_in_url_body_or_header_and_the_header_counts_last() -
     header = {b"x-rrr-effort": b"full"}
     assert (options_of([], {}, num_classes=3).effort, options_of([], header, num_classes=3).effort) == ("auto", "full")
     assert options_of([("effort", "fast")], {b"x-rrr-effort": b"?"}, num_classes=3).effort == "fast"
-    body = b'{"image": "MQ==", "effort": "fast", "coverage": 0.9}'
-    assert contents_of(body, JSON, field="image", most=1).options == [("effort", "fast"), ("coverage", "0.9")]
+    document = b'{"image": "MQ==", "effort": "fast", "coverage": 0.9}'
+    fields = form(("name=effort", b'"fast"'), ("name=coverage", b"0.9"), ('name="image"; filename="a"', b"1"))
+    for body, headers in ((document, JSON), (fields, FORM)):
+        unpacked = contents_of(body, headers, field="image", most=1)
+        assert unpacked.options == [("effort", "fast"), ("coverage", "0.9")]
     for given, name in (([("effort", "x")], "effort"), ([], "X-RRR-Effort")):
         with pytest.raises(APIError, match=f"^{name} must be fast, auto or full: it is 'x'$"):
             options_of(given, {b"x-rrr-effort": b"x"}, num_classes=3)

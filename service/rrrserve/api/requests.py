@@ -283,7 +283,7 @@ def _bytes_of(part: Part) -> bytes:
 
 def _from_json(body: bytes, field: str) -> Unpacked:
     document = _json_object(body, field)
-    found = [(name, _as_in_a_query(name, document.pop(name))) for name in OPTIONS if name in document]
+    found = [(name, _as_in_a_query(document.pop(name))) for name in OPTIONS if name in document]
     unknown = next((key for key in document if key != field), None)
     must_be = f"the JSON body must be {near_misses.shape(field)}"
     if unknown is not None:
@@ -329,12 +329,12 @@ def _json_object(body: bytes, field: str) -> dict[str, Any]:
     return document
 
 
-def _as_in_a_query(name: str, value: Any) -> str:
-    if name == "effort" and isinstance(value, str):
-        return value
+def _as_in_a_query(value: Any) -> str:
     whole = isinstance(value, float) and value.is_integer()  # 2.0 is an integer to JSON Schema
     return json.dumps(int(value) if whole else value)
 
 
 def _with_value(options: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    return [(name, text) for name, text in options if text not in _NO_VALUE]
+    # BentoML's clients write JSON into the fields of a form too.
+    given = [(name, text.strip('"') if name == "effort" else text) for name, text in options]
+    return [(name, text) for name, text in given if text not in _NO_VALUE]

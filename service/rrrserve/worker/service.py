@@ -146,7 +146,7 @@ async def _ask(
 ) -> _AnswerT:
     """Ask our own route from inside the process: with the same limits, and counted like any other request."""
     files = [(field, image.read_bytes()) for field, image in images]
-    data = {name: value if isinstance(value, str) else json.dumps(value) for name, value in options.items()}
+    data = {name: json.dumps(value) for name, value in options.items()}
     headers = {name: value for name, value in context.request.headers.items() if name in _FORWARDED}
     transport = httpx.ASGITransport(application)
     async with httpx.AsyncClient(transport=transport, timeout=None) as client:  # noqa: S113  the deadline is the route's
