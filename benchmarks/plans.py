@@ -14,6 +14,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def measure(runners: Mapping[str, Runner], preprocess: Preprocess, batch: int, r
             runner(images)
     for _ in range(rounds):
         for name, runner in runners.items():
-            times_ms[name] += one_turn(runner, images)
+            times_ms[name] += one_turn(partial(runner, images))
             if seconds := getattr(runner, "member_seconds", None):
                 member_ms[name].append([1000 * second for second in seconds])
     by_round = {name: np.reshape(times, (rounds, -1)).mean(axis=1).tolist() for name, times in times_ms.items()}

@@ -90,8 +90,10 @@ def _measured_here(manifest: Manifest) -> bool:
 
 
 def _medians(manifest: Manifest) -> dict[str, float]:
-    """Milliseconds of a call by batch size, of the plan that runs it."""
-    return {
+    """Milliseconds of a call by batch size, of the plan that runs it; of a cascade what is expected, where measured."""
+    expected = {} if manifest.cascade is None else manifest.cascade["cost_ms"]["expected"]
+    medians = {
         str(size): manifest.latency_ms[manifest.plan_by_batch.get(str(size), manifest.plan)][str(size)]["median"]
         for size in manifest.batch.sizes()
     }
+    return medians | expected

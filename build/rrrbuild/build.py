@@ -16,6 +16,7 @@ from rrrbuild.job import BuildOrder, Report
 from rrrbuild.manifest import INPUT, MANIFEST, OUTPUT, BatchRange, Manifest, read_engine, write_manifest
 from rrrbuild.plans import AUTO, check_plan, plans_to_build
 from rrrbuild.targets import Plan, Target, build_obstacle, run_obstacle, target_named
+from rrrbuild.trust import DEFAULT_TRUST, Trust, with_confidence
 from rrrnet import __version__, sealed
 from rrrnet.checkpoint import DOCUMENT, SPLIT, read_checkpoint
 from rrrnet.data.dataset import REMEMBERED
@@ -42,6 +43,7 @@ def build_engine(
     data: Path | None = None,
     images: int = DEFAULT_IMAGES,
     calibration_images: int = DEFAULT_CALIBRATION_IMAGES,
+    trust: Trust = DEFAULT_TRUST,
     report: Report = lambda _: None,
 ) -> Manifest:
     """Build, verify and measure one engine; nothing is left at `out` if any step fails.
@@ -56,6 +58,7 @@ def build_engine(
         data: images to verify on instead of those that the checkpoint remembers.
         images: the most images to verify on.
         calibration_images: the most images of the training split to take INT8 ranges from.
+        trust: whether a cascade and temperatures are wanted, and on which images they are chosen.
         report: is told each step in words.
 
     Raises:
@@ -67,6 +70,7 @@ def build_engine(
     target = target_named(target_name)
     check_plan(plan, target)
     check_limits(images, calibration_images, max_drop)
+    trust.check(plan)
     checkpoint = read_checkpoint(checkpoint_path)
     plans = plans_to_build(plan, target, checkpoint.architecture)
     if obstacle := build_obstacle(target):
@@ -83,11 +87,15 @@ def build_engine(
         ("--images", images, DEFAULT_IMAGES),
         ("--data", data, None),
         ("--calibration-images", calibration_images if quantiser else None, None),
+        *trust.options(),
     ]
-    options = [word for name, value, usual in given if value != usual for word in (name, str(value))]
+    options = [word for name, value, usual in given if value != usual for word in (name, str(value))] + trust.flags()
 
     with sealed.staged(out, document=MANIFEST) as folder:
         manifest = _fill(folder, order, plans, held_out, quantiser)
+        if manifest.verified is not False and held_out is not None:
+            manifest = with_confidence(order, manifest, held_out, quantiser, trust, data, wanted_plan=plan)
+        candidates.keep(folder, manifest.kept_plans)
         if SPLIT in checkpoint.files:
             shutil.copyfile(checkpoint.path / SPLIT, folder / SPLIT)
         write_manifest(replace(manifest, command=_command(checkpoint_path, order, manifest, options)), folder)
@@ -137,14 +145,14 @@ def _fill(
         if others:
             report(f"taking plan {first.name}, for plans cannot be measured here")
         report(f"not verified: {reason}")
-        manifest = replace(manifest, unverified_reason=str(reason))
+        untried = f"it cannot be run here: {reason}"
+        manifest = replace(manifest, unverified_reason=str(reason), cascade_reason=untried, confidence_reason=untried)
     else:
         left_out: dict[str, RRRError] = {}
         for other in others:
             with candidates.leaving_out(f"plan {other.name}", left_out, report):
                 compiled[other.name] = candidates.compile_plan(order, other, folder, quantise)
         manifest = candidates.prove(order, manifest, list(compiled), held_out)
-    candidates.keep(folder, manifest.kept_plans)
     return replace(
         manifest,
         device={**machine.describe(), **compiled[manifest.plan].device},
@@ -199,7 +207,7 @@ def _versions(target: Target) -> dict[str, str]:
 
 def _command(checkpoint_path: Path, order: BuildOrder, manifest: Manifest, options: list[str]) -> str:
     """The command line that builds it again."""
-    plan = AUTO if manifest.plan_by_batch else manifest.plan
+    plan = AUTO if manifest.plan_by_batch or manifest.cascade else manifest.plan
     sizes = f"{order.batch.min},{order.batch.opt},{order.batch.max}"
     words = ["rrr", "build", str(checkpoint_path), "--target", order.target.name, "--plan", plan, "--batch", sizes]
     return shlex.join([*words, *options, "--out", str(order.out)])

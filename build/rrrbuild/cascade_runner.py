@@ -3,7 +3,10 @@
 Copied into Triton repositories beside a runtime: imports numpy and the standard library only.
 """
 
+import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -55,6 +58,8 @@ class Cascade:
     """Runs the first members on all images, and the others on the images that these do not settle.
 
     Attributes:
+        first: the part that is always asked.
+        rest: the other part.
         status: what became of each member in the last call, shape (N, M): `USED` and so on.
     """
 
@@ -71,38 +76,67 @@ class Cascade:
             rest: those features and the rows to look at, R of them -> probabilities (R, M - k, C) of the others.
             cascade: `k`, `tau` and the `order` of members: the first k of it are those of `first`.
         """
-        self._first, self._rest = first, rest
+        self.first, self.rest = first, rest
         self._tau = float(cascade["tau"])
         order, k = list(cascade["order"]), int(cascade["k"])
         self._early, self._late = order[:k], order[k:]
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="rest")
+        self._under_way: Future[Probabilities] | None = None
         self.status: npt.NDArray[np.uint8] = np.empty((0, len(order)), np.uint8)
 
     def __call__(self, images: Images) -> Probabilities:
         """All members' answers: images (N, S, S, 3) -> probabilities (N, M, C)."""
         return self.ask(images, [FULL] * len(images))
 
-    def ask(self, images: Images, efforts: Sequence[str]) -> Probabilities:
-        """Probabilities (N, M, C), NaN in the rows of members that were not asked.
+    def warm_up(self, images: Images) -> None:
+        """Ask all about batches of each size up to that of `images`: runtimes prepare a size when they meet it."""
+        _, features = self.first(images)
+        for count in range(1, len(images) + 1):
+            self.rest(features, range(count))
+
+    def ask(self, images: Images, efforts: Sequence[str], deadline: float | None = None) -> Probabilities:
+        """Probabilities (N, M, C), NaN in the rows of members that did not answer.
 
         Args:
             images: shape (N, S, S, 3).
             efforts: of each image: `fast` asks the first members, `full` all, `auto` the rest where the first do not
                 settle it.
+            deadline: on the clock of `time.monotonic`: whatever has not answered by then is `LATE`; None waits, and
+                lets errors of the others pass.
         """
-        early, features = self._first(images)
+        early, features = self.first(images)
         count, k, classes = early.shape
         found = np.full((count, k + len(self._late), classes), np.nan, np.float32)
         found[:, self._early] = early
-        unsettled = None if FULL in efforts and len(set(efforts)) == 1 else ~settled(early, self._tau)
+        self.status = np.full(found.shape[:2], NOT_ASKED, np.uint8)
+        self.status[:, self._early] = USED
+        sure = settled(early, self._tau) if AUTO in efforts else None
         rows = [
             index
             for index, effort in enumerate(efforts)
-            if effort == FULL or (effort == AUTO and (unsettled is None or unsettled[index]))
+            if effort == FULL or (effort == AUTO and sure is not None and not sure[index])
         ]
         if rows:
-            found[np.ix_(rows, self._late)] = self._rest(features, rows)
-        self.status = np.full(found.shape[:2], USED, np.uint8)
-        self.status[:, self._late] = NOT_ASKED
-        self.status[rows] = USED
+            became, answer = self._ask_rest(features, rows, deadline)
+            place = np.ix_(rows, self._late)
+            self.status[place] = became
+            if answer is not None:
+                found[place] = answer
         self.status[(self.status == USED) & ~np.isfinite(found).all(axis=2)] = NOT_FINITE
+        found[self.status != USED] = np.nan
         return found
+
+    def _ask_rest(self, features: Any, rows: Sequence[int], deadline: float | None) -> tuple[int, Probabilities | None]:
+        """What became of the other members, and their answer where there is one."""
+        if deadline is None:
+            return USED, self.rest(features, rows)
+        if self._under_way is not None and not self._under_way.done():
+            return LATE, None  # for an earlier call, which has its answer without them
+        self._under_way = self._thread.submit(self.rest, features, rows)
+        try:
+            return USED, self._under_way.result(max(0.0, deadline - time.monotonic()))
+        except TimeoutError:
+            return LATE, None
+        except Exception:  # each runtime raises its own types
+            logging.getLogger(__name__).exception("the rest of the members failed")
+            return FAILED, None

@@ -22,6 +22,7 @@ from rrrbuild.manifest import BatchRange, Manifest
 from rrrbuild.measure import measure_latency
 from rrrbuild.plans import AUTO, fastest
 from rrrbuild.targets import TARGETS, Target, build_obstacle, run_obstacle
+from rrrbuild.trust import DEFAULT_TRUST, Trust
 from rrrnet.checkpoint import Checkpoint, read_checkpoint
 from rrrnet.errors import CheckFailedError, IncompatibleError, RRRError, UsageError, reporting_full_disk
 
@@ -73,6 +74,7 @@ def build_best(
     images: int,
     calibration_images: int,
     report: Report,
+    trust: Trust = DEFAULT_TRUST,
 ) -> tuple[Manifest, Choice]:
     """Try every target that runs here and build the fastest that passes; arguments as of `build.build_engine`.
 
@@ -83,6 +85,7 @@ def build_best(
         CheckFailedError: none passes its gate.
     """
     check_limits(images, calibration_images, max_drop)
+    trust.check(plan)
     trials = _Trials(read_checkpoint(checkpoint_path), batch, max_drop, report)
     trials.run(plan, data, min(images, _TRIAL_IMAGES), calibration_images)
     while True:  # ends: each round without a return takes a target out
@@ -99,6 +102,7 @@ def build_best(
                 data=data,
                 images=images,
                 calibration_images=calibration_images,
+                trust=trust,
                 report=_named(choice.target, report),
             )
         except CheckFailedError as error:  # passed on few images only

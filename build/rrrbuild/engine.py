@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from rrrbuild import lazy, machine, plan_runner
+from rrrbuild import cascade_runner, lazy, machine, plan_runner
+from rrrbuild.cascade_runner import AUTO, EFFORTS, FULL
 from rrrbuild.manifest import Manifest, read_engine, to_document
 from rrrbuild.targets import EXACT_INT8, TARGETS, Target, int8_kernels, run_obstacle
 from rrrnet.errors import ArtifactError, IncompatibleError, UsageError
@@ -24,18 +25,25 @@ class Engine:
     manifest: Manifest
     runner: Runner
 
-    def __call__(self, images: Uint8Array) -> Float32Array:
+    @property
+    def efforts(self) -> tuple[str, ...]:
+        """The efforts that ask different members; `full` alone without a cascade."""
+        return EFFORTS if self.manifest.cascade else (FULL,)
+
+    def __call__(self, images: Uint8Array, *, effort: str = AUTO) -> Float32Array:
         """Probabilities of each member.
 
         Args:
             images: shape (N, S, S, 3), uint8 RGB of the manifest's size; any N, run in batches of at most `batch.max`.
+            effort: one of `cascade_runner.EFFORTS`; without a cascade each asks all members.
 
         Returns:
-            Shape (N, M, C), float32; each (n, m) row sums to 1.
+            Shape (N, M, C), float32; each (n, m) row sums to 1, or is NaN for a member that was not asked.
 
         Raises:
-            UsageError: another shape or dtype.
+            UsageError: another shape or dtype, or an unknown effort.
         """
+        check_effort(effort)
         size, largest = self.manifest.preprocess.size, self.manifest.batch.max
         if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3) or len(images) == 0:
             raise UsageError(
@@ -43,8 +51,20 @@ class Engine:
                 f"{self.manifest.name} takes (N, {size}, {size}, 3) uint8 with N at least 1"
             )
         images = np.ascontiguousarray(images)
-        parts = [self.runner(images[start : start + largest]) for start in range(0, len(images), largest)]
-        return np.concatenate(parts)
+        batches = [images[start : start + largest] for start in range(0, len(images), largest)]
+        if self.manifest.cascade is None:
+            return np.concatenate([self.runner(batch) for batch in batches])
+        return np.concatenate([plan_runner.ask(self.runner, batch, [effort] * len(batch)) for batch in batches])
+
+
+def check_effort(effort: str) -> None:
+    """Check an effort's name.
+
+    Raises:
+        UsageError: it is none; lists them.
+    """
+    if effort not in EFFORTS:
+        raise UsageError(f"--effort is {effort!r}: allowed are {', '.join(EFFORTS)}")
 
 
 def load_engine(path: Path, *, threads: int | None = None) -> Engine:
@@ -75,7 +95,7 @@ def load_runner(folder: Path, target: Target, document: Mapping[str, Any], *, th
     """
     runtime = lazy.runtime(target)
     try:
-        return plan_runner.load(runtime, folder, document, threads)
+        return plan_runner.load(runtime, cascade_runner, folder, document, threads)
     except Exception as error:  # each runtime raises its own types
         raise IncompatibleError(f"{target.family} cannot load {folder}: {error}") from error
 

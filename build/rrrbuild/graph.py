@@ -4,11 +4,12 @@
         -> probabilities (N, M, C) float32
 
 `N` is free. A plan (`PLANS`) is one way to express the members: `sequential` writes them as separate branches,
-`merged` as one branch of grouped convolutions.
+`merged` as one branch of grouped convolutions. A cascade has two such branches, to be cut apart (`cutting`).
 In a half-precision graph, weights and activations are FP16; normalisation and softmax stay in FP32.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +17,14 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from rrrbuild.folding import FoldedNetwork, Layer, Layers
-from rrrbuild.manifest import INPUT, OUTPUT
+from rrrbuild.manifest import FIRST, INPUT, OUTPUT, REST
 from rrrbuild.merging import align_members, merge_members
 from rrrnet.images.preprocess import Preprocess
 
 # Old enough for every runtime in the table of targets, new enough for all operators used here.
 OPSET = 17
 IR_VERSION = 8
+Groups = tuple[Sequence[int], Sequence[int]]
 
 
 class _Graph:
@@ -96,24 +98,39 @@ def _sequential(graph: _Graph, x: str, network: FoldedNetwork) -> str:
     return graph.node("Concat", logits, "member_logits", axis=1)
 
 
-def _merged(graph: _Graph, x: str, network: FoldedNetwork) -> str:
+def _merged(graph: _Graph, x: str, network: FoldedNetwork, scope: str = "") -> str:
     """All members as one branch, their channels side by side; returns logits (N, M*C).
 
     The number of operators does not depend on the number of members.
     """
     architecture, layers = network.architecture, merge_members(network)
-    x = graph.stage(x, layers, "layer3", architecture.blocks[2])
-    x = graph.stage(x, layers, "layer4", architecture.blocks[3])
-    x = graph.node("GlobalAveragePool", [x], "avgpool")  # (N, M*F, 1, 1)
-    x = graph.conv(x, layers["fc"], "")  # (N, M*C, 1, 1)
-    return graph.node("Flatten", [x], "member_logits", axis=1)
+    x = graph.stage(x, layers, "layer3", architecture.blocks[2], scope)
+    x = graph.stage(x, layers, "layer4", architecture.blocks[3], scope)
+    x = graph.node("GlobalAveragePool", [x], f"{scope}avgpool")  # (N, M*F, 1, 1)
+    x = graph.conv(x, layers["fc"], scope)  # (N, M*C, 1, 1)
+    return graph.node("Flatten", [x], f"{scope}member_logits", axis=1)
+
+
+def _cascade(graph: _Graph, x: str, network: FoldedNetwork, groups: Groups) -> str:
+    """Each group of members as one branch, in the groups' order; returns logits (N, M*C)."""
+    logits = [
+        _merged(graph, x, replace(network, members=tuple(network.members[member] for member in group)), f"{name}.")
+        for name, group in zip((FIRST, REST), groups, strict=True)
+    ]
+    return graph.node("Concat", logits, "member_logits", axis=1)
 
 
 PLANS: dict[str, Callable[[_Graph, str, FoldedNetwork], str]] = {"sequential": _sequential, "merged": _merged}
 
 
 def build_graph(
-    network: FoldedNetwork, preprocess: Preprocess, *, plan: str, half: bool, align: int = 1
+    network: FoldedNetwork,
+    preprocess: Preprocess,
+    *,
+    plan: str,
+    half: bool,
+    align: int = 1,
+    groups: Groups | None = None,
 ) -> onnx.ModelProto:
     """The complete model.
 
@@ -123,6 +140,8 @@ def build_graph(
         plan: a key of `PLANS`.
         half: FP16 weights and activations (TensorRT's strongly typed networks run what is written).
         align: channel counts inside the members are zero-padded to a multiple of it; 1 leaves them as they are.
+        groups: members to be written as two branches, those asked first and the rest, in place of a plan's way; the
+            output has the members in this order.
     """
     network = align_members(network, align)
     graph, architecture = _Graph(half=half), network.architecture
@@ -131,7 +150,8 @@ def build_graph(
     x = graph.node("MaxPool", [x], "maxpool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
     x = graph.stage(x, network.stem, "layer1", architecture.blocks[0])
     x = graph.stage(x, network.stem, "layer2", architecture.blocks[1])
-    logits = PLANS[plan](graph, x, network)  # (N, M*C)
+    # (N, M*C)
+    logits = PLANS[plan](graph, x, network) if groups is None else _cascade(graph, x, network, groups)
     if half:
         logits = graph.node("Cast", [logits], "member_logits.float32", to=TensorProto.FLOAT)
     members, classes = architecture.members, architecture.num_classes

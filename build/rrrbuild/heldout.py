@@ -51,13 +51,44 @@ def held_out_images(checkpoint: Checkpoint, data: Path | None, *, limit: int, wi
     everything = read_again(checkpoint.training.get("data") or {}, data)
     everything = replace(everything, classes=spelled_as(everything.classes, checkpoint.labels))
     chosen, part = _test_part(checkpoint, everything)
+    chosen = evenly(chosen.take(i for i, file in enumerate(chosen.files) if file not in without), limit)
+    return _with_labels(chosen, checkpoint, f"{part} of {chosen.name}")
+
+
+def unseen_images(checkpoint: Checkpoint, data: Path | None, calibration_data: Path | None, *, limit: int) -> HeldOut:
+    """At most `limit` labelled images that no gradient step saw and that nothing is verified on.
+
+    Those are the validation images that the checkpoint's split names, or all of `calibration_data`.
+
+    Raises:
+        UsageError: there are none; says why.
+        ArtifactError: they have a class that the checkpoint does not know.
+    """
+    way_out = "--calibration-data DIR gives some"
+    if calibration_data is not None:
+        chosen, part = read_again({}, calibration_data), "all images"
+    else:
+        parts = read_split(checkpoint.path / SPLIT) if SPLIT in checkpoint.files else {}
+        if "val" not in parts.values():
+            raise UsageError(f"{checkpoint.name} records no validation images: {way_out}")
+        data = data if data is not None else remembered_data(checkpoint)
+        if data is None:
+            raise UsageError(f"{checkpoint.name} never had data: {way_out}")
+        everything = read_again(checkpoint.training.get("data") or {}, data)
+        if not any(parts.get(file) == "val" for file in everything.files):
+            raise UsageError(f"none of the validation images of {checkpoint.name} are in {data}: {way_out}")
+        chosen, part = select(everything, parts, "val"), "validation images"
+    chosen = evenly(replace(chosen, classes=spelled_as(chosen.classes, checkpoint.labels)), limit)
+    return _with_labels(chosen, checkpoint, f"{part} of {chosen.name}")
+
+
+def _with_labels(chosen: ImageSet, checkpoint: Checkpoint, source: str) -> HeldOut:
     unknown = sorted(set(chosen.classes) - set(checkpoint.labels))
     if unknown:
-        raise ArtifactError(f"{data} has classes that {checkpoint.path} does not know: {', '.join(unknown[:5])}")
-    chosen = evenly(chosen.take(i for i, file in enumerate(chosen.files) if file not in without), limit)
+        raise ArtifactError(f"{chosen.root} has classes that {checkpoint.path} does not know: {', '.join(unknown[:5])}")
     images, labels = load_arrays(chosen, checkpoint.preprocess)
     to_output = np.array([checkpoint.labels.index(name) for name in chosen.classes])
-    return HeldOut(images, to_output[labels], f"{part} of {chosen.name}")
+    return HeldOut(images, to_output[labels], source)
 
 
 def remembered_data(checkpoint: Checkpoint) -> Path | None:

@@ -4,14 +4,14 @@ What the command line and the service import of this package must do without the
 and only here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from rrrbuild.calibration import Calibration
 from rrrbuild.heldout import HeldOut
 from rrrbuild.job import BuildOrder, Compiled, CompileJob
-from rrrbuild.manifest import STEM
+from rrrbuild.manifest import FIRST, STEM
 from rrrbuild.plan_runner import Run
 from rrrbuild.targets import Plan, Target
 from rrrnet.checkpoint import Checkpoint
@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from rrrbuild.quantize import Quantiser
 
 
-def export_onnx(checkpoint: Checkpoint, target: Target, plan: Plan) -> bytes:
+def export_onnx(
+    checkpoint: Checkpoint, target: Target, plan: Plan, groups: tuple[Sequence[int], Sequence[int]] | None = None
+) -> bytes:
     """See `export.export_onnx`."""
     from rrrbuild import export
 
-    return export.export_onnx(checkpoint, plan=plan.graph, half=target.precision == "fp16", align=plan.align)
+    half = target.precision == "fp16"
+    return export.export_onnx(checkpoint, plan=plan.graph, half=half, align=plan.align, groups=groups)
 
 
 def cut(model: bytes) -> tuple[dict[str, bytes], dict[str, Any]]:
@@ -34,6 +37,14 @@ def cut(model: bytes) -> tuple[dict[str, bytes], dict[str, Any]]:
 
     parts = cutting.cut(model)
     return parts, cutting.features_of(parts[STEM])
+
+
+def cut_cascade(model: bytes, k: int) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """The two parts of a cascade, and what the first hands on (see `cutting`)."""
+    from rrrbuild import cutting
+
+    parts = cutting.cut_cascade(model, k)
+    return parts, cutting.features_of(parts[FIRST])
 
 
 def quantiser(order: BuildOrder, calibration: Calibration, held_out: HeldOut) -> "Quantiser":

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from rrrbuild.confidence.record import Confidence
 from rrrnet import sealed
 from rrrnet.checkpoint import SPLIT
 from rrrnet.errors import UsageError
@@ -20,7 +21,10 @@ OUTPUT = "probabilities"
 # What an engine file is named by: the whole network, or a part of plan `split`.
 MODEL = "model"
 STEM = "stem"
-# The tensor between the stem and the members in plan `split`.
+# The parts of plan `cascade`.
+FIRST = "first"
+REST = "rest"
+# The tensor between the stem and the members in plans `split` and `cascade`.
 FEATURES = "features"
 # What a build leaves beside the engine files for people and for later builds; no runtime opens them.
 BUILD_LOG = "build.log"
@@ -95,8 +99,12 @@ class Manifest:
         command: the command line that built it.
         files: digest and size of each file; those of several plans lie in folders named by the plan.
         plan_by_batch: the plan for each measured batch size, and those up to it, where several plans are kept.
-        features: name, dtype and shape of the tensor between stem and members where plan `split` is kept.
+        features: name, dtype and shape of the tensor between stem and members where plan `split` or `cascade` is kept.
         quantisation: how an INT8 engine was calibrated and, for each plan, quantised; None for other precisions.
+        cascade: for plan `cascade` its `k`, `tau` and `order`, what they were chosen by and what they cost.
+        cascade_reason: why there is no cascade; empty where there is one.
+        confidence: temperatures, scores of sets and references of drift; None where none were fitted.
+        confidence_reason: why they were not; empty where they were.
     """
 
     path: Path
@@ -123,6 +131,10 @@ class Manifest:
     plan_by_batch: dict[str, str] = field(default_factory=dict)
     features: dict[str, Any] | None = None
     quantisation: dict[str, Any] | None = None
+    cascade: dict[str, Any] | None = None
+    cascade_reason: str = ""
+    confidence: Confidence | None = None
+    confidence_reason: str = ""
 
     @property
     def kept_plans(self) -> tuple[str, ...]:
@@ -147,6 +159,7 @@ def to_document(manifest: Manifest) -> dict[str, Any]:
         "labels": list(manifest.labels),
         "preprocess": manifest.preprocess.to_json(),
         "batch": asdict(manifest.batch),
+        "confidence": None if manifest.confidence is None else manifest.confidence.to_json(),
     }
 
 
@@ -171,5 +184,6 @@ def read_engine(path: Path) -> Manifest:
             "labels": tuple(document["labels"]),
             "preprocess": Preprocess.from_json(document["preprocess"]),
             "batch": BatchRange(**document["batch"]),
+            "confidence": Confidence.from_json(document.get("confidence")),
         }
         return Manifest(path=path.absolute(), **document)

@@ -1,13 +1,14 @@
 """Latency of loaded engines by batch size: warm-up apart, then single calls in turns, median and spread."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
 from rrrbuild.engine import Runner
 from rrrbuild.heldout import generated_images
-from rrrnet.images.preprocess import Preprocess, Uint8Array
+from rrrnet.images.preprocess import Preprocess
 
 _WARM_UP_RUNS = 3
 _MAX_ROUNDS = 25
@@ -36,27 +37,33 @@ def measure_latency(
     result: dict[str, dict[str, dict[str, float]]] = {plan: {} for plan in runners}
     for size in sizes:
         images = generated_images(preprocess, size)
-        for runner in runners.values():
-            for _ in range(_WARM_UP_RUNS):
-                runner(images)
-        times_ms: dict[str, list[float]] = {plan: [] for plan in runners}
-        deadline, rounds = time.perf_counter() + _SECONDS_PER_SIZE * len(runners), 0
-        while rounds < _MIN_ROUNDS or (rounds < _MAX_ROUNDS and time.perf_counter() < deadline):
-            rounds += 1
-            for plan, runner in runners.items():
-                times_ms[plan] += one_turn(runner, images)
-        for plan, times in times_ms.items():
-            result[plan][str(size)] = summary(times)
+        calls = {plan: partial(runner, images) for plan, runner in runners.items()}
+        for plan, row in in_turns(calls).items():
+            result[plan][str(size)] = row
     return result
 
 
-def one_turn(runner: Runner, images: Uint8Array) -> list[float]:
+def in_turns(calls: Mapping[str, Callable[[], object]]) -> dict[str, dict[str, float]]:
+    """Milliseconds of one call of each, as `summary` tells them; all are called in turns."""
+    for call in calls.values():
+        for _ in range(_WARM_UP_RUNS):
+            call()
+    times_ms: dict[str, list[float]] = {name: [] for name in calls}
+    deadline, rounds = time.perf_counter() + _SECONDS_PER_SIZE * len(calls), 0
+    while rounds < _MIN_ROUNDS or (rounds < _MAX_ROUNDS and time.perf_counter() < deadline):
+        rounds += 1
+        for name, call in calls.items():
+            times_ms[name] += one_turn(call)
+    return {name: summary(times) for name, times in times_ms.items()}
+
+
+def one_turn(call: Callable[[], object]) -> list[float]:
     """Milliseconds of some calls in a row, after one that does not count."""
-    runner(images)
+    call()
     times_ms = []
     for _ in range(_COUNTED_CALLS):
         start = time.perf_counter()
-        runner(images)
+        call()
         times_ms.append(1000 * (time.perf_counter() - start))
     return times_ms
 

@@ -3,7 +3,9 @@
 Copied into Triton repositories beside a runtime: imports numpy and the standard library only.
 """
 
+import logging
 import os
+import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
@@ -18,13 +20,17 @@ Images = npt.NDArray[np.uint8]
 Probabilities = npt.NDArray[np.float32]
 Run = Callable[[Images], Probabilities]  # see `load`
 SPLIT = "split"
+CASCADE = "cascade"
+# What became of a member, as `cascade_runner` has it.
+_USED, _NOT_FINITE, _FAILED, _LATE = 0, 2, 3, 4
 
 
-def load(runtime: Any, folder: Path, manifest: Mapping[str, Any], threads: int | None) -> Run:
+def load(runtime: Any, cascades: Any, folder: Path, manifest: Mapping[str, Any], threads: int | None) -> Run:
     """Load the plans that an engine folder keeps.
 
     Args:
         runtime: one of the modules `runtime_FAMILY`.
+        cascades: the module `cascade_runner`, which is imported by another name where this file is copied to.
         folder: the engine's, its files checked already.
         manifest: as JSON holds it.
         threads: CPU threads for one inference; None leaves the choice to the runtime.
@@ -32,7 +38,12 @@ def load(runtime: Any, folder: Path, manifest: Mapping[str, Any], threads: int |
     Returns:
         images (N, S, S, 3) uint8 -> probabilities (N, M, C) float32, for one caller at a time. Where plan `split` is
         kept, its attribute `member_seconds` holds M durations of the last call, or None if another plan ran that.
+        A cascade and plan `split` have a method `ask` too, which may leave members out.
     """
+    if manifest["plan"] == CASCADE:
+        first, rest = runtime.load_cascade(folder, manifest, threads)
+        cascade: Run = cascades.Cascade(first, rest, manifest["cascade"])
+        return cascade
     plans = plans_by_size(manifest)
     if len(set(plans.values())) == 1:
         return _load_plan(runtime, folder, manifest, threads)
@@ -67,18 +78,41 @@ def _load_plan(runtime: Any, folder: Path, manifest: Mapping[str, Any], threads:
     return run
 
 
+def ask(run: Any, images: Images, efforts: Sequence[str], deadline: float | None = None) -> Probabilities:
+    """Call a runner by its `ask` where it has one; others ask all members and cannot be late."""
+    asked = getattr(run, "ask", None)
+    probabilities: Probabilities = run(images) if asked is None else asked(images, efforts, deadline)
+    return probabilities
+
+
+def status_of(run: Any, probabilities: Probabilities) -> npt.NDArray[np.uint8]:
+    """What became of each member in a runner's last call, shape (N, M)."""
+    found: npt.NDArray[np.uint8] | None = getattr(run, "status", None)
+    if found is not None:
+        return found
+    return np.where(np.isfinite(probabilities).all(axis=2), _USED, _NOT_FINITE).astype(np.uint8)
+
+
 class ByBatch:
     """Calls the runner of the smallest size that holds the batch."""
 
     def __init__(self, runs: Mapping[int, Run]) -> None:
         self._sizes, self._runs = list(runs), list(runs.values())
         self.member_seconds: list[float] | None = None
+        self.status: npt.NDArray[np.uint8] | None = None
 
     def __call__(self, images: Images) -> Probabilities:
         """Images (N, S, S, 3), N at most the largest size -> probabilities (N, M, C)."""
         run = self._runs[bisect_left(self._sizes, len(images))]
         probabilities = run(images)
         self.member_seconds = getattr(run, "member_seconds", None)
+        return probabilities
+
+    def ask(self, images: Images, efforts: Sequence[str], deadline: float | None = None) -> Probabilities:
+        """See `InLanes.ask`; a plan that runs all members at once asks all of them, whatever the deadline."""
+        run = self._runs[bisect_left(self._sizes, len(images))]
+        probabilities = ask(run, images, efforts, deadline)
+        self.member_seconds, self.status = getattr(run, "member_seconds", None), status_of(run, probabilities)
         return probabilities
 
 
@@ -100,9 +134,12 @@ class InLanes:
             lanes: threads.
         """
         self._stem, self._members = stem, members
-        self._others = lanes - 1
-        self._pool = ThreadPoolExecutor(max(self._others, 1), thread_name_prefix="lane")
+        self._lanes = lanes
+        # A thread for each lane of a call, and for each member that is late from an earlier one.
+        self._pool = ThreadPoolExecutor(lanes + len(members), thread_name_prefix="lane")
+        self._busy: set[int] = set()
         self.member_seconds: list[float] | None = None
+        self.status: npt.NDArray[np.uint8] = np.empty((0, len(members)), np.uint8)
 
     def __call__(self, images: Images) -> Probabilities:
         """Images (N, S, S, 3) -> probabilities (N, M, C)."""
@@ -118,7 +155,7 @@ class InLanes:
                 results[index] = self._members[index](features)
                 seconds[index] = time.perf_counter() - start
 
-        others = [self._pool.submit(lane) for _ in range(self._others)]
+        others = [self._pool.submit(lane) for _ in range(self._lanes - 1)]
         try:
             lane()
         finally:
@@ -127,3 +164,55 @@ class InLanes:
             other.result()
         self.member_seconds = seconds
         return np.stack(results, axis=1)
+
+    def ask(self, images: Images, efforts: Sequence[str], deadline: float | None = None) -> Probabilities:  # noqa: ARG002
+        """Probabilities (N, M, C), NaN in the rows of members that failed or were late.
+
+        Args:
+            images: shape (N, S, S, 3).
+            efforts: of no use here: all members are asked.
+            deadline: on the clock of `time.monotonic`; None waits for all.
+
+        Raises:
+            RuntimeError: no member answered.
+        """
+        features = self._stem(images)
+        members = range(len(self._members))
+        results: list[Any] = [None for _ in members]
+        became, seconds = [_LATE for _ in members], [float("nan") for _ in members]
+        waiting, closed = iter(members), threading.Event()
+
+        def lane() -> None:
+            for index in waiting:
+                if closed.is_set():
+                    return
+                if index in self._busy:  # at an earlier call still, which has its answer without it
+                    continue
+                self._busy.add(index)
+                start = time.perf_counter()
+                try:
+                    results[index] = self._members[index](features)
+                    seconds[index] = time.perf_counter() - start
+                    became[index] = _USED
+                except Exception:  # each runtime raises its own types
+                    logging.getLogger(__name__).exception("member %d failed", index)
+                    became[index] = _FAILED
+                finally:
+                    self._busy.discard(index)
+
+        # The caller is none of the lanes: it would meet no deadline while it runs a member.
+        lanes = [self._pool.submit(lane) for _ in range(self._lanes)]
+        wait(lanes, None if deadline is None else max(0.0, deadline - time.monotonic()))
+        closed.set()
+        status = np.array(became, np.uint8)
+        answered = np.flatnonzero(status == _USED)
+        if not len(answered):
+            raise RuntimeError("no member answered")
+        found = np.full((len(images), len(members), results[answered[0]].shape[1]), np.nan, np.float32)
+        for index in answered:
+            found[:, index] = results[index]
+        self.member_seconds = seconds
+        self.status = np.tile(status, (len(images), 1))
+        broken = (self.status == _USED) & ~np.isfinite(found).all(axis=2)
+        self.status[broken], found[broken] = _NOT_FINITE, np.nan
+        return found

@@ -12,10 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from rrrbuild.manifest import MANIFEST, Manifest, read_engine
-from rrrbuild.plan_runner import SPLIT
+from rrrbuild.plan_runner import CASCADE, SPLIT
 from rrrbuild.repository_document import (
     DOCUMENT,
     MEMBER_SECONDS,
+    MEMBER_STATUS,
+    MEMBERS_USED,
     PYTHON_BACKEND,
     Repository,
     ServedModel,
@@ -39,6 +41,8 @@ from rrrnet.names import check_model_name
 from rrrnet.network.architecture import cost
 
 PROCESS, ENSEMBLE = "process", "ensemble"
+# What the service needs to know of a cascade; the engine's manifest has the rest.
+SERVED_OF_CASCADE = ("k", "tau", "order", "share_early", "cost_ms")
 Report = Callable[[str], None]
 
 
@@ -125,7 +129,8 @@ def _write_model(
     """One engine as one model of the repository `folder`, or as an ensemble of several."""
     target = target_named(manifest.target)
     split = manifest.plan == SPLIT
-    backend = choose_backend(target, backends, one_file=not (split and split_as == PROCESS))
+    one_file = manifest.plan != CASCADE and not (split and split_as == PROCESS)
+    backend = choose_backend(target, backends, one_file=one_file)
     ensemble = split and (split_as or (PROCESS if backend == PYTHON_BACKEND else ENSEMBLE)) == ENSEMBLE
     if (ensemble or backend != PYTHON_BACKEND) and len(manifest.kept_plans) > 1:
         what = "an ensemble runs" if ensemble else f"the backend {backend} runs"
@@ -155,6 +160,8 @@ def _write_model(
         steps=steps,
         engine=engine,
         engine_sha256=engine_sha256,
+        cascade=manifest.cascade and {key: manifest.cascade[key] for key in SERVED_OF_CASCADE},
+        confidence=manifest.confidence,
     )
 
 
@@ -166,9 +173,16 @@ def _write_single(
     if backend == PYTHON_BACKEND:
         copy_engine(manifest, version)
         copy_modules(target, version)
+        members = manifest.architecture.members
+        outputs = []
         if SPLIT in manifest.kept_plans:
-            seconds = {"name": MEMBER_SECONDS, "dtype": "float32", "shape": [-1, manifest.architecture.members]}
-            manifest = replace(manifest, outputs=[*manifest.outputs, seconds])
+            outputs += [{"name": MEMBER_SECONDS, "dtype": "float32", "shape": [-1, members]}]
+        if {SPLIT, CASCADE}.intersection(manifest.kept_plans):
+            outputs += [
+                {"name": MEMBERS_USED, "dtype": "int32", "shape": [-1, 1]},
+                {"name": MEMBER_STATUS, "dtype": "uint8", "shape": [-1, members]},
+            ]
+        manifest = replace(manifest, outputs=[*manifest.outputs, *outputs])
     else:
         copy_part(replace(manifest, plan_by_batch={}), files_of_plan(manifest, manifest.plan), version)
     write_config(model_config(name, manifest, target, backend=backend, threads=threads), folder / CONFIG)

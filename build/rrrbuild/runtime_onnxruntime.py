@@ -31,6 +31,39 @@ def load(
     return run
 
 
+def load_cascade(
+    folder: Path, manifest: Mapping[str, Any], threads: int | None
+) -> tuple[
+    Callable[[npt.NDArray[np.uint8]], tuple[npt.NDArray[np.float32], npt.NDArray[Any]]],
+    Callable[[npt.NDArray[Any], Sequence[int]], npt.NDArray[np.float32]],
+]:
+    """Open the parts of a cascade.
+
+    Args:
+        folder: has `first.onnx` and `rest.onnx`, checked already.
+        manifest: gives the names of `inputs`, `outputs` and `features`.
+        threads: CPU threads for one inference; None leaves the choice to ONNX Runtime.
+
+    Returns:
+        As `cascade_runner.Cascade` takes them: the first members, images -> probabilities (N, k, C) and features, and
+        the rest, features and rows -> probabilities (R, M - k, C).
+    """
+    first, rest = (_session(folder / f"{name}.onnx", threads) for name in ("first", "rest"))
+    images, probabilities, features = (
+        tensor["name"] for tensor in (manifest["inputs"][0], manifest["outputs"][0], manifest["features"])
+    )
+
+    def run_first(batch: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any]]:
+        found, handed_on = first.run([probabilities, features], {images: batch})
+        return np.asarray(found), np.asarray(handed_on)
+
+    def run_rest(handed_on: npt.NDArray[Any], rows: Sequence[int]) -> npt.NDArray[np.float32]:
+        chosen = handed_on if len(rows) == len(handed_on) else handed_on[rows]
+        return np.asarray(rest.run([probabilities], {features: chosen})[0])
+
+    return run_first, run_rest
+
+
 def load_parts(
     folder: Path, manifest: Mapping[str, Any], threads: int | None, member_threads: int
 ) -> tuple[Callable[[npt.NDArray[np.uint8]], Any], Sequence[Callable[[Any], npt.NDArray[np.float32]]]]:

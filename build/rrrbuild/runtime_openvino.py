@@ -30,33 +30,62 @@ def load(
 
     Args:
         folder: has `model.xml` and `model.bin`, checked already.
-        manifest: gives `precision`, the `batch` sizes, and the shape of `outputs`.
+        manifest: gives `precision`, the `batch` sizes, the image size, and the shape of `outputs`.
         threads: CPU threads for one inference; None: one for each core.
 
     Returns:
         images (N, S, S, 3) uint8 -> probabilities (N, M, C) float32, for one caller at a time.
     """
-    core = ov.Core()
-    network = core.read_model(folder / "model.xml")
-    batch, shape = manifest["batch"], manifest["outputs"][0]["shape"][1:]
-    streams = min(len(os.sched_getaffinity(0)) if threads is None else threads, batch["opt"])
-    shared = _Streams(core, network, manifest, threads, streams) if streams > 1 else None
-    forms = _Forms(core, network, manifest if shared is None else {**manifest, "batch": _ONE}, threads)
+    network = _Network(ov.Core(), folder / "model.xml", manifest, threads)
+    (_, *shape), dtype = (manifest["outputs"][0][key] for key in ("shape", "dtype"))
 
     def run(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        images = _writeable(images)
-        if shared is None:
-            return _infer(forms.request(len(images)), images).copy()  # a request reuses its own memory
-        output = np.empty((len(images), *shape), np.float32)
-        # What is left over for at most half of the streams is done sooner by all cores together.
-        rest = len(images) % streams if 2 * (len(images) % streams) <= streams else 0
-        together = len(images) - rest
-        shared(images[:together], output)
-        for index in range(together, len(images)):
-            output[index] = _infer(forms.request(1), images[index : index + 1])
+        output = np.empty((len(images), *shape), dtype)
+        network(_writeable(images), output)
         return output
 
     return run
+
+
+def load_cascade(
+    folder: Path, manifest: Mapping[str, Any], threads: int | None
+) -> tuple[
+    Callable[[npt.NDArray[np.uint8]], tuple[npt.NDArray[np.float32], npt.NDArray[Any]]],
+    Callable[[npt.NDArray[Any], Sequence[int]], npt.NDArray[np.float32]],
+]:
+    """Compile the parts of a cascade.
+
+    Args:
+        folder: has `first.xml` and `rest.xml`, checked already.
+        manifest: gives `precision`, the `batch` sizes, the shape of `outputs`, the `features` and the `cascade`.
+        threads: as of `load`.
+
+    Returns:
+        As `cascade_runner.Cascade` takes them: the first members, images -> probabilities (N, k, C) and features, which
+        stand in memory that the next call uses again, and the rest, features and rows -> probabilities (R, M - k, C).
+    """
+    core, k = ov.Core(), manifest["cascade"]["k"]
+    first, rest = (_Network(core, folder / f"{name}.xml", manifest, threads) for name in ("first", "rest"))
+    members, classes = manifest["outputs"][0]["shape"][1:]
+    # numpy has no BF16: its bits, which are only handed on.
+    dtype = np.dtype(np.uint16 if manifest["precision"] == "bf16" else manifest["features"]["dtype"])
+    shape = manifest["features"]["shape"][1:]
+    features = np.empty((1, *shape), dtype)
+
+    def run_first(images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any]]:
+        nonlocal features
+        if len(features) < len(images):
+            features = np.empty((len(images), *shape), dtype)
+        output = np.empty((len(images), k, classes), np.float32)
+        first(_writeable(images), output, features[: len(images)])
+        return output, features[: len(images)]
+
+    def run_rest(features: npt.NDArray[Any], rows: Sequence[int]) -> npt.NDArray[np.float32]:
+        output = np.empty((len(rows), members - k, classes), np.float32)
+        rest(features if len(rows) == len(features) else features[rows], output)
+        return output
+
+    return run_first, run_rest
 
 
 def load_parts(
@@ -74,11 +103,11 @@ def load_parts(
         The stem, images -> features, and the members, features -> probabilities (N, C); each for one caller at a time.
     """
     core = ov.Core()
-    network = _part(core, folder / "stem.xml", manifest, is_stem=True)
+    network = _part(core, folder / "stem.xml", manifest)
     output = network.output()
     stem_forms = _Forms(core, network, manifest, threads)
     members = [
-        _Forms(core, _part(core, folder / f"member_{index}.xml", manifest, is_stem=False), manifest, member_threads)
+        _Forms(core, _part(core, folder / f"member_{index}.xml", manifest), manifest, member_threads)
         for index in range(manifest["outputs"][0]["shape"][1])
     ]
 
@@ -110,6 +139,37 @@ def load_parts(
     return stem, [caller(forms) for forms in members]
 
 
+class _Network:
+    """A network, or a part of one, from rows to rows.
+
+    One row is computed by all cores together. Several are shared out among streams of their own cores, which meet at
+    the end of the batch and not of each layer.
+    """
+
+    def __init__(self, core: ov.Core, path: Path, manifest: Mapping[str, Any], threads: int | None) -> None:
+        network = _part(core, path, manifest)
+        batch = manifest["batch"]
+        self._streams = min(len(os.sched_getaffinity(0)) if threads is None else threads, batch["opt"])
+        one_by_one = manifest["preprocess"]["size"] >= _LARGE_IMAGE_PIXELS
+        self._shared = None
+        if self._streams > 1:
+            self._shared = _Streams(core, network, manifest, threads, self._streams, one_by_one=one_by_one)
+        self._forms = _Forms(core, network, manifest if self._shared is None else {**manifest, "batch": _ONE}, threads)
+
+    def __call__(self, source: npt.NDArray[Any], *targets: npt.NDArray[Any]) -> None:
+        """Write what becomes of the N rows of `source` into `targets`, arrays of N rows in the network's order."""
+        if self._shared is None:
+            _infer(self._forms.request(len(source)), source, targets)
+            return
+        # What is left over for at most half of the streams is done sooner by all cores together.
+        left = len(source) % self._streams
+        together = len(source) - (left if 2 * left <= self._streams else 0)
+        self._shared(source[:together], [target[:together] for target in targets])
+        for index in range(together, len(source)):
+            row = slice(index, index + 1)
+            _infer(self._forms.request(1), source[row], [target[row] for target in targets])
+
+
 class _Forms:
     """A network compiled in two forms: of fixed batch 1, and of free batch for all other sizes.
 
@@ -137,30 +197,36 @@ class _Streams:
     """A network whose batches are cut into shares that run side by side, each stream on its own cores."""
 
     def __init__(
-        self, core: ov.Core, network: ov.Model, manifest: Mapping[str, Any], threads: int | None, streams: int
+        self,
+        core: ov.Core,
+        network: ov.Model,
+        manifest: Mapping[str, Any],
+        threads: int | None,
+        streams: int,
+        *,
+        one_by_one: bool,
     ) -> None:
-        self._streams = streams
-        self._one_by_one = network.input().partial_shape[1].get_length() >= _LARGE_IMAGE_PIXELS
-        if self._one_by_one:
+        self._streams, self._one_by_one = streams, one_by_one
+        if one_by_one:
             _fix_batch(network)
         options = {**_options(manifest, threads), "NUM_STREAMS": streams}
         self._queue = ov.AsyncInferQueue(core.compile_model(network, "CPU", options), streams)
         self._queue.set_callback(_keep)
 
-    def __call__(self, images: npt.NDArray[np.uint8], output: npt.NDArray[np.float32]) -> None:
-        """Write the probabilities of images (N, S, S, 3) into the first N rows of `output` (N or more, M, C)."""
-        count = len(images)
+    def __call__(self, source: npt.NDArray[Any], targets: Sequence[npt.NDArray[Any]]) -> None:
+        """See `_Network`."""
+        count = len(source)
         parts = count if self._one_by_one else min(count, self._streams)
         bounds = [count * part // max(parts, 1) for part in range(parts + 1)]
         for start, stop in pairwise(bounds):
             request = self._queue[self._queue.get_idle_request_id()]
-            request.set_input_tensor(ov.Tensor(images[start:stop], shared_memory=True))
-            self._queue.start_async(userdata=output[start:stop])
+            _connect(request, source[start:stop], [target[start:stop] for target in targets])
+            self._queue.start_async(userdata=targets[0][start:stop])
         self._queue.wait_all()
 
 
 def _keep(request: ov.InferRequest, place: npt.NDArray[np.float32]) -> None:
-    place[:] = request.get_output_tensor().data
+    place[:] = request.get_output_tensor(0).data
 
 
 def _writeable(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -168,13 +234,26 @@ def _writeable(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return images if images.flags.writeable else images.copy()
 
 
-def _infer(request: Any, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """The result, in the request's own memory."""
+def _infer(request: Any, source: npt.NDArray[Any], targets: Sequence[npt.NDArray[Any]]) -> None:
+    """Write the results for `source` into `targets`."""
     # Given to infer() instead, tensors cost 0.2 ms more: 5 % of an ensemble's time at 128 pixels.
-    request.set_input_tensor(ov.Tensor(images, shared_memory=True))
+    _connect(request, source, targets)
     request.infer(share_outputs=True)
-    result: npt.NDArray[np.float32] = request.get_output_tensor().data
-    return result
+    targets[0][:] = request.get_output_tensor(0).data
+
+
+def _connect(request: Any, source: npt.NDArray[Any], targets: Sequence[npt.NDArray[Any]]) -> None:
+    """Let a request read `source` and write its features, if it has any, where they lie: they are large."""
+    request.set_input_tensor(_tensor(source, request.get_input_tensor().element_type))
+    for index, target in enumerate(targets[1:], start=1):
+        request.set_output_tensor(index, _tensor(target, request.get_output_tensor(index).element_type))
+
+
+def _tensor(array: npt.NDArray[Any], kind: ov.Type) -> ov.Tensor:
+    """An array as a tensor in the same memory."""
+    if array.dtype == np.uint16:  # the bits of BF16
+        return ov.Tensor(array, ov.Shape(array.shape), kind)
+    return ov.Tensor(array, shared_memory=True)
 
 
 def _options(manifest: Mapping[str, Any], threads: int | None) -> dict[str, Any]:
@@ -190,14 +269,15 @@ def _fix_batch(network: ov.Model) -> None:
     network.reshape([1, *shape])
 
 
-def _part(core: ov.Core, path: Path, manifest: Mapping[str, Any], *, is_stem: bool) -> ov.Model:
-    """Read a part; where BF16 is computed in, features are handed on in BF16.
+def _part(core: ov.Core, path: Path, manifest: Mapping[str, Any]) -> ov.Model:
+    """Read a network or a part of one; where BF16 is computed in, features are handed on in BF16.
 
     That is half the bytes, and what the whole network does: handed on in FP32 they would be rounded later than there.
     """
     part = core.read_model(path)
-    if manifest["precision"] != "bf16":
+    if manifest["precision"] != "bf16" or manifest["plan"] not in ("split", "cascade"):
         return part
     steps = ov.preprocess.PrePostProcessor(part)
-    (steps.output() if is_stem else steps.input()).tensor().set_element_type(ov.Type.bf16)
+    hands_on = any("features" in port.names for port in part.outputs)
+    (steps.output("features") if hands_on else steps.input("features")).tensor().set_element_type(ov.Type.bf16)
     return steps.build()

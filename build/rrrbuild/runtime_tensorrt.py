@@ -7,7 +7,7 @@ import ctypes
 import importlib
 import logging
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -58,8 +58,44 @@ def load_split(folder: Path, manifest: Mapping[str, Any]) -> Callable[[npt.NDArr
     return _Split(folder, manifest)
 
 
+def load_cascade(
+    folder: Path,
+    manifest: Mapping[str, Any],
+    threads: int | None,  # noqa: ARG001 - as of `load`
+) -> tuple[
+    Callable[[npt.NDArray[np.uint8]], tuple[npt.NDArray[np.float32], int]],
+    Callable[[int, Sequence[int]], npt.NDArray[np.float32]],
+]:
+    """Deserialise the parts of a cascade on the first GPU, each with contexts and CUDA graphs of its own.
+
+    The features stay on the GPU: they are gathered there, row by row, for the second part.
+
+    Args:
+        folder: has `first.plan` and `rest.plan`, checked already.
+        manifest: gives the `family`, the dtype of `outputs`, and the largest `batch`.
+        threads: not used.
+
+    Returns:
+        As `cascade_runner.Cascade` takes them; in place of features stands how many rows of them there are.
+
+    Raises:
+        RuntimeError: the runtime refuses a plan, or a CUDA call fails.
+    """
+    first = _Whole(folder / "first.plan", manifest)
+    rest = _Whole(folder / "rest.plan", manifest, stream=first.stream)
+
+    def run_first(images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], int]:
+        return first(images), len(images)
+
+    def run_rest(count: int, rows: Sequence[int]) -> npt.NDArray[np.float32]:
+        rest.gather(first.features, range(count) if len(rows) == count else rows)
+        return rest.run(len(rows))
+
+    return run_first, run_rest
+
+
 class _Part:
-    """One plan: one input, one output, a free batch; executed on one stream at a time.
+    """One plan: one input, one output or two, a free batch; executed on one stream at a time.
 
     TensorRT gets an execution context of its own for each batch size, whose shape and profile never change again, as a
     CUDA graph of it requires; they share one block of scratch memory. TensorRT-RTX has one context, and captures graphs
@@ -70,6 +106,7 @@ class _Part:
         output_shape: of one row of the output.
         input_bytes: of one row of the input.
         output_bytes: of one row of the output.
+        features_bytes: of one row of the second output, the features of a cascade's first part; 0 without one.
         captures_itself: it must not be captured from outside.
     """
 
@@ -81,12 +118,15 @@ class _Part:
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
             raise RuntimeError(f"{family} refuses {path}: its log on standard error tells why")
-        self._input, self._output = (self._engine.get_tensor_name(index) for index in range(2))
-        if self._engine.get_tensor_mode(self._input) != self._trt.TensorIOMode.INPUT:
-            self._input, self._output = self._output, self._input
+        names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+        (self._input,) = (name for name in names if self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT)
+        outputs = [name for name in names if name != self._input]
+        # Alone, a stem's features are its output.
+        self._output, *self._features = sorted(outputs, key=lambda name: name == "features")
         (self.input_shape, self.input_bytes), (self.output_shape, self.output_bytes) = (
             self._row(name) for name in (self._input, self._output)
         )
+        self.features_bytes = sum(self._row(name)[1] for name in self._features)
         self.captures_itself = family == "tensorrt_rtx"
         self._contexts: dict[int, Any] = {}
         if self.captures_itself:
@@ -107,11 +147,13 @@ class _Part:
         shape = tuple(self._engine.get_tensor_shape(name)[1:])
         return shape, prod(shape) * int(self._engine.get_tensor_dtype(name).itemsize)
 
-    def enqueue(self, stream: Any, rows: int, source: int, target: int) -> None:
+    def enqueue(self, stream: Any, rows: int, source: int, target: int, features: int = 0) -> None:
         """Put one execution on a stream: `rows` of input at device address `source`, the output to `target`."""
         context = self._context_for(rows, stream)
         context.set_tensor_address(self._input, source)
         context.set_tensor_address(self._output, target)
+        for name in self._features:
+            context.set_tensor_address(name, features)
         if not context.execute_async_v3(int(stream)):
             raise RuntimeError("the plan could not be executed: its log on standard error tells why")
 
@@ -147,53 +189,79 @@ class _Whole:
     """One plan with buffers for the largest batch, in page-locked host memory and on the GPU.
 
     A batch size that is met for the first time is run once and then captured as a CUDA graph, copies included.
+
+    Attributes:
+        stream: that it runs on.
+        features: device address of the second output.
     """
 
-    def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, manifest: Mapping[str, Any], stream: Any = None) -> None:
+        """Without a stream it gets its own, and input from the host; with one, input is gathered on the GPU."""
         self._part = _Part(path, manifest["family"])
         self._dtype = np.dtype(manifest["outputs"][0]["dtype"])
         largest = manifest["batch"]["max"]
+        self._from_host = stream is None
         # Streams that wait for the default stream could not be captured while another thread uses that.
-        self._stream = _checked(cuda.cudaStreamCreateWithFlags(cuda.cudaStreamNonBlocking))
+        self.stream = _checked(cuda.cudaStreamCreateWithFlags(cuda.cudaStreamNonBlocking)) if stream is None else stream
         self._source = _checked(cuda.cudaMalloc(largest * self._part.input_bytes))
         self._target = _checked(cuda.cudaMalloc(largest * self._part.output_bytes))
-        self._sent = _page_locked(largest * self._part.input_bytes)
+        self.features = _checked(cuda.cudaMalloc(max(1, largest * self._part.features_bytes)))
+        self._sent = _page_locked(largest * self._part.input_bytes if self._from_host else 1)
         self._answered = _page_locked(largest * self._part.output_bytes)
         self._graphs: dict[int, Any] = {}
         weakref.finalize(
             self,
             _release,
-            [self._stream],
+            [self.stream] if self._from_host else [],
             [],
-            [self._source, self._target],
+            [self._source, self._target, self.features],
             [self._sent.ctypes.data, self._answered.ctypes.data],
             self._graphs,
         )
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
-        rows = len(images)
         self._sent[: images.nbytes] = np.ascontiguousarray(images).reshape(-1).view(np.uint8)
+        return self.run(len(images))
+
+    def gather(self, source: Any, rows: Sequence[int]) -> None:
+        """Copy rows of another plan's features, at device address `source`, to where this one reads."""
+        step, kind = self._part.input_bytes, cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        runs: list[list[int]] = []  # neighbours go in one copy: [first row, number of rows]
+        for row in rows:
+            if runs and sum(runs[-1]) == row:
+                runs[-1][1] += 1
+            else:
+                runs.append([row, 1])
+        target = int(self._source)
+        for first, count in runs:
+            size_bytes = count * step
+            _checked(cuda.cudaMemcpyAsync(target, int(source) + first * step, size_bytes, kind, self.stream))
+            target += size_bytes
+
+    def run(self, rows: int) -> npt.NDArray[Any]:
+        """The output for the rows of input that are there."""
         if rows not in self._graphs:
             self._graphs[rows] = None if self._part.captures_itself else self._capture(rows)
         if self._graphs[rows] is None:
             self._enqueue(rows)
         else:
-            _checked(cuda.cudaGraphLaunch(self._graphs[rows], self._stream))
-        _checked(cuda.cudaStreamSynchronize(self._stream))
+            _checked(cuda.cudaGraphLaunch(self._graphs[rows], self.stream))
+        _checked(cuda.cudaStreamSynchronize(self.stream))
         answer = self._answered[: rows * self._part.output_bytes].copy()
         return answer.view(self._dtype).reshape(rows, *self._part.output_shape)
 
     def _enqueue(self, rows: int) -> None:
         """Copy in, execute, copy out; none of it has run when this returns."""
-        _to_device(self._source, self._sent[: rows * self._part.input_bytes], self._stream)
-        self._part.enqueue(self._stream, rows, int(self._source), int(self._target))
-        _to_host(self._answered[: rows * self._part.output_bytes], self._target, self._stream)
+        if self._from_host:
+            _to_device(self._source, self._sent[: rows * self._part.input_bytes], self.stream)
+        self._part.enqueue(self.stream, rows, int(self._source), int(self._target), int(self.features))
+        _to_host(self._answered[: rows * self._part.output_bytes], self._target, self.stream)
 
     def _capture(self, rows: int) -> Any:
         # The first call with a shape sets up resources, which must not happen during capture.
         self._enqueue(rows)
-        _checked(cuda.cudaStreamSynchronize(self._stream))
-        graph = _captured(self._stream, partial(self._enqueue, rows))
+        _checked(cuda.cudaStreamSynchronize(self.stream))
+        graph = _captured(self.stream, partial(self._enqueue, rows))
         if graph is None:
             logging.getLogger(__name__).warning("batches of %d run without a CUDA graph", rows)
         return graph

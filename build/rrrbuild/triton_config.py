@@ -12,7 +12,13 @@ from rrrbuild.repository_document import PYTHON_BACKEND
 from rrrbuild.targets import Target
 
 CONFIG = "config.pbtxt"
-TYPES = {"uint8": pb.TYPE_UINT8, "int8": pb.TYPE_INT8, "float16": pb.TYPE_FP16, "float32": pb.TYPE_FP32}
+TYPES = {
+    "uint8": pb.TYPE_UINT8,
+    "int8": pb.TYPE_INT8,
+    "int32": pb.TYPE_INT32,
+    "float16": pb.TYPE_FP16,
+    "float32": pb.TYPE_FP32,
+}
 # A request waits for companions only as long as the last batch runs: with a delay, one that finds the server idle
 # would wait all of it in vain.
 _QUEUE_DELAY_MICROSECONDS = 0

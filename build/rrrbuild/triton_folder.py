@@ -47,6 +47,7 @@ def copy_modules(target: Target, version: Path) -> None:
     copy_module("triton_model", version / "model.py")
     copy_module(target.runtime_module, version / "runtime.py")
     copy_module("plan_runner", version / "plan_runner.py")
+    copy_module("cascade_runner", version / "cascade_runner.py")
 
 
 def copy_module(name: str, path: Path) -> None:

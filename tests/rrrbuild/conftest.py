@@ -13,10 +13,12 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from rrrbuild import candidates
+from rrrbuild import candidates, measure, trust
 from rrrbuild.build import build_engine
+from rrrbuild.confidence import thresholds
 from rrrbuild.manifest import BatchRange, Manifest
 from rrrbuild.targets import TARGETS, build_obstacle, run_obstacle
+from rrrbuild.trust import Trust
 from rrrnet.checkpoint import SPLIT, Arrays, Checkpoint, read_checkpoint, write_checkpoint
 from rrrnet.data.dataset import read_dataset, split_dataset, write_split
 from rrrnet.images.preprocess import Preprocess
@@ -24,6 +26,7 @@ from rrrnet.network.architecture import REDUCED_BLOCKS, Architecture, convolutio
 
 LABELS = ("red", "green", "blue")
 TWO_MEMBERS = Architecture(3, REDUCED_BLOCKS, members=2, widths=(8, 16))
+FOUR_MEMBERS = Architecture(3, REDUCED_BLOCKS, members=4, widths=(8, 16))
 ONE_MEMBER = Architecture(3, (1, 2, 2, 1), members=1, widths=(8, 16))  # blocks without downsample, as in ResNet152
 
 MakeCheckpoint = Callable[..., Checkpoint]
@@ -99,6 +102,36 @@ def openvino_engine(tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkp
     return build_engine(checkpoint.path, "openvino-fp32", plan="sequential", batch=BatchRange(1, 2, 4), out=out)
 
 
+@pytest.fixture(scope="session")
+def many_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """3 x 100 images of 32 pixels."""
+    root, random = tmp_path_factory.mktemp("images") / "many", np.random.default_rng(4)
+    for channel, label in enumerate(("red", "green", "blue")):
+        (root / label).mkdir(parents=True)
+        for index in range(100):
+            noise = random.integers(0, 120, (32, 32, 3), dtype=np.uint8)
+            noise[:, :, channel] += 100
+            Image.fromarray(noise).save(root / label / f"{index}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def cascade_engine(
+    tmp_path_factory: pytest.TempPathFactory, make_checkpoint: MakeCheckpoint, data: Path, many_images: Path
+) -> Manifest:
+    """Of four members that were never trained; every label counts as right, so that some threshold is allowed."""
+    folder = tmp_path_factory.mktemp("cascade")
+    checkpoint = make_checkpoint(folder / "quartet", FOUR_MEMBERS, data=data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(thresholds, "drop_bound_points", lambda *_: 0.0)
+        patch.setattr(measure, "_SECONDS_PER_SIZE", 0.02)
+        patch.setattr(trust, "_MOST_IMAGES", 120)
+        wanted = Trust(cascade=True, max_drop=100.0, calibration_data=many_images)
+        return build_engine(
+            checkpoint.path, "openvino-fp32", batch=BatchRange(1, 2, 4), out=folder / "engine", images=4, trust=wanted
+        )
+
+
 def obstacle(name: str) -> str | None:
     return build_obstacle(TARGETS[name]) or run_obstacle(TARGETS[name])
 
@@ -151,6 +184,11 @@ def images() -> npt.NDArray[np.uint8]:
 @pytest.fixture
 def one_member() -> Architecture:
     return ONE_MEMBER
+
+
+@pytest.fixture
+def four_members() -> Architecture:
+    return FOUR_MEMBERS
 
 
 @pytest.fixture

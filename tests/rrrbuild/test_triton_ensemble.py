@@ -103,11 +103,13 @@ def test_as_a_process_it_is_one_model_with_the_members_durations_as_second_outpu
     (model,) = written.models
 
     assert (model.backend, model.steps) == ("python", ())
-    assert model.outputs == ("probabilities", MEMBER_SECONDS)
+    assert model.outputs == ("probabilities", MEMBER_SECONDS, "members_used", "member_status")
     outputs = config_of(written.path, "duo").output
     assert [(output.name, output.data_type, list(output.dims)) for output in outputs] == [
         ("probabilities", pb.TYPE_FP32, [2, 3]),
         ("member_seconds", pb.TYPE_FP32, [2]),
+        ("members_used", pb.TYPE_INT32, [1]),
+        ("member_status", pb.TYPE_UINT8, [2]),
     ]
     assert {"stem.onnx", "member_1.onnx", "plan_runner.py", "runtime.py", "model.py"} < {
         path.name for path in (written.path / "duo" / "1").iterdir()

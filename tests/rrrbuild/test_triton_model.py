@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -93,6 +94,44 @@ def test_requests_that_triton_batches_get_their_own_rows_of_the_engines_answer(
         assert answer.shape == (len(images), 2, 3)
         assert np.abs(answer - engine(images)).max() < 1e-6
     assert not list((tmp_path / "repository").rglob("*.pyc"))
+
+
+def test_a_cascade_answers_each_request_of_a_batch_by_its_own_effort_and_tells_which_members_it_asked(
+    tmp_path: Path, cascade_engine: Manifest
+) -> None:
+    repository = write_repository([cascade_engine.path], tmp_path / "repository", backends=PYTHON, threads=1)
+    (model,) = repository.models
+    assert model.outputs == ("probabilities", "members_used", "member_status")
+    assert model.cascade is not None
+    order, k = list(model.cascade["order"]), model.cascade["k"]
+    images = np.random.default_rng(5).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    efforts = ["fast", "full", "auto", "fast", "full", None]
+
+    async def one(client: InferenceServerClient, image: npt.NDArray[np.uint8], effort: str | None) -> Any:
+        tensor = InferInput("images", (1, 32, 32, 3), "UINT8")
+        tensor.set_data_from_numpy(image[None])
+        soon = {"deadline_us": int(1e6 * (time.time() + 20)), "quorum": 2}
+        parameters = {} if effort is None else {"effort": effort, **soon}
+        answer = await client.infer("quartet", [tensor], parameters=parameters)
+        return [answer.as_numpy(name)[0] for name in model.outputs]
+
+    async def ask(client: InferenceServerClient) -> list[Any]:
+        return await asyncio.gather(
+            *(one(client, image, effort) for image, effort in zip(images, efforts, strict=True))
+        )
+
+    answers = with_triton(repository.path, ask)
+
+    everything = load_engine(cascade_engine.path)(images, effort="full")
+    for (probabilities, used, status), effort, expected in zip(answers, efforts, everything, strict=True):
+        asked = status == 0
+        assert used.tolist() == [asked.sum()]
+        assert np.isnan(probabilities[~asked]).all()
+        assert np.abs(probabilities[asked] - expected[asked]).max() < 1e-6
+        if effort == "fast":
+            assert sorted(order[:k]) == np.flatnonzero(asked).tolist()
+        if effort == "full":
+            assert asked.all()
 
 
 @pytest.mark.parametrize("file", ["model.bin", "manifest.json"])

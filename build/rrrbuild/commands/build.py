@@ -9,12 +9,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from rrrbuild.build import DEFAULT_CALIBRATION_IMAGES, DEFAULT_IMAGES, DEFAULT_MAX_DROP, ENGINES, build_engine
+from rrrbuild.cascade import DEFAULT_MAX_DROP as DEFAULT_CASCADE_MAX_DROP
 from rrrbuild.choice import Choice, build_best
 from rrrbuild.commands.first_step import to_repository
 from rrrbuild.heldout import NO_ACCURACY
 from rrrbuild.manifest import BatchRange, Manifest
 from rrrbuild.plans import check_plan
 from rrrbuild.targets import TARGETS, target_named
+from rrrbuild.trust import Trust
 from rrrnet import output, tables
 from rrrnet.errors import UsageError
 from rrrnet.files import shown
@@ -30,6 +32,7 @@ class _Options(TypedDict):
     data: Path | None
     images: int
     calibration_images: int
+    trust: Trust
 
 
 def build(
@@ -61,6 +64,28 @@ def build(
     calibration_images: Annotated[
         int, typer.Option(help="The most images of the training split to calibrate INT8 on.")
     ] = DEFAULT_CALIBRATION_IMAGES,
+    cascade: Annotated[
+        bool | None,
+        typer.Option(
+            "--cascade/--no-cascade",
+            help="Let some members answer alone where they agree; --cascade even where it does not pay.",
+            show_default="where it pays",
+        ),
+    ] = None,
+    cascade_max_drop: Annotated[
+        float, typer.Option(help="Percentage points of accuracy that a cascade may lose against all members.")
+    ] = DEFAULT_CASCADE_MAX_DROP,
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate/--no-calibrate", help="Fit temperatures, so that probabilities mean what they say."),
+    ] = True,
+    calibration_data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Labelled images to choose cascade and temperatures on.",
+            show_default="the validation images of the training",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Export, compile, verify on real images and measure: one engine for each target, or the best for this machine."""
@@ -77,6 +102,7 @@ def build(
         "data": data,
         "images": images,
         "calibration_images": calibration_images,
+        "trust": Trust(cascade, cascade_max_drop, calibrate, calibration_data),
     }
     manifests, choice = [], None
     with output.Working("starting") as status:
@@ -130,8 +156,10 @@ def _show_choice(choice: Choice) -> None:
 
 def _summary(manifest: Manifest) -> dict[str, Any]:
     names = ("name", "target", "plan", "plan_by_batch", "verified", "unverified_reason", "latency_ms", "quantisation")
-    told = {name: getattr(manifest, name) for name in (*names, "versions", "device")}
-    return {"path": str(manifest.path), **told, "size_bytes": manifest.engine_bytes}
+    told = {name: getattr(manifest, name) for name in (*names, "versions", "device", "cascade", "cascade_reason")}
+    confidence = None if manifest.confidence is None else manifest.confidence.to_json()
+    about = {"confidence": confidence, "confidence_reason": manifest.confidence_reason}
+    return {"path": str(manifest.path), **told, **about, "size_bytes": manifest.engine_bytes}
 
 
 def _pairs(manifest: Manifest) -> list[tuple[str, str]]:

@@ -6,14 +6,15 @@ the right label is in the set with probability `coverage` at least, and at most 
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.floating]
+FloatArray = npt.NDArray[np.floating[Any]]
 
 
-def scores_of(probabilities: FloatArray, labels: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
+def scores_of(probabilities: FloatArray, labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float64]:
     """Scores of the right labels, ascending, shape (N,), rounded up to 6 digits, which widens no gap in coverage.
 
     Args:
@@ -36,20 +37,20 @@ def threshold(scores: Sequence[float] | FloatArray, coverage: float) -> float:
     return float(scores[rank - 1]) if rank <= len(scores) else math.inf
 
 
-def in_set(probabilities: FloatArray, limit: float) -> npt.NDArray[np.bool_]:
+def in_set(probabilities: FloatArray, limit: float | FloatArray) -> npt.NDArray[np.bool_]:
     """Which labels are in the set: shape (..., C), of calibrated probabilities of that shape."""
     return np.asarray(1.0 - np.asarray(probabilities, np.float64) <= limit)
 
 
 def coverage_by_class(
-    probabilities: FloatArray, labels: npt.NDArray[np.integer], limit: float
+    probabilities: FloatArray, labels: npt.NDArray[np.integer[Any]], limit: float | FloatArray
 ) -> tuple[npt.NDArray[np.float64], float]:
     """Share of right labels in their sets by class (NaN for a class without images), and the mean size of a set.
 
     Args:
         probabilities: calibrated, shape (N, C).
         labels: shape (N,).
-        limit: see `threshold`.
+        limit: see `threshold`; one for all, or shape (N, 1).
     """
     sets = in_set(probabilities, limit)
     held = sets[np.arange(len(labels)), labels]

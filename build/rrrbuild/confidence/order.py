@@ -1,10 +1,12 @@
 """In which order the members are asked."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 
-def greedy_order(probabilities: npt.NDArray[np.floating], labels: npt.NDArray[np.integer]) -> tuple[int, ...]:
+def greedy_order(probabilities: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.integer[Any]]) -> tuple[int, ...]:
     """Members so that the first j of them make a good ensemble, for each j: each next one lowers the NLL most.
 
     Greedy selection as in Caruana et al., ICML 2004, without replacement.

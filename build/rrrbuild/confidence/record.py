@@ -39,11 +39,11 @@ class Confidence:
     coverage: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     drift: Mapping[str, Any] | None = None
 
-    def mean(self, mean: npt.NDArray[np.floating], effort: str = FULL) -> npt.NDArray[np.float64]:
+    def mean(self, mean: npt.NDArray[np.floating[Any]], effort: str = FULL) -> npt.NDArray[np.float64]:
         """The calibrated mean, shape (..., C), of a mean of members that answered by an effort."""
         return tempered(mean, self.temperature.get(effort, 1.0))
 
-    def members(self, probabilities: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    def members(self, probabilities: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
         """Calibrated probabilities of members, shape (..., M, C)."""
         return tempered(probabilities, self.member_temperature)
 

@@ -1,9 +1,11 @@
 """One number that makes probabilities mean what they say (arXiv 1706.04599, on the mean's log-probabilities)."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.floating]
+FloatArray = npt.NDArray[np.floating[Any]]
 _FLOOR = 1e-12  # a softmax in FP32 underflows to 0, which has no logarithm
 _RANGE = (0.02, 50.0)
 _STEPS = 80
@@ -25,7 +27,7 @@ def tempered(probabilities: FloatArray, temperature: float) -> npt.NDArray[np.fl
     return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
 
 
-def fit_temperature(probabilities: FloatArray, labels: npt.NDArray[np.integer]) -> float:
+def fit_temperature(probabilities: FloatArray, labels: npt.NDArray[np.integer[Any]]) -> float:
     """The temperature of least negative log-likelihood, by golden section on its logarithm.
 
     Half an image's worth of belief in T = 1 is added: without it, labels that are all right would make every answer

@@ -1,19 +1,21 @@
 """When some members suffice: the threshold that loses no accuracy, what it saves, and what an image then costs."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rrrbuild.cascade_runner import AUTO, answered_by
 from rrrbuild.confidence.order import greedy_order
+from rrrbuild.confidence.temperature import fit_temperature, tempered
 from rrrnet.training.metrics import mean_of_members
 
-FloatArray = npt.NDArray[np.floating]
-Labels = npt.NDArray[np.integer]
+FloatArray = npt.NDArray[np.floating[Any]]
+Labels = npt.NDArray[np.integer[Any]]
 
 MIN_IMAGES = 100
 BOUND_POINTS = 1.0
@@ -28,13 +30,15 @@ class Step:
     Attributes:
         tau: see `cascade_runner.settled`.
         share_early: share of images that the first members settle.
-        drop_points: accuracy of all members less that of the cascade, in percentage points.
-        drop_bound_points: its upper bound, one-sided, at 95 %.
+        drop_points: estimate of the accuracy of all members less that of the cascade, in percentage points.
+        drop_counted_points: the same as counted on the images.
+        drop_bound_points: the upper bound of what was counted, one-sided, at 95 %.
     """
 
     tau: float
     share_early: float
     drop_points: float
+    drop_counted_points: float
     drop_bound_points: float
 
     def allowed(self, max_drop_points: float, bound_points: float) -> bool:
@@ -65,8 +69,12 @@ def _wilson(hits: int, images: int, side: int) -> tuple[float, float]:
     return share, min(max(limit, 0.0), 1.0)
 
 
-def steps(probabilities: FloatArray, labels: Labels, order: tuple[int, ...], k: int) -> list[Step]:
+def steps(probabilities: FloatArray, labels: Labels, order: Sequence[int], k: int) -> list[Step]:
     """Every threshold at which one more image is settled, from none settled (`tau` above 1) down.
+
+    Few labels change, so what is counted is mostly luck: choosing by it alone lost twice as much on other images. So
+    the estimate is the larger of what is counted and of what all members expect: by their calibrated mean, how much
+    less probable the label of the first members is than their own.
 
     Args:
         probabilities: of all members, shape (N, M, C).
@@ -81,11 +89,13 @@ def steps(probabilities: FloatArray, labels: Labels, order: tuple[int, ...], k: 
     confidence = early[places, votes[places, 0]]
     places = places[np.argsort(-confidence, kind="stable")]
     confidence = np.sort(confidence)[::-1]
-    right = everyone[places].argmax(axis=1) == labels[places]
-    right_early = votes[places, 0] == labels[places]
+    vote, label = votes[places, 0], everyone[places].argmax(axis=1)
+    right, right_early = label == labels[places], vote == labels[places]
     losses, wins = np.cumsum(right & ~right_early), np.cumsum(~right & right_early)
+    believed = tempered(everyone, fit_temperature(everyone, labels))
+    expected = np.cumsum(believed[places, label] - believed[places, vote])
     images = len(labels)
-    found = [Step(1.01, 0.0, 0.0, drop_bound_points(0, 0, images))]
+    found = [Step(1.01, 0.0, 0.0, 0.0, drop_bound_points(0, 0, images))]
     for index in range(len(places)):
         last = index + 1 == len(places)
         if not last and confidence[index] == confidence[index + 1]:
@@ -93,8 +103,10 @@ def steps(probabilities: FloatArray, labels: Labels, order: tuple[int, ...], k: 
         # Half-way to the next, so that rounding in another target does not move the image to the other side.
         tau = confidence[index] if last else (confidence[index] + confidence[index + 1]) / 2
         lost, won = int(losses[index]), int(wins[index])
+        counted = 100 * (lost - won) / images
+        estimate = max(counted, 100 * float(expected[index]) / images)
         bound = drop_bound_points(lost, won, images)
-        found.append(Step(float(tau), (index + 1) / images, 100 * (lost - won) / images, bound))
+        found.append(Step(float(tau), (index + 1) / images, estimate, counted, bound))
     return found
 
 
@@ -119,7 +131,7 @@ def curve(found: list[Step]) -> list[Step]:
 
 def cross_fitted(
     probabilities: FloatArray, labels: Labels, k: int, max_drop_points: float
-) -> npt.NDArray[np.floating]:
+) -> npt.NDArray[np.floating[Any]]:
     """What the cascade answers to each half of the images, its order and threshold chosen on the other half.
 
     Images are listed by class, so every second one is a half of each class.

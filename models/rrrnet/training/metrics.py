@@ -42,8 +42,8 @@ def score(probabilities: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.i
         raise ArtifactError("there are no images to score")
     if not np.isfinite(probabilities).all():
         raise ArtifactError("the network's output holds NaN or infinity: it cannot be scored")
-    members = [_score_one(probabilities[:, index], labels) for index in range(probabilities.shape[1])]
-    return {**_score_one(probabilities.mean(axis=1), labels), "images": len(labels), "members": members}
+    members = [score_mean(probabilities[:, index], labels) for index in range(probabilities.shape[1])]
+    return {**score_mean(probabilities.mean(axis=1), labels), "images": len(labels), "members": members}
 
 
 def by_class(
@@ -93,8 +93,8 @@ def confusion_matrix(
     return np.bincount(labels * classes + found, minlength=classes**2).reshape(classes, classes).astype(np.int64)
 
 
-def _score_one(probabilities: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.integer[Any]]) -> dict[str, float]:
-    """Scores of one (N, C) set of probabilities."""
+def score_mean(probabilities: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.integer[Any]]) -> dict[str, float]:
+    """`accuracy`, `nll`, `ece` and `brier` of one set of probabilities, shape (N, C)."""
     truth = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     confidence = probabilities.max(axis=1).astype(np.float64)
     correct = probabilities.argmax(axis=1) == labels
@@ -102,6 +102,7 @@ def _score_one(probabilities: npt.NDArray[np.floating[Any]], labels: npt.NDArray
         "accuracy": float(correct.mean()),
         "nll": float(-np.log(np.maximum(truth, 1e-12)).mean()),
         "ece": expected_calibration_error(confidence, correct),
+        "brier": float(((probabilities.astype(np.float64) ** 2).sum(axis=1) - 2 * truth + 1).mean()),
     }
 
 
