@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from prometheus_client import REGISTRY
@@ -19,7 +20,7 @@ from rrrserve.api.decoding import DecodePool
 from rrrserve.api.requests import Options
 from rrrserve.metrics import instruments
 from rrrserve.state.shared_state import SharedState
-from rrrserve.triton.client import Inference, TritonError, checked_output, quorum_of, request_bytes
+from rrrserve.triton.client import Inference, TritonError, _call, checked_output, quorum_of, request_bytes
 
 OUTPUTS = ("probabilities", MEMBERS_USED, MEMBER_STATUS)
 SPLIT = ServedModel("left_out", "1", "t", "python", 5, 2, ("a", "b"), Preprocess(32), 32, 1, 1, OUTPUTS)
@@ -90,6 +91,28 @@ def test_numbers_that_do_not_go_with_the_status_are_refused(bad: pb.ModelInferRe
     with pytest.raises(TritonError, match=re.escape(message)) as caught:
         checked_output(bad, CASCADE, 1)
     assert caught.value.code == "bad_model_output"
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "expected"),
+    [
+        (grpc.StatusCode.DEADLINE_EXCEEDED, "", "deadline_exceeded"),
+        (grpc.StatusCode.INTERNAL, "m: members were late: 1 of 5 answered, 3 must", "deadline_exceeded"),
+        (grpc.StatusCode.INTERNAL, "m: the engine's output holds NaN, or members failed: 1 of 5", "bad_model_output"),
+        (grpc.StatusCode.UNAVAILABLE, "m: the engine failed", "backend_unavailable"),
+    ],
+)
+def test_too_few_members_in_time_are_a_deadline_and_too_few_that_work_a_bad_output(
+    code: grpc.StatusCode, details: str, expected: str
+) -> None:
+    nothing = grpc.aio.Metadata()
+
+    async def fails(*_: Any, **__: Any) -> bytes:
+        raise grpc.aio.AioRpcError(code, nothing, nothing, details)
+
+    with pytest.raises(TritonError) as caught:
+        asyncio.run(_call(fails, b"", 1.0))  # type: ignore[arg-type]
+    assert caught.value.code == expected
 
 
 class Answers:

@@ -33,7 +33,8 @@ _MARGIN_SHARE, _MARGIN_SECONDS = 0.05, 0.005
 
 _SERVICE = "/inference.GRPCInferenceService"
 _RAW_INPUT_TAG = bytes([pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | 2])  # 2: length and bytes follow
-_BAD_OUTPUT = "the engine's output"  # begins what triton_model.py tells about an output that it does not pass on
+# What triton_model.py tells of answers that it does not pass on.
+_BAD_OUTPUT, _LATE_MEMBERS = "the engine's output", "members were late"
 _DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "INT32": np.dtype("<i4"), "UINT8": np.dtype("u1")}
 _CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", -1),
@@ -141,14 +142,15 @@ async def _call(method: grpc.aio.UnaryUnaryMultiCallable, request: bytes, timeou
         # Nobody cancelled us: gRPC tells so that the connection was closed under the call.
         raise TritonError("backend_unavailable", "the connection was closed") from error
     except grpc.aio.AioRpcError as error:
-        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-            code = "deadline_exceeded"
-        elif _BAD_OUTPUT in (error.details() or ""):
-            code = "bad_model_output"
-        else:
-            code = "backend_unavailable"
-        raise TritonError(code, f"{error.code()}: {error.details()}") from error
+        raise TritonError(_code_of(error), f"{error.code()}: {error.details()}") from error
     return answer
+
+
+def _code_of(error: grpc.aio.AioRpcError) -> str:
+    told = error.details() or ""
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED or _LATE_MEMBERS in told:
+        return "deadline_exceeded"
+    return "bad_model_output" if _BAD_OUTPUT in told else "backend_unavailable"
 
 
 def quorum_of(model: ServedModel, quorum: int | None) -> int:
