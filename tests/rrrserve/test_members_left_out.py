@@ -111,7 +111,7 @@ def test_too_few_members_in_time_are_a_deadline_and_too_few_that_work_a_bad_outp
         raise grpc.aio.AioRpcError(code, nothing, nothing, details)
 
     with pytest.raises(TritonError) as caught:
-        asyncio.run(_call(fails, b"", 1.0))  # type: ignore[arg-type]
+        asyncio.run(_call(fails, b"", 1.0))
     assert caught.value.code == expected
 
 
