@@ -87,7 +87,7 @@ async def predict(backend: Backend, exchange: Exchange, *, batch: bool) -> Reply
                     options = asked.options
                     if body.options:
                         given = together(query_of(exchange), body.options)
-                        options = options_of(given, num_classes=len(asked.model.labels))
+                        options = options_of(given, exchange.headers, num_classes=len(asked.model.labels))
                     with backend.admission.admitted(len(body.images), asked.seconds_left()):
                         results = await plane.predict(
                             asked.model, body.images, options, deadline=asked.deadline, timing=timing
@@ -113,7 +113,7 @@ def ask(backend: Backend, exchange: Exchange) -> Asked:
     if model is None:
         raise APIError("unknown_model", f"no such model here: GET /v1/models lists {len(plane.models)}")
     exchange.model = model.name
-    options = options_of(query_of(exchange), num_classes=len(model.labels))
+    options = options_of(query_of(exchange), exchange.headers, num_classes=len(model.labels))
     milliseconds = timeout_ms(
         exchange.headers, default=settings.request_timeout_ms, largest=settings.max_request_timeout_ms
     )
