@@ -75,6 +75,16 @@ EARLY_ANSWERS = Counter(
     "Images of effort auto that the first members of a cascade settled alone.",
     ["model"],
 )
+SHED = Counter(
+    "rrr_shed_total",
+    "Requests of effort auto that were answered by effort fast because of the load.",
+    ["model"],
+)
+UNSURE_KEPT = Counter(
+    "rrr_unsure_images_total",
+    "Images that the service was unsure of and that --keep-unsure asks to keep, by what became of them.",
+    ["outcome"],
+)
 MEMBER_FAILURES = Counter(
     "rrr_member_failures_total",
     "Images that were answered without a member which was asked, by member and reason.",
@@ -136,7 +146,11 @@ def create_series(codes: Iterable[str], models: Iterable[ServedModel], answers: 
     """
     for code in codes:
         REJECTED.labels(code)
+    for outcome in ("kept", "left_out", "failed"):
+        UNSURE_KEPT.labels(outcome)
     for model in models:
+        if model.cascade is not None:
+            SHED.labels(model.name)
         MODEL_INFO.labels(model.name, model.version, model.target, str(model.members)).set(1)
         if MEMBER_STATUS in model.outputs:
             for member, reason in product(range(model.members), FAILURES.values()):
