@@ -152,7 +152,10 @@ def predict(subject: EvaluatedModel, data: Path | None, split: str, effort: str 
 
 
 def answer_scores(
-    probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], confidence: Confidence | None, effort: str
+    probabilities: npt.NDArray[np.floating[Any]],
+    labels: npt.NDArray[np.integer[Any]],
+    confidence: Confidence | None,
+    effort: str,
 ) -> dict[str, Any]:
     """Scores of what is answered: of calibrated probabilities, where there is a confidence record.
 
