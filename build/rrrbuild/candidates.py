@@ -24,8 +24,8 @@ from rrrnet import sealed
 from rrrnet.checkpoint import DOCUMENT
 from rrrnet.errors import FULL_DISK, ArtifactError, CheckFailedError, IncompatibleError, RRRError
 
-# An exported FP32 model and its plan's name -> the model in INT8
-Quantise = Callable[[bytes, str], bytes]
+# An exported FP32 model, its plan's name and the order of its members -> the model in INT8
+Quantise = Callable[[bytes, str, Sequence[int] | None], bytes]
 
 
 def compile_plan(order: BuildOrder, plan: Plan, folder: Path, quantise: Quantise | None) -> Compiled:
@@ -37,7 +37,7 @@ def compile_plan(order: BuildOrder, plan: Plan, folder: Path, quantise: Quantise
     order.report(f"exporting {checkpoint.name} to ONNX, plan {plan.name}")
     model = lazy.export_onnx(checkpoint, target, plan)
     if quantise is not None:
-        model = quantise(model, plan.name)
+        model = quantise(model, plan.name, None)
     parts, features = lazy.cut(model) if plan.name == SPLIT else ({MODEL: model}, None)
     order.report(f"compiling for {target.name}")
     (folder / plan.name).mkdir()

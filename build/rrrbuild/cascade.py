@@ -123,7 +123,7 @@ class CascadeSearch:
                 if proven.record["share_early"]:
                     found.append((saving, proven))
         if not found:
-            raise NoCascadeError("; ".join([*map(str, left_out.values()), *told]))
+            raise NoCascadeError("; ".join([*(f"{name}: {error}" for name, error in left_out.items()), *told]))
         saving, proven = min(found, key=lambda one: one[0])
         if saving > _PAYS and not always:
             raise NoCascadeError(f"it would not pay: {'; '.join(told)} (--cascade takes it all the same)")
@@ -236,7 +236,7 @@ def compile_cascade(
     groups = (tuple(members[:k]), tuple(members[k:]))
     model = lazy.export_onnx(checkpoint, target, Plan(CASCADE, align), groups)
     if quantise is not None:
-        model = quantise(model, folder.name)
+        model = quantise(model, folder.name, members)
     parts, features = lazy.cut_cascade(model, k)
     folder.mkdir()
     for part, onnx_model in parts.items():

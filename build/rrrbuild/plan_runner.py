@@ -175,6 +175,7 @@ class InLanes:
 
         Raises:
             RuntimeError: no member answered.
+            TimeoutError: the same, by the deadline.
         """
         features = self._stem(images)
         members = range(len(self._members))
@@ -207,6 +208,8 @@ class InLanes:
         status = np.array(became, np.uint8)
         answered = np.flatnonzero(status == _USED)
         if not len(answered):
+            if _LATE in became:
+                raise TimeoutError("members were late: none has answered")
             raise RuntimeError("no member answered")
         found = np.full((len(images), len(members), results[answered[0]].shape[1]), np.nan, np.float32)
         for index in answered:

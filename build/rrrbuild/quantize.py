@@ -9,6 +9,7 @@ Those of CPUs that sum 8-bit products in 16 bits overflow: with 8-bit weights Op
 slower (letters, 64 pixels, AVX2). There weights get 7 bits.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -69,22 +70,28 @@ class Quantiser:
         self._done: dict[bytes, tuple[bytes, dict[str, Any]]] = {}  # some plans share a graph
         self._reference: Probabilities | None = None
 
-    def quantise(self, exported: bytes, plan: str) -> bytes:
+    def quantise(self, exported: bytes, plan: str, order: Sequence[int] | None = None) -> bytes:
         """The exported FP32 model in INT8; the same model and images give the same bytes on the same machine.
+
+        Args:
+            exported: the model.
+            plan: its name.
+            order: in which its output has the members; None for the checkpoint's.
 
         Raises:
             CheckFailedError: every method loses more than is allowed; says what was measured and what to try.
         """
         if exported not in self._done:
-            self._done[exported] = self._quantise(exported, plan)
+            self._done[exported] = self._quantise(exported, plan, order)
         quantised, self._plans[plan] = self._done[exported]
         return quantised
 
-    def _quantise(self, exported: bytes, plan: str) -> tuple[bytes, dict[str, Any]]:
+    def _quantise(self, exported: bytes, plan: str, order: Sequence[int] | None) -> tuple[bytes, dict[str, Any]]:
         """The model and how it was done."""
         model = onnx.load_from_string(exported)
-        if self._reference is None:  # every plan computes the same function
+        if self._reference is None:  # every plan computes the same function; `sequential` or `merged` comes first
             self._reference = open_session(model)(self._held_out.images)[0]
+        reference = self._reference if order is None else self._reference[:, list(order)]
         attempt = _Attempts(model, self._dialect, self._calibration)
         self._report(f"calibrating plan {plan} on {len(self._calibration.images)} images ({self._calibration.source})")
         tried: list[dict[str, Any]] = []
@@ -93,7 +100,7 @@ class Quantiser:
             found = open_session(quantised)(self._held_out.images)[0]
             record: dict[str, Any] = {"method": method.name, "float_convolutions": in_float}
             try:
-                result = compare(found, self._reference, self._held_out, self._target, max_drop=self._max_drop)
+                result = compare(found, reference, self._held_out, self._target, max_drop=self._max_drop)
             except CheckFailedError as error:
                 tried.append(record | {"failed": str(error)})
                 self._report(f"INT8 by {method.name} does not pass: {error}")

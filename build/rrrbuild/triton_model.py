@@ -63,6 +63,8 @@ class TritonPythonModel:
         asked = [_Asked(request) for request in requests] if self._leaves_out else []
         try:
             probabilities = self._ask(images, parts, asked) if asked else self._run(images)
+        except TimeoutError as error:
+            return [_failure(f"{self._name}: {error}")] * len(requests)
         except Exception as error:  # each runtime raises its own types; a client gets a sentence, the log the rest
             pb_utils.Logger.log_error(f"{self._name}: {type(error).__name__}: {error}")
             return [_failure(f"{self._name}: the engine failed")] * len(requests)

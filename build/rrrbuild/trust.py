@@ -1,9 +1,8 @@
 """What a build adds to a verified engine: a cascade where it pays, and what its answers are worth."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rrrbuild import lazy
 from rrrbuild.cascade import DEFAULT_MAX_DROP, CascadeSearch, NoCascadeError, Proven, keep_cascade
@@ -150,9 +149,9 @@ def _cascade(
         return None, "the network has one member"
     if wanted_plan != AUTO:
         return None, f"--plan {wanted_plan} asks all members"
-    quantise: Callable[[bytes, str], bytes] | None = None if quantiser is None else quantiser.quantise
-    search: Any = CascadeSearch(order, manifest, images, reference, held_out, quantise, trust.max_drop)
+    quantise = None if quantiser is None else quantiser.quantise
     try:
+        search = CascadeSearch(order, manifest, images, reference, held_out, quantise, trust.max_drop)
         return search.best(always=trust.cascade is True), ""
     except NoCascadeError as error:
         return None, str(error)

@@ -135,6 +135,8 @@ def test_members_side_by_side_that_sleep_or_fail_are_left_out_at_the_deadline_an
         found = lanes.ask(pixels(0), [AUTO], time.monotonic() + 0.1)
         assert lanes.status.tolist() == [[USED, LATE, FAILED, NOT_FINITE, USED, USED]]
         assert np.isfinite(found[0, :, 0]).tolist() == [True, False, False, False, True, True]
+    with pytest.raises(TimeoutError, match="members were late"):  # a deadline, which is no fault of the model
+        InLanes(lambda images: images, [member(1)], lanes=1).ask(pixels(0), [AUTO], time.monotonic() + 0.05)
     gate.set()
 
 

@@ -171,7 +171,7 @@ def test_auto_keeps_the_plan_that_was_fastest_and_the_numbers_of_all(
         assert manifest.plan == winner
         assert f"--plan {winner} " in manifest.command
         assert {plan: rows["4"]["median"] for plan, rows in manifest.latency_ms.items()} == medians
-        assert steps[-1] == f"plan {winner} is the fastest of sequential, merged, split"
+        assert f"plan {winner} is the fastest of sequential, merged, split" in steps
         assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "model.onnx", "split.csv"]
         sizes[winner] = operators((out / "model.onnx").read_bytes()).count("Conv")
     assert sizes == {"sequential": 25, "merged": 18}

@@ -79,7 +79,8 @@ class HostAsGpu:
 
 def array_at(address: int, dtype: Any, shape: tuple[int, ...]) -> Any:
     size_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    return np.frombuffer((ctypes.c_char * size_bytes).from_address(address), dtype).reshape(shape)
+    memory: Any = (ctypes.c_char * size_bytes).from_address(address)
+    return np.frombuffer(memory, dtype).reshape(shape)
 
 
 class FakePart:

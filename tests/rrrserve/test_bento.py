@@ -46,7 +46,8 @@ def write_images(folder: Path, png: Callable[[int], bytes]) -> list[Path]:
 
 def essence(result: dict[str, Any]) -> Any:
     """What must not differ between two answers about the same image."""
-    return {key: result[key] for key in ("predictions", "uncertainty", "members", "error") if key in result}
+    keys = ("predictions", "uncertainty", "effort", "members_used", "members", "set", "set_reason", "error")
+    return {key: result[key] for key in keys if key in result}
 
 
 def assert_bentoml_clients_agree_with_v1(url: str, files: list[Path], token: str | None = None) -> None:
@@ -62,8 +63,9 @@ def assert_bentoml_clients_agree_with_v1(url: str, files: list[Path], token: str
         asked = [theirs.predict(image=file, members=True) for file in files[:3]]
         assert [essence(answer) for answer in asked] == [essence(answer) for answer in single]
         together = [("images", (file.name, file.read_bytes())) for file in files]
-        batch = v1.post("/v1/predict_batch?top_k=2", files=together).json()["results"]
-        assert [essence(result) for result in theirs.predict_batch(images=files, top_k=2)["results"]] == batch
+        batch = v1.post("/v1/predict_batch?top_k=2&coverage=0.9", files=together).json()["results"]
+        asked = theirs.predict_batch(images=files, top_k=2, coverage=0.9, effort="fast")["results"]
+        assert [essence(result) for result in asked] == [essence(result) for result in batch]
         assert [len(result.get("predictions", "")) for result in batch] == [2, 2, 2, 0]
 
 

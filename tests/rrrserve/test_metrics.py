@@ -58,6 +58,8 @@ def ask(client: httpx.Client, kind: str, png: Files) -> Counter[str]:
         images = document.get("results", [document])
         good = sum("predictions" in image for image in images)
         seen[f'rrr_disagreement_count{{model="{model}"}}'] += good
+        seen[f'rrr_members_used_count{{model="{model}"}}'] += good
+        seen[f'rrr_effort_total{{effort="full",model="{model}"}}'] += good
         for stage in ("encode", "inference"):
             seen[f'rrr_stage_duration_seconds_count{{model="{model}",stage="{stage}"}}'] += 1
     return seen
@@ -82,7 +84,7 @@ def drive(url: str, png: Files) -> Counter[str]:
 def assert_equal_counts(before: Samples, after: Samples, seen: Counter[str]) -> None:
     """Every counter of requests, errors, images and answers rose by exactly what the clients saw."""
     counted = re.compile(
-        r"rrr_(request_duration_seconds_count|requests_rejected_total|disagreement_count|"
+        r"rrr_(request_duration_seconds_count|requests_rejected_total|disagreement_count|members_used_count|effort_total|"
         r'stage_duration_seconds_count\{.*stage="(encode|inference)")'
     )
     ours = {name for name in after if counted.match(name) and not re.search('route="/(metrics|readyz|livez)', name)}

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rrrserve.cli import run
+from rrrserve.commands import predict
 
 
 @pytest.fixture
@@ -72,6 +73,44 @@ def test_standard_input_is_read_for_a_dash(
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
     assert run(["predict", "-", "--url", service.url]) == 1
     assert "0 bytes" in capsys.readouterr().err
+
+
+def test_the_table_has_a_column_for_members_sets_and_notes_where_an_answer_tells_of_them() -> None:
+    plain = {
+        "model": {"members": 8},
+        "predictions": [{"label": "[a]", "probability": 0.9}],
+        "uncertainty": {"agreement": 1.0, "entropy": 0.25},
+        "timing_ms": {"total": 4.26},
+    }
+    full = plain | {"effort": "full", "members_used": 8, "partial": False, "unsure": False}
+    early = full | {"effort": "auto", "members_used": 2, "set": [], "unsure": True}
+
+    def columns(*answers: dict[str, Any]) -> dict[str, list[str]]:
+        table = predict._table([("x.png", answer) for answer in answers], 3)
+        return {str(column.header): [str(cell) for cell in column.cells] for column in table.columns}
+
+    first = ["image", "labels", "agreement", "entropy", "ms"]
+    assert list(columns(plain)) == list(columns(full)) == first
+    found = columns(full, early, full | {"set_reason": "no scores"})
+    assert list(found) == [*first, "used", "set", "note"]
+    assert found["labels"][0] == "\\[a] 90.0%"
+    assert found["used"] == ["", "2 of 8 (auto)", ""]
+    assert found["set"] == ["", "empty", "none"]
+    assert found["note"] == ["", "unsure", ""]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--effort", "slow", "--effort is 'slow': expected fast, auto or full"),
+        ("--coverage", "95", "--coverage is 95.0: expected a number between 0 and 1, such as 0.95"),
+    ],
+)
+def test_a_bad_effort_or_coverage_is_exit_2(
+    option: str, value: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["predict", "a.png", option, value]) == 2
+    assert message in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_no_service_is_exit_1_and_says_how_to_start_one(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:

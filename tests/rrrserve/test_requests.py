@@ -164,16 +164,16 @@ def test_a_raw_body_is_the_image_whatever_its_label(content_type: bytes) -> None
 
 
 def test_top_k_and_members_are_read_and_default() -> None:
-    assert options_of([], num_classes=3).top_k == 3
-    assert options_of([], num_classes=20).top_k == 5
-    chosen = options_of([("top_k", "20"), ("members", "True"), ("timing", "false")], num_classes=20)
+    assert options_of([], {}, num_classes=3).top_k == 3
+    assert options_of([], {}, num_classes=20).top_k == 5
+    chosen = options_of([("top_k", "20"), ("members", "True"), ("timing", "false")], {}, num_classes=20)
     assert (chosen.top_k, chosen.members, chosen.timing, chosen.ignored) == (20, True, False, ())
     for many in ("4", "5", "007", "1000", "1" + "0" * 8000):
-        assert options_of([("top_k", many)], num_classes=3).top_k == 3
+        assert options_of([("top_k", many)], {}, num_classes=3).top_k == 3
 
 
 def test_unknown_parameters_are_ignored_and_named() -> None:
-    chosen = options_of([("_", "123"), ("top_k", "2"), ("topk", "1"), ("_", "4")], num_classes=3)
+    chosen = options_of([("_", "123"), ("top_k", "2"), ("topk", "1"), ("_", "4")], {}, num_classes=3)
     assert (chosen.top_k, chosen.ignored) == (2, ("_", "topk", "_"))
 
 
@@ -183,12 +183,38 @@ def test_unknown_parameters_are_ignored_and_named() -> None:
         [("top_k", value)]
         for value in ("0", "00", "-1", "2.5", "", " 1", "1e3", "٣")  # the last is an Arabic-Indic 3
     ]
-    + [[("members", "yes")], [("timing", "")], [("top_k", "1"), ("top_k", "2")]],
+    + [[("members", "yes")], [("timing", "")], [("top_k", "1"), ("top_k", "2")]]
+    + [[("effort", value)] for value in ("", "FAST", "slow", '"fast"')]
+    + [
+        [("coverage", value)]
+        for value in ("", "0", "0.", "1", "95", "-0.5", "nan", "inf", " 0.9", "0_9", ".", "1e-999")
+    ],
 )
 def test_a_bad_query_parameter_is_refused(query: list[tuple[str, str]]) -> None:
     with pytest.raises(APIError) as caught:
-        options_of(query, num_classes=3)
+        options_of(query, {}, num_classes=3)
     assert caught.value.code == "bad_request"
+
+
+def test_an_effort_may_come_in_url_body_or_header_and_the_header_counts_last() -> None:
+    header = {b"x-rrr-effort": b"full"}
+    assert (options_of([], {}, num_classes=3).effort, options_of([], header, num_classes=3).effort) == ("auto", "full")
+    assert options_of([("effort", "fast")], {b"x-rrr-effort": b"?"}, num_classes=3).effort == "fast"
+    document = b'{"image": "MQ==", "effort": "fast", "coverage": 0.9}'
+    fields = form(("name=effort", b'"fast"'), ("name=coverage", b"0.9"), ('name="image"; filename="a"', b"1"))
+    for body, headers in ((document, JSON), (fields, FORM)):
+        unpacked = contents_of(body, headers, field="image", most=1)
+        assert unpacked.options == [("effort", "fast"), ("coverage", "0.9")]
+    for given, name in (([("effort", "x")], "effort"), ([], "X-RRR-Effort")):
+        with pytest.raises(APIError, match=f"^{name} must be fast, auto or full: it is 'x'$"):
+            options_of(given, {b"x-rrr-effort": b"x"}, num_classes=3)
+
+
+def test_a_coverage_is_a_number_between_0_and_1() -> None:
+    for text in ("0.95", ".5", "5e-324", "1E-5", "0.9999999999999999"):
+        assert options_of([("coverage", text)], {}, num_classes=3).coverage == float(text)
+    with pytest.raises(APIError, match=r"^coverage must be a number between 0 and 1, such as 0.95: it is '95'$"):
+        options_of([("coverage", "95")], {}, num_classes=3)
 
 
 def test_a_header_that_is_read_must_not_be_given_twice() -> None:

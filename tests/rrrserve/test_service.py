@@ -233,7 +233,8 @@ def test_what_nothing_knows_is_ignored_and_named_and_an_odd_request_id_replaced(
     assert answer.status_code == 200
     assert answer.headers["x-rrr-ignored"] == "_, user, topk"
     document = answer.json()
-    assert set(document) == {"request_id", "model", "predictions", "uncertainty"}
+    told = {"predictions", "uncertainty", "effort", "members_used", "partial", "unsure"}
+    assert set(document) == {"request_id", "model"} | told
     assert len(document["predictions"]) == len(LABELS)
     assert document["request_id"] == answer.headers["x-request-id"]
     assert re.fullmatch("[0-9a-f]{16}", document["request_id"])

@@ -53,7 +53,9 @@ def response(
 
 
 def test_a_good_output_is_returned_as_it_is() -> None:
-    np.testing.assert_array_equal(checked_output(response(GOOD), MODEL, 1), GOOD)
+    probabilities, status = checked_output(response(GOOD), MODEL, 1)
+    np.testing.assert_array_equal(probabilities, GOOD)
+    assert status is None
 
 
 @pytest.mark.parametrize(

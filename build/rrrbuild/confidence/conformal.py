@@ -33,7 +33,7 @@ def threshold(scores: Sequence[float] | FloatArray, coverage: float) -> float:
         coverage: between 0 and 1.
     """
     # Less a hair: 0.9 * 10 in floating point may pass 9 by one rounding.
-    rank = math.ceil((len(scores) + 1) * coverage - 1e-9)
+    rank = max(1, math.ceil((len(scores) + 1) * coverage - 1e-9))
     return float(scores[rank - 1]) if rank <= len(scores) else math.inf
 
 

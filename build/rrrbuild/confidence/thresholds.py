@@ -42,8 +42,12 @@ class Step:
     drop_bound_points: float
 
     def allowed(self, max_drop_points: float, bound_points: float) -> bool:
-        """Whether it loses no more than is allowed, by the estimate and by the bound."""
-        return self.drop_points <= max_drop_points + 1e-9 and self.drop_bound_points <= bound_points
+        """Whether it loses no more than is allowed, by the estimate and by the bound.
+
+        The estimate may reach half of what is allowed: of many thresholds the one that is chosen looks better than it
+        is, by about as much (measured on letters over 40 random halves).
+        """
+        return self.drop_points <= max_drop_points / 2 + 1e-9 and self.drop_bound_points <= bound_points
 
 
 def drop_bound_points(losses: int, wins: int, images: int) -> float:

@@ -53,6 +53,18 @@ class Admission:
         if images >= self._batch_images and images * self._seconds_per_image > seconds_left * _SHARE_OF_DEADLINE:
             raise APIError("overloaded", f"{images} images are being worked on: too many for the request's deadline")
 
+    def load(self, seconds_left: float) -> float:
+        """How near requests are to being refused: 1 and more is where `check` does it.
+
+        Args:
+            seconds_left: until a request's deadline.
+        """
+        images = self._state.total()
+        load = images / self._max_images
+        if images >= self._batch_images and seconds_left > 0:
+            load = max(load, images * self._seconds_per_image / (seconds_left * _SHARE_OF_DEADLINE))
+        return load
+
     @contextmanager
     def admitted(self, images: int, seconds_left: float) -> Iterator[None]:
         """Hold a place for `images` images while the body of the `with` statement runs.

@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rrrbuild.cascade_runner import AUTO, NOT_ASKED
 from rrrbuild.repository_document import MEMBER_SECONDS, Repository, ServedModel
-from rrrserve.api.answer import answer
+from rrrserve.api.answer import answer, answering_effort
 from rrrserve.api.decoding import Decoded, DecodePool
 from rrrserve.api.errors import APIError
 from rrrserve.api.requests import Options
 from rrrserve.metrics import instruments
+from rrrserve.metrics.instruments import MEMBER_FAILURES
 from rrrserve.state.shared_state import SharedState
 from rrrserve.triton.breaker import TritonLink
-from rrrserve.triton.client import TritonError
+from rrrserve.triton.client import Inference, TritonError
 
 log = logging.getLogger("rrrserve")
 
@@ -54,10 +56,28 @@ class Timing:
 
 
 class DataPlane:
-    """Predicts with the models of one repository through one connection to Triton."""
+    """Predicts with the models of one repository through one connection to Triton.
+
+    Args:
+        repository: what is served.
+        default: the model that /v1/predict asks.
+        client: the connection.
+        pool: decodes images.
+        state: shared by all workers.
+        quorum: see `rrrserve.triton.client.quorum_of`.
+        abstain_above: see `rrrserve.api.answer.is_unsure`.
+    """
 
     def __init__(
-        self, repository: Repository, default: ServedModel, client: TritonLink, pool: DecodePool, state: SharedState
+        self,
+        repository: Repository,
+        default: ServedModel,
+        client: TritonLink,
+        pool: DecodePool,
+        state: SharedState,
+        *,
+        quorum: int | None = None,
+        abstain_above: float | None = None,
     ) -> None:
         self.models = {model.name: model for model in repository.models}
         self.repository = repository.short_digest
@@ -66,6 +86,8 @@ class DataPlane:
         self.client = client
         self.state = state
         self.pool = pool
+        self._quorum = quorum
+        self._abstain_above = abstain_above
         # Metric children are looked up once: `labels()` costs more than the observation.
         self._stages = {
             (stage, name): instruments.STAGE_DURATION.labels(stage, name)
@@ -81,6 +103,17 @@ class DataPlane:
             if MEMBER_SECONDS in model.outputs
         }
         self._disagreement = {name: instruments.DISAGREEMENT.labels(name) for name in self.models}
+        self._members_used = {name: instruments.MEMBERS_USED.labels(name) for name in self.models}
+        self._efforts = {
+            (model.name, effort): instruments.EFFORT.labels(model.name, effort)
+            for model in repository.models
+            for effort in instruments.efforts_of(model)
+        }
+        self._early = {
+            model.name: instruments.EARLY_ANSWERS.labels(model.name)
+            for model in repository.models
+            if model.cascade is not None
+        }
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -127,33 +160,51 @@ class DataPlane:
         self.observe_stage("preprocess", model, timing.preprocess)
         start = time.perf_counter()
         try:
-            probabilities = iter(await self._infer(model, [item.array for item in good], deadline))
+            found = await self._infer(model, [item.array for item in good], options.effort, deadline)
         except TritonError as error:
             if self.state.triton.up:  # else the supervisor has told, and every request would tell again
                 log.warning("inference with %s failed: %s", model.name, error)
             raise APIError(error.code, _CLIENT_MESSAGES[error.code]) from error
         timing.inference = time.perf_counter() - start
         self.observe_stage("inference", model, timing.inference)
+        places = iter(range(len(good)))
         return [
-            self._answer(model, next(probabilities), options) if isinstance(item, Decoded) else item for item in decoded
+            self._answer(model, found, next(places), options) if isinstance(item, Decoded) else item for item in decoded
         ]
 
-    def _answer(self, model: ServedModel, probabilities: npt.NDArray[np.float32], options: Options) -> dict[str, Any]:
-        result = answer(probabilities, model.labels, top_k=options.top_k, members=options.members)
-        self._disagreement[model.name].observe(1.0 - result["uncertainty"]["agreement"])
+    def _answer(self, model: ServedModel, found: Inference, place: int, options: Options) -> dict[str, Any]:
+        """The answer to one image of a batch, counted."""
+        status = None if found.status is None else found.status[place]
+        result = answer(found.probabilities[place], status, model, options, abstain_above=self._abstain_above)
+        name, effort = model.name, result["effort"]
+        self._disagreement[name].observe(1.0 - result["uncertainty"]["agreement"])
+        self._members_used[name].observe(result["members_used"])
+        self._efforts[name, effort].inc()
+        if status is None or result["members_used"] == model.members:
+            return result
+        became = status.tolist()
+        if effort == AUTO and NOT_ASKED in became:
+            self._early[name].inc()
+        if result["partial"]:
+            for member, code in enumerate(became):
+                if code in instruments.FAILURES:
+                    MEMBER_FAILURES.labels(name, str(member), instruments.FAILURES[code]).inc()
         return result
 
     async def _infer(
-        self, model: ServedModel, images: list[npt.NDArray[np.uint8]], deadline: float
-    ) -> npt.NDArray[np.float32]:
-        """Probabilities (N, M, C) of N images (S, S, 3), in as many calls as the model's largest batch asks for."""
+        self, model: ServedModel, images: list[npt.NDArray[np.uint8]], effort: str, deadline: float
+    ) -> Inference:
+        """What is said of N images (S, S, 3), in as many calls as the model's largest batch asks for."""
         step = model.max_batch_size
         if len(images) <= step:
-            return await self._call(model, images, deadline)
+            return await self._call(model, images, effort, deadline)
         parts = (images[index : index + step] for index in range(0, len(images), step))
-        calls = [asyncio.ensure_future(self._call(model, part, deadline)) for part in parts]
+        calls = [asyncio.ensure_future(self._call(model, part, effort, deadline)) for part in parts]
         try:
-            return np.concatenate(await asyncio.gather(*calls))
+            found = await asyncio.gather(*calls)
+            statuses = [part.status for part in found if part.status is not None]
+            probabilities = np.concatenate([part.probabilities for part in found])
+            return Inference(probabilities, np.concatenate(statuses) if statuses else None)
         except BaseException:  # gather() leaves the others running, and nobody would count them
             for call in calls:
                 call.cancel()
@@ -161,12 +212,18 @@ class DataPlane:
             raise
 
     async def _call(
-        self, model: ServedModel, images: list[npt.NDArray[np.uint8]], deadline: float
-    ) -> npt.NDArray[np.float32]:
+        self, model: ServedModel, images: list[npt.NDArray[np.uint8]], effort: str, deadline: float
+    ) -> Inference:
         start = time.perf_counter()
-        result = await self.client.infer(model, images, timeout_seconds=deadline - start)
+        result = await self.client.infer(
+            model,
+            images,
+            timeout_seconds=deadline - start,
+            effort=answering_effort(model, effort),
+            quorum=self._quorum,
+        )
         self._inference[model.name].observe(time.perf_counter() - start)
         if result.member_seconds is not None:
             for member, seconds in zip(self._members[model.name], result.member_seconds, strict=True):
                 member.observe(seconds)
-        return result.probabilities
+        return result

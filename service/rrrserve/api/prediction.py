@@ -18,7 +18,9 @@ from rrrserve.api.bodies import BodyMemory, ComingBody, read_body, this_task
 from rrrserve.api.data_plane import DataPlane, Timing
 from rrrserve.api.endpoint import Exchange, Reply, to_json
 from rrrserve.api.errors import APIError
+from rrrserve.api.keep_unsure import UnsureImages
 from rrrserve.api.requests import Options, Unpacked, ignored_header, options_of, timeout_ms, together, unpack
+from rrrserve.api.shedding import Shedding
 from rrrserve.config.service_config import ServiceConfig
 from rrrserve.stamps.model_list import ModelList
 from rrrserve.state.shared_state import Phase
@@ -37,6 +39,8 @@ class Backend:
     http: httpx.AsyncClient
     admission: Admission
     body_memory: BodyMemory
+    shedding: Shedding
+    unsure: UnsureImages | None
 
     @cached_property
     def model_list(self) -> ModelList:
@@ -87,7 +91,8 @@ async def predict(backend: Backend, exchange: Exchange, *, batch: bool) -> Reply
                     options = asked.options
                     if body.options:
                         given = together(query_of(exchange), body.options)
-                        options = options_of(given, num_classes=len(asked.model.labels))
+                        options = options_of(given, exchange.headers, num_classes=len(asked.model.labels))
+                    options = backend.shedding.apply(asked.model, options, asked.seconds_left())
                     with backend.admission.admitted(len(body.images), asked.seconds_left()):
                         results = await plane.predict(
                             asked.model, body.images, options, deadline=asked.deadline, timing=timing
@@ -95,6 +100,10 @@ async def predict(backend: Backend, exchange: Exchange, *, batch: bool) -> Reply
             except TimeoutError as error:
                 code = "deadline_exceeded" if coming.whole else "request_timeout"
                 raise APIError(code, f"the deadline of {asked.milliseconds} ms passed") from error
+        if backend.unsure is not None:
+            for place, item in enumerate(results):
+                if not isinstance(item, APIError) and item["unsure"]:
+                    backend.unsure.keep(exchange.request_id, place, body.images[place], asked.model.name, item)
         headers = ignored_header([*options.ignored, *body.ignored])
         return answer(plane, exchange, asked.model, results, timing if options.timing else None, headers, batch=batch)
 
@@ -113,7 +122,7 @@ def ask(backend: Backend, exchange: Exchange) -> Asked:
     if model is None:
         raise APIError("unknown_model", f"no such model here: GET /v1/models lists {len(plane.models)}")
     exchange.model = model.name
-    options = options_of(query_of(exchange), num_classes=len(model.labels))
+    options = options_of(query_of(exchange), exchange.headers, num_classes=len(model.labels))
     milliseconds = timeout_ms(
         exchange.headers, default=settings.request_timeout_ms, largest=settings.max_request_timeout_ms
     )

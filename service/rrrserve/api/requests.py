@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import quote
 
+from rrrbuild.cascade_runner import AUTO, EFFORTS
 from rrrserve.api import near_misses
 from rrrserve.api.errors import APIError
 from rrrserve.api.multipart import Part, parse_multipart
@@ -20,7 +21,9 @@ from rrrserve.api.near_misses import shown
 Headers = dict[bytes, bytes]
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-OPTIONS = ("top_k", "members", "timing")
+OPTIONS = ("top_k", "members", "timing", "effort", "coverage")
+EFFORT_HEADER = "X-RRR-Effort"
+_DECIMAL = re.compile(r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 # `curl --data-binary @cat.jpg` announces a form, and `curl -T cat.jpg` nothing at all; both mean the raw image.
 _RAW_TYPES = (b"", b"application/octet-stream", b"application/x-www-form-urlencoded", b"binary/octet-stream")
 DEFAULT_TOP_K = 5
@@ -33,6 +36,7 @@ _READ_ONCE = (
     b"host",
     b"transfer-encoding",
     b"x-request-timeout-ms",
+    b"x-rrr-effort",
 )
 # A document as we read it has few of these; one of 10 MB with many would take 30 times its size in memory.
 _STRUCTURE = (b"{", b"[", b",")
@@ -50,12 +54,16 @@ class Options:
         top_k: number of labels, 1 to num_classes.
         members: whether each member's own label is listed.
         timing: whether the answer tells what took how long.
+        effort: how many members are asked: one of `EFFORTS`.
+        coverage: with which probability the answer's set shall hold the right label; None for no set.
         ignored: names of what was given and is no option.
     """
 
     top_k: int
     members: bool
     timing: bool = True
+    effort: str = AUTO
+    coverage: float | None = None
     ignored: tuple[str, ...] = ()
 
 
@@ -100,8 +108,13 @@ def timeout_ms(headers: Headers, *, default: int, largest: int) -> int:
     return min(int(digits), largest) if len(digits) <= len(str(largest)) else largest
 
 
-def options_of(given: Iterable[tuple[str, str]], *, num_classes: int) -> Options:
+def options_of(given: Iterable[tuple[str, str]], headers: Headers, *, num_classes: int) -> Options:
     """The options among query parameters, or among a body's fields; what is none is ignored, and named.
+
+    Args:
+        given: names and values.
+        headers: the request's: X-RRR-Effort counts where `given` has no effort.
+        num_classes: most labels that can be given.
 
     Raises:
         APIError: `bad_request`, for a repeated option or a value that is not allowed.
@@ -119,6 +132,8 @@ def options_of(given: Iterable[tuple[str, str]], *, num_classes: int) -> Options
         _top_k(values.get("top_k"), num_classes),
         _flag("members", values, default="false"),
         _flag("timing", values, default="true"),
+        _effort(values.get("effort"), headers),
+        _coverage(values.get("coverage")),
         tuple(ignored),
     )
 
@@ -143,6 +158,24 @@ def _flag(name: str, values: dict[str, str], *, default: str) -> bool:
     if text.lower() not in ("true", "false"):  # Python's clients write True
         raise APIError("bad_request", f"{name} must be true or false: it is {shown(text)}")
     return text.lower() == "true"
+
+
+def _effort(text: str | None, headers: Headers) -> str:
+    name = "effort"
+    if text is None:
+        name, text = EFFORT_HEADER, headers.get(b"x-rrr-effort", AUTO.encode()).decode("latin-1")
+    if text not in EFFORTS:
+        raise APIError("bad_request", f"{name} must be {', '.join(EFFORTS[:-1])} or {EFFORTS[-1]}: it is {shown(text)}")
+    return text
+
+
+def _coverage(text: str | None) -> float | None:
+    if text is None:
+        return None
+    if not (_DECIMAL.fullmatch(text) and 0 < (value := float(text)) < 1):
+        message = f"coverage must be a number between 0 and 1, such as 0.95: it is {shown(text)}"
+        raise APIError("bad_request", message)
+    return value
 
 
 def ignored_header(names: Sequence[str]) -> dict[str, str]:
@@ -302,4 +335,6 @@ def _as_in_a_query(value: Any) -> str:
 
 
 def _with_value(options: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    return [(name, text) for name, text in options if text not in _NO_VALUE]
+    # BentoML's clients write JSON into the fields of a form too.
+    given = [(name, text.strip('"') if name == "effort" else text) for name, text in options]
+    return [(name, text) for name, text in given if text not in _NO_VALUE]

@@ -12,6 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
+from rrrbuild.cascade_runner import EFFORTS
 from rrrnet.errors import ArtifactError, CheckFailedError, UsageError
 from rrrnet.output import Working, next_step, say
 from rrrnet.tables import print_table
@@ -31,6 +32,12 @@ def predict(
     model: Annotated[str | None, typer.Option(metavar="NAME", help="a model (else the default one)")] = None,
     top_k: Annotated[int | None, typer.Option(min=1, help=f"labels for each image (else up to {_SHOWN})")] = None,
     members: Annotated[bool, typer.Option("--members", help="each member's own label as well")] = False,
+    effort: Annotated[
+        str | None, typer.Option(metavar="EFFORT", help="members asked of a cascade: fast, auto or full (else auto)")
+    ] = None,
+    coverage: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="a set of labels that holds the right one, such as 0.95")
+    ] = None,
     timeout: Annotated[float, typer.Option(min=0.001, metavar="SECONDS", help="deadline for each image")] = 10.0,
     token_file: Annotated[
         Path | None, typer.Option(metavar="FILE", envvar="RRR_TOKEN_FILE", help="the token to send (else RRR_TOKEN)")
@@ -44,9 +51,7 @@ def predict(
     import httpx
 
     path = "/v1/predict" if model is None else f"/v1/models/{model}/predict"
-    query: dict[str, str] = {"members": "true"} if members else {}
-    if top_k is not None:
-        query["top_k"] = str(top_k)
+    query = _query(members, top_k, effort, coverage)
     headers = client_headers(variables(), token_file)
     headers |= {"X-Request-Timeout-Ms": str(max(1, int(timeout * 1000))), "Content-Type": "application/octet-stream"}
     failures = 0
@@ -80,13 +85,29 @@ def predict(
         ) from error
     finally:
         if rows and not as_json:  # also when the connection broke midway
-            print_table(_table(rows, top_k or _SHOWN, members=members))
+            print_table(_table(rows, top_k or _SHOWN))
+            for reason in dict.fromkeys(answer["set_reason"] for _, answer in rows if "set_reason" in answer):
+                say(f"no set: {reason}")
     if failures:
         raise CheckFailedError(f"{failures} of {len(images)} images got no answer")
     if not as_json:
         given = (("--model", model), ("--token-file", token_file), ("--ca", ca))
         options = [word for option, value in given if value is not None for word in (option, value)]
         next_step("rrr", "bench", "--url", url, *options, "--concurrency", "1,8", "--out", "bench.json")
+
+
+def _query(members: bool, top_k: int | None, effort: str | None, coverage: float | None) -> dict[str, str]:
+    """The options as parameters of the URL.
+
+    Raises:
+        UsageError: one has a value that is not allowed.
+    """
+    if effort is not None and effort not in EFFORTS:
+        raise UsageError(f"--effort is {effort!r}: expected {', '.join(EFFORTS[:-1])} or {EFFORTS[-1]}")
+    if coverage is not None and not 0 < coverage < 1:
+        raise UsageError(f"--coverage is {coverage}: expected a number between 0 and 1, such as 0.95")
+    given = {"members": "true" if members else None, "top_k": top_k, "effort": effort, "coverage": coverage}
+    return {name: str(value) for name, value in given.items() if value is not None}
 
 
 def _ask(client: "httpx.Client", path: str, query: dict[str, str], name: str) -> dict[str, Any]:
@@ -125,21 +146,39 @@ def _read(name: str) -> bytes:
     return data
 
 
-def _table(rows: list[tuple[str, dict[str, Any]]], shown: int, *, members: bool) -> Table:
-    more = ["members"] if members else []
-    table = Table(Column("image", no_wrap=True), "labels", "agreement", "entropy", "ms", *more)
-    for name, answer in rows:
-        cells = [
-            escape(name),
-            escape(", ".join(_labelled(answer["predictions"][:shown]))),
-            f"{answer['uncertainty']['agreement']:.2f}",
-            f"{answer['uncertainty']['entropy']:.2f}",
-            f"{answer['timing_ms']['total']:.1f}",
-        ]
-        if members:
-            cells.append(escape(", ".join(_labelled(answer["members"]))))
-        table.add_row(*cells)
+def _table(rows: list[tuple[str, dict[str, Any]]], shown: int) -> Table:
+    """A row for each answer; a column that tells nothing in any of them is left out."""
+    cells = [
+        {
+            "image": escape(name),
+            "labels": escape(", ".join(_labelled(answer["predictions"][:shown]))),
+            "agreement": f"{answer['uncertainty']['agreement']:.2f}",
+            "entropy": f"{answer['uncertainty']['entropy']:.2f}",
+            "ms": f"{answer['timing_ms']['total']:.1f}",
+            "used": _used(answer),
+            "set": escape(_set(answer)),
+            "note": ", ".join(word for word in ("partial", "unsure") if answer.get(word)),
+            "members": escape(", ".join(_labelled(answer.get("members", [])))),
+        }
+        for name, answer in rows
+    ]
+    names = [name for name in cells[0] if any(row[name] for row in cells)]
+    table = Table(*(Column(name, no_wrap=name == "image") for name in names))
+    for row in cells:
+        table.add_row(*(row[name] for name in names))
     return table
+
+
+def _used(answer: dict[str, Any]) -> str:
+    """Members used and the effort, unless all were asked and answered, or an older service does not tell."""
+    effort, used, members = answer.get("effort"), answer.get("members_used"), answer["model"]["members"]
+    return "" if used is None or (effort, used) == ("full", members) else f"{used} of {members} ({effort})"
+
+
+def _set(answer: dict[str, Any]) -> str:
+    if "set" in answer:
+        return ", ".join(_labelled(answer["set"])) or "empty"
+    return "none" if "set_reason" in answer else ""
 
 
 def _labelled(predictions: list[dict[str, Any]]) -> Iterator[str]:

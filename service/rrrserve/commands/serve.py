@@ -66,6 +66,33 @@ def serve(
         int,
         typer.Option(min=0, max=1000, metavar="N", help="how often in two minutes a part that dies is started again"),
     ] = DEFAULT_RESTARTS,
+    shed: Annotated[
+        bool,
+        typer.Option(
+            "--shed/--no-shed",
+            envvar="RRR_SHED",
+            help="under load let a cascade's first members answer alone before requests are refused",
+        ),
+    ] = True,
+    quorum: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1024,
+            metavar="N",
+            envvar="RRR_QUORUM",
+            help="least members in an answer when the deadline comes before all have answered",
+            show_default="half, or a cascade's first",
+        ),
+    ] = None,
+    abstain_above: Annotated[
+        float | None,
+        typer.Option(metavar="NATS", envvar="RRR_ABSTAIN_ABOVE", help="answers of higher entropy are marked unsure"),
+    ] = None,
+    keep_unsure: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", envvar="RRR_KEEP_UNSURE", help="keep unsure images there, 1000 at most"),
+    ] = None,
     token_file: Annotated[
         Path | None,
         typer.Option(
@@ -110,6 +137,10 @@ def serve(
             default_model=default,
             workers=workers,
             max_in_flight=max_in_flight,
+            shed=shed,
+            quorum=quorum,
+            abstain_above=abstain_above,
+            keep_unsure=keep_unsure,
             start_timeout_seconds=start_timeout,
             grace_seconds=grace,
             drain_seconds=drain,

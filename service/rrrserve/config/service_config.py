@@ -4,6 +4,7 @@
 makes it from the environment alone.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -45,6 +46,10 @@ class ServiceConfig(BaseModel):
         decode_threads: images decoded at the same time [variable].
         decode_memory_bytes: what the images that are being decoded may take together [variable].
         body_memory_bytes: what bodies that were received may take together [variable].
+        shed: whether a cascade's first members answer alone under load, before requests are refused [variable].
+        quorum: least members in an answer at its deadline; None: half of them, or the first of a cascade [variable].
+        abstain_above: entropy in nats above which an answer says that it is unsure [variable].
+        keep_unsure: a folder for images of which the answer is unsure; None keeps none [variable].
         max_in_flight: images being worked on at the same time; None leaves it to the models [variable].
         max_connections: open connections of one HTTP worker [variable].
         header_timeout_ms: from a request's first byte to the end of its header [variable].
@@ -76,6 +81,10 @@ class ServiceConfig(BaseModel):
     decode_threads: int = Field(default_factory=lambda: max(2, available_cores()), ge=1, le=64)
     decode_memory_bytes: int = Field(default=192 * 2**20, ge=2**20, le=2**40)
     body_memory_bytes: int = Field(default=64 * 2**20, ge=2**20, le=2**40)
+    shed: bool = True
+    quorum: int | None = Field(default=None, ge=1, le=1024)
+    abstain_above: float | None = None
+    keep_unsure: Path | None = None
     max_in_flight: int | None = Field(default=None, ge=1, le=2**20)
     max_connections: int = Field(default=4096, ge=1, le=2**20)
     header_timeout_ms: int = Field(default=8_000, ge=1, le=_LONGEST_MS)
@@ -105,7 +114,10 @@ class ServiceConfig(BaseModel):
                 bounds = [bound for bound in field.metadata if isinstance(bound, Ge | Le)]
                 values[name] = _whole_number(text, variable, bounds) if bounds else text
         values["access_log"] = values.get("access_log") == "1"
+        values["shed"] = values.get("shed", "1") == "1"
         values |= flags
+        if values.get("abstain_above") is not None:
+            values["abstain_above"] = _nats(values["abstain_above"])
         check_format(values.get("log_format", "text"))
         values.setdefault("token_digests", digests_of(tokens_of(environ)))
         config = cls(**values)
@@ -115,6 +127,8 @@ class ServiceConfig(BaseModel):
         ):
             if getattr(config, small) > getattr(config, large):
                 raise UsageError(message.format(*(f"RRR_{n.upper()} ({getattr(config, n)})" for n in (small, large))))
+        if config.keep_unsure is not None:
+            _prepare(config.keep_unsure)
         if config.triton_url is not None:
             from_variable = environ.get("RRR_TRITON_URL") == config.triton_url
             check_address(config.triton_url, "RRR_TRITON_URL" if from_variable else "--triton-url")
@@ -128,6 +142,29 @@ class ServiceConfig(BaseModel):
     def write(self, path: Path) -> None:
         """For the workers, in a folder that only this user can enter."""
         write_atomically(path, self.model_dump_json().encode())
+
+
+def _prepare(folder: Path) -> None:
+    """Make the folder for unsure images, for this user only; what people sent lies there."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise UsageError(
+            f"--keep-unsure (RRR_KEEP_UNSURE) {folder}: nothing can be written there ({error.strerror}); name a folder "
+            "that this user may write to"
+        ) from error
+
+
+def _nats(value: str | float) -> float:
+    try:
+        found = float(value)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < math.inf:
+        raise UsageError(f"--abstain-above (RRR_ABSTAIN_ABOVE) is {value!r}: expected an entropy in nats, 0 or more")
+    return found
 
 
 def _whole_number(text: str, variable: str, bounds: list[Ge | Le]) -> int:

@@ -9,16 +9,19 @@ that Prometheus could see, and a path that nobody asked for yet must not add a h
 """
 
 from collections.abc import Iterable
+from itertools import product
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
-from rrrbuild.repository_document import ServedModel
+from rrrbuild.cascade_runner import EFFORTS, FAILED, FULL, LATE, NOT_FINITE
+from rrrbuild.repository_document import MEMBER_STATUS, ServedModel
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a time stamp for every series: nothing that rate() needs
 
 STAGES = ("read", "decode", "preprocess", "inference", "encode")
 OUTCOMES = ("ok", "client_error", "rejected", "deadline", "server_error")
 UNMATCHED = "unmatched"
+FAILURES = {NOT_FINITE: "nan", FAILED: "error", LATE: "late"}
 
 
 def latency_buckets(low: float = 0.00025, high: float = 30.0, factor: float = 1.25) -> tuple[float, ...]:
@@ -55,6 +58,37 @@ DISAGREEMENT = Histogram(
     "Share of members whose label is not the ensemble's, one observation for each image.",
     ["model"],
     buckets=tuple(step / 16 for step in range(17)),
+)
+MEMBERS_USED = Histogram(
+    "rrr_members_used",
+    "Members that an answer is the mean of, one observation for each image.",
+    ["model"],
+    buckets=(1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32),
+)
+EFFORT = Counter(
+    "rrr_effort_total",
+    "Images answered, by the effort that answered them.",
+    ["model", "effort"],
+)
+EARLY_ANSWERS = Counter(
+    "rrr_early_answers_total",
+    "Images of effort auto that the first members of a cascade settled alone.",
+    ["model"],
+)
+SHED = Counter(
+    "rrr_shed_total",
+    "Requests of effort auto that were answered by effort fast because of the load.",
+    ["model"],
+)
+UNSURE_KEPT = Counter(
+    "rrr_unsure_images_total",
+    "Images that the service was unsure of and that --keep-unsure asks to keep, by what became of them.",
+    ["outcome"],
+)
+MEMBER_FAILURES = Counter(
+    "rrr_member_failures_total",
+    "Images that were answered without a member which was asked, by member and reason.",
+    ["model", "member", "reason"],
 )
 MEMBER_DURATION = Histogram(
     "rrr_member_duration_seconds",
@@ -97,6 +131,11 @@ def outcome_of(status: int) -> str:
     return "client_error" if status < 500 else "server_error"
 
 
+def efforts_of(model: ServedModel) -> tuple[str, ...]:
+    """The efforts that a model answers by."""
+    return (FULL,) if model.cascade is None else EFFORTS
+
+
 def create_series(codes: Iterable[str], models: Iterable[ServedModel], answers: Iterable[tuple[str, str]]) -> None:
     """Make the series of every error code and model, and of good answers.
 
@@ -107,7 +146,14 @@ def create_series(codes: Iterable[str], models: Iterable[ServedModel], answers: 
     """
     for code in codes:
         REJECTED.labels(code)
+    for outcome in ("kept", "left_out", "failed"):
+        UNSURE_KEPT.labels(outcome)
     for model in models:
+        if model.cascade is not None:
+            SHED.labels(model.name)
         MODEL_INFO.labels(model.name, model.version, model.target, str(model.members)).set(1)
+        if MEMBER_STATUS in model.outputs:
+            for member, reason in product(range(model.members), FAILURES.values()):
+                MEMBER_FAILURES.labels(model.name, str(member), reason)
     for route, name in answers:
         REQUEST_DURATION.labels(route, name, "ok")

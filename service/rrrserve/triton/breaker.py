@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from rrrbuild.cascade_runner import FULL
 from rrrbuild.repository_document import ServedModel
 from rrrserve.state.shared_state import SharedState
 from rrrserve.triton.client import Inference, TritonClient, TritonError
@@ -28,7 +29,13 @@ class TritonLink:
         self._retired: dict[TritonClient, asyncio.Task[None]] = {}
 
     async def infer(
-        self, model: ServedModel, images: Sequence[npt.NDArray[np.uint8]], *, timeout_seconds: float
+        self,
+        model: ServedModel,
+        images: Sequence[npt.NDArray[np.uint8]],
+        *,
+        timeout_seconds: float,
+        effort: str = FULL,
+        quorum: int | None = None,
     ) -> Inference:
         """See `TritonClient.infer`. Whether it answered is noted in the shared state.
 
@@ -37,7 +44,7 @@ class TritonLink:
         """
         client = self._connected(timeout_seconds)
         try:
-            result = await client.infer(model, images, timeout_seconds=timeout_seconds)
+            result = await client.infer(model, images, timeout_seconds=timeout_seconds, effort=effort, quorum=quorum)
         except TritonError as error:
             if error.code != "deadline_exceeded":  # that may be the client's own, and too short
                 self._state.note_failure(model.name)

@@ -1,13 +1,15 @@
 """The one gRPC connection to Triton: uint8 images out, checked probabilities back, a deadline on every call.
 
 A request is put together from bytes: protobuf copies a field of that size twice and costs 0.5 ms for an image of 224
-pixels; tritonclient's own client adds another copy.
+pixels; tritonclient's own client adds another copy. Its small fields are written once for each shape of request.
 
 Shapes come from the sealed repository document and from arrays our own code made, never from a client's request.
 """
 
 import asyncio
+import functools
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,16 +20,22 @@ import numpy.typing as npt
 from google.protobuf.message import DecodeError, Message
 from tritonclient.grpc import service_pb2 as pb
 
-from rrrbuild.repository_document import MEMBER_SECONDS, ServedModel
+from rrrbuild.cascade_runner import AUTO, FULL, LATE, USED
+from rrrbuild.repository_document import MEMBER_SECONDS, MEMBER_STATUS, MEMBERS_USED, ServedModel
 
 INPUT = "images"
 OUTPUT = "probabilities"
 # Rounding in bfloat16 moves a row's sum by about 1 %; zeros or logits in place of probabilities miss it by far.
 SUM_TOLERANCE = 0.05
+# Before a request's deadline an answer without the late members must be on its way: this share of what is left, or so
+# many seconds if that is more.
+_MARGIN_SHARE, _MARGIN_SECONDS = 0.05, 0.005
 
 _SERVICE = "/inference.GRPCInferenceService"
 _RAW_INPUT_TAG = bytes([pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | 2])  # 2: length and bytes follow
-_BAD_OUTPUT = "the engine's output"  # begins what triton_model.py tells about an output that it does not pass on
+# What triton_model.py tells of answers that it does not pass on.
+_BAD_OUTPUT, _LATE_MEMBERS = "the engine's output", "members were late"
+_DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "INT32": np.dtype("<i4"), "UINT8": np.dtype("u1")}
 _CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -55,12 +63,15 @@ class Inference:
     """One answer of a model.
 
     Attributes:
-        probabilities: shape (N, M, C); finite, each row a distribution.
+        probabilities: shape (N, M, C); each row a distribution, or NaN of a member that was left out.
+        status: shape (N, M), what became of each member (see `rrrbuild.cascade_runner`), at least one of an image is
+            `USED`; None where none can be left out.
         member_seconds: durations of the M members where they were run side by side and timed, else None.
     """
 
     probabilities: npt.NDArray[np.float32]
-    member_seconds: tuple[float, ...] | None
+    status: npt.NDArray[np.uint8] | None = None
+    member_seconds: tuple[float, ...] | None = None
 
 
 class TritonClient:
@@ -72,7 +83,13 @@ class TritonClient:
         self._metadata = self._channel.unary_unary(f"{_SERVICE}/ServerMetadata")
 
     async def infer(
-        self, model: ServedModel, images: Sequence[npt.NDArray[np.uint8]], *, timeout_seconds: float
+        self,
+        model: ServedModel,
+        images: Sequence[npt.NDArray[np.uint8]],
+        *,
+        timeout_seconds: float,
+        effort: str = FULL,
+        quorum: int | None = None,
     ) -> Inference:
         """Per-member class probabilities of a batch.
 
@@ -80,15 +97,18 @@ class TritonClient:
             model: which model.
             images: N arrays of shape (S, S, 3), N at most the model's `max_batch_size`, S its image size.
             timeout_seconds: deadline; Triton is told too, and drops the work when it has passed.
+            effort: which members of a cascade are asked; see `cascade_runner.EFFORTS`.
+            quorum: see `quorum_of`.
 
         Raises:
             TritonError: Triton is not reachable or failed, the deadline passed, or the output is unusable.
         """
         if timeout_seconds <= 0:
             raise TritonError("deadline_exceeded", "the deadline passed before the inference began")
-        answer = await _call(self._infer, request_bytes(model, images), timeout_seconds)
-        response = _parsed(pb.ModelInferResponse, answer)
-        return Inference(checked_output(response, model, len(images)), member_seconds(response, model))
+        request = request_bytes(model, images, timeout_seconds=timeout_seconds, effort=effort, quorum=quorum)
+        response = _parsed(pb.ModelInferResponse, await _call(self._infer, request, timeout_seconds))
+        probabilities, status = checked_output(response, model, len(images))
+        return Inference(probabilities, status, member_seconds(response, model))
 
     async def server_version(self, *, timeout_seconds: float) -> str:
         """Triton's version, such as "2.51.0".
@@ -122,17 +142,39 @@ async def _call(method: grpc.aio.UnaryUnaryMultiCallable, request: bytes, timeou
         # Nobody cancelled us: gRPC tells so that the connection was closed under the call.
         raise TritonError("backend_unavailable", "the connection was closed") from error
     except grpc.aio.AioRpcError as error:
-        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-            code = "deadline_exceeded"
-        elif _BAD_OUTPUT in (error.details() or ""):
-            code = "bad_model_output"
-        else:
-            code = "backend_unavailable"
-        raise TritonError(code, f"{error.code()}: {error.details()}") from error
+        raise TritonError(_code_of(error), f"{error.code()}: {error.details()}") from error
     return answer
 
 
-def request_bytes(model: ServedModel, images: Sequence[npt.NDArray[np.uint8]]) -> bytes:
+def _code_of(error: grpc.aio.AioRpcError) -> str:
+    told = error.details() or ""
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED or _LATE_MEMBERS in told:
+        return "deadline_exceeded"
+    return "bad_model_output" if _BAD_OUTPUT in told else "backend_unavailable"
+
+
+def quorum_of(model: ServedModel, quorum: int | None) -> int:
+    """How many members must have answered for an answer without the late ones.
+
+    Args:
+        model: which model.
+        quorum: what is set; None: half of the members, rounded up, or the first members of a cascade, which are an
+            answer of their own.
+    """
+    if quorum is not None:
+        return min(quorum, model.members)
+    half = -(-model.members // 2)
+    return half if model.cascade is None else min(half, int(model.cascade["k"]))
+
+
+def request_bytes(
+    model: ServedModel,
+    images: Sequence[npt.NDArray[np.uint8]],
+    *,
+    timeout_seconds: float,
+    effort: str = FULL,
+    quorum: int | None = None,
+) -> bytes:
     """A serialized `ModelInferRequest` that asks `model` about a batch; each image's pixels are copied once.
 
     A protobuf message may be given in pieces, in any order: the small fields come first, the pixels as the raw bytes
@@ -141,18 +183,49 @@ def request_bytes(model: ServedModel, images: Sequence[npt.NDArray[np.uint8]]) -
     Args:
         model: which model.
         images: N contiguous arrays of shape (S, S, 3).
+        timeout_seconds: see `TritonClient.infer`, also of the others.
+        effort: told to a cascade, unless it is `auto`.
+        quorum: told, with the deadline, to a model that may leave members out.
     """
-    head = pb.ModelInferRequest(
-        model_name=model.name,
-        model_version=model.version,
-        inputs=[
-            pb.ModelInferRequest.InferInputTensor(name=INPUT, datatype="UINT8", shape=(len(images), *images[0].shape))
-        ],
-        outputs=[pb.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in model.outputs],
+    parts = MEMBER_STATUS in model.outputs
+    head = _head(
+        model.name,
+        model.version,
+        (len(images), *images[0].shape),
+        model.outputs,
+        None if model.cascade is None or effort == AUTO else effort,
+        quorum_of(model, quorum) if parts else None,
     )
+    deadline = _deadline(timeout_seconds) if parts else b""
     size_bytes = sum(image.nbytes for image in images)
     pixels = (image.data for image in images)
-    return b"".join((head.SerializeToString(), _RAW_INPUT_TAG, _varint(size_bytes), *pixels))
+    return b"".join((head, deadline, _RAW_INPUT_TAG, _varint(size_bytes), *pixels))
+
+
+@functools.lru_cache(256)
+def _head(
+    name: str, version: str, shape: tuple[int, ...], outputs: tuple[str, ...], effort: str | None, quorum: int | None
+) -> bytes:
+    """The fields of a request that do not change from one to the next: writing them takes 12 us."""
+    head = pb.ModelInferRequest(
+        model_name=name,
+        model_version=version,
+        inputs=[pb.ModelInferRequest.InferInputTensor(name=INPUT, datatype="UINT8", shape=shape)],
+        outputs=[pb.ModelInferRequest.InferRequestedOutputTensor(name=output) for output in outputs],
+    )
+    if effort is not None:
+        head.parameters["effort"].string_param = effort
+    if quorum is not None:
+        head.parameters["quorum"].int64_param = quorum
+    return bytes(head.SerializeToString())
+
+
+def _deadline(timeout_seconds: float) -> bytes:
+    """The parameter `deadline_us`: when the model must answer with what it has, in microseconds since 1970."""
+    left = timeout_seconds - max(_MARGIN_SECONDS, _MARGIN_SHARE * timeout_seconds)
+    request = pb.ModelInferRequest()
+    request.parameters["deadline_us"].int64_param = int((time.time() + left) * 1e6)
+    return bytes(request.SerializeToString())
 
 
 def _varint(value: int) -> bytes:
@@ -164,32 +237,60 @@ def _varint(value: int) -> bytes:
     return bytes((*digits, value))
 
 
-def checked_output(response: pb.ModelInferResponse, model: ServedModel, batch_size: int) -> npt.NDArray[np.float32]:
-    """The output tensor of an answer, if it is what `model` promises: float32 (N, M, C), finite, rows sum to 1.
+def checked_output(
+    response: pb.ModelInferResponse, model: ServedModel, batch_size: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8] | None]:
+    """Probabilities and status of an answer, if they are what `model` promises; see `Inference`.
 
     Triton 2.51 can answer 200 with an empty output (a Python stub under numpy 2), so the bytes are counted too.
 
     Raises:
         TritonError: `bad_model_output`.
     """
-    expected = (batch_size, model.members, len(model.labels))
-    output, raw = _output(response, OUTPUT)
-    if output is None:
-        raise TritonError("bad_model_output", f"model {model.name} gave no binary output {OUTPUT!r}")
-    if output.datatype != "FP32" or tuple(output.shape) != expected or len(raw) != 4 * math.prod(expected):
-        raise TritonError(
-            "bad_model_output",
-            f"model {model.name} gave {output.datatype} {tuple(output.shape)} in {len(raw)} bytes: expected FP32 "
-            f"{expected}",
-        )
-    probabilities = np.frombuffer(raw, dtype="<f4").reshape(expected)
+    found = _tensor(response, model, OUTPUT, "FP32", (batch_size, model.members, len(model.labels)))
     # NaN and infinity fail this comparison as well.
-    if (
-        not bool((np.abs(probabilities.sum(axis=-1) - 1.0) <= SUM_TOLERANCE).all())
-        or float(probabilities.min()) < -1e-3
-    ):
-        raise TritonError("bad_model_output", f"model {model.name} gave values that are no probabilities")
-    return probabilities
+    good = np.abs(found.sum(axis=-1) - 1.0) <= SUM_TOLERANCE
+    status = _checked_status(response, model, found) if MEMBER_STATUS in model.outputs else None
+    right = good if status is None else good == (status == USED)
+    if not right.all() or (found < -1e-3).any():
+        raise _unusable(model, "values that are no probabilities")
+    return found, status
+
+
+def _checked_status(
+    response: pb.ModelInferResponse, model: ServedModel, found: npt.NDArray[np.float32]
+) -> npt.NDArray[np.uint8]:
+    """What became of each member, if numbers and the NaN in place of those left out, (N, M, C), go with it."""
+    status: npt.NDArray[np.uint8] = _tensor(response, model, MEMBER_STATUS, "UINT8", found.shape[:2])
+    told = _tensor(response, model, MEMBERS_USED, "INT32", (len(found), 1))[:, 0].tolist()
+    rows = status.tolist()  # so few that lists are quicker
+    if told != [row.count(USED) for row in rows] or 0 in told or max(map(max, rows)) > LATE:
+        raise _unusable(model, f"the status {rows} of its members, and {told} as members used")
+    if min(told) < model.members and not np.isnan(found[status != USED]).all():
+        raise _unusable(model, "numbers for members that it left out")
+    return status
+
+
+def _tensor(
+    response: pb.ModelInferResponse, model: ServedModel, name: str, datatype: str, shape: tuple[int, ...]
+) -> npt.NDArray[Any]:
+    """An output tensor of that type and shape; its bytes are not copied.
+
+    Raises:
+        TritonError: `bad_model_output`.
+    """
+    output, raw = _output(response, name)
+    if output is None:
+        raise _unusable(model, f"no binary output {name!r}")
+    dtype = _DTYPES[datatype]
+    if output.datatype != datatype or tuple(output.shape) != shape or len(raw) != dtype.itemsize * math.prod(shape):
+        told = f"{output.datatype} {tuple(output.shape)} in {len(raw)} bytes as {name}"
+        raise _unusable(model, f"{told}: expected {datatype} {shape}")
+    return np.frombuffer(raw, dtype).reshape(shape)
+
+
+def _unusable(model: ServedModel, what: str) -> TritonError:
+    return TritonError("bad_model_output", f"model {model.name} gave {what}")
 
 
 def member_seconds(response: pb.ModelInferResponse, model: ServedModel) -> tuple[float, ...] | None:
@@ -203,7 +304,8 @@ def member_seconds(response: pb.ModelInferResponse, model: ServedModel) -> tuple
 
 def _output(response: pb.ModelInferResponse, name: str) -> tuple[Any, bytes]:
     """An output tensor's description and bytes; None and nothing if the answer does not hold it in binary form."""
-    if len(response.raw_output_contents) != len(response.outputs):
-        return None, b""
-    pairs = zip(response.outputs, response.raw_output_contents, strict=True)
-    return next(((output, raw) for output, raw in pairs if output.name == name), (None, b""))
+    if len(response.raw_output_contents) == len(response.outputs):
+        for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
+            if output.name == name:
+                return output, raw
+    return None, b""

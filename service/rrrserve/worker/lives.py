@@ -19,8 +19,10 @@ from rrrserve.api.admission import Admission, default_in_flight
 from rrrserve.api.bodies import BodyMemory
 from rrrserve.api.data_plane import DataPlane
 from rrrserve.api.decoding import DecodePool
+from rrrserve.api.keep_unsure import UnsureImages
 from rrrserve.api.prediction import Backend
 from rrrserve.api.routes import Routes
+from rrrserve.api.shedding import Shedding
 from rrrserve.config.service_config import ServiceConfig
 from rrrserve.metrics import instruments, multiprocess
 from rrrserve.metrics.supervision import SupervisionCollector
@@ -72,6 +74,8 @@ class Answering:
         )
         self._http = httpx.AsyncClient(timeout=5.0, trust_env=False)
         self._body_memory = BodyMemory(config.body_memory_bytes)
+        folder = config.keep_unsure
+        self._unsure = None if folder is None else UnsureImages(folder, share=1 / config.workers)
         # It is kept, and takes 0.2 s, which GET /v1/models shall not wait for: claims are compared with it.
         knowing_the_machine = asyncio.to_thread(environment.describe)
         for task in (*work, self._publish_build_info(tells_age), knowing_the_machine):
@@ -80,11 +84,20 @@ class Answering:
     def open(self, version: Version, state: SharedState) -> None:
         """Connect to a version's Triton, and let new requests be answered by it."""
         client = TritonLink(version.triton_url, state)
-        data_plane = DataPlane(version.repository, version.default, client, self._pool, state)
+        data_plane = DataPlane(
+            version.repository,
+            version.default,
+            client,
+            self._pool,
+            state,
+            quorum=self._config.quorum,
+            abstain_above=self._config.abstain_above,
+        )
         largest = max(model.max_batch_size for model in version.repository.models)
         self._supervision.state = state
         self._supervision.repository = version.repository.short_digest
         most = self._config.max_in_flight or default_in_flight(largest)
+        admission = Admission(state, most, batch_images=largest)
         self._routes.open(
             Backend(
                 self._config,
@@ -93,8 +106,10 @@ class Answering:
                 Readiness(data_plane.models, client, state),
                 version.triton_metrics_url or self._config.triton_metrics_url,
                 self._http,
-                Admission(state, most, batch_images=largest),
+                admission,
                 self._body_memory,
+                Shedding(admission, enabled=self._config.shed),
+                self._unsure,
             )
         )
 
@@ -113,6 +128,8 @@ class Answering:
             await plane.client.close()
         await self._http.aclose()
         self._pool.close()
+        if self._unsure is not None:
+            self._unsure.close()
 
     async def _publish_build_info(self, tells_age: bool) -> None:
         """Set the info metric once Triton can tell its version."""

@@ -11,14 +11,14 @@ import httpx
 from bentoml.exceptions import BentoMLException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from rrrserve.api.docs.schemas import Answer, BatchAnswer, Envelope
+from rrrserve.api.docs.schemas import Answer, BatchAnswer, Effort, Envelope
 from rrrserve.api.endpoint import Access
 from rrrserve.api.routes import Routes
 from rrrserve.config.service_config import ServiceConfig
 from rrrserve.worker.lives import Alone, Life, Supervised
 
 _AnswerT = TypeVar("_AnswerT", bound=Envelope)
-_FORWARDED = ("authorization", "x-request-id", "x-request-timeout-ms")
+_FORWARDED = ("authorization", "x-request-id", "x-request-timeout-ms", "x-rrr-effort")
 
 
 class OurRoutesFirst:
@@ -99,9 +99,11 @@ def make_service(config: ServiceConfig, routes: Routes, *, slot: int = 1) -> Ben
             top_k: int | None = None,
             members: bool = False,
             timing: bool = True,
+            effort: Effort | None = None,
+            coverage: float | None = None,
         ) -> Answer:
             """Classify one image: JPEG, PNG, WebP, AVIF or HEIC."""
-            options = {"top_k": top_k, "members": members, "timing": timing}
+            options = {"top_k": top_k, "members": members, "timing": timing, "effort": effort, "coverage": coverage}
             return await _ask(application, ctx, [("image", image)], options, Answer)
 
         @bentoml.api  # type: ignore[untyped-decorator]
@@ -112,9 +114,11 @@ def make_service(config: ServiceConfig, routes: Routes, *, slot: int = 1) -> Ben
             top_k: int | None = None,
             members: bool = False,
             timing: bool = True,
+            effort: Effort | None = None,
+            coverage: float | None = None,
         ) -> BatchAnswer:
             """Classify several images; one that cannot be used gets an error in its place."""
-            options = {"top_k": top_k, "members": members, "timing": timing}
+            options = {"top_k": top_k, "members": members, "timing": timing, "effort": effort, "coverage": coverage}
             return await _ask(application, ctx, [("images", image) for image in images], options, BatchAnswer)
 
     service = bentoml.service(

@@ -6,12 +6,13 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
+from rrrbuild.cascade_runner import AUTO, EFFORTS
 from rrrnet import __version__
 from rrrserve.api.docs.schemas import Answer, BatchAnswer, Error, Models
 from rrrserve.api.endpoint import OPEN_ROUTES
 from rrrserve.api.errors import ERRORS
 from rrrserve.api.multipart import MAX_TEXT_BYTES
-from rrrserve.api.requests import DEFAULT_TOP_K
+from rrrserve.api.requests import DEFAULT_TOP_K, EFFORT_HEADER
 from rrrserve.config.service_config import ServiceConfig
 
 _REFERENCE = "#/components/schemas/{model}"
@@ -24,6 +25,18 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
     "members": {"type": "boolean", "default": False, "description": "whether to list each member's own label"},
     "timing": {"type": "boolean", "default": True, "description": "whether the answer holds timing_ms"},
+    "effort": {
+        "type": "string",
+        "enum": list(EFFORTS),
+        "default": AUTO,
+        "description": "members asked: the first of a cascade, the others too where these do not settle it, or all",
+    },
+    "coverage": {
+        "type": "number",
+        "exclusiveMinimum": 0,
+        "exclusiveMaximum": 1,
+        "description": "asks for a set of labels that holds the right one with this probability",
+    },
 }
 _HEADERS: dict[str, tuple[dict[str, Any], str]] = {
     "X-Request-ID": (
@@ -34,6 +47,7 @@ _HEADERS: dict[str, tuple[dict[str, Any], str]] = {
         {"type": "integer", "minimum": 1},
         "the client's deadline; cut to the server's largest",
     ),
+    EFFORT_HEADER: ({"type": "string", "enum": list(EFFORTS)}, "as effort, where neither URL nor body has one"),
 }
 # Text fields of a form that nothing here knows are ignored, within the bounds of forms.
 _OTHER_FIELDS = {

@@ -17,10 +17,16 @@ class Probability(BaseModel):
     probability: float = Field(ge=0, le=1)
 
 
-class Uncertainty(BaseModel):
-    """How sure the ensemble is of one image."""
+class MemberAnswer(Probability):
+    """What one member says."""
 
-    entropy: float = Field(description="of the members' mean, in nats")
+    member: int = Field(ge=0, description="its number, from 0")
+
+
+class Uncertainty(BaseModel):
+    """How sure the members that were used are of one image."""
+
+    entropy: float = Field(description="of their mean, in nats")
     mutual_information: float = Field(description="between label and member, in nats")
     agreement: float = Field(description="share of members whose label is the ensemble's")
 
@@ -51,9 +57,18 @@ class Error(BaseModel):
 
 Best = Annotated[list[Probability], Field(description="the ensemble's most probable labels, best first")]
 Members = Annotated[
-    list[Probability],
-    Field(default_factory=list, description="each member's own label; only where members=true asks for them"),
+    list[MemberAnswer],
+    Field(default_factory=list, description="own label of each member used; only where members=true asks for them"),
 ]
+Effort = Literal["fast", "auto", "full"]
+MembersUsed = Annotated[int, Field(ge=1, description="members that the answer is the mean of")]
+Partial = Annotated[bool, Field(description="whether a member that was asked is missing: it failed, or was late")]
+Unsure = Annotated[bool, Field(description="whether nobody should act on it: an empty set, or too high an entropy")]
+Set = Annotated[
+    list[Probability] | None,
+    Field(description="holds the right label with the coverage that was asked for; empty: no label is likely enough"),
+]
+SetReason = Annotated[str | None, Field(description="why there is no set although coverage was asked for")]
 
 
 class Envelope(BaseModel):
@@ -69,6 +84,12 @@ class Answer(Envelope):
 
     predictions: Best
     uncertainty: Uncertainty
+    effort: Effort
+    members_used: MembersUsed
+    partial: Partial
+    unsure: Unsure
+    set: Set = None
+    set_reason: SetReason = None
     members: Members
 
 
@@ -78,6 +99,12 @@ class Item(BaseModel):
     # No union of two models: BentoML's clients know only the first one of such.
     predictions: Best = Field(default_factory=list)
     uncertainty: Uncertainty | None = None
+    effort: Effort | None = None
+    members_used: MembersUsed | None = None
+    partial: Partial = False
+    unsure: Unsure = False
+    set: Set = None
+    set_reason: SetReason = None
     members: Members
     error: Problem | None = None
 

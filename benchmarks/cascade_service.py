@@ -1,0 +1,214 @@
+"""An ensemble with and without a cascade behind the whole service: answers a second, and an overload.
+
+.venv/bin/python benchmarks/cascade_service.py --checkpoint CHECKPOINT --data DIR --calibration-data DIR
+.venv/bin/python benchmarks/cascade_service.py --tables
+
+closed    8 requests under way, services in turns: answers a second
+overload  3 times what all members can bear, the same requests for each service: correct answers a second, refusals,
+          p99 of what was answered, the accuracy of it, and how soon effort `auto` is back
+
+The services are the same ensemble built with --no-cascade (`all`), with a cascade (`shed`), and that served with
+--no-shed (`no-shed`). Those that are not asked are held still. Correct answers are counted by the images' labels.
+"""
+
+import argparse
+import asyncio
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from rrrbench.environment import RESULTS, ResultFile
+from rrrbench.networks import CACHE
+from rrrbench.servers import Server, answers, free_port, running
+from rrrbench.tables import markdown
+from rrrbench.turns import median_interval
+from rrrbuild.build import build_engine
+from rrrbuild.manifest import MANIFEST, BatchRange
+from rrrbuild.repository import write_repository
+from rrrbuild.repository_document import DOCUMENT, PYTHON_BACKEND
+from rrrbuild.trust import Trust
+from rrrnet.data.dataset import read_dataset
+from rrrserve.bench.closed_loop import closed_loop
+
+SERVICES: dict[str, list[str]] = {"all": [], "shed": [], "no-shed": ["--no-shed"]}
+_ROUNDS, _SECONDS, _CONCURRENCY, _FACTOR = 5, 6.0, 8, 3.0
+_OVERLOAD_SECONDS, _DEADLINE_MS, _BACK_SECONDS = 20.0, 1000, 5.0
+RRR = Path(sys.executable).parent / "rrr"
+Labelled = list[tuple[bytes, str]]
+
+
+def repository(options: argparse.Namespace, name: str) -> Path:
+    """The repository of a service, built by `rrr build`'s and `rrr repository`'s own steps if it is not there yet."""
+    kind = "all" if name == "all" else "cascade"
+    folder: Path = options.folder
+    engine, out = folder / f"{kind}.engine", folder / f"{kind}.repository"
+    if not (engine / MANIFEST).is_file():
+        trust = Trust(cascade=kind == "cascade", calibration_data=options.calibration_data)
+        build_engine(
+            options.checkpoint, options.target, batch=BatchRange(1, 8, 32), out=engine, trust=trust, report=print
+        )
+    if not (out / DOCUMENT).is_file():
+        write_repository([engine], out, backends=frozenset({PYTHON_BACKEND}), names=["ensemble"])
+    return out
+
+
+def labelled(data: Path) -> Labelled:
+    """Encoded images of a data set with their labels."""
+    images = read_dataset(data)
+    return [
+        (images.path(file).read_bytes(), images.classes[label])
+        for file, label in zip(images.files, images.labels, strict=True)
+    ]
+
+
+async def overload(url: str, images: Labelled, rate: float) -> dict[str, Any]:
+    """Offer requests at a constant rate, then a few to see effort `auto` come back."""
+    found: list[tuple[float, float, int, bool, str]] = []  # due, took, status, right, effort
+
+    async def ask(client: httpx.AsyncClient, number: int, due: float, began: float) -> None:
+        body, label = images[number % len(images)]
+        try:
+            answer = await client.post(url, content=body, headers={"X-Request-Timeout-Ms": str(_DEADLINE_MS)})
+            took = time.perf_counter() - began - due
+            told = answer.json() if answer.status_code == 200 else {}
+            right = bool(told) and told["predictions"][0]["label"] == label
+            found.append((due, took, answer.status_code, right, told.get("effort", "")))
+        except httpx.TransportError:
+            found.append((due, time.perf_counter() - began - due, 0, False, ""))
+
+    limits = httpx.Limits(max_connections=512, max_keepalive_connections=512)
+    async with httpx.AsyncClient(limits=limits, timeout=5, trust_env=False) as client:
+        began, tasks = time.perf_counter(), []
+        calm = np.arange(_OVERLOAD_SECONDS, _OVERLOAD_SECONDS + _BACK_SECONDS, 0.2)
+        for number, due in enumerate([*np.arange(0, _OVERLOAD_SECONDS, 1 / rate), *calm]):
+            await asyncio.sleep(max(0.0, due - (time.perf_counter() - began)))
+            tasks.append(asyncio.create_task(ask(client, number, float(due), began)))
+        await asyncio.gather(*tasks)
+    during = [row for row in found if row[0] < _OVERLOAD_SECONDS]
+    good = [row for row in during if row[2] == 200]
+    shed_later = [row[0] for row in found if row[0] >= _OVERLOAD_SECONDS and row[4] == "fast"]
+    return {
+        "offered_per_second": rate,
+        "correct_per_second": sum(row[3] for row in good) / _OVERLOAD_SECONDS,
+        "answered_per_second": len(good) / _OVERLOAD_SECONDS,
+        "accuracy": sum(row[3] for row in good) / max(1, len(good)),
+        "refused": sum(row[2] == 429 for row in during),
+        "statuses": dict(Counter(str(row[2]) for row in during)),
+        "efforts": dict(Counter(row[4] for row in good)),
+        "p99_ms": 1000 * float(np.percentile([row[1] for row in good], 99)),
+        "auto_again_after_seconds": max(shed_later, default=_OVERLOAD_SECONDS) - _OVERLOAD_SECONDS,
+    }
+
+
+class Measurements:
+    """Both sections, on services that run side by side and are held still unless asked."""
+
+    def __init__(self, options: argparse.Namespace, result: ResultFile) -> None:
+        self.options, self.result = options, result
+        self.images = labelled(options.data)
+
+    def run(self) -> None:
+        """Start the services and measure."""
+        folders = {name: repository(self.options, name) for name in SERVICES}
+        with ExitStack() as stack:
+            servers: dict[str, Server] = {}
+            for name, words in SERVICES.items():
+                url = f"http://127.0.0.1:{free_port()}"
+                port = url.rpartition(":")[2]
+                command = [str(RRR), "serve", str(folders[name]), "--port", port, "--workers", "1", *words]
+                log = self.options.folder / f"{name}.log"
+                servers[name] = stack.enter_context(running(command, url=url, ready=answers(f"{url}/readyz"), log=log))
+                servers[name].hold()
+            key = {"target": self.options.target, "pixels": self.options.pixels}
+            self.result.measure("closed", key, partial(self._closed, servers))
+            self.result.measure("overload", key, partial(self._overload, servers))
+            for server in servers.values():
+                server.go_on()
+
+    def _closed(self, servers: Mapping[str, Server]) -> dict[str, Any]:
+        bodies = [body for body, _ in self.images]
+        rates: dict[str, list[float]] = {name: [] for name in servers}
+        names = list(servers)
+        for number in range(_ROUNDS):
+            for name in names[number % len(names) :] + names[: number % len(names)]:
+                servers[name].go_on()
+                url = f"{servers[name].url}/v1/predict"
+                asyncio.run(closed_loop(url, bodies, _CONCURRENCY, seconds=1.0))
+                rates[name].append(asyncio.run(closed_loop(url, bodies, _CONCURRENCY, seconds=_SECONDS)).throughput)
+                servers[name].hold()
+        return {"concurrency": _CONCURRENCY, "per_second": rates}
+
+    def _overload(self, servers: Mapping[str, Server]) -> dict[str, Any]:
+        rate = _FACTOR * float(np.median(self.result.document["closed"][-1]["per_second"]["all"]))
+        found: dict[str, list[dict[str, Any]]] = {name: [] for name in servers}
+        names = list(servers)
+        for number in range(self.options.rounds):
+            for name in names[number % len(names) :] + names[: number % len(names)]:
+                servers[name].go_on()
+                found[name].append(asyncio.run(overload(f"{servers[name].url}/v1/predict", self.images, rate)))
+                print(name, found[name][-1], flush=True)
+                servers[name].hold()
+        return {"factor": _FACTOR, "deadline_ms": _DEADLINE_MS, "services": found}
+
+
+def tables(document: Mapping[str, Any]) -> list[str]:
+    """results/cascade_service.json as Markdown."""
+    closed = []
+    for case in document.get("closed", []):
+        rates = case["per_second"]
+        ratio = median_interval([one / other for one, other in zip(rates["shed"], rates["all"], strict=True)])
+        medians = [f"{np.median(rates[name]):.1f}" for name in ("all", "shed")]
+        closed.append([f"`{case['target']}`", str(case["pixels"]), *medians, ratio.text(2, "x")])
+    rows = []
+    for case in document.get("overload", []):
+        for name, found in case["services"].items():
+            means = {
+                key: np.mean([row[key] for row in found]) for key in found[0] if key not in ("statuses", "efforts")
+            }
+            rows.append(
+                [
+                    f"`{case['target']}`",
+                    str(case["pixels"]),
+                    name,
+                    f"{means['correct_per_second']:.1f}",
+                    f"{means['accuracy']:.1%}",
+                    f"{means['refused']:.0f}",
+                    f"{means['p99_ms']:.0f}",
+                    f"{means['auto_again_after_seconds']:.1f}",
+                ]
+            )
+    header = ["target", "px", "service", "correct answers/s", "accuracy", "refused (429)", "p99 (ms)", "auto again (s)"]
+    speed = ["target", "px", "8 members (answers/s)", "cascade", "cascade / 8 members"]
+    return [markdown(speed, closed), markdown(header, rows)]
+
+
+def main() -> None:
+    """Measure what the command line asks for, then print the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--data", type=Path, help="labelled images to send")
+    parser.add_argument("--calibration-data", type=Path)
+    parser.add_argument("--target", default="openvino-fp32")
+    parser.add_argument("--pixels", type=int, default=224)
+    parser.add_argument("--rounds", type=int, default=2, help="of the overload")
+    parser.add_argument("--folder", type=Path, default=CACHE / "cascade-service")
+    parser.add_argument("--tables", action="store_true", help="print the tables; nothing is measured")
+    parser.add_argument("--out", type=Path, default=RESULTS / "cascade_service.json")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    result = ResultFile(options.out)
+    if not options.tables:
+        Measurements(options, result).run()
+    print("\n\n".join(tables(result.document)))
+
+
+if __name__ == "__main__":
+    main()
