@@ -9,7 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from rrrbuild import lazy
-from rrrbuild.engine import load_engine
+from rrrbuild.cascade_runner import AUTO, FULL
+from rrrbuild.confidence.conformal import in_set
+from rrrbuild.confidence.fit import REPORTED_COVERAGES
+from rrrbuild.confidence.record import Confidence
+from rrrbuild.engine import check_effort, load_engine
 from rrrbuild.manifest import MANIFEST, Manifest
 from rrrnet import output
 from rrrnet.checkpoint import DOCUMENT, SPLIT, Checkpoint, read_checkpoint
@@ -18,6 +22,7 @@ from rrrnet.data.reading import LeftOut, describe_left_out
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.images.preprocess import Uint8Array
 from rrrnet.names import spelled_as
+from rrrnet.training.metrics import mean_of_members, score, score_mean
 
 BATCH_SIZE = 32
 SPLITS = ("test", "val", "train", "all")
@@ -25,13 +30,25 @@ SPLITS = ("test", "val", "train", "all")
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """What is evaluated: a checkpoint through PyTorch or an engine through its runtime."""
+    """What is evaluated: a checkpoint through PyTorch or an engine through its runtime.
+
+    Attributes:
+        path: of the checkpoint or engine.
+        source: what it is.
+        target: the engine's, or `pytorch`.
+        data: what is recorded of the images that it was trained on.
+        predict: images (N, S, S, 3) and an effort -> probabilities (N, M, C), NaN for members that were not asked.
+        efforts: those that ask different members.
+        confidence: what an engine's answers are worth; None where that is not known, and for a checkpoint.
+    """
 
     path: Path
     source: Checkpoint | Manifest
     target: str
     data: Mapping[str, Any]
-    predict: Callable[[Uint8Array], npt.NDArray[np.float32]]
+    predict: Callable[[Uint8Array, str], npt.NDArray[np.float32]]
+    efforts: tuple[str, ...] = (FULL,)
+    confidence: Confidence | None = None
 
 
 @dataclass(frozen=True)
@@ -42,10 +59,12 @@ class Predictions:
         files: N names of images.
         paths: where they lie; some may be in the data set's `test_root`.
         labels: shape (N,), true classes as indices of the subject's labels.
-        probabilities: shape (N, M, C).
+        probabilities: shape (N, M, C), as the subject gives them; NaN for members that were not asked.
         root: the data set's folder.
         data_matches: whether these are the images that the subject was trained on and tested with.
         left_out: the files of the data set that cannot be used.
+        effort: by which the images were answered.
+        target: that answered them, empty where it is not known.
     """
 
     files: tuple[str, ...]
@@ -55,6 +74,8 @@ class Predictions:
     root: Path
     data_matches: bool
     left_out: tuple[LeftOut, ...] = ()
+    effort: str = FULL
+    target: str = ""
 
 
 def open_model(path: Path) -> EvaluatedModel:
@@ -63,32 +84,42 @@ def open_model(path: Path) -> EvaluatedModel:
     Raises:
         ArtifactError: it is neither, or damaged.
     """
-    source: Checkpoint | Manifest
     if (path / DOCUMENT).exists():
-        source = read_checkpoint(path)
-        target, data, predict = "pytorch", source.training.get("data"), lazy.predictor(source)
-    elif (path / MANIFEST).exists():
+        checkpoint = read_checkpoint(path)
+        ask_all = lazy.predictor(checkpoint)
+        data = checkpoint.training.get("data") or {}
+        return EvaluatedModel(path, checkpoint, "pytorch", data, lambda images, _: ask_all(images))
+    if (path / MANIFEST).exists():
         engine = load_engine(path)
-        source = engine.manifest
-        target, data, predict = source.target, source.data, engine
-    else:
-        message = f"{path} is neither a checkpoint (no {DOCUMENT}) nor an engine (no {MANIFEST})"
-        raise ArtifactError(f"{message}; make one with rrr train or rrr build")
-    return EvaluatedModel(path, source, target, data or {}, predict)
+        found = engine.manifest
+        return EvaluatedModel(
+            path,
+            found,
+            found.target,
+            found.data or {},
+            lambda images, effort: engine(images, effort=effort),
+            engine.efforts,
+            found.confidence,
+        )
+    message = f"{path} is neither a checkpoint (no {DOCUMENT}) nor an engine (no {MANIFEST})"
+    raise ArtifactError(f"{message}; make one with rrr train or rrr build")
 
 
-def predict(subject: EvaluatedModel, data: Path | None, split: str) -> Predictions:
+def predict(subject: EvaluatedModel, data: Path | None, split: str, effort: str = AUTO) -> Predictions:
     """Run the subject over a part of a data set, with progress on the terminal.
 
     Args:
         subject: what predicts.
         data: the data set; None is the one that the subject was trained on.
         split: one of `SPLITS`.
+        effort: which members are asked; without a cascade all are, and that is `full`.
 
     Raises:
-        UsageError: the images are gone.
+        UsageError: the images are gone, or there is no such effort.
         ArtifactError: the data set has other classes, or the split is not recorded.
     """
+    check_effort(effort)
+    effort = effort if effort in subject.efforts else FULL
     source, recorded = subject.source, subject.data.get("path")
     root = data if data is not None else Path(recorded) if recorded else None
     if root is None:
@@ -106,7 +137,7 @@ def predict(subject: EvaluatedModel, data: Path | None, split: str) -> Predictio
         results: list[npt.NDArray[np.float32]] = []
         bar.update(task, total=len(arrays), text="")
         for start in range(0, len(arrays), BATCH_SIZE):
-            results.append(subject.predict(arrays[start : start + BATCH_SIZE]))
+            results.append(subject.predict(arrays[start : start + BATCH_SIZE], effort))
             bar.advance(task, len(results[-1]))
     for lost in describe_left_out(images.left_out):
         output.say(f"left out {lost}")
@@ -114,7 +145,53 @@ def predict(subject: EvaluatedModel, data: Path | None, split: str) -> Predictio
     if not data_matches:
         output.say(f"note: the images in {root} are not, or not all, those {source.name} was trained on")
     paths = tuple(chosen.path(file) for file in chosen.files)
-    return Predictions(chosen.files, paths, labels, np.concatenate(results), root, data_matches, images.left_out)
+    probabilities = np.concatenate(results)
+    return Predictions(
+        chosen.files, paths, labels, probabilities, root, data_matches, images.left_out, effort, subject.target
+    )
+
+
+def answer_scores(
+    probabilities: npt.NDArray[np.floating[Any]],
+    labels: npt.NDArray[np.integer[Any]],
+    confidence: Confidence | None,
+    effort: str,
+) -> dict[str, Any]:
+    """Scores of what is answered: of calibrated probabilities, where there is a confidence record.
+
+    Args:
+        probabilities: as a subject gives them, shape (N, M, C).
+        labels: shape (N,).
+        confidence: of the engine that answered.
+        effort: by which it did.
+
+    Returns:
+        What `metrics.score` gives; `effort`; `members_used`, the mean number; `share_early`, the share of images that
+        were answered without all members; `uncalibrated` and `coverage`, None without a record: accuracy, NLL, ECE and
+        Brier score of the mean as it is, and by nominal coverage ("0.90") `coverage` and `mean_size` of the sets.
+    """
+    used = np.isfinite(probabilities).all(axis=2).sum(axis=1)
+    about = {
+        "effort": effort,
+        "members_used": float(used.mean()) if len(used) else 0.0,
+        "share_early": float((used < probabilities.shape[1]).mean()) if len(used) else 0.0,
+    }
+    if confidence is None or not len(used):
+        return {**score(probabilities, labels), **about, "uncalibrated": None, "coverage": None}
+    mean = mean_of_members(probabilities)
+    answered = confidence.mean(mean, effort)
+    scores = score(confidence.members(probabilities), labels, answered)
+    coverage = {}
+    for nominal in REPORTED_COVERAGES:
+        limit = confidence.set_limit(effort, nominal)
+        if limit is not None:
+            sets = in_set(answered, limit)
+            held = sets[np.arange(len(labels)), labels]
+            coverage[f"{nominal:.2f}"] = {
+                "coverage": float(held.mean()),
+                "mean_size": float(sets.sum(axis=1).mean()),
+            }
+    return {**scores, **about, "uncalibrated": score_mean(mean, labels), "coverage": coverage or None}
 
 
 def _chosen(subject: EvaluatedModel, images: ImageSet, split: str) -> ImageSet:
@@ -130,7 +207,7 @@ def _chosen(subject: EvaluatedModel, images: ImageSet, split: str) -> ImageSet:
 
 
 def write_predictions(predictions: Predictions, path: Path) -> None:
-    """Write an .npz file with the arrays `files`, `paths` (absolute), `labels` and `probabilities`."""
+    """Write an .npz file: `files`, `paths` (absolute), `labels`, `probabilities`, and words `effort` and `target`."""
     with path.open("wb") as file:  # given a name, savez would append .npz to it
         np.savez(
             file,
@@ -138,4 +215,6 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
             paths=np.array([str(path.absolute()) for path in predictions.paths]),
             labels=predictions.labels,
             probabilities=predictions.probabilities,
+            effort=np.array(predictions.effort),
+            target=np.array(predictions.target),
         )

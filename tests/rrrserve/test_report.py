@@ -4,7 +4,7 @@ import itertools
 import json
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,15 @@ import numpy as np
 import pytest
 
 from rrrbuild.build import build_engine
-from rrrbuild.manifest import BatchRange
+from rrrbuild.confidence import thresholds
+from rrrbuild.confidence.fit import fit_confidence
+from rrrbuild.manifest import BatchRange, read_engine
 from rrrbuild.repository import write_repository
 from rrrnet import sealed
 from rrrnet.checkpoint import DOCUMENT, Checkpoint, read_weights, write_checkpoint
 from rrrserve.cli import run
+from rrrserve.report.trust import trust_section
+from rrrserve.report.write import to_html, to_markdown
 from rrrserve.stamps import environment
 from rrrserve.stamps.stamp import STAMP, write_stamps
 
@@ -243,6 +247,49 @@ def test_hostile_labels_stay_text(everything: Path) -> None:
     for first, second in itertools.pairwise(rows):
         if re.fullmatch(r"\|(---\|)+", second):
             assert len(re.findall(r"(?<!\\)\|", first)) == second.count("|")
+
+
+def test_a_cascade_and_what_probabilities_are_worth_are_shown_with_their_figures(
+    root: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    document = document_of(capsys, root / "models" / "hostile")
+    manifest = read_engine(root / "engines" / "hostile" / "onnxruntime-fp32")
+    assert document["engines"][0]["cascade_reason"] == manifest.cascade_reason != ""
+    random = np.random.default_rng(2)
+    found, labels = random.dirichlet(np.ones(3), (60, 3)), np.arange(60) // 20
+    steps = thresholds.steps(found, labels, (2, 0, 1), 2)
+    chosen = steps[len(steps) // 2]
+    cascade = {"k": 2, "order": (2, 0, 1), **asdict(chosen), "images": 60, "source": "letters <b>"}
+    cascade |= {
+        "max_drop_points": 0.1,
+        "with": {"accuracy": 0.9, "nll": 0.3},
+        "without": {"accuracy": 0.91, "nll": 0.2},
+    }
+    costs = {"first": {"1": 4.0, "2": 5.0}, "rest": {"1": 2.0, "2": 3.0}, "all": {"1": 7.0, "2": 8.0}}
+    expected = thresholds.expected_cost_ms({1: 4.0, 2: 5.0}, {1: 2.0, 2: 3.0}, chosen.share_early)
+    cascade["cost_ms"] = {**costs, "expected": {str(size): cost for size, cost in expected.items()}}
+    cascade["curve"] = [asdict(step) for step in thresholds.curve(steps)]
+    confidence = fit_confidence(found, found, labels, cascade, source="letters <b>")
+    engine = trust_section(replace(manifest, cascade=cascade, confidence=confidence))
+    at_chosen = [row["expected_ms"] for row in engine["cascade"]["curve"] if row["tau"] == chosen.tau]
+    assert at_chosen in ([], [cascade["cost_ms"]["expected"]])
+    document["engines"][0] |= engine
+    json.dumps(document, allow_nan=False)
+    (tmp_path / "page.html").write_text(to_html(document))
+    page = Page(tmp_path / "page.html")
+    text = " ".join("".join(page.words).split())
+    assert "figure-cascade-0" in page.attributes("figure", "id")
+    assert f"2 of 3 members first, tau {chosen.tau:.3f}" in text
+    assert f"{expected[1]:.2f} ms expected (first 4.00, rest 2.00, all members 7.00)" in text
+    gaps = [100 * scores["auto"]["ece"] for scores in (confidence.before, confidence.after)]
+    assert "auto" in text
+    assert f"{gaps[0]:.1f} → {gaps[1]:.1f}" in text
+    assert f"{100 * confidence.coverage['auto']['0.90']['by_class'][0]:.1f} %" in text
+    markdown = to_markdown(document)
+    assert f"| 1 | 4.00 | 2.00 | 7.00 | {expected[1]:.2f} |" in markdown
+    assert f"| {gaps[0]:.1f} to {gaps[1]:.1f} |" in markdown
+    assert "letters <b>" in text
+    assert "<b>" not in markdown
 
 
 def test_it_tells_what_the_artifacts_say(everything: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:

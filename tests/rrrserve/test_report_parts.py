@@ -8,14 +8,18 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from rrrbuild.cascade_runner import answered_by
+from rrrbuild.confidence.fit import fit_confidence
+from rrrbuild.evaluation import Predictions, write_predictions
 from rrrnet.commands.describe import summarise
 from rrrnet.errors import ArtifactError
 from rrrnet.network.architecture import REDUCED_BLOCKS, Architecture, ensemble
 from rrrnet.training.metrics import mutual_information, score
 from rrrserve.report import figures
 from rrrserve.report.calibration import calibration
-from rrrserve.report.drawing import INK, picture
-from rrrserve.report.inputs import read_bench, read_predictions
+from rrrserve.report.drawing import INK, Figure, picture
+from rrrserve.report.inputs import read_bench, read_predictions, words_of_predictions
+from rrrserve.report.trust import Answers
 from rrrserve.report.write import environment
 
 
@@ -35,6 +39,37 @@ def test_reliability_and_coverage_are_those_of_the_scores() -> None:
     mean = probabilities.mean(axis=1).argmax(axis=1)
     index = "abcd".index(worst["label"])
     assert worst["accuracy"] == pytest.approx((mean[labels == index] == index).mean())
+
+
+def test_answers_of_a_cascade_are_scored_and_drawn_before_and_after_their_temperature(tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    probabilities = random.dirichlet(np.ones(3) * 2, (120, 4)).astype(np.float32)
+    labels = np.array([random.choice(3, p=row**3 / (row**3).sum()) for row in probabilities.mean(axis=1)])
+    cascade = {"k": 2, "tau": 0.6, "order": [3, 1, 0, 2]}
+    confidence = fit_confidence(probabilities, probabilities, labels, cascade, source="x")
+    paths = tuple(tmp_path / str(index) for index in range(120))
+    answered = answered_by(probabilities, cascade, "auto")
+    written = Predictions(("x",) * 120, paths, labels, answered, tmp_path, True, effort="auto", target="t")
+    write_predictions(written, tmp_path / "p.npz")
+    assert words_of_predictions(tmp_path / "p.npz") == ("auto", "t")
+    read, truth = read_predictions(tmp_path / "p.npz", members=4, classes=3)
+    answers = Answers(read, truth, None, "x", "auto", confidence)
+    scores = answers.scores()
+    assert scores["accuracy"] == scores["uncalibrated"]["accuracy"], "labels stay"
+    assert scores["nll"] < scores["uncalibrated"]["nll"]
+    early = np.isnan(answered[:, 0, 0])
+    assert 0 < scores["share_early"] == early.mean() < 1
+    assert scores["members_used"] == pytest.approx(4 - 2 * early.mean())
+    assert scores["members"][0]["images"] == (~early).sum()
+    assert scores["coverage"]["0.95"]["coverage"] >= 0.95, "on the very images that it was fitted on"
+    assert 1 < scores["coverage"]["0.90"]["mean_size"] < scores["coverage"]["0.95"]["mean_size"] < 3
+    found = calibration(read, truth, "abc", answers.calibrated)
+    gap = sum(row["images"] * abs(row["accuracy"] - row["confidence"]) for row in found["bins"] if row["images"]) / 120
+    assert gap == pytest.approx(scores["ece"])
+    sections = dict.fromkeys(("engines", "bench"), ()) | {"calibration": found, "accuracy": [scores], "mistakes": None}
+    drawn = figures.figures_of(sections)["calibration"]
+    assert [figure.key for figure in drawn] == ["reliability-before", "reliability", "coverage"]
+    assert f"{100 * scores['uncalibrated']['ece']:.1f} points" in drawn[0].caption
 
 
 def test_mutual_information_is_zero_where_members_agree_and_log_2_where_two_contradict() -> None:
@@ -123,7 +158,7 @@ def test_one_load_still_gives_its_plots() -> None:
     assert marks(tail) == sorted(set(marks(tail))), "the tail's percentiles go to the right"
 
 
-def marks(figure: figures.Figure) -> list[float]:
+def marks(figure: Figure) -> list[float]:
     """Where the points of the first colour lie, from the left."""
     return [float(x) for x in re.findall(r'<use [^>]*x="([^"]+)"[^>]*fill: var\(--c0\)', figure.svg)]
 

@@ -12,6 +12,7 @@ from rrrbuild.build import DEFAULT_CALIBRATION_IMAGES, DEFAULT_IMAGES, DEFAULT_M
 from rrrbuild.cascade import DEFAULT_MAX_DROP as DEFAULT_CASCADE_MAX_DROP
 from rrrbuild.choice import Choice, build_best
 from rrrbuild.commands.first_step import to_repository
+from rrrbuild.commands.trust_lines import trust_lines
 from rrrbuild.heldout import NO_ACCURACY
 from rrrbuild.manifest import BatchRange, Manifest
 from rrrbuild.plans import check_plan
@@ -183,4 +184,5 @@ def _pairs(manifest: Manifest) -> list[tuple[str, str]]:
             runs_it = len(manifest.latency_ms) > 1 and manifest.plan_by_batch.get(size, manifest.plan) == plan
             runs = " (runs this size)" if runs_it else ""
             pairs.append((f"batch {size}, {plan}", f"{row['median']:.2f} ms median, {row['p95']:.2f} ms p95{runs}"))
+    pairs += trust_lines(manifest)
     return [*pairs, ("size", f"{manifest.engine_bytes / 1e6:.1f} MB"), ("folder", shown(manifest.path))]

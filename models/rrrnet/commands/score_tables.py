@@ -7,17 +7,39 @@ from rich.markup import escape
 from rich.table import Table
 
 _SHOWN = 5
+_COLUMNS = {"accuracy": "accuracy", "nll": "NLL", "ece": "ECE", "brier": "Brier"}
 
 
 def scores_table(title: str, scores: Mapping[str, Any]) -> Table:
-    """Accuracy, NLL and ECE of the ensemble and each member, from `metrics.score`."""
-    table = Table("", "accuracy", "NLL", "ECE", title=escape(title))
+    """Accuracy, NLL, ECE and Brier score of the ensemble and each member, from `metrics.score`.
+
+    The ensemble has a second row where `scores` has its figures before calibration, as `uncalibrated`.
+    """
+    table = Table("", *_COLUMNS.values(), title=escape(title))
     members = scores["members"]
-    rows = [("ensemble" if len(members) > 1 else "network", scores)]
+    whole = "ensemble" if len(members) > 1 else "network"
+    rows = [(whole, scores)]
+    if before := scores.get("uncalibrated"):
+        rows.append((f"{whole}, uncalibrated", before))
     rows += [(f"member {index}", row) for index, row in enumerate(members)] if len(members) > 1 else []
     for name, row in rows:
-        table.add_row(name, f"{row['accuracy']:.3f}", f"{row['nll']:.3f}", f"{row['ece']:.3f}")
+        figures = [row.get(key) for key in _COLUMNS]
+        table.add_row(name, *("" if value is None else f"{value:.3f}" for value in figures))
     return table
+
+
+def answer_lines(scores: Mapping[str, Any]) -> list[str]:
+    """How many members answered, and how often sets hold the right label, from `evaluation.answer_scores`."""
+    lines, members = [], len(scores["members"])
+    if scores["share_early"]:
+        lines.append(
+            f"effort {scores['effort']}: {scores['members_used']:.2f} of {members} members on average, "
+            f"{scores['share_early']:.1%} of images answered without all"
+        )
+    for nominal, found in (scores["coverage"] or {}).items():
+        size = f"{found['mean_size']:.2f} labels on average"
+        lines.append(f"sets for {float(nominal):.0%}: hold the right label of {found['coverage']:.1%}, {size}")
+    return lines
 
 
 def class_lines(scores: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Accuracy, negative log-likelihood, calibration error and doubt of member probabilities. numpy only."""
+"""Accuracy, negative log-likelihood, calibration error, Brier score and doubt of member probabilities. numpy only."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from rrrnet.errors import ArtifactError
 
+FIGURES = ("accuracy", "nll", "ece", "brier")
 ECE_BINS = 15
 _MOST_CONFUSIONS = 200  # 1 000 classes can have a million; the worst tell enough
 
@@ -25,25 +26,37 @@ def mean_of_members(probabilities: npt.NDArray[np.floating[Any]]) -> npt.NDArray
     return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
-def score(probabilities: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.integer[Any]]) -> dict[str, Any]:
-    """Score the ensemble (arithmetic mean of its members' probabilities) and each member.
+def score(
+    probabilities: npt.NDArray[np.floating[Any]],
+    labels: npt.NDArray[np.integer[Any]],
+    mean: npt.NDArray[np.floating[Any]] | None = None,
+) -> dict[str, Any]:
+    """Score the ensemble and each member, which is scored on the images that it was asked about.
 
     Args:
-        probabilities: (N, M, C).
+        probabilities: (N, M, C); the row of a member that was not asked is NaN.
         labels: (N,) class indices.
+        mean: what the ensemble answers, (N, C); None is the mean of the members that were asked.
 
     Returns:
-        `accuracy`, `nll`, `ece`, `images` of the ensemble and `members`, a list of the first three.
+        `accuracy`, `nll`, `ece`, `brier` and `images` of the ensemble, and `members`, a list of the same; the figures
+        of a member that was never asked are None.
 
     Raises:
-        ArtifactError: there are no images, or the probabilities are not finite.
+        ArtifactError: there are no images, or the probabilities of one that was asked are not finite.
     """
     if len(labels) == 0:
         raise ArtifactError("there are no images to score")
-    if not np.isfinite(probabilities).all():
+    asked = ~np.isnan(probabilities).all(axis=2)
+    if not np.isfinite(probabilities[asked]).all() or not asked.any(axis=1).all():
         raise ArtifactError("the network's output holds NaN or infinity: it cannot be scored")
-    members = [score_mean(probabilities[:, index], labels) for index in range(probabilities.shape[1])]
-    return {**score_mean(probabilities.mean(axis=1), labels), "images": len(labels), "members": members}
+    members: list[dict[str, float | int | None]] = []
+    for index, images in enumerate(asked.T):
+        count = int(images.sum())
+        figures = score_mean(probabilities[images, index], labels[images]) if count else dict.fromkeys(FIGURES)
+        members.append({**figures, "images": count})
+    mean = mean_of_members(probabilities) if mean is None else mean
+    return {**score_mean(mean, labels), "images": len(labels), "members": members}
 
 
 def by_class(
@@ -52,7 +65,7 @@ def by_class(
     """Which classes the ensemble finds, and which it takes for which.
 
     Args:
-        probabilities: (N, M, C).
+        probabilities: (N, M, C); the row of a member that was not asked is NaN.
         labels: (N,) class indices.
         names: C class names.
 
@@ -89,12 +102,12 @@ def confusion_matrix(
 ) -> npt.NDArray[np.int64]:
     """How many images of class `row` the ensemble takes for class `column`: (N, M, C) and (N,) to (C, C)."""
     classes = probabilities.shape[2]
-    found = probabilities.mean(axis=1).argmax(axis=1)
+    found = mean_of_members(probabilities).argmax(axis=1)
     return np.bincount(labels * classes + found, minlength=classes**2).reshape(classes, classes).astype(np.int64)
 
 
 def score_mean(probabilities: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.integer[Any]]) -> dict[str, float]:
-    """`accuracy`, `nll`, `ece` and `brier` of one set of probabilities, shape (N, C)."""
+    """`FIGURES` of one set of probabilities, shape (N, C); `brier` sums the squares over the classes."""
     truth = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     confidence = probabilities.max(axis=1).astype(np.float64)
     correct = probabilities.argmax(axis=1) == labels
@@ -124,7 +137,10 @@ def entropy(probabilities: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floa
 
 
 def mutual_information(probabilities: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
-    """Between label and member, in nats: entropy of the mean less mean entropy. Shape (..., M, C) to (...)."""
-    return np.asarray(
-        entropy(probabilities.mean(axis=-2, dtype=np.float64)) - entropy(probabilities).mean(axis=-1, dtype=np.float64)
-    )
+    """Between label and member, in nats: entropy of the mean less mean entropy. Shape (..., M, C) to (...).
+
+    Over the members that were asked, as `mean_of_members`.
+    """
+    asked = np.isfinite(probabilities).all(axis=-1)
+    entropies = np.where(asked, entropy(np.where(asked[..., None], probabilities, 0.0)), 0.0)
+    return np.asarray(entropy(mean_of_members(probabilities)) - entropies.sum(axis=-1) / asked.sum(axis=-1))

@@ -10,8 +10,8 @@ from rrrnet.errors import UsageError
 from rrrnet.files import check_writable, shown, write_atomically
 
 if TYPE_CHECKING:
-    from rrrserve.report.calibration import Floats, Labels
     from rrrserve.report.sources import Sources
+    from rrrserve.report.trust import Answers
 
 
 def report(
@@ -58,17 +58,17 @@ def report(
     benches = {shown(path.absolute()): read_bench(path) for path in bench or ()}
     runs = {shown(path.absolute()): read_verdicts(path) for path in verdicts or ()}
     sources = find_sources(model, repository=repository, checkpoint=checkpoint, engines=engine or ())
-    found, files, origin = _predictions(sources, predictions, data)
+    answers = _answers(sources, predictions, data)
     document: dict[str, Any] = {
         "format": 1,
         "kind": "rrr-report",
         "name": sources.name,
         "model": collect.model_section(sources),
         "training": training_section(sources.checkpoint),
-        "accuracy": collect.accuracy_section(sources.checkpoint, found, origin),
-        "calibration": collect.calibration_section(sources, found),
-        "calibration_source": origin,
-        "mistakes": collect.mistakes_section(sources, found, files),
+        "accuracy": collect.accuracy_section(sources.checkpoint, answers),
+        "calibration": collect.calibration_section(sources, answers),
+        "calibration_source": answers.source if answers else "",
+        "mistakes": collect.mistakes_section(sources, answers),
         "engines": [collect.engine_section(item, sources) for item in sources.engines],
         "served": None
         if sources.repository is None or sources.served is None
@@ -95,26 +95,26 @@ def report(
         output.next_step("less", markdown)
 
 
-def _predictions(
-    sources: "Sources", file: Path | None, data: Path | None
-) -> "tuple[tuple[Floats, Labels] | None, list[Path] | None, str]":
-    """Probabilities (N, M, C) with labels (N,), their images, and where they come from.
-
-    None without --predictions and --data; the images are None too where they are not known.
-    """
+def _answers(sources: "Sources", file: Path | None, data: Path | None) -> "Answers | None":
+    """Predictions of --predictions, or those that --data asks for; None without either."""
     from rrrbuild.evaluation import open_model, predict
-    from rrrserve.report.inputs import files_of_predictions, read_predictions
+    from rrrserve.report.inputs import files_of_predictions, read_predictions, words_of_predictions
+    from rrrserve.report.trust import Answers
 
     shape = (sources.checkpoint or sources.engines[0]).architecture
     if file is not None:
-        given = read_predictions(file, members=shape.members, classes=shape.num_classes)
-        return given, files_of_predictions(file, len(given[1])), f"predictions in {file.name}"
+        probabilities, labels = read_predictions(file, members=shape.members, classes=shape.num_classes)
+        effort, target = words_of_predictions(file)
+        records = [engine.confidence for engine in sources.engines if engine.target == target]
+        files = files_of_predictions(file, len(labels))
+        record = records[0] if records else None
+        return Answers(probabilities, labels, files, f"predictions in {file.name}", effort, record)
     if data is None:
-        return None, None, ""
+        return None
     subject = open_model(_predictor(sources))
     found = predict(subject, data, "test")
-    origin = f"{subject.target}, test split of {found.root.name}"
-    return (found.probabilities, found.labels), list(found.paths), origin
+    source = f"{subject.target}, test split of {found.root.name}"
+    return Answers(found.probabilities, found.labels, found.paths, source, found.effort, subject.confidence)
 
 
 def _predictor(sources: "Sources") -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rrrnet.training.metrics import ECE_BINS, mutual_information
+from rrrnet.training.metrics import ECE_BINS, mean_of_members, mutual_information
 
 Floats = npt.NDArray[np.floating[Any]]
 Labels = npt.NDArray[np.integer[Any]]
@@ -17,21 +17,26 @@ _SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _WORST = 5
 
 
-def calibration(probabilities: Floats, labels: Labels, names: Sequence[str]) -> dict[str, Any]:
+def calibration(
+    probabilities: Floats, labels: Labels, names: Sequence[str], answered: Floats | None = None
+) -> dict[str, Any]:
     """Everything that the report shows of predictions.
 
     Args:
-        probabilities: shape (N, M, C).
+        probabilities: shape (N, M, C), NaN for members that were not asked.
         labels: shape (N,), indices of `names`.
         names: C class names.
+        answered: the calibrated mean, shape (N, C); None where the mean is answered as it is.
 
     Returns:
-        `bins` (bounds, images, mean confidence and accuracy of each; the last two None without images), `coverage`
-        (accuracy of the surest `shares`, by the mean's confidence and, with several members, by their agreement),
+        `bins` (bounds, images, mean confidence and accuracy of each; the last two None without images) of what is
+        answered, `bins_uncalibrated` (the same of the mean as it is, None where that is answered), `coverage`
+        (accuracy of the surest `shares`, by the answer's confidence and, with several members, by their agreement),
         `worst` (classes of the lowest accuracy).
     """
-    mean = probabilities.mean(axis=1, dtype=np.float64)  # (N, C)
-    confidence, found = mean.max(axis=1), mean.argmax(axis=1)
+    raw = mean_of_members(probabilities)  # (N, C)
+    mean = raw if answered is None else answered
+    confidence, found = mean.max(axis=1), raw.argmax(axis=1)
     correct = found == labels
     coverage = {"confidence": _coverage(-confidence, correct)}
     if probabilities.shape[1] > 1:
@@ -39,6 +44,7 @@ def calibration(probabilities: Floats, labels: Labels, names: Sequence[str]) -> 
     return {
         "images": len(labels),
         "bins": reliability(confidence, correct),
+        "bins_uncalibrated": None if answered is None else reliability(raw.max(axis=1), correct),
         "coverage": coverage,
         "shares": list(_SHARES),
         "worst": worst_classes(found, labels, names),

@@ -4,7 +4,6 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from rrrbuild.engine import unfitness
@@ -14,12 +13,12 @@ from rrrnet import sealed
 from rrrnet.checkpoint import DOCUMENT, Checkpoint
 from rrrnet.commands.describe import summarise
 from rrrnet.files import shown
-from rrrnet.training.metrics import score
 from rrrserve.bench.result_file import BenchResult
-from rrrserve.report.calibration import Floats, Labels, calibration
+from rrrserve.report.calibration import calibration
 from rrrserve.report.mistakes import mistakes
 from rrrserve.report.sources import Sources
 from rrrserve.report.training import resuming
+from rrrserve.report.trust import Answers, trust_section
 from rrrserve.report.verification import verified_elsewhere
 from rrrserve.stamps.environment import describe
 
@@ -62,29 +61,30 @@ def _shape(sources: Sources) -> Checkpoint | Manifest:
     return sources.checkpoint or sources.engines[0]
 
 
-def accuracy_section(
-    checkpoint: Checkpoint | None, predictions: tuple[Floats, Labels] | None, source: str
-) -> list[dict[str, Any]]:
+def accuracy_section(checkpoint: Checkpoint | None, answers: Answers | None) -> list[dict[str, Any]]:
     """Scores of the ensemble and each member: when it was trained, and of the predictions."""
     rows = []
     recorded = checkpoint.training.get("metrics", {}).get("test") if checkpoint is not None else None
     if recorded:
         rows.append({"source": "PyTorch, test split, when it was trained", **recorded})
-    if predictions is not None:
-        rows.append({"source": source, **score(*predictions)})
+    if answers is not None:
+        rows.append({"source": answers.source, **answers.scores()})
     return rows
 
 
-def calibration_section(sources: Sources, predictions: tuple[Floats, Labels] | None) -> dict[str, Any] | None:
+def calibration_section(sources: Sources, answers: Answers | None) -> dict[str, Any] | None:
     """Reliability, coverage and the worst classes."""
-    return None if predictions is None else calibration(*predictions, _shape(sources).labels)
+    if answers is None:
+        return None
+    return calibration(answers.probabilities, answers.labels, _shape(sources).labels, answers.calibrated)
 
 
-def mistakes_section(
-    sources: Sources, predictions: tuple[Floats, Labels] | None, files: Sequence[Path] | None
-) -> dict[str, Any] | None:
+def mistakes_section(sources: Sources, answers: Answers | None) -> dict[str, Any] | None:
     """Each class, the confusion matrix and the surest wrong answers."""
-    return None if predictions is None else mistakes(*predictions, _shape(sources).labels, files)
+    if answers is None:
+        return None
+    labels = _shape(sources).labels
+    return mistakes(answers.probabilities, answers.labels, labels, answers.files, answers.calibrated)
 
 
 def engine_section(engine: Manifest, sources: Sources) -> dict[str, Any]:
@@ -101,6 +101,7 @@ def engine_section(engine: Manifest, sources: Sources) -> dict[str, Any]:
         "files": {name: entry["sha256"] for name, entry in engine.files.items()},
         "verified_elsewhere": verified_elsewhere(engine),
         "fastest": _fastest(engine),
+        **trust_section(engine),
         "runs_here": obstacle is None,
         "obstacle": obstacle,
         "of_this_checkpoint": None if training is None else engine.checkpoint["sha256"] == training,

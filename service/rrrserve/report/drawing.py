@@ -3,8 +3,9 @@
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -46,6 +47,27 @@ _STYLE = {
 }
 _HEAD = re.compile(r'^.*?<svg [^>]*?viewBox="([^"]*)"[^>]*>', re.S)
 _GLOBAL_STYLE = re.compile(r"<metadata>.*?</metadata>|<style.*?</style>", re.S)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture with its words.
+
+    Attributes:
+        key: its id on the page.
+        title: what is shown.
+        svg: the drawing.
+        caption: how to read it.
+        legend: (CSS class of the mark, its name).
+        wide: it takes the page's whole width, and on a narrow page it scrolls rather than shrinks.
+    """
+
+    key: str
+    title: str
+    svg: Markup
+    caption: str = ""
+    legend: Sequence[tuple[str, str]] = field(default=())
+    wide: bool = False
 
 
 class Picture:

@@ -1,41 +1,21 @@
 """The pictures of a report, drawn with matplotlib: members, calibration, engines, latency, claims."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 from markupsafe import Markup
 from matplotlib.patches import Rectangle
 
 from rrrserve.bench.plot import COLORS, Tail, draw_load, draw_tails, plain_log
-from rrrserve.report.drawing import HEIGHT, INK, LINE, SOFT, VERDICTS, WIDTH, picture
+from rrrserve.report.cascade_figure import trade_off
+from rrrserve.report.drawing import HEIGHT, INK, LINE, SOFT, VERDICTS, WIDTH, Figure, picture
 
 _WRITTEN_OUT = 12  # classes up to which the cells of the confusion matrix hold their numbers
 _LONGEST_NAME = 16
 _LEAST_ERROR = 1e-8  # of a logarithmic axis
 # Percentiles of a bench result.
 _TAIL = {"p50_ms": 50.0, "p90_ms": 90.0, "p95_ms": 95.0, "p99_ms": 99.0, "p999_ms": 99.9}
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A picture with its words.
-
-    Attributes:
-        key: its id on the page.
-        title: what is shown.
-        svg: the drawing.
-        caption: how to read it.
-        legend: (CSS class of the mark, its name).
-        wide: it takes the page's whole width, and on a narrow page it scrolls rather than shrinks.
-    """
-
-    key: str
-    title: str
-    svg: Markup
-    caption: str = ""
-    legend: Sequence[tuple[str, str]] = field(default=())
-    wide: bool = False
 
 
 def figures_of(document: Mapping[str, Any]) -> dict[str, list[Figure]]:
@@ -50,8 +30,9 @@ def figures_of(document: Mapping[str, Any]) -> dict[str, list[Figure]]:
     sections: dict[str, list[Figure | None]] = {
         "accuracy": [members(scores[-1])] if scores and len(scores[-1]["members"]) > 1 else [],
         "mistakes": [] if document["mistakes"] is None else [confusion(document["mistakes"])],
-        "calibration": [] if found is None else [reliability(found["bins"], scores[-1]["ece"]), coverage(found)],
+        "calibration": [] if found is None else [*_reliabilities(found, scores[-1]), coverage(found)],
         "engines": [errors(engines), engine_latency(engines)],
+        "cascades": [trade_off(engine, index) for index, engine in enumerate(engines)],
         "plans": [plans(engine, index) for index, engine in enumerate(engines)],
         "bench": [draw(group, key) for key, group in groups for draw in (load, tail)],
     }
@@ -69,7 +50,7 @@ def members(scores: Mapping[str, Any]) -> Figure:
     with picture(WIDTH, 270, f"Ensemble: {told}; and its {len(scores['members'])} members") as drawn:
         axes = drawn.canvas.subplots(3, 1)
         for axis, (key, (name, factor)) in zip(axes, metrics.items(), strict=True):
-            values = [factor * member[key] for member in scores["members"]]
+            values = [factor * member[key] for member in scores["members"] if member[key] is not None]
             axis.plot(values, [0] * len(values), "o", color=COLORS[1], markersize=9, alpha=0.7)
             axis.plot([factor * scores[key]], [0], "D", color=COLORS[0], markersize=10)
             axis.set_title(name, loc="left", fontsize=12)
@@ -123,6 +104,18 @@ def _short(name: str) -> str:
         return name
     kept = (_LONGEST_NAME - 1) // 2
     return f"{name[: _LONGEST_NAME - 1 - kept]}\N{HORIZONTAL ELLIPSIS}{name[-kept:]}"
+
+
+def _reliabilities(found: Mapping[str, Any], scores: Mapping[str, Any]) -> list[Figure]:
+    """Of what is answered; and, where that is calibrated, of the mean as it is before it."""
+    after = reliability(found["bins"], scores["ece"])
+    if found["bins_uncalibrated"] is None:
+        return [after]
+    before = reliability(found["bins_uncalibrated"], scores["uncalibrated"]["ece"])
+    return [
+        replace(before, key="reliability-before", title="Reliability before calibration"),
+        replace(after, title="Reliability of what is answered"),
+    ]
 
 
 def reliability(bins: Sequence[Mapping[str, Any]], ece: float) -> Figure:

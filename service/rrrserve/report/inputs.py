@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
+from rrrbuild.cascade_runner import EFFORTS, FULL
 from rrrnet.errors import ArtifactError, UsageError
 from rrrserve.bench.result_file import BenchResult, read_result
 from rrrserve.stamps.verdict_document import Verdicts
@@ -61,10 +62,19 @@ def files_of_predictions(path: Path, images: int) -> list[Path] | None:
         return [Path(str(path)) for path in arrays["paths"]]
 
 
+def words_of_predictions(path: Path) -> tuple[str, str]:
+    """Effort and target that predictions were made by, as `rrr evaluate --predictions` noted them; else full and ''."""
+    with np.load(path, allow_pickle=False) as arrays:
+        if not {"effort", "target"} <= set(arrays.files):
+            return FULL, ""
+        effort, target = str(arrays["effort"]), str(arrays["target"])
+    return (effort if effort in EFFORTS else FULL), target
+
+
 def read_predictions(
     path: Path, *, members: int, classes: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """What `rrr evaluate --predictions` wrote: probabilities (N, M, C) and labels (N,).
+    """What `rrr evaluate --predictions` wrote: probabilities (N, M, C), NaN where not asked, and labels (N,).
 
     Raises:
         UsageError: there is no such file.

@@ -15,7 +15,7 @@ from rrrnet.data.dataset import MAX_PIXELS
 from rrrnet.errors import ImageError
 from rrrnet.files import shown as shown_path
 from rrrnet.images.preprocess import decode
-from rrrnet.training.metrics import by_class, confusion_matrix
+from rrrnet.training.metrics import by_class, confusion_matrix, mean_of_members
 from rrrserve.report.calibration import Floats, Labels
 
 MOST_CLASSES = 30  # of the matrix; of more classes those that are missed most
@@ -24,15 +24,20 @@ _THUMBNAIL = 96
 
 
 def mistakes(
-    probabilities: Floats, labels: Labels, names: Sequence[str], files: Sequence[Path] | None
+    probabilities: Floats,
+    labels: Labels,
+    names: Sequence[str],
+    files: Sequence[Path] | None,
+    answered: Floats | None = None,
 ) -> dict[str, Any]:
     """Everything that the report shows of wrong answers.
 
     Args:
-        probabilities: shape (N, M, C).
+        probabilities: shape (N, M, C), NaN for members that were not asked.
         labels: shape (N,), indices of `names`.
         names: C class names.
         files: the N images; None if they are not known.
+        answered: the calibrated mean, shape (N, C); None where the mean is answered as it is.
 
     Returns:
         `per_class`, `balanced_accuracy` and the first `confusions` of `metrics.by_class`; `matrix` (`labels` of its
@@ -43,8 +48,8 @@ def mistakes(
     counts = confusion_matrix(probabilities, labels)
     missed = counts.sum(axis=1) - counts.diagonal() + counts.sum(axis=0) - counts.diagonal()
     shown = np.sort(np.argsort(-missed, kind="stable")[:MOST_CLASSES])
-    mean = probabilities.mean(axis=1, dtype=np.float64)
-    answers, sure = mean.argmax(axis=1), mean.max(axis=1)
+    mean = mean_of_members(probabilities)
+    answers, sure = mean.argmax(axis=1), (mean if answered is None else answered).max(axis=1)
     wrong = np.flatnonzero(answers != labels)
     worst = wrong[np.argsort(-sure[wrong], kind="stable")][:_MOST_IMAGES]
     return {
