@@ -1,14 +1,16 @@
 """A closed loop over HTTP that gives raw latencies; `rrr bench` is built from the same parts."""
 
 import ssl
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from rrrnet.errors import UsageError
 from rrrserve.bench import loops
+from rrrserve.bench.clients.client import AnsweredBy
 from rrrserve.bench.clients.http_client import HttpClient
 
 
@@ -20,11 +22,13 @@ class Result:
         latencies_seconds: of each request answered with status 200, in the order of the answers; shape (answers,).
         errors: number of the others, by status ("503") or failure ("ConnectionRefusedError").
         wall_seconds: from the first request to the last answer.
+        answered_by: good answers by who gave them, where they tell.
     """
 
     latencies_seconds: npt.NDArray[np.float64]
     errors: dict[str, int]
     wall_seconds: float
+    answered_by: Counter[AnsweredBy] = field(default_factory=Counter)
 
     @property
     def throughput(self) -> float:
@@ -72,4 +76,6 @@ async def closed_loop(
         await loops.closed_loop(client, concurrency, recorder, requests=requests, seconds=seconds)
     finally:
         await client.close()
-    return Result(np.array(recorder.latencies_seconds), dict(recorder.errors), recorder.wall_seconds)
+    return Result(
+        np.array(recorder.latencies_seconds), dict(recorder.errors), recorder.wall_seconds, client.answered_by
+    )

@@ -2,11 +2,14 @@
 
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from rrrbuild.cascade_runner import FULL
+from rrrserve.bench.clients.client import AnsweredBy
 from rrrserve.bench.clients.subjects import Subject
 from rrrserve.bench.figures import Turn, figures, round_to_json
 from rrrserve.bench.plan import BenchPlan, Load
@@ -31,6 +34,8 @@ class Found:
         turns: of each subject, by its place in the list, at each load; over or cut short.
         searches: for the highest rate, by subject.
         limits: requests a second that the client can send, by level.
+        answered_by: answers, or images, by who gave them, warm-up left out; by subject and load.
+        generated_images: whether requests carry pictures that are none of the model's kind.
         interrupted: ended before its time.
         started: when.
         environment: where.
@@ -41,6 +46,8 @@ class Found:
     turns: dict[tuple[int, Load], list[Turn]] = field(default_factory=dict)
     searches: dict[int, Search] = field(default_factory=dict)
     limits: dict[str, float] = field(default_factory=dict)
+    answered_by: dict[tuple[int, Load], Counter[AnsweredBy]] = field(default_factory=dict)
+    generated_images: bool = False
     interrupted: bool = False
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     environment: dict[str, Any] = field(default_factory=describe)
@@ -52,6 +59,7 @@ class Found:
                 **self.subjects[index].to_json(),
                 **load.to_json(),
                 **figures(turns),
+                "answered_by": told_by(self.answered_by.get((index, load), Counter())),
                 "rounds": [round_to_json(turn) for turn in turns],
             }
             for (index, load), turns in sorted(self.turns.items(), key=lambda item: item[0][0])
@@ -91,6 +99,13 @@ class Found:
                 f"the client sent {share:.0%} of the {self.limits[level]:.0f} requests a second that it can: latencies "
                 "are partly its own"
             )
+        if self.generated_images and (
+            names := sorted({run["model"] for run in runs if is_cascade(run["answered_by"])})
+        ):
+            yield (
+                f"{', '.join(names)}: generated images tell little of a cascade's speed, which depends on how many "
+                "images its first members settle: send real ones with --data DIR or --images DIR"
+            )
         for run in runs:
             where = f"{run['model']} ({run['level']}), {run.get('rate_per_second') or 0:g}/s"
             if run["ok"] and run.get("late_p99_ms", 0.0) > _LATE_SHARE * run["p99_ms"]:
@@ -100,6 +115,24 @@ class Found:
                     f"{where}: {run['not_sent']} requests were not sent, because {self.plan.max_in_flight} were under "
                     "way (--max-in-flight): the server does not keep up"
                 )
+
+
+def told_by(answered_by: Counter[AnsweredBy]) -> list[dict[str, Any]]:
+    """Who gave answers, the most first, JSON-ready."""
+    return [{**by._asdict(), "answers": count} for by, count in answered_by.most_common()]
+
+
+def is_cascade(told: Iterable[dict[str, Any]]) -> bool:
+    """Whether answers are of a model that may answer early; one without a cascade says `full`."""
+    return any(entry["effort"] != FULL for entry in told)
+
+
+def early_share(told: Sequence[dict[str, Any]]) -> float | None:
+    """Share of answers that not all members gave; None where none tells, or the model has no cascade."""
+    if not is_cascade(told):
+        return None
+    early = sum(entry["answers"] for entry in told if entry["members_used"] < entry["members"])
+    return float(early / sum(entry["answers"] for entry in told))
 
 
 def _search_to_json(search: Search) -> dict[str, Any]:

@@ -47,10 +47,12 @@ class _Subject(_Part):
     batch: Annotated[int, Field(ge=1, le=1 << 20)] = 1
     repository: str | None = None
     engine_sha256: str | None = None
+    effort: str | None = None
 
     def __str__(self) -> str:
         """What tells it from another of the same model and level."""
-        words = [self.target or "", f"batch {self.batch}", self.where]
+        effort = "" if self.effort is None else f"effort {self.effort}"
+        words = [self.target or "", f"batch {self.batch}", effort, self.where]
         return ", ".join(word for word in words if word)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import uvloop
 
-from rrrserve.bench.clients.client import Client
+from rrrserve.bench.clients.client import AnsweredBy, Client
 from rrrserve.bench.clients.subjects import Subject
 from rrrserve.bench.figures import Turn, figures, finished, told
 from rrrserve.bench.limit import client_limit
@@ -35,6 +36,7 @@ def run(
     *,
     report: Report | None = None,
     enough: Enough | None = None,
+    generated_images: bool = False,
 ) -> dict[str, Any]:
     """Measure, and say what was found. Ctrl-C and SIGTERM end it at once; what was measured so far is kept.
 
@@ -45,11 +47,13 @@ def run(
         plan: how.
         report: told of every turn that begins.
         enough: asked after every round with the document so far; True ends the run.
+        generated_images: whether requests carry pictures that are none of the model's kind, for a warning.
 
     Returns:
         The result document (docs/internals/formats.md).
     """
     bench = _Bench(subjects, plan, report or (lambda *_: None), enough)
+    bench.found.generated_images = generated_images
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(bench.measure())
     return bench.found.document()
@@ -100,9 +104,9 @@ class _Bench:
     async def _planned_turn(self, index: int, client: Client, load: Load, number: int) -> None:
         self.report(f"{self.subjects[index]}, {load}", self.done, self._total())
         seed = [self.plan.seed, number, self.plan.loads.index(load)]  # the same arrivals for every subject
-        await self._turn(
-            client, load, seed, self.found.turns.setdefault((index, load), []), self.plan.seconds, self.plan.requests
-        )
+        by = self.found.answered_by.setdefault((index, load), Counter())
+        turns = self.found.turns.setdefault((index, load), [])
+        await self._turn(client, load, seed, turns, self.plan.seconds, self.plan.requests, by)
         self.done += 1
 
     async def _turn(
@@ -113,17 +117,21 @@ class _Bench:
         kept: list[Turn],
         seconds: float | None,
         requests: int | None,
+        by: Counter[AnsweredBy] | None = None,
     ) -> None:
-        """Warm up, then measure; `kept` gets the turn also when it is cut short."""
+        """Warm up, then measure; `kept` gets the turn, and `by` who answered, also when it is cut short."""
         if self.plan.warm_up_seconds:
             random = np.random.default_rng([*seed, 1])
             await self._drive(client, load, random, Recorder(), self.plan.warm_up_seconds, None)
+        before = client.answered_by.copy()
         recorder, started = Recorder(), time.perf_counter() - self.start
         try:
             with _without_collector():
                 await self._drive(client, load, np.random.default_rng(seed), recorder, seconds, requests)
         finally:
             kept.append(finished(recorder, started))
+            if by is not None:
+                by.update(client.answered_by - before)
 
     async def _drive(
         self,

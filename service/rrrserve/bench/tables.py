@@ -10,7 +10,19 @@ from rich.table import Column, Table
 from rrrserve.bench.figures import told
 
 _COLUMNS = (
-    *("model", "level", "target", "members", "where", "batch", "mode", "concurrency", "rate_per_second", "arrivals"),
+    *(
+        "model",
+        "level",
+        "target",
+        "members",
+        "where",
+        "batch",
+        "effort",
+        "mode",
+        "concurrency",
+        "rate_per_second",
+        "arrivals",
+    ),
     *("ok", "errors", "wall_seconds", "throughput", "mean_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "p999_ms"),
     *("max_ms", "late_p99_ms"),
 )

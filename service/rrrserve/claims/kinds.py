@@ -6,6 +6,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from rrrnet.names import is_text, text_of
 
+Effort = Literal["fast", "auto", "full"]
 LevelName = Literal["http", "triton", "engine"]
 Statistic = Literal["mean", "p50", "p90", "p95", "p99"]
 QUANTILES: dict[str, float] = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
@@ -198,8 +199,43 @@ class Agreement(Claim):
         return f"labels of {one} agree with {self.other_target or 'its checkpoint'} on {self.bound.text()} of images"
 
 
-AnyClaim = Speedup | Latency | Throughput | Size | AccuracyDifference | Agreement
+class Coverage(Claim):
+    """Share of images whose right label is in the set that `?coverage=` asks for."""
+
+    limits = ("at_least", None)
+    kind: Literal["coverage"]
+    coverage: Annotated[float, Field(gt=0, lt=1)]
+    effort: Effort = "auto"
+    at_least: Share | None = None
+
+    @property
+    def sentence(self) -> str:
+        """The claim for people."""
+        return (
+            f"sets of {self.model} for coverage {self.coverage:g} hold the right label of {self.bound.text()} of "
+            f"images (effort {self.effort})"
+        )
+
+
+class Calibration(Claim):
+    """Expected calibration error of the first label's probability."""
+
+    unit = "points"
+    limits = (None, "at_most_points")
+    kind: Literal["calibration"]
+    effort: Effort = "auto"
+    at_most_points: Annotated[float, Field(ge=0, le=100)] | None = None
+
+    @property
+    def sentence(self) -> str:
+        """The claim for people."""
+        limit = self.bound.text("percentage points")
+        return f"expected calibration error of {self.model} is {limit} (effort {self.effort})"
+
+
+AnyClaim = Speedup | Latency | Throughput | Size | AccuracyDifference | Agreement | Coverage | Calibration
 Timed = Speedup | Latency | Throughput
+Answered = Coverage | Calibration  # judged by answers to labelled images
 
 KINDS: dict[str, type[AnyClaim]] = {
     "speedup": Speedup,
@@ -210,4 +246,6 @@ KINDS: dict[str, type[AnyClaim]] = {
     "engine_bytes": Size,
     "accuracy_difference": AccuracyDifference,
     "agreement": Agreement,
+    "coverage": Coverage,
+    "calibration": Calibration,
 }

@@ -66,6 +66,13 @@ def bench(
     batch: Annotated[int, typer.Option(min=1, help="Images in a request (not over HTTP).")] = 1,
     image: Annotated[list[Path] | None, typer.Option(help="An image to send; may be repeated.")] = None,
     images: Annotated[Path | None, typer.Option(metavar="DIR", help="Images to send.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A data set, as rrr train takes it, to send images of.")
+    ] = None,
+    effort: Annotated[
+        str | None,
+        typer.Option(metavar="EFFORT", help="Members asked of a cascade: fast, auto or full.", show_default="auto"),
+    ] = None,
     sizes: Annotated[str, typer.Option(metavar="S,S,...", help="Of generated images, pixels a side.")] = "64,224,480",
     formats: Annotated[str, typer.Option(metavar="F,F,...", help="Of generated images.")] = "jpeg,png,webp",
     seed: Annotated[int, typer.Option(min=0, help="Of arrival times and generated images.")] = 0,
@@ -95,10 +102,13 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Put load on models, in turns, and report throughput and percentiles of latency."""
+    from rrrbuild.engine import check_effort
     from rrrserve.bench import runner
     from rrrserve.bench.clients.subjects import SendOptions
     from rrrserve.bench.plan import BenchPlan, Load
 
+    if effort is not None:
+        check_effort(effort)
     writers = _writers(out, csv, plot)
     closed = [Load(concurrency=int(value)) for value in _numbers(concurrency, "--concurrency", whole=True)]
     opened = [Load(rate_per_second=value, arrivals=arrivals) for value in _numbers(rate, "--rate", whole=False)]
@@ -122,8 +132,10 @@ def bench(
         batch,
         threads,
         client_trust(ca),
+        effort,
     )
-    bodies = _bodies(image or [], images, sizes, formats, seed)
+    given = bool(image or images or data)
+    bodies = _bodies(image or [], images, data, engine or [], sizes, formats, seed)
     if url is None and triton is None and not engine:
         url = _DEFAULT_URL
     subjects = _subjects(url, triton, engine or [], model or [], bodies, options)
@@ -134,6 +146,7 @@ def bench(
         document = runner.run(
             subjects,
             plan,
+            generated_images=not given,
             report=lambda text, done, total: bar.update(task, completed=done, total=total or None, text=escape(text)),
         )
         bar.update(task, text="")
@@ -181,9 +194,20 @@ def _headers(lines: list[str]) -> dict[str, str]:
     return headers
 
 
-def _bodies(image: list[Path], folder: Path | None, sizes: str, formats: str, seed: int) -> list[bytes]:
+def _bodies(
+    image: list[Path], folder: Path | None, data: Path | None, engines: list[Path], sizes: str, formats: str, seed: int
+) -> list[bytes]:
     from rrrserve.bench.clients import images
 
+    if data is not None:
+        from rrrnet.checkpoint import SPLIT
+        from rrrnet.data.dataset import read_split
+
+        if image or folder is not None:
+            raise UsageError("--data and --image or --images are both given: leave one of them out")
+        splits = [path / SPLIT for path in engines if (path / SPLIT).is_file()]
+        seen = {file for split in splits for file, part in read_split(split).items() if part == "train"}
+        return images.from_data(data, seed=seed, without=seen)
     if image or folder is not None:
         return images.from_files(image, folder)
     numbers = [int(size) for size in _numbers(sizes, "--sizes", whole=True)]
@@ -262,6 +286,7 @@ def _say_how_long(plan: "BenchPlan", subjects: int) -> None:
 
 
 def _show(document: dict[str, Any], *, as_json: bool) -> None:
+    from rrrserve.bench.result import early_share
     from rrrserve.bench.tables import rates_table, runs_table
 
     if as_json:
@@ -277,6 +302,11 @@ def _show(document: dict[str, Any], *, as_json: bool) -> None:
                 f"The client can do {client['limit_requests_per_second']:.0f} requests a second; it did "
                 f"{client['largest_share_of_limit']:.1%} of that at most."
             )
+        for run in document["runs"]:
+            if (share := early_share(run["answered_by"])) is not None:
+                output.print_line(
+                    f"{run['model']} ({run['level']}): {share:.1%} of answers came from the first members alone"
+                )
     for warning in document["client"]["warnings"]:
         output.say(f"warning: {warning}")
 

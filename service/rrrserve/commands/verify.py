@@ -46,6 +46,19 @@ def verify(
     image: Annotated[
         Path | None, typer.Option(help="What --drive sends.", show_default="a JPEG of the model's size")
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Labelled images, for claims about answers and for --drive to send.",
+            show_default="for claims, those that the model was trained with",
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="test or all: which images claims about answers take.")] = "test",
+    effort: Annotated[
+        str | None,
+        typer.Option(metavar="EFFORT", help="What --drive asks for: fast, auto or full.", show_default="auto"),
+    ] = None,
     token_file: Annotated[
         Path | None, typer.Option(metavar="FILE", envvar="RRR_TOKEN_FILE", help="The services' token (else RRR_TOKEN).")
     ] = None,
@@ -75,15 +88,19 @@ def verify(
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write Markdown.")] = None,
 ) -> None:
     """Accept or reject claims with numbers, or say that the evidence does not decide them."""
+    from rrrbuild.engine import check_effort
     from rrrbuild.repository_document import read_repository
     from rrrserve.claims.claims_file import read_claims
     from rrrserve.evidence.measured import check_measured
     from rrrserve.judge import formats
+    from rrrserve.judge.labelled import split_name
     from rrrserve.judge.source import Source
     from rrrserve.stamps.stamp import check_stampable, write_stamps
 
     if not math.isfinite(seconds):
         raise UsageError("--seconds must be a finite number")
+    if effort is not None:
+        check_effort(effort)
     for option, path in (("--out", out), ("--junit", junit), ("--markdown", markdown)):
         if path is not None:
             check_writable(path, option=option)
@@ -104,6 +121,9 @@ def verify(
         image_path=image,
         ca_path=ca,
         trust=client_trust(ca),
+        data=data,
+        split=split_name(split),
+        effort=effort,
         stamped=read_repository(repository) if stamp else None,
     )
     source.check(read.claims)
@@ -120,6 +140,8 @@ def verify(
         tables.print_table(formats.table(document))
         for line in formats.reasons(document):
             output.print_line(line)
+    for line in formats.early_answers(document, generated=drive and image is None and data is None):
+        output.say(line)
     if stamp:
         check_measured(document, read_repository(repository))
         for path in write_stamps(document, repository):

@@ -10,7 +10,8 @@ from rrrnet.errors import UsageError
 from rrrserve.evidence.continuity import REPOSITORY
 
 LABEL = "repository"  # of the gauge that tells what a service serves
-TIMED_KINDS = ("speedup", "latency", "throughput")
+# Judged by what a service, or a bench, did, not by documents.
+MEASURED_KINDS = ("speedup", "latency", "throughput", "coverage", "calibration")
 _NOTHING_STAMPED = "nothing was stamped"
 
 
@@ -63,7 +64,7 @@ def check_served(measured: Iterable[Measured], repository: Repository) -> None:
 
 
 def check_measured(document: Mapping[str, Any], repository: Repository) -> None:
-    """Make sure that verdicts about time are about what `repository` holds.
+    """Make sure that verdicts on what was measured are about what `repository` holds.
 
     Args:
         document: what `rrr verify --json` prints.
@@ -72,7 +73,7 @@ def check_measured(document: Mapping[str, Any], repository: Repository) -> None:
     Raises:
         UsageError: something else was measured, or nothing tells what; names both digests.
     """
-    if not any(verdict["kind"] in TIMED_KINDS for verdict in document["verdicts"]):
+    if not any(verdict["kind"] in MEASURED_KINDS for verdict in document["verdicts"]):
         return
     found = [Measured(**{**item, "repositories": tuple(item["repositories"])}) for item in document["measured"]]
     if not found:

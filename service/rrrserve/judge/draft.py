@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rrrbuild.cascade_runner import AUTO, FULL
 from rrrbuild.manifest import Manifest, read_engine
 from rrrbuild.repository_document import Repository, ServedModel
 from rrrnet.names import text_of
@@ -13,11 +14,14 @@ from rrrnet.network.architecture import FULL_BLOCKS
 from rrrserve.claims.claims_file import DEFAULT_CONFIDENCE, VERSION
 from rrrserve.claims.kinds import AccuracyDifference, Agreement, Size
 from rrrserve.judge.artifacts import Artifacts
+from rrrserve.judge.confidence import calibration_half_width
 from rrrserve.judge.intervals import Interval
+from rrrserve.judge.proportions import exact
 
 # A first bound on time: far enough from the engine's own time that the machine's moods do not decide.
 _OF_THE_RATIO = {"triton": 0.7, "http": 0.5}
 _TIMES, _PLUS_MS, _UNKNOWN_MS = 5, 30, 1000
+_FEWEST_IMAGES = 50  # for a claim on sets or probabilities: fewer leave intervals that say nothing
 _SIZES = {"parameters": "parameters", "macs": "multiply-accumulates", "engine_bytes": "size on disk"}
 _HEAD = """\
 # Claims of a repository's models, written by rrr claims init. They are yours to change: docs/claims.md lists all kinds.
@@ -65,6 +69,7 @@ def draft(repository: Repository, engines: Path, *, commands: Sequence[str]) -> 
         if reference is not None:
             entries += _speedups(model, reference, manifests)
         entries += [_latency(model, manifests[model.name]), *_documented(model, reference, artifacts)]
+        entries += _answered(model, manifests[model.name])
     told = "\n".join(f"#   {text_of(command)}" for command in commands)
     head = _HEAD.format(commands=told, version=VERSION, confidence=DEFAULT_CONFIDENCE)
     return head + "\n".join(entry.text() for entry in entries)
@@ -152,6 +157,35 @@ def _documented(model: ServedModel, baseline: ServedModel | None, artifacts: Art
     if found is not None:
         fields = agreement | {"name": f"{model.name}: labels of the checkpoint", "at_least": _floor(found.low, 2)}
         yield _Entry(f"share of images labelled as by the checkpoint: {_shown(found)}", fields)
+
+
+def _answered(model: ServedModel, manifest: Manifest | None) -> Iterator[_Entry]:
+    """Claims on sets and probabilities, if the build measured them on images enough; `rrr verify` takes the test split.
+
+    Bounds leave room for another sample of half as many images.
+    """
+    confidence, verified = model.confidence, manifest.verified if manifest else False
+    if confidence is None or not verified or verified["accuracy"] is None:
+        return
+    effort = FULL if model.cascade is None else AUTO
+    images = min(int(verified["images"]), confidence.images) // 2
+    if images < _FEWEST_IMAGES:
+        return
+    alpha = 1 - DEFAULT_CONFIDENCE
+    sets = confidence.coverage.get(effort, {})
+    nominal = max(sets, key=float, default=None)
+    if nominal is not None:
+        share = sets[nominal]["coverage"]
+        low = exact(math.floor(share * images), images, alpha).low
+        fields = {"kind": "coverage", "model": model.name, "coverage": float(nominal), "effort": effort}
+        remark = f"share of sets that hold the right label; when it was built: {share:.3g}"
+        yield _Entry(remark, {"name": f"{model.name}: sets", **fields, "at_least": _floor(low, 2)})
+    if (after := confidence.after.get(effort)) is not None:
+        room = calibration_half_width(max(1 - after["accuracy"], 0.0), images, alpha)
+        most = math.ceil(100 * (after["ece"] + room))
+        fields = {"kind": "calibration", "model": model.name, "effort": effort, "at_most_points": float(most)}
+        remark = f"expected calibration error; when it was built: {100 * after['ece']:.2g} points"
+        yield _Entry(remark, {"name": f"{model.name}: calibration", **fields})
 
 
 def _shown(found: Interval) -> str:

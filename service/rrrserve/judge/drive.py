@@ -19,7 +19,10 @@ import httpx
 import numpy as np
 
 from rrrnet.images.preprocess import MAX_SIZE, MIN_SIZE
+from rrrserve.bench.clients.client import AnsweredBy
+from rrrserve.bench.clients.subjects import EFFORT_HEADER
 from rrrserve.bench.closed_loop import Result, closed_loop
+from rrrserve.bench.result import told_by
 from rrrserve.claims.claims_file import nearest
 from rrrserve.claims.reasons import UndecidableError
 from rrrserve.evidence.blocks import Span
@@ -40,7 +43,7 @@ class Destination(NamedTuple):
     """Where a model answers, and what it is sent."""
 
     url: str
-    body: bytes
+    bodies: Sequence[bytes]
     headers: Mapping[str, str]
     trust: ssl.SSLContext | None = None
 
@@ -54,6 +57,7 @@ class Driven:
         failed: turns that cannot be driven, and why.
         latencies_seconds: of the client's good answers, by turn.
         errors: of the others, by kind.
+        answered_by: good answers by who gave them, by turn.
         started: Unix time in seconds at which the warm-up was over.
     """
 
@@ -61,6 +65,7 @@ class Driven:
     failed: dict[ModelLoad, UndecidableError] = field(default_factory=dict)
     latencies_seconds: dict[ModelLoad, list[float]] = field(default_factory=dict)
     errors: dict[ModelLoad, Counter[str]] = field(default_factory=dict)
+    answered_by: dict[ModelLoad, Counter[AnsweredBy]] = field(default_factory=dict)
     started: float = 0.0
 
     def tally(self) -> dict[ModelLoad, dict[str, Any]]:
@@ -73,6 +78,8 @@ class Driven:
                 figures[turn] = {"ok": len(latencies), "errors": errors, "mean_ms": mean_ms, "p50_ms": p50_ms}
             else:
                 figures[turn] = {"ok": 0, "errors": errors}
+            if by := self.answered_by.get(turn):
+                figures[turn]["answered_by"] = told_by(by)
         return figures
 
     def add(self, turn: ModelLoad, result: Result, span: Span) -> None:
@@ -82,6 +89,7 @@ class Driven:
         errors = self.errors.setdefault(turn, Counter())
         latencies += result.latencies_seconds.tolist()
         errors.update(result.errors)
+        self.answered_by.setdefault(turn, Counter()).update(result.answered_by)
         if errors.total() > MOST_FAILURES * (errors.total() + len(latencies)):
             counts = ", ".join(f"{count} x {name}" for name, count in errors.items())
             self.failed[turn] = UndecidableError(
@@ -94,9 +102,10 @@ async def find_destinations(
     client: httpx.AsyncClient,
     urls: Sequence[str],
     models: Sequence[str],
-    body: Callable[[int], bytes],
+    bodies: Callable[[int], Sequence[bytes]],
     *,
     trust: ssl.SSLContext | None = None,
+    effort: str | None = None,
 ) -> tuple[dict[str, Destination], dict[str, UndecidableError]]:
     """Which service serves each model; the reason for those that none does.
 
@@ -104,11 +113,13 @@ async def find_destinations(
         client: asks.
         urls: of the services.
         models: wanted.
-        body: gives an encoded image for a model's image size.
+        bodies: gives encoded images for a model's image size, which are sent in turns.
         trust: that the load is sent with over https.
+        effort: that is asked for; None leaves it to the service.
     """
     served: dict[str, Destination] = {}
     token = {name: value for name, value in client.headers.items() if name == "authorization"}
+    headers = token if effort is None else token | {EFFORT_HEADER: effort}
     down: list[str] = []
     for url in urls:
         try:
@@ -123,7 +134,7 @@ async def find_destinations(
             down.append(f"GET {url}/v1/models did not list models: is it an rrr service?")
         else:
             for name, size in listed.items():
-                served.setdefault(name, Destination(f"{url}/v1/models/{name}/predict", body(size), token, trust))
+                served.setdefault(name, Destination(f"{url}/v1/models/{name}/predict", bodies(size), headers, trust))
     missing = {}
     for model in models:
         if model not in served and down:
@@ -164,6 +175,7 @@ async def drive(
     driven = Driven()
     order = random.Random(0)  # noqa: S311  the order of turns is no secret
     sizes = {turn: await _warm_up(destinations[turn[0]], turn, driven) for turn in turns}
+    sent = dict.fromkeys(turns, 0)
     left = [turn for turn in turns if turn not in driven.failed]
     last = await scraper.read()
     start, driven.started = time.monotonic(), time.time()
@@ -172,7 +184,8 @@ async def drive(
         report(passed)
         order.shuffle(left)
         for turn in left:
-            result = await _one_turn(destinations[turn[0]], turn[1], sizes[turn])
+            result = await _one_turn(destinations[turn[0]], turn[1], sizes[turn], begin=sent[turn])
+            sent[turn] += sizes[turn]
             now = await scraper.read()
             driven.add(turn, result, Span(last, now, result.wall_seconds))
             last = now
@@ -204,10 +217,13 @@ async def _warm_up(destination: Destination, turn: ModelLoad, driven: Driven) ->
     return max(least, math.ceil(result.throughput * _TURN_SECONDS))
 
 
-async def _one_turn(destination: Destination, concurrency: int, requests: int) -> Result:
+async def _one_turn(destination: Destination, concurrency: int, requests: int, begin: int = 0) -> Result:
+    """Send the images in turns, from the place at which the turn before ended."""
+    images = len(destination.bodies)
+    bodies = [destination.bodies[(begin + step) % images] for step in range(min(requests, images))]
     return await closed_loop(
         destination.url,
-        [destination.body],
+        bodies,
         concurrency,
         requests=requests,
         timeout_seconds=_TIMEOUT_SECONDS,

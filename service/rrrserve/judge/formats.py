@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 from rich.markup import escape
 from rich.table import Column, Table
 
+from rrrserve.bench.result import early_share
 from rrrserve.judge.verdicts import FAIL, PASS, UNDECIDED, figure
 
 _COLORS = {PASS: "green", FAIL: "red", UNDECIDED: "yellow"}
@@ -41,6 +42,25 @@ def reasons(document: dict[str, Any]) -> list[str]:
         for verdict in document["verdicts"]
         if verdict["verdict"] != PASS or "scrapes_alone" in verdict["evidence"]
     ]
+
+
+def early_answers(document: dict[str, Any], *, generated: bool) -> list[str]:
+    """A line for each cascade that was driven: which share its first members answered, and whether that tells much.
+
+    Args:
+        document: of verdicts.
+        generated: whether it was sent a generated image.
+    """
+    lines: dict[str, str] = {}
+    for verdict in document["verdicts"]:
+        for model, tally in verdict["evidence"].get("client", {}).items():
+            if (share := early_share(tally.get("answered_by", []))) is not None:
+                lines[model] = f"{model}: {share:.1%} of answers came from the first members alone"
+    warning = (
+        "warning: a generated image tells little of a cascade's speed, which depends on how many images its first "
+        "members settle: send real ones with --data DIR"
+    )
+    return [*lines.values(), *([warning] if lines and generated else [])]
 
 
 def markdown(document: dict[str, Any]) -> str:

@@ -1,7 +1,10 @@
 """Confidence intervals of shares of images, and of differences between shares."""
 
 import math
+from collections.abc import Callable
 from statistics import NormalDist
+
+import numpy as np
 
 from rrrserve.judge.intervals import Interval
 
@@ -20,6 +23,36 @@ def proportion(hits: int, images: int, alpha: float) -> Interval:
     half = z / (1 + z * z / images) * math.sqrt(share * (1 - share) / images + z * z / (4 * images * images))
     # The exact limits at 0 and 1 are lost to rounding.
     return Interval(share, 0.0 if hits == 0 else center - half, 1.0 if hits == images else center + half)
+
+
+def exact(hits: int, images: int, alpha: float) -> Interval:
+    """A share whose interval is never too narrow (Clopper and Pearson, Biometrika 26, 1934), however near 0 or 1.
+
+    Args:
+        hits: images that count.
+        images: of all.
+        alpha: 1 - confidence.
+    """
+    steps = np.arange(1, images + 1)
+    logs = np.concatenate([[0.0], np.cumsum(np.log(images - steps + 1) - np.log(steps))])  # of binomial coefficients
+
+    def at_most(count: int, share: float) -> float:
+        """Probability of so many hits or fewer."""
+        few = np.arange(count + 1)
+        return float(np.exp(logs[: count + 1] + few * math.log(share) + (images - few) * math.log1p(-share)).sum())
+
+    low = 0.0 if hits == 0 else _share_at(lambda share: 1 - at_most(hits - 1, share), alpha / 2)
+    high = 1.0 if hits == images else 1 - _share_at(lambda missed: at_most(hits, 1 - missed), alpha / 2)
+    return Interval(hits / images, low, high)
+
+
+def _share_at(tail: Callable[[float], float], wanted: float) -> float:
+    """Where a probability that grows with a share has the wanted value, from below."""
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if tail(middle) < wanted else (low, middle)
+    return low
 
 
 def difference(one: tuple[int, int], two: tuple[int, int], alpha: float) -> Interval:

@@ -1,5 +1,6 @@
 """A whole verification: claims in, the document of verdicts out."""
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,18 +10,20 @@ from typing import Any
 import httpx
 
 from rrrnet.files import shown
-from rrrserve.bench.clients.images import photo_like
+from rrrserve.bench.clients.images import from_data, photo_like
 from rrrserve.claims.claims_file import Claims
-from rrrserve.claims.kinds import Timed
+from rrrserve.claims.kinds import Answered, Timed
 from rrrserve.claims.levels import Window
 from rrrserve.claims.reasons import UndecidableError
 from rrrserve.evidence.measured import Measured, check_served, served_there
 from rrrserve.evidence.prometheus import Prometheus, duration_seconds
 from rrrserve.evidence.scrape import Scraper, watch
+from rrrserve.judge.answers import judge_answers, repository_at
 from rrrserve.judge.artifacts import Artifacts
 from rrrserve.judge.bench_file import BenchEvidence
 from rrrserve.judge.drive import drive, find_destinations
 from rrrserve.judge.evaluate import Evidence, evaluate
+from rrrserve.judge.labelled import trained_on
 from rrrserve.judge.looks import Looks
 from rrrserve.judge.source import Source
 from rrrserve.judge.spans import SpanEvidence
@@ -54,7 +57,9 @@ async def verify(claims: Claims, source: Source, report: Callable[[float, str], 
     artifacts = Artifacts(source.repository, source.engines)
     timed: list[Timed] = [claim for claim in claims.claims if isinstance(claim, Timed)]
     found: dict[str, Verdict] = {
-        claim.name: artifacts.verdict(claim, alpha) for claim in claims.claims if not isinstance(claim, Timed)
+        claim.name: artifacts.verdict(claim, alpha)
+        for claim in claims.claims
+        if not isinstance(claim, Timed | Answered)
     }
     measured: list[Measured] = []
     if timed and source.bench is not None:
@@ -68,6 +73,11 @@ async def verify(claims: Claims, source: Source, report: Callable[[float, str], 
             found |= live
         except UndecidableError as error:
             found |= {claim.name: undecided(claim, error) for claim in timed}
+    answered: list[Answered] = [claim for claim in claims.claims if isinstance(claim, Answered)]
+    if answered:
+        by_answers, served = await judge_answers(answered, source, alpha, report)
+        found |= by_answers
+        measured += [item for item in served if item not in measured]
     return {
         "format": FORMAT,
         "kind": KIND,
@@ -148,8 +158,17 @@ class _Live:
             prometheus=prometheus,
             report=self.report,
         )
+        given = [source.image] if source.image else []
+        if source.data is not None:
+            seen = trained_on(repository_at(source.repository), self._models(), source.engines)
+            given = await asyncio.to_thread(from_data, source.data, seed=0, without=seen)
         destinations, missing = await find_destinations(
-            services, scraper.urls, self._models(), lambda size: source.image or photo_like(size), trust=source.trust
+            services,
+            scraper.urls,
+            self._models(),
+            lambda size: given or [photo_like(size)],
+            trust=source.trust,
+            effort=source.effort,
         )
         looks.without(missing)
         await looks.meet_prometheus()

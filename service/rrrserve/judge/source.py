@@ -12,12 +12,13 @@ from rrrnet.errors import UsageError
 from rrrnet.files import shown
 from rrrserve.claims.kinds import AnyClaim, Timed
 from rrrserve.evidence.prometheus import duration_seconds
+from rrrserve.judge.labelled import SplitName
 from rrrserve.net.addresses import check_url
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the evidence of claims about time comes from.
+    """Where the evidence of claims about time, and about answers, comes from.
 
     Attributes:
         scrape: URLs of services to scrape.
@@ -35,6 +36,10 @@ class Source:
         image_path: where the image was read from.
         ca_path: where `trust` was read from.
         trust: for https, of services and of Prometheus; None for the certificates that this machine trusts.
+        data: labelled images: what claims about answers are judged on, and what --drive sends; None is, for the
+            claims, the data set that the model was trained on.
+        split: which of them, `test` or `all`; see `labelled.labelled_images`.
+        effort: that --drive asks for; None leaves it to the service.
         stamped: what the verdicts are to be stamped on: services that serve anything else are not driven.
     """
 
@@ -53,6 +58,9 @@ class Source:
     image_path: Path | None = None
     ca_path: Path | None = None
     trust: ssl.SSLContext | None = None
+    data: Path | None = None
+    split: SplitName = "test"
+    effort: str | None = None
     stamped: Repository | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -60,6 +68,8 @@ class Source:
         if self.bench is not None:
             return {"kind": "bench", "path": shown(self.bench)}
         how = {"seconds": self.seconds, "drive": self.drive, "concurrency": self.concurrency} if self.scrape else {}
+        how |= {} if self.effort is None else {"effort": self.effort}
+        how |= {} if self.data is None else {"data": shown(self.data), "split": self.split}
         if self.prometheus is not None:
             return {
                 "kind": "prometheus",
@@ -81,9 +91,11 @@ class Source:
             words += ["--prometheus", self.prometheus]
         words += ["--seconds", f"{self.seconds:g}", "--concurrency", str(self.concurrency)]
         words += [option for option, given in (("--drive", self.drive), ("--allow-resets", self.allow_resets)) if given]
-        for option, path in (("--image", self.image_path), ("--ca", self.ca_path)):
+        for option, path in (("--image", self.image_path), ("--ca", self.ca_path), ("--data", self.data)):
             if path is not None:
                 words += [option, shown(path)]
+        words += [] if self.split == "test" else ["--split", self.split]
+        words += [] if self.effort is None else ["--effort", self.effort]
         return shlex.join(words)
 
     def check(self, claims: Sequence[AnyClaim]) -> None:
@@ -100,6 +112,10 @@ class Source:
             raise UsageError(
                 "--prometheus and --scrape together need --drive: the service is driven, Prometheus is asked"
             )
+        if self.effort is not None and not self.drive:
+            raise UsageError("--effort is what --drive asks for: claims about answers name their own effort")
+        if self.data is not None and self.image is not None:
+            raise UsageError("--data and --image are both given: leave one of them out")
         if self.prometheus is not None:
             check_url("--prometheus", self.prometheus)
             duration_seconds(self.range_text)

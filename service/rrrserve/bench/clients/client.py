@@ -1,6 +1,21 @@
 """What the loops drive: something that sends a request and tells when the answer was there."""
 
-from typing import Protocol
+from collections import Counter
+from typing import NamedTuple, Protocol
+
+
+class AnsweredBy(NamedTuple):
+    """Who gave an answer.
+
+    Attributes:
+        effort: as the answer tells it; where a level tells none, the one that was asked for.
+        members_used: how many members the answer is of.
+        members: of the ensemble.
+    """
+
+    effort: str
+    members_used: int
+    members: int
 
 
 class RequestFailedError(Exception):
@@ -18,7 +33,13 @@ class RequestFailedError(Exception):
 
 
 class Client(Protocol):
-    """Sends requests of one kind to one place; any number may be under way. Made inside a running event loop."""
+    """Sends requests of one kind to one place; any number may be under way. Made inside a running event loop.
+
+    Attributes:
+        answered_by: answers (over HTTP) or images (else) so far, where they tell how many members they are of.
+    """
+
+    answered_by: Counter[AnsweredBy]
 
     async def ask(self, ticket: int) -> float:
         """Send request number `ticket`.

@@ -1,16 +1,20 @@
 """Triton over gRPC: what a model takes is asked of Triton itself, requests are serialised once, before the run."""
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import grpc
+import numpy as np
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as pb
 
+from rrrbuild.cascade_runner import AUTO
 from rrrbuild.manifest import OUTPUT
+from rrrbuild.repository_document import MEMBERS_USED
 from rrrnet.errors import CheckFailedError, UsageError
-from rrrserve.bench.clients.client import RequestFailedError
+from rrrserve.bench.clients.client import AnsweredBy, RequestFailedError
 
 SERVICE = "inference.GRPCInferenceService"
 EMPTY_OUTPUT = "empty_output"
@@ -48,18 +52,30 @@ class TritonModel:
 class GrpcClient:
     """Sends prepared messages over one HTTP/2 connection, which takes any number of requests at a time."""
 
-    def __init__(self, address: str, messages: Sequence[bytes], *, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        address: str,
+        messages: Sequence[bytes],
+        *,
+        timeout_seconds: float,
+        effort: str | None = None,
+        members: int | None = None,
+    ) -> None:
         """Open a connection.
 
         Args:
             address: HOST:PORT.
             messages: serialised `ModelInferRequest`s, sent in turns.
             timeout_seconds: deadline of a request; Triton is told too.
+            effort: that the messages ask for, to count answers by.
+            members: of the model, likewise; None counts none.
         """
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
         self._infer = self._channel.unary_unary(f"/{SERVICE}/ModelInfer")  # no serializer: bytes go through
         self._messages = messages
         self._timeout_seconds = timeout_seconds
+        self._effort, self._members = effort or AUTO, members
+        self.answered_by: Counter[AnsweredBy] = Counter()
 
     async def ask(self, ticket: int) -> float:
         """See `Client.ask`. Triton 2.51 can answer without any output (a Python stub under numpy 2): not an answer."""
@@ -67,7 +83,8 @@ class GrpcClient:
         try:
             answer = await self._infer(message, timeout=self._timeout_seconds)
             finished = time.perf_counter()
-            outputs = pb.ModelInferResponse.FromString(answer).raw_output_contents
+            response = pb.ModelInferResponse.FromString(answer)
+            outputs = response.raw_output_contents
         except grpc.aio.AioRpcError as error:
             code = error.code()
             answered = code is not grpc.StatusCode.UNAVAILABLE
@@ -76,6 +93,11 @@ class GrpcClient:
             raise RequestFailedError(type(error).__name__, answered=True) from error
         if not outputs or not all(outputs):
             raise RequestFailedError(EMPTY_OUTPUT, answered=True)
+        if self._members is not None:
+            for tensor, raw in zip(response.outputs, outputs, strict=False):
+                if tensor.name == MEMBERS_USED:
+                    used = np.frombuffer(raw, "<i4").tolist()
+                    self.answered_by.update(AnsweredBy(self._effort, count, self._members) for count in used)
         return finished
 
     async def close(self) -> None:
@@ -115,13 +137,14 @@ def model_of(address: str, name: str) -> TritonModel:
     )
 
 
-def request_message(model: TritonModel, tensor: bytes, batch: int) -> bytes:
+def request_message(model: TritonModel, tensor: bytes, batch: int, effort: str | None = None) -> bytes:
     """A serialised request.
 
     Args:
         model: whom it asks.
         tensor: the input's bytes, `batch` times those of `dims`.
         batch: N.
+        effort: a request parameter; None sends none.
 
     Raises:
         UsageError: the model does not take several at a time.
@@ -136,6 +159,8 @@ def request_message(model: TritonModel, tensor: bytes, batch: int) -> bytes:
         outputs=[pb.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in model.outputs],
         raw_input_contents=[tensor],
     )
+    if effort is not None:
+        request.parameters["effort"].string_param = effort
     message: bytes = request.SerializeToString()
     return message
 

@@ -5,8 +5,10 @@ service it measures.
 """
 
 import asyncio
+import re
 import ssl
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import cast
 from urllib.parse import urlsplit
@@ -14,13 +16,16 @@ from urllib.parse import urlsplit
 import httptools
 
 from rrrnet.errors import UsageError
-from rrrserve.bench.clients.client import RequestFailedError
+from rrrserve.bench.clients.client import AnsweredBy, RequestFailedError
 from rrrserve.net.tls import client_trust
 
 _OK = 200
 _PORTS = {"http": 80, "https": 443}
 # Servers close connections that were idle for long (uvicorn after 5 s); a request sent at that moment would be lost.
 _MAX_IDLE_SECONDS = 2.0
+# Read from the answer's bytes: a JSON parser would take ten times as long.
+_EFFORT = re.compile(rb'"effort": ?"([a-z]+)"')
+_USED, _MEMBERS = (re.compile(rb'"' + name + rb'": ?([0-9]+)') for name in (b"members_used", b"members"))
 
 
 class HttpClient:
@@ -63,6 +68,7 @@ class HttpClient:
         self._requests = [f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body for body in bodies]
         self._timeout_seconds = timeout_seconds
         self._keep_alive = keep_alive
+        self.answered_by: Counter[AnsweredBy] = Counter()
         self._idle: list[_Connection] = []
         self._open: set[_Connection] = set()
 
@@ -73,6 +79,7 @@ class HttpClient:
             async with asyncio.timeout(self._timeout_seconds):
                 connection = self._reusable() or await self._connect()
                 status, finished = await connection.ask(self._requests[ticket % len(self._requests)])
+                body = connection.body
         except (OSError, TimeoutError, httptools.HttpParserError) as error:
             self._drop(connection)
             raise RequestFailedError(type(error).__name__, answered=False) from error
@@ -86,6 +93,8 @@ class HttpClient:
             self._idle.append(connection)
         if status != _OK:
             raise RequestFailedError(str(status), answered=True)
+        if (by := _answered_by(body)) is not None:
+            self.answered_by[by] += 1
         return finished
 
     async def close(self) -> None:
@@ -114,18 +123,27 @@ class HttpClient:
             connection.close()
 
 
+def _answered_by(body: bytes) -> AnsweredBy | None:
+    """Who gave an answer; None where it does not tell."""
+    effort, used, members = (pattern.search(body) for pattern in (_EFFORT, _USED, _MEMBERS))
+    if effort is None or used is None or members is None:
+        return None
+    return AnsweredBy(effort[1].decode(), int(used[1]), int(members[1]))
+
+
 class _Connection(asyncio.Protocol):
     """One connection with at most one request under way."""
 
     def __init__(self) -> None:
         self.closed = True
         self.idle_since = 0.0
+        self.body = b""
         self._parser = httptools.HttpResponseParser(self)
         self._answer: asyncio.Future[tuple[int, float]] | None = None
 
     def ask(self, request: bytes) -> "asyncio.Future[tuple[int, float]]":
         """Send a whole request; the future gives the answer's status, and when its last byte was here."""
-        self._answer = asyncio.get_running_loop().create_future()
+        self._answer, self.body = asyncio.get_running_loop().create_future(), b""
         self._transport.write(request)
         return self._answer
 
@@ -145,6 +163,10 @@ class _Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self._fail(error)
+
+    def on_body(self, data: bytes) -> None:
+        """Called by httptools, mostly once an answer."""
+        self.body += data
 
     def on_message_complete(self) -> None:
         """Called by httptools at the answer's last byte."""

@@ -1,13 +1,15 @@
 """What requests carry: given image files, or generated pictures of several sizes and formats."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from rrrnet.errors import ArtifactError, UsageError
+from rrrnet.data.layout import list_files
+from rrrnet.data.reading import read_image
+from rrrnet.errors import ArtifactError, ImageError, UsageError
 from rrrnet.images.image_formats import IN_WORDS
 from rrrnet.images.preprocess import Uint8Array, decode
 
@@ -79,6 +81,32 @@ def from_files(paths: Sequence[Path], folder: Path | None) -> list[bytes]:
             decode(bodies[-1])
         except ArtifactError as error:
             raise ArtifactError(f"{path}: {error}") from error
+    return bodies
+
+
+def from_data(data: Path, *, seed: int, without: Collection[str] = ()) -> list[bytes]:
+    """Images of a data set, at most 256: spread evenly over its classes, in a drawn order.
+
+    Args:
+        data: the data set.
+        seed: of that order.
+        without: names of files that are not sent; a cascade is quicker on images that it was trained on.
+
+    Raises:
+        ArtifactError: not a data set, or it has no image that can be decoded.
+    """
+    files = [file for file in list_files(data).files if file not in without]
+    places = np.unique(np.linspace(0, len(files) - 1, min(_MOST_FILES, len(files))).round().astype(int))
+    bodies = []
+    for place in np.random.default_rng(seed).permutation(places).tolist():
+        try:
+            body = read_image(data / files[place])
+            decode(body)
+        except ImageError:
+            continue  # rrr train leaves such files out, and says so
+        bodies.append(body)
+    if not bodies:
+        raise ArtifactError(f"{data} has no image that can be sent, beside {len(without)} that were trained on")
     return bodies
 
 

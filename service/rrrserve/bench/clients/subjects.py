@@ -3,12 +3,14 @@
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
 import numpy as np
 
+from rrrbuild.cascade_runner import AUTO
 from rrrnet import sealed
 from rrrnet.errors import CheckFailedError, UsageError
 from rrrserve.bench.clients import images
@@ -18,6 +20,7 @@ from rrrserve.bench.clients.http_client import HttpClient
 from rrrserve.net import tls
 from rrrserve.net.addresses import check_url
 
+EFFORT_HEADER = "X-RRR-Effort"
 DEFAULT_TIMEOUT_SECONDS = 10.0
 _ASK_TIMEOUT_SECONDS = 10.0
 
@@ -33,6 +36,7 @@ class SendOptions:
         batch: images in a request, where the level has batches.
         threads: CPU threads of an engine; None leaves the choice to the runtime.
         trust: for https; None for the certificates that this machine trusts.
+        effort: how many members of a cascade are asked; None leaves it to each level, which means `auto`.
     """
 
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
@@ -41,6 +45,7 @@ class SendOptions:
     batch: int = 1
     threads: int | None = None
     trust: ssl.SSLContext | None = None
+    effort: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class Subject:
         connect_to_answerer: makes a client that sends the same to the address of an answerer (`rrrserve.bench.limit`).
         repository: short digest of what the service serves; None at other levels, or where it does not tell.
         engine_sha256: of the engine's manifest, which seals its files; None at other levels.
+        effort: that is asked for; None where none was named.
     """
 
     model: str
@@ -70,13 +76,14 @@ class Subject:
     connect_to_answerer: Callable[[str], Client]
     repository: str | None = None
     engine_sha256: str | None = None
+    effort: str | None = None
 
     def __str__(self) -> str:
         return f"{self.model} ({self.level})"
 
     def to_json(self) -> dict[str, Any]:
         """The keys that tell a subject in a result."""
-        names = ("model", "level", "target", "members", "where", "batch", "repository", "engine_sha256")
+        names = ("model", "level", "target", "members", "where", "batch", "repository", "engine_sha256", "effort")
         return {name: getattr(self, name) for name in names}
 
 
@@ -100,6 +107,8 @@ def http_subjects(url: str, models: Sequence[str], bodies: Sequence[bytes], opti
         if name not in listed:
             raise UsageError(f"--model is {name!r}: {url} has {', '.join(listed) or 'no model'}")
     headers = {"X-Request-Timeout-Ms": str(max(1, int(1000 * options.timeout_seconds))), **options.headers}
+    if options.effort is not None:
+        headers[EFFORT_HEADER] = options.effort
 
     def subject(name: str) -> Subject:
         path = f"/v1/models/{name}/predict"
@@ -126,6 +135,7 @@ def http_subjects(url: str, models: Sequence[str], bodies: Sequence[bytes], opti
             lambda: connect_to(base),
             lambda address: connect_to(f"http://{address}"),
             repository=repository,
+            effort=options.effort,
         )
 
     return [subject(name) for name in dict.fromkeys(models or listed)]
@@ -196,11 +206,12 @@ def triton_subjects(
 
     def subject(model: TritonModel) -> Subject:
         arrays = images.batches(bodies, model.dims, options.batch)
-        messages = [request_message(model, array.tobytes(), options.batch) for array in arrays]
+        messages = [request_message(model, array.tobytes(), options.batch, options.effort) for array in arrays]
         try_once(address, messages[0], model.name)
 
         def connect_to(place: str) -> Client:
-            return GrpcClient(place, messages, timeout_seconds=options.timeout_seconds)
+            timeout_seconds, effort = options.timeout_seconds, options.effort
+            return GrpcClient(place, messages, timeout_seconds=timeout_seconds, effort=effort, members=model.members)
 
         return Subject(
             model.name,
@@ -211,6 +222,7 @@ def triton_subjects(
             options.batch,
             lambda: connect_to(address),
             connect_to,
+            effort=options.effort,
         )
 
     if not models:
@@ -241,6 +253,8 @@ def engine_subjects(paths: Sequence[Path], bodies: Sequence[bytes], options: Sen
             raise UsageError(f"--batch is {options.batch}: {path} takes at most {manifest.batch.max}")
         size = manifest.preprocess.size
         arrays = images.batches(bodies, (size, size, 3), options.batch)
+        effort = options.effort or AUTO
+        told = None if manifest.cascade is None else effort
         return Subject(
             manifest.name,
             "engine",
@@ -248,9 +262,10 @@ def engine_subjects(paths: Sequence[Path], bodies: Sequence[bytes], options: Sen
             manifest.architecture.members,
             str(path),
             options.batch,
-            lambda: EngineClient(engine, arrays),
+            lambda: EngineClient(partial(engine, effort=effort), arrays, effort=told),
             lambda _: EngineClient(np.shape, arrays),
             engine_sha256=sealed.sha256_of(path / MANIFEST),
+            effort=options.effort,
         )
 
     return [subject(path) for path in paths]
