@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rrrbuild.cascade_runner import EFFORTS, FULL, answered_by
-from rrrbuild.confidence import conformal
+from rrrbuild.confidence import conformal, drift
 from rrrbuild.confidence.record import Confidence
 from rrrbuild.confidence.temperature import fit_temperature, tempered
 from rrrnet.training.metrics import mean_of_members, score_mean
@@ -46,6 +46,7 @@ def fit_confidence(
     fitted = {effort: mean_of_members(_answered(reference, cascade, effort)) for effort in efforts}
     means = {effort: mean_of_members(_answered(found, cascade, effort)) for effort in efforts}
     temperatures = {effort: fit_temperature(mean, labels) if calibrate else 1.0 for effort, mean in fitted.items()}
+    watched = drift.effort_to_watch(cascade)
     members = reference.shape[1]
     own = fit_temperature(reference.reshape(-1, reference.shape[2]), np.repeat(labels, members)) if calibrate else 1.0
     after, coverage = {}, {}
@@ -63,6 +64,9 @@ def fit_confidence(
         before={effort: score_mean(mean, labels) for effort, mean in means.items()},
         after=after,
         coverage=coverage,
+        drift=drift.reference(
+            _answered(found, cascade, watched), tempered(means[watched], temperatures[watched]), effort=watched
+        ),
     )
 
 

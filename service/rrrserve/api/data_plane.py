@@ -15,6 +15,7 @@ from rrrbuild.cascade_runner import AUTO, NOT_ASKED
 from rrrbuild.repository_document import MEMBER_SECONDS, Repository, ServedModel
 from rrrserve.api.answer import answer, answering_effort
 from rrrserve.api.decoding import Decoded, DecodePool
+from rrrserve.api.drift import DriftWatch
 from rrrserve.api.errors import APIError
 from rrrserve.api.requests import Options
 from rrrserve.metrics import instruments
@@ -109,6 +110,7 @@ class DataPlane:
             for model in repository.models
             for effort in instruments.efforts_of(model)
         }
+        self._drift = {model.name: DriftWatch(model) for model in repository.models}
         self._early = {
             model.name: instruments.EARLY_ANSWERS.labels(model.name)
             for model in repository.models
@@ -180,6 +182,7 @@ class DataPlane:
         self._disagreement[name].observe(1.0 - result["uncertainty"]["agreement"])
         self._members_used[name].observe(result["members_used"])
         self._efforts[name, effort].inc()
+        self._drift[name].observe(result)
         if status is None or result["members_used"] == model.members:
             return result
         became = status.tolist()

@@ -85,6 +85,12 @@ UNSURE_KEPT = Counter(
     "Images that the service was unsure of and that --keep-unsure asks to keep, by what became of them.",
     ["outcome"],
 )
+DRIFT_SCORE = Gauge(
+    "rrr_drift_score",
+    "How far the last answers are from those to the calibration images: 0 is as there, 1 an alarm; NaN: no reference.",
+    ["model"],
+    multiprocess_mode="livemax",
+)
 MEMBER_FAILURES = Counter(
     "rrr_member_failures_total",
     "Images that were answered without a member which was asked, by member and reason.",
