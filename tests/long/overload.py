@@ -49,6 +49,7 @@ class Offered:
         self.recorder = loops.Recorder()
         self.refused: list[tuple[float, float]] = []
         self._due = np.array([])
+        self.answered_by = self._client.answered_by
 
     async def run(self, rate: float, seconds: float) -> dict[str, Any]:
         """Offer `rate` requests a second for so many seconds; counts and times, JSON-ready."""

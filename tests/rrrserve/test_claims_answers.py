@@ -127,7 +127,7 @@ def service(asked: list[dict[str, Any]], *, partial: bool = False) -> Iterator[s
             query = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
             asked.append({**query, "header": self.headers.get("X-RRR-Effort")})
             labels = [{"label": "cat", "probability": 0.6}]
-            answer = {
+            answer: dict[str, Any] = {
                 "model": {"name": "pets", "members": 8},
                 "predictions": labels,
                 "effort": query.get("effort", "auto"),

@@ -97,8 +97,8 @@ async def judge_answers(
             found |= await _of_model(client, item.url, images, asked, source.concurrency, alpha, report)
             now = (await _served(client, [item.url])).get(model)
             if now is None or now.repository != item.repository:
-                error = UndecidableError("engine_changed", f"{item.url} served another repository meanwhile")
-                found |= {one.name: undecided(one, error) for one in asked}
+                changed = UndecidableError("engine_changed", f"{item.url} served another repository meanwhile")
+                found |= {one.name: undecided(one, changed) for one in asked}
     return found, measured
 
 

@@ -67,7 +67,9 @@ class Source:
         """For the document."""
         if self.bench is not None:
             return {"kind": "bench", "path": shown(self.bench)}
-        how = {"seconds": self.seconds, "drive": self.drive, "concurrency": self.concurrency} if self.scrape else {}
+        how: dict[str, Any] = (
+            {"seconds": self.seconds, "drive": self.drive, "concurrency": self.concurrency} if self.scrape else {}
+        )
         how |= {} if self.effort is None else {"effort": self.effort}
         how |= {} if self.data is None else {"data": shown(self.data), "split": self.split}
         if self.prometheus is not None:
