@@ -70,7 +70,8 @@ def test_a_reference_counts_the_members_asked_and_the_doubt_told() -> None:
     probabilities[60:, 1] = [0.2, 0.8]
     calibrated = np.array([[1.0, 0.0]] * 60 + [[0.5, 0.5]] * 40)
     found = reference(probabilities, calibrated, effort="auto")
-    assert found is not None and json.loads(json.dumps(found)) == found
+    assert found is not None
+    assert json.loads(json.dumps(found)) == found
     assert found == {
         "images": 100,
         "effort": "auto",
@@ -101,7 +102,8 @@ def test_drift_is_told_within_500_answers(images: int) -> None:
     assert alarm_at(detector, answers(random, 500, 0.3)) is None
     assert 0 <= detector.score < 0.8
     told = alarm_at(detector, answers(random, 500, 1.5))
-    assert told is not None and told <= 500
+    assert told is not None
+    assert told <= 500
 
 
 def test_a_small_reference_asks_for_more_than_a_large_one() -> None:

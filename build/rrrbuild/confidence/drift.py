@@ -2,10 +2,10 @@
 
 Three statistics of each answer are compared, each by the two-sample Kolmogorov-Smirnov test (Smirnov 1939): the largest
 distance between the distribution of the last `WINDOW` answers and that of the reference. Its p-value counts the errors
-of both samples, so a reference of 100 images is judged as what it is: it takes more to be an alarm. With ties (agreement
-and members used have few values) the test errs towards no alarm. The bound of its tail, 2 exp(-2 D^2 nm / (n + m)), is
-that of the limit, which lies above the exact one here (Wei and Dudley 2012, arXiv:1107.5356, for n = m; a test counts
-the exact one for the sizes in use).
+of both samples, so a reference of 100 images is judged as what it is: it takes more to be an alarm. With ties
+(agreement and members used have few values) the test errs towards no alarm. Its tail is taken to be that of the limit,
+2 exp(-2 D^2 nm / (n + m)); Wei and Dudley (2012, arXiv:1107.5356) study where that bounds the exact one, and a test
+counts the exact one for sizes in use.
 
 It is looked at every `STEP` answers for `HORIZON` answers and `STATISTICS`: each look may err by that share of
 `FALSE_ALARMS` (Bonferroni, which needs no independence: windows overlap, and all share one reference).
