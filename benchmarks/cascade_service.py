@@ -13,6 +13,8 @@ The services are the same ensemble built with --no-cascade (`all`), with a casca
 
 import argparse
 import asyncio
+import gc
+import json
 import sys
 import time
 from collections import Counter
@@ -22,8 +24,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
+import uvloop
 
 from rrrbench.environment import RESULTS, ResultFile
 from rrrbench.networks import CACHE
@@ -31,11 +33,15 @@ from rrrbench.servers import Server, answers, free_port, running
 from rrrbench.tables import markdown
 from rrrbench.turns import median_interval
 from rrrbuild.build import build_engine
+from rrrbuild.cascade_runner import FAST
 from rrrbuild.manifest import MANIFEST, BatchRange
 from rrrbuild.repository import write_repository
 from rrrbuild.repository_document import DOCUMENT, PYTHON_BACKEND
 from rrrbuild.trust import Trust
 from rrrnet.data.dataset import read_dataset
+from rrrserve.bench import loops
+from rrrserve.bench.clients.client import RequestFailedError
+from rrrserve.bench.clients.http_client import HttpClient
 from rrrserve.bench.closed_loop import closed_loop
 
 SERVICES: dict[str, list[str]] = {"all": [], "shed": [], "no-shed": ["--no-shed"]}
@@ -69,42 +75,71 @@ def labelled(data: Path) -> Labelled:
     ]
 
 
+class Offered:
+    """Requests by the product's open loop: what became of each.
+
+    Attributes:
+        answers: the body of each good answer, by ticket.
+        took_seconds: from when it was due to its answer, by ticket.
+        statuses: of each request, by ticket.
+        recorder: the loop's.
+    """
+
+    def __init__(self, url: str, bodies: list[bytes]) -> None:
+        self.answers: dict[int, bytes] = {}
+        self.took_seconds: dict[int, float] = {}
+        self.statuses: dict[int, str] = {}
+        self.recorder = loops.Recorder()
+        headers = {"X-Request-Timeout-Ms": str(_DEADLINE_MS)}
+        seconds = _DEADLINE_MS / 1000 + 1
+        self._client = HttpClient(url, bodies, timeout_seconds=seconds, headers=headers, heard=self.answers.__setitem__)
+        self.answered_by = self._client.answered_by
+
+    async def ask(self, ticket: int) -> float:
+        """See `Client.ask`."""
+        due = time.perf_counter() - self.recorder.late_seconds[-1]  # the loop has just written down this request's
+        self.statuses[ticket] = "200"
+        try:
+            finished = await self._client.ask(ticket)
+        except RequestFailedError as error:
+            self.statuses[ticket] = error.kind
+            raise
+        self.took_seconds[ticket] = finished - due
+        return finished
+
+    async def close(self) -> None:
+        """See `Client.close`."""
+        await self._client.close()
+
+
 async def overload(url: str, images: Labelled, rate: float) -> dict[str, Any]:
     """Offer requests at a constant rate, then a few to see effort `auto` come back."""
-    found: list[tuple[float, float, int, bool, str]] = []  # due, took, status, right, effort
-
-    async def ask(client: httpx.AsyncClient, number: int, due: float, began: float) -> None:
-        body, label = images[number % len(images)]
-        try:
-            answer = await client.post(url, content=body, headers={"X-Request-Timeout-Ms": str(_DEADLINE_MS)})
-            took = time.perf_counter() - began - due
-            told = answer.json() if answer.status_code == 200 else {}
-            right = bool(told) and told["predictions"][0]["label"] == label
-            found.append((due, took, answer.status_code, right, told.get("effort", "")))
-        except httpx.TransportError:
-            found.append((due, time.perf_counter() - began - due, 0, False, ""))
-
-    limits = httpx.Limits(max_connections=512, max_keepalive_connections=512)
-    async with httpx.AsyncClient(limits=limits, timeout=5, trust_env=False) as client:
-        began, tasks = time.perf_counter(), []
-        calm = np.arange(_OVERLOAD_SECONDS, _OVERLOAD_SECONDS + _BACK_SECONDS, 0.2)
-        for number, due in enumerate([*np.arange(0, _OVERLOAD_SECONDS, 1 / rate), *calm]):
-            await asyncio.sleep(max(0.0, due - (time.perf_counter() - began)))
-            tasks.append(asyncio.create_task(ask(client, number, float(due), began)))
-        await asyncio.gather(*tasks)
-    during = [row for row in found if row[0] < _OVERLOAD_SECONDS]
-    good = [row for row in during if row[2] == 200]
-    shed_later = [row[0] for row in found if row[0] >= _OVERLOAD_SECONDS and row[4] == "fast"]
+    offered = Offered(url, [body for body, _ in images])
+    calm = np.arange(_OVERLOAD_SECONDS, _OVERLOAD_SECONDS + 2 * _BACK_SECONDS, 0.2)
+    due = np.concatenate([np.arange(0, _OVERLOAD_SECONDS, 1 / rate), calm])
+    gc.disable()  # its pauses would count as the service's
+    try:
+        await loops.open_loop(offered, due, offered.recorder, max_in_flight=len(due))
+    finally:
+        gc.enable()
+        await offered.close()
+    told = {ticket: json.loads(body) for ticket, body in offered.answers.items()}
+    good = [ticket for ticket in told if due[ticket] < _OVERLOAD_SECONDS]
+    statuses = Counter(status for ticket, status in offered.statuses.items() if due[ticket] < _OVERLOAD_SECONDS)
+    right = sum(told[ticket]["predictions"][0]["label"] == images[ticket % len(images)][1] for ticket in good)
+    later = [due[ticket] for ticket, answer in told.items() if answer["effort"] == FAST]
     return {
         "offered_per_second": rate,
-        "correct_per_second": sum(row[3] for row in good) / _OVERLOAD_SECONDS,
+        "correct_per_second": right / _OVERLOAD_SECONDS,
         "answered_per_second": len(good) / _OVERLOAD_SECONDS,
-        "accuracy": sum(row[3] for row in good) / max(1, len(good)),
-        "refused": sum(row[2] == 429 for row in during),
-        "statuses": dict(Counter(str(row[2]) for row in during)),
-        "efforts": dict(Counter(row[4] for row in good)),
-        "p99_ms": 1000 * float(np.percentile([row[1] for row in good], 99)),
-        "auto_again_after_seconds": max(shed_later, default=_OVERLOAD_SECONDS) - _OVERLOAD_SECONDS,
+        "accuracy": right / max(1, len(good)),
+        "refused": statuses["429"],
+        "statuses": dict(statuses),
+        "efforts": dict(Counter(told[ticket]["effort"] for ticket in good)),
+        "partial": sum(told[ticket]["partial"] for ticket in good),
+        "p99_ms": 1000 * float(np.percentile([offered.took_seconds[ticket] for ticket in good], 99)),
+        "auto_again_after_seconds": max(0.0, float(max(later, default=0.0)) - _OVERLOAD_SECONDS),
+        "client_late_p99_ms": 1000 * float(np.percentile(offered.recorder.late_seconds, 99)),
     }
 
 
@@ -153,7 +188,7 @@ class Measurements:
         for number in range(self.options.rounds):
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 servers[name].go_on()
-                found[name].append(asyncio.run(overload(f"{servers[name].url}/v1/predict", self.images, rate)))
+                found[name].append(uvloop.run(overload(f"{servers[name].url}/v1/predict", self.images, rate)))
                 print(name, found[name][-1], flush=True)
                 servers[name].hold()
         return {"factor": _FACTOR, "deadline_ms": _DEADLINE_MS, "services": found}

@@ -9,7 +9,7 @@ import re
 import ssl
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -40,6 +40,7 @@ class HttpClient:
         headers: Mapping[str, str] | None = None,
         keep_alive: bool = True,
         trust: ssl.SSLContext | None = None,
+        heard: Callable[[int, bytes], None] | None = None,
     ) -> None:
         """Put the requests together.
 
@@ -50,6 +51,7 @@ class HttpClient:
             headers: further ones, or others in place of Content-Type.
             keep_alive: whether connections are used again.
             trust: for https; None for the certificates that this machine trusts.
+            heard: told the ticket and the body of each good answer.
 
         Raises:
             UsageError: an address that is neither http nor https.
@@ -68,6 +70,7 @@ class HttpClient:
         self._requests = [f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body for body in bodies]
         self._timeout_seconds = timeout_seconds
         self._keep_alive = keep_alive
+        self._heard = heard
         self.answered_by: Counter[AnsweredBy] = Counter()
         self._idle: list[_Connection] = []
         self._open: set[_Connection] = set()
@@ -93,6 +96,8 @@ class HttpClient:
             self._idle.append(connection)
         if status != _OK:
             raise RequestFailedError(str(status), answered=True)
+        if self._heard is not None:
+            self._heard(ticket, body)
         if (by := _answered_by(body)) is not None:
             self.answered_by[by] += 1
         return finished
