@@ -7,7 +7,7 @@ cascade, and a sentence says why.
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
@@ -130,6 +130,11 @@ class CascadeSearch:
         self._order.report(f"taking the cascade ({'; '.join(told)})")
         return proven
 
+    @cached_property
+    def _expected(self) -> Probabilities:
+        """PyTorch's answers to the images to verify on: every candidate is compared with them."""
+        return lazy.predictor(self._order.checkpoint)(self._held_out.images)
+
     def _best_step(self, probabilities: Probabilities, order: Sequence[int], k: int) -> thresholds.Step:
         return thresholds.best_step(thresholds.steps(probabilities, self._labels, order, k), self._max_drop)
 
@@ -163,8 +168,7 @@ class CascadeSearch:
         draft_manifest = replace(manifest, plan=CASCADE, plan_by_batch={}, cascade=draft, features=compiled.features)
         runner: Any = load_runner(folder, build.target, to_document(draft_manifest), threads=None)
         found = run_all(runner, self._held_out.images, build.batch)
-        reference = lazy.predictor(build.checkpoint)(self._held_out.images)
-        verified = compare(found, reference, self._held_out, build.target, max_drop=build.max_drop)
+        verified = compare(found, self._expected, self._held_out, build.target, max_drop=build.max_drop)
         build.report(f"timing a cascade of {k} and {len(order) - k} members")
         costs_ms, latency_ms = self._measure(runner)
         probabilities = run_all(runner, self._images, build.batch)

@@ -165,7 +165,7 @@ class InLanes:
         self.member_seconds = seconds
         return np.stack(results, axis=1)
 
-    def ask(self, images: Images, efforts: Sequence[str], deadline: float | None = None) -> Probabilities:  # noqa: ARG002
+    def ask(self, images: Images, efforts: Sequence[str], deadline: float | None = None) -> Probabilities:  # noqa: ARG002 - as Cascade.ask
         """Probabilities (N, M, C), NaN in the rows of members that failed or were late.
 
         Args:

@@ -102,12 +102,13 @@ def test_a_rest_that_sleeps_breaks_or_gives_nan_leaves_the_first_members_answer(
         assert np.isnan(found[0, 2:]).all()
         assert np.isfinite(found[0, :2]).all()
     gate.set()
+    assert cascade._under_way is not None
+    cascade._under_way.result(10)
 
     def broken(*_: Any) -> Floats:
         raise RuntimeError("out of memory")
 
     cascade.rest = broken
-    time.sleep(0.05)
     cascade.ask(pixels(2), [FULL], time.monotonic() + 5)
     assert cascade.status.tolist() == [[USED, USED, FAILED, FAILED]]
 

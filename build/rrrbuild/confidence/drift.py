@@ -77,7 +77,7 @@ def reference(probabilities: FloatArray, calibrated: FloatArray, *, effort: str)
 
 
 class DriftDetector:
-    """Compares the last answers with a reference; a microsecond for each answer, and some 100 for each look.
+    """Compares the last answers with a reference; a look takes some 400 us, which is 15 us an answer.
 
     Attributes:
         effort: of the answers to show it.

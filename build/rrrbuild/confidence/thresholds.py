@@ -12,7 +12,6 @@ import numpy.typing as npt
 from rrrbuild.cascade_runner import AUTO, answered_by
 from rrrbuild.confidence.order import greedy_order
 from rrrbuild.confidence.temperature import fit_temperature, tempered
-from rrrnet.training.metrics import mean_of_members
 
 FloatArray = npt.NDArray[np.floating[Any]]
 Labels = npt.NDArray[np.integer[Any]]
@@ -181,8 +180,3 @@ def expected_cost_ms(
         ]
         result[batch] = float(cost + np.dot(chances, np.interp(counts, sizes, costs)))
     return result
-
-
-def accuracy(probabilities: FloatArray, labels: Labels) -> float:
-    """Share of images whose label is that of the mean of the members that were asked."""
-    return float((mean_of_members(probabilities).argmax(axis=1) == labels).mean())
