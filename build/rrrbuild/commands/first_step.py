@@ -15,10 +15,11 @@ def first_step(artifacts: Path) -> Sequence[object]:
     Args:
         artifacts: the folder that holds models/, engines/ and repository/; need not exist.
     """
+    # The furthest first: of two that are equally new, max takes the first.
     made = [
-        *(("rrr", "build", file.parent) for file in artifacts.glob(f"models/[!.]*/{CHECKPOINT}")),
-        *(to_repository(file.parent.parent) for file in artifacts.glob(f"engines/[!.]*/[!.]*/{MANIFEST}")),
         *(("rrr", "serve", file.parent) for file in artifacts.glob(f"repository/{REPOSITORY}")),
+        *(to_repository(file.parent.parent) for file in artifacts.glob(f"engines/[!.]*/[!.]*/{MANIFEST}")),
+        *(("rrr", "build", file.parent) for file in artifacts.glob(f"models/[!.]*/{CHECKPOINT}")),
     ]
     return max(made, key=lambda words: _newest(Path(str(words[2]))), default=(*_TRAIN, artifacts / "models" / "mine"))
 
