@@ -16,7 +16,7 @@ def test_the_default_lets_one_batch_run_and_one_wait() -> None:
 
 def test_work_is_refused_while_the_limit_is_reached_and_admitted_again_after() -> None:
     state = SharedState.in_process(["a"])
-    admission = Admission(state, 2, batch_images=9)
+    admission = Admission(state, 2)
     with admission.admitted(1, 10):
         admission.check(10)
         with admission.admitted(1, 10):
@@ -31,7 +31,7 @@ def test_work_is_refused_while_the_limit_is_reached_and_admitted_again_after() -
 
 def test_a_batch_larger_than_the_limit_is_admitted_when_there_is_room_at_all() -> None:
     state = SharedState.in_process(["a"])
-    admission = Admission(state, 4, batch_images=9)
+    admission = Admission(state, 4)
     with admission.admitted(3, 10), admission.admitted(32, 10):
         assert state.total() == 35
         with pytest.raises(APIError):
@@ -41,21 +41,22 @@ def test_a_batch_larger_than_the_limit_is_admitted_when_there_is_room_at_all() -
 
 def test_work_that_fails_gives_its_place_back() -> None:
     state = SharedState.in_process(["a"])
-    with pytest.raises(ValueError), Admission(state, 1, batch_images=9).admitted(1, 10):
+    with pytest.raises(ValueError), Admission(state, 1).admitted(1, 10):
         raise ValueError
     assert state.total() == 0
 
 
-def test_what_cannot_be_done_before_half_its_deadline_is_refused_once_a_batch_is_under_way() -> None:
-    admission = Admission(SharedState.in_process(["a"]), 100, batch_images=4)
+def test_what_cannot_be_done_before_half_its_deadline_is_refused_and_a_request_alone_never() -> None:
+    admission = Admission(SharedState.in_process(["a"]), 100)
     for _ in range(50):  # 10 images in 2 ms or more
         with admission.admitted(10, 10):
             time.sleep(0.002)
-    with admission.admitted(3, 10):
-        admission.check(0.000_001)  # fewer than a batch: it may join it
+    admission.check(0.000_001)
+    assert admission.load(0.000_001) == 0
     with admission.admitted(50, 10):
         admission.check(10)
-        with pytest.raises(APIError, match="too many for the request's deadline"):
+        assert admission.load(10) == 0.5  # of the number of images
+        with pytest.raises(APIError, match="50 images are being worked on: too many for the request's deadline"):
             admission.check(0.001)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections import deque
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 from rrrbuild.repository_document import ServedModel
 from rrrnet.errors import UsageError
 from rrrnet.images.preprocess import Preprocess
+from rrrserve.api import admission as admission_module
 from rrrserve.api import keep_unsure
+from rrrserve.api import shedding as shedding_module
 from rrrserve.api.admission import Admission
 from rrrserve.api.errors import APIError
 from rrrserve.api.keep_unsure import ANSWERS, UnsureImages
@@ -28,19 +31,39 @@ CASCADE = replace(PLAIN, cascade={"k": 2, "tau": 0.5, "order": list(range(8))})
 ASKED = Options(top_k=1, members=False)
 
 
+class Clock:
+    """The time that admission and shedding see."""
+
+    now = 1000.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    monotonic = perf_counter
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(admission_module, "time", clock)
+    monkeypatch.setattr(shedding_module, "time", clock)
+    return clock
+
+
 def at_load(images: int, *, enabled: bool = True) -> tuple[SharedState, Shedding]:
     state = SharedState.in_process(["m"])
     state.add(images)
-    return state, Shedding(Admission(state, 64, batch_images=32), enabled=enabled)
+    return state, Shedding(Admission(state, 64), enabled=enabled)
 
 
-def test_auto_becomes_fast_near_the_limit_and_auto_again_far_below_it() -> None:
-    state, shedding = at_load(48)
+def test_auto_becomes_fast_from_half_the_load_until_three_seconds_below_a_quarter(clock: Clock) -> None:
+    state, shedding = at_load(0)
     efforts = []
-    for images in (48, 49, 40, 17, 16, 40, 48, 63):
+    for now, images in ((0, 31), (1, 32), (2, 17), (3, 15), (4, 16), (6, 15), (6.9, 31), (9.8, 3), (9.85, 3), (10, 31)):
+        clock.now = 1000 + now
         state.add(images - state.total())
         efforts.append(shedding.apply(CASCADE, ASKED, 10).effort)
-    assert efforts == ["auto", "fast", "fast", "fast", "auto", "auto", "auto", "fast"]
+    assert efforts == ["auto", *["fast"] * 8, "auto"]
 
 
 @pytest.mark.parametrize("effort", ["fast", "full"])
@@ -51,33 +74,56 @@ def test_what_was_asked_for_stays_and_so_does_a_model_that_has_no_cascade(effort
     assert at_load(63, enabled=False)[1].apply(CASCADE, ASKED, 10).effort == "auto"
 
 
-def test_under_three_times_the_load_all_are_shed_before_one_is_refused_and_calm_ends_it_without_flapping() -> None:
-    """A queue by the clock: 200 requests a second for 5 s, then 20, and 15 ms of work for each, 10 ms when shed."""
+def answered(clock: Clock, arrivals: list[float], deadline: float) -> list[tuple[float, str]]:
+    """What becomes of requests by the clock: 15 ms of work for each one after the other, 10 ms when shed."""
     state, shedding = at_load(0)
-    admission = shedding._admission
-    queue: deque[float] = deque()
+    admission, began = shedding._admission, clock.now
+    queue: deque[tuple[float, AbstractContextManager[None]]] = deque()
     said: list[tuple[float, str]] = []
     busy_until = 0.0
-    arrivals = [i / 200 for i in range(1000)] + [5 + i / 20 for i in range(100)]
     for now in arrivals:
-        while queue and queue[0] <= now:
-            queue.popleft()
-            state.add(-1)
+        while queue and queue[0][0] <= now:
+            done, place = queue.popleft()
+            clock.now = began + done
+            place.__exit__(None, None, None)
+        clock.now = began + now
+        effort = shedding.apply(CASCADE, ASKED, deadline).effort
+        place = admission.admitted(1, deadline)
         try:
-            admission.check(10)
+            place.__enter__()
         except APIError:
             said.append((now, "refused"))
             continue
-        effort = shedding.apply(CASCADE, ASKED, 10).effort
         said.append((now, effort))
         busy_until = max(busy_until, now) + (0.010 if effort == "fast" else 0.015)
-        queue.append(busy_until)
-        state.add(1)
+        queue.append((busy_until, place))
+    return said
+
+
+def every(seconds: float, start: float, stop: float) -> list[float]:
+    return [start + number * seconds for number in range(int((stop - start) / seconds))]
+
+
+@pytest.mark.parametrize("deadline", [10.0, 0.4], ids=["by number", "by deadline"])
+def test_under_three_times_the_load_all_are_shed_before_one_is_refused_and_auto_is_back_within_five_seconds(
+    deadline: float, clock: Clock
+) -> None:
+    said = answered(clock, every(1 / 200, 0, 5) + every(1 / 20, 5, 11), deadline)
     first = {what: next(time for time, found in said if found == what) for what in ("fast", "refused")}
     assert first["fast"] < first["refused"]
-    changes = sum(one != two for (_, one), (_, two) in pairwise(said) if "refused" not in (one, two))
-    assert changes <= 2
-    assert all(effort == "auto" for time, effort in said if time > 6)
+    assert {effort for time, effort in said if first["fast"] <= time < 5} == {"fast", "refused"}
+    assert {effort for time, effort in said if time > 9.9} == {"auto"}
+
+
+@pytest.mark.parametrize("deadline", [10.0, 0.4], ids=["by number", "by deadline"])
+def test_a_load_between_what_auto_and_what_fast_can_bear_is_refused_nothing_and_changes_at_most_every_three_seconds(
+    deadline: float, clock: Clock
+) -> None:
+    said = answered(clock, every(1 / 80, 0, 60), deadline)
+    assert {effort for _, effort in said} == {"auto", "fast"}
+    ends = [later for (_, one), (later, two) in pairwise(said) if (one, two) == ("fast", "auto")]
+    begins = [later for (_, one), (later, two) in pairwise(said) if (one, two) == ("auto", "fast")]
+    assert all(end - begin >= 3 for begin, end in zip(begins, ends, strict=False))
 
 
 def test_unsure_images_are_written_with_their_answers_until_the_folder_is_full(

@@ -20,8 +20,9 @@ def default_in_flight(largest_batch: int) -> int:
 class Admission:
     """Admits work while little enough is under way, in all workers together, that it can be done in time.
 
-    Two limits: a number of images, and, once more than a batch is under way, half of the request's deadline: the time
-    that the images before it will take, going by those that were answered last.
+    Two limits: a number of images, and half of the request's deadline: the time that the images before it will take,
+    going by those that were answered last. The second also keeps a batch from being filled further than the deadline
+    allows. Alone, a request is always admitted.
 
     A request with several images is admitted whole, so that a large batch is not shut out by many single images; the
     first limit is passed by at most the images of one request in each worker.
@@ -29,13 +30,11 @@ class Admission:
     Args:
         state: counts images in all workers.
         max_images: the first limit.
-        batch_images: the second one holds from so many images on; fewer are run together.
     """
 
-    def __init__(self, state: SharedState, max_images: int, *, batch_images: int) -> None:
+    def __init__(self, state: SharedState, max_images: int) -> None:
         self._state = state
         self._max_images = max_images
-        self._batch_images = batch_images
         self._seconds_per_image = 0.0
 
     def check(self, seconds_left: float) -> None:
@@ -50,20 +49,20 @@ class Admission:
         images = self._state.total()
         if images >= self._max_images:
             raise APIError("overloaded", f"{self._max_images} images are being worked on, the most that is allowed")
-        if images >= self._batch_images and images * self._seconds_per_image > seconds_left * _SHARE_OF_DEADLINE:
+        if self.load(seconds_left) >= 1:
             raise APIError("overloaded", f"{images} images are being worked on: too many for the request's deadline")
 
     def load(self, seconds_left: float) -> float:
-        """How near requests are to being refused: 1 and more is where `check` does it.
+        """How near requests are to being refused: 0 when nothing is under way, 1 and more where `check` does it.
 
         Args:
-            seconds_left: until a request's deadline.
+            seconds_left: until a request's deadline; when that has passed, waiting is not what it lacks.
         """
         images = self._state.total()
         load = images / self._max_images
-        if images >= self._batch_images and seconds_left > 0:
-            load = max(load, images * self._seconds_per_image / (seconds_left * _SHARE_OF_DEADLINE))
-        return load
+        if seconds_left <= 0:
+            return load
+        return max(load, images * self._seconds_per_image / (seconds_left * _SHARE_OF_DEADLINE))
 
     @contextmanager
     def admitted(self, images: int, seconds_left: float) -> Iterator[None]:

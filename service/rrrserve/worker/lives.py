@@ -97,7 +97,7 @@ class Answering:
         self._supervision.state = state
         self._supervision.repository = version.repository.short_digest
         most = self._config.max_in_flight or default_in_flight(largest)
-        admission = Admission(state, most, batch_images=largest)
+        admission = Admission(state, most)
         self._routes.open(
             Backend(
                 self._config,
