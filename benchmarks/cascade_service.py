@@ -1,7 +1,7 @@
 """An ensemble with and without a cascade behind the whole service: answers a second, and an overload.
 
-.venv/bin/python benchmarks/cascade_service.py --checkpoint CHECKPOINT --data DIR --calibration-data DIR
-.venv/bin/python benchmarks/cascade_service.py --tables
+.venv/bin/python benchmarks/cascade_service.py             after benchmarks/cascade.py --train
+.venv/bin/python benchmarks/cascade_service.py --tables    nothing is measured
 
 closed    8 requests under way, services in turns: answers a second
 overload  3 times what all members can bear, the same requests for each service: correct answers a second, refusals,
@@ -9,12 +9,17 @@ overload  3 times what all members can bear, the same requests for each service:
 
 The services are the same ensemble built with --no-cascade (`all`), with a cascade (`shed`), and that served with
 --no-shed (`no-shed`). Those that are not asked are held still. Correct answers are counted by the images' labels.
+
+The ensemble is one that learned letters of 64 pixels. It is served at 224 pixels, where training takes half a day on 2
+cores, and asked about its test letters, each repeated over the whole image: what the stem and the members see is then
+what they have learned, all over, and their mean over the image's positions is as right as at 64 pixels.
 """
 
 import argparse
 import asyncio
 import gc
 import json
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -26,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import uvloop
+from PIL import Image
 
 from rrrbench.environment import RESULTS, ResultFile
 from rrrbench.networks import CACHE
@@ -38,7 +44,8 @@ from rrrbuild.manifest import MANIFEST, BatchRange
 from rrrbuild.repository import write_repository
 from rrrbuild.repository_document import DOCUMENT, PYTHON_BACKEND
 from rrrbuild.trust import Trust
-from rrrnet.data.dataset import read_dataset
+from rrrnet.checkpoint import SPLIT
+from rrrnet.data.dataset import read_dataset, read_split, select
 from rrrserve.bench import loops
 from rrrserve.bench.clients.client import RequestFailedError
 from rrrserve.bench.clients.http_client import HttpClient
@@ -51,15 +58,44 @@ RRR = Path(sys.executable).parent / "rrr"
 Labelled = list[tuple[bytes, str]]
 
 
+def prepare(folder: Path, letters: Path, trained: Path, pixels: int) -> None:
+    """Test and validation letters repeated over images of `pixels`, and the ensemble for that size.
+
+    Args:
+        folder: gets `test/` and `val/`, a folder for each class, and `ensemble/`.
+        letters: the data set.
+        trained: an ensemble that learned it.
+        pixels: height and width.
+    """
+    images, parts = read_dataset(letters), read_split(trained / SPLIT)
+    for part in ("test", "val"):
+        if (folder / part).is_dir():
+            continue
+        staging = folder / f".{part}"
+        chosen = select(images, parts, part)
+        for file, label in zip(chosen.files, chosen.labels, strict=True):
+            letter = np.asarray(Image.open(chosen.path(file)).convert("RGB"))
+            times = -(-pixels // min(letter.shape[:2]))
+            out = (staging / chosen.classes[label] / Path(file).name).with_suffix(".jpg")
+            out.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.tile(letter, (times, times, 1))[:pixels, :pixels]).save(out, quality=92)
+        staging.rename(folder / part)
+    if not (folder / "ensemble").is_dir():
+        words = ["--method", "ensemble", "--weights", str(trained), "--epochs", "0", "--size", str(pixels)]
+        data = ["--data", str(folder / "val"), "--out", str(folder / "ensemble")]
+        subprocess.run([str(RRR), "train", *data, *words], check=True)
+
+
 def repository(options: argparse.Namespace, name: str) -> Path:
     """The repository of a service, built by `rrr build`'s and `rrr repository`'s own steps if it is not there yet."""
     kind = "all" if name == "all" else "cascade"
     folder: Path = options.folder
     engine, out = folder / f"{kind}.engine", folder / f"{kind}.repository"
     if not (engine / MANIFEST).is_file():
-        trust = Trust(cascade=kind == "cascade", calibration_data=options.calibration_data)
+        trust = Trust(cascade=kind == "cascade", calibration_data=folder / "val")
+        checkpoint, batch = folder / "ensemble", BatchRange(1, 8, 32)
         build_engine(
-            options.checkpoint, options.target, batch=BatchRange(1, 8, 32), out=engine, trust=trust, report=print
+            checkpoint, options.target, batch=batch, out=engine, data=folder / "test", trust=trust, report=print
         )
     if not (out / DOCUMENT).is_file():
         write_repository([engine], out, backends=frozenset({PYTHON_BACKEND}), names=["ensemble"])
@@ -67,12 +103,10 @@ def repository(options: argparse.Namespace, name: str) -> Path:
 
 
 def labelled(data: Path) -> Labelled:
-    """Encoded images of a data set with their labels."""
+    """Encoded images of a data set with their labels, in a random order, the same every time."""
     images = read_dataset(data)
-    return [
-        (images.path(file).read_bytes(), images.classes[label])
-        for file, label in zip(images.files, images.labels, strict=True)
-    ]
+    order = np.random.default_rng(0).permutation(len(images.files))
+    return [(images.path(images.files[i]).read_bytes(), images.classes[images.labels[i]]) for i in order]
 
 
 class Offered:
@@ -148,7 +182,7 @@ class Measurements:
 
     def __init__(self, options: argparse.Namespace, result: ResultFile) -> None:
         self.options, self.result = options, result
-        self.images = labelled(options.data)
+        self.images = labelled(options.folder / "test")
 
     def run(self) -> None:
         """Start the services and measure."""
@@ -228,9 +262,9 @@ def tables(document: Mapping[str, Any]) -> list[str]:
 def main() -> None:
     """Measure what the command line asks for, then print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--data", type=Path, help="labelled images to send")
-    parser.add_argument("--calibration-data", type=Path)
+    parser.add_argument(
+        "--letters", type=Path, default=CACHE / "cascade", help="what benchmarks/cascade.py --train made"
+    )
     parser.add_argument("--target", default="openvino-fp32")
     parser.add_argument("--pixels", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=2, help="of the overload")
@@ -238,9 +272,10 @@ def main() -> None:
     parser.add_argument("--tables", action="store_true", help="print the tables; nothing is measured")
     parser.add_argument("--out", type=Path, default=RESULTS / "cascade_service.json")
     options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
     result = ResultFile(options.out)
     if not options.tables:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        prepare(options.folder, options.letters / "letters", options.letters / "seed0", options.pixels)
         Measurements(options, result).run()
     print("\n\n".join(tables(result.document)))
 
