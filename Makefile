@@ -88,7 +88,7 @@ quick: lint ## Lint, types, and the tests that need no service, no build and no 
 
 test: prometheus lint ## What CI runs: make quick, what builds and trains, then what serves, but the long ones; 8 minutes.
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not (service or nightly)'
-	$(BIN)/python -m pytest -m 'service and not nightly'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'service and not nightly'
 
 nightly: prometheus lint ## The long tests: bounds under harm and load, peers, environments, coverage of intervals; 40 minutes.
 	@$(BIN)/python -m pytest -m nightly

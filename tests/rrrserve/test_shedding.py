@@ -76,7 +76,7 @@ def test_what_was_asked_for_stays_and_so_does_a_model_that_has_no_cascade(effort
 
 def answered(clock: Clock, arrivals: list[float], deadline: float) -> list[tuple[float, str]]:
     """What becomes of requests by the clock: 15 ms of work for each one after the other, 10 ms when shed."""
-    state, shedding = at_load(0)
+    _, shedding = at_load(0)
     admission, began = shedding._admission, clock.now
     queue: deque[tuple[float, AbstractContextManager[None]]] = deque()
     said: list[tuple[float, str]] = []

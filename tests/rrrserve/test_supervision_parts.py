@@ -42,13 +42,16 @@ class FullDisk:
 
     def __init__(self, failures: int) -> None:
         self.starts = 0
+        self.children: list[asyncio.subprocess.Process] = []
         self._failures = failures
 
     async def start(self, *_: Any, **__: Any) -> Any:
         self.starts += 1
         if 1 < self.starts <= 1 + self._failures:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return await asyncio.create_subprocess_exec("true" if self.starts == 1 else "cat", stdin=subprocess.PIPE)
+        command = "true" if self.starts == 1 else "cat"
+        self.children.append(await asyncio.create_subprocess_exec(command, stdin=subprocess.PIPE))
+        return self.children[-1]
 
 
 async def until(condition: Any) -> None:
@@ -68,7 +71,7 @@ def test_a_worker_that_cannot_be_started_again_is_tried_again(
 
     async def main() -> None:
         running = asyncio.create_task(pool.run())
-        await until(lambda: disk.starts == 3)
+        await until(lambda: len(disk.children) == 2)
         pool.kill()
         with pytest.raises(asyncio.CancelledError):
             await running
