@@ -195,11 +195,13 @@ class CascadeSearch:
         return Proven(folder, compiled, record, proof, latency_ms, probabilities)
 
     def _measure(self, runner: Cascade) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Milliseconds of the parts and of all members by batch size, in turns; and rows of both parts together."""
+        """Milliseconds of the parts and of all members by batch size, in turns; and rows of both parts together.
+
+        All members run by the plan that is the fastest for the size, for without a cascade they would be served by it.
+        """
         manifest, batch = self._manifest, self._order.batch
-        folder = manifest.path / manifest.plan
-        whole = {**to_document(manifest), "plan_by_batch": {}}
-        usual = load_runner(folder, self._order.target, whole, threads=None)
+        folder = manifest.path if manifest.plan_by_batch else manifest.path / manifest.plan
+        usual = load_runner(folder, self._order.target, to_document(manifest), threads=None)
         sizes = [size for size in batch.sizes() if size <= batch.opt]
         costs: dict[str, dict[str, float]] = {"first": {}, "rest": {}, "all": {}}
         latency_ms = {}
