@@ -1,10 +1,12 @@
 """benchmarks/gpu.py without a GPU: its copied rules, its numbers, its cascade, its refusal, its budget, its order."""
 
+import ctypes
 import json
 import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 import torch
 
 from rrrbuild import cascade_runner
-from rrrgpu import builder, timing
+from rrrgpu import builder, engines, timing
 from rrrgpu.cascade import FIRST, REST, imposed, largest_error, prepare_cascade, settled
 from rrrgpu.network import Network
 from rrrgpu.onnx_graph import onnx_model
@@ -246,3 +248,89 @@ def test_the_graphs_of_a_cascade_are_its_two_parts() -> None:
 
     assert (early.shape, features.shape, late.shape) == ((2, 2, 5), (2, 512, 4, 4), (1, 1, 5))
     assert np.abs(np.concatenate([early[1:], late], axis=1) - expected[1:].numpy()).max() < 1e-5
+
+
+class HostTrt:
+    """TensorRT played by ONNX Runtime in this machine's memory."""
+
+    profiles: list[int] = []  # noqa: RUF012 - as they were chosen
+
+    class ILogger:
+        Severity = type("Severity", (), {"WARNING": 1})
+
+    class Runtime:
+        def __init__(self, _: object) -> None: ...
+
+        def deserialize_cuda_engine(self, model: bytes) -> "HostEngine":
+            return HostEngine(model)
+
+
+class HostEngine:
+    num_aux_streams, num_layers = 0, 1
+
+    def __init__(self, model: bytes) -> None:
+        self.model, self.session = model, onnxruntime.InferenceSession(model)
+        self.addresses: dict[str, int] = {}
+
+    def get_tensor_shape(self, name: str) -> list[Any]:
+        return next(output.shape for output in self.session.get_outputs() if output.name == name)
+
+    def create_execution_context(self) -> "HostEngine":
+        return HostEngine(self.model)
+
+    def set_optimization_profile_async(self, profile: int, _: int) -> bool:
+        HostTrt.profiles.append(profile)
+        return True
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.source, self.shape = name, shape
+        return True
+
+    def set_tensor_address(self, name: str, address: int) -> None:
+        self.addresses[name] = address
+
+    def execute_async_v3(self, _: int) -> bool:
+        kind = np.uint8 if self.source == "images" else np.float16
+        inputs = {self.source: array_at(self.addresses[self.source], kind, self.shape)}
+        names = [output.name for output in self.session.get_outputs()]
+        for name, values in zip(names, self.session.run(names, inputs), strict=True):
+            array_at(self.addresses[name], values.dtype, values.shape)[:] = values
+        return True
+
+
+def array_at(address: int, dtype: Any, shape: tuple[int, ...]) -> Any:
+    memory: Any = (ctypes.c_char * (int(np.prod(shape)) * np.dtype(dtype).itemsize)).from_address(address)
+    return np.frombuffer(memory, dtype).reshape(shape)
+
+
+def test_engines_of_a_cascade_read_the_gathered_rows_by_the_profile_of_the_nearest_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engines, "missing", lambda _: None)
+    monkeypatch.setattr(engines, "imported", lambda _: HostTrt)
+    monkeypatch.setattr(
+        engines,
+        "build",
+        lambda _, network, plan, pixels, __: (
+            onnx_model(network, merged=True, half=True, pixels=pixels, part=plan),
+            ["told"],
+        ),
+    )
+    monkeypatch.setattr(engines, "captured", lambda execute: (SimpleNamespace(replay=execute), None))
+    stream = SimpleNamespace(cuda_stream=0, synchronize=lambda: None)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    images = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (4, 32, 32, 3), np.uint8))
+    network = Network("3", REDUCED, 3, 5, 8)
+    _, expected = Network("3", REDUCED, 3, 5, 1).to(torch.float64, "cpu").run_sequential(images)
+    row: dict[str, Any] = {}
+
+    halves = network.some(slice(2)), network.some(slice(2, None))
+    cascade = engines.Engines().cascade("tensorrt", *halves, images, [1, 4], row)
+
+    assert HostTrt.profiles == [1, 0, 0, 1, 1]  # the first part's, then the other's for 1 to 4 rows
+    assert row[FIRST]["warnings"] == row[REST]["warnings"] == ["told"]
+    assert np.abs(cascade()[1].numpy() - expected.numpy()).max() < 0.02
+    early, late = cascade.ask([3, 1])
+    assert late is not None
+    assert np.abs(early - expected[:, :2].numpy()).max() < 0.02
+    assert np.abs(late - expected[[3, 1], 2:].numpy()).max() < 0.02
