@@ -18,7 +18,7 @@ class Engines:
     """Engines that were built already, by network, plan and size."""
 
     def __init__(self) -> None:
-        self._built: dict[Any, Any] = {}
+        self._built: dict[tuple[str, str, str, int], Opened | RuntimeError] = {}
 
     def launch(
         self, family: str, network: Network, plan: str, images: Any, batches: Sequence[int], row: dict[str, Any]
@@ -80,9 +80,10 @@ class Engines:
                 self._built[key] = _open(imported(family), *build(family, network, plan, pixels, batches))
             except RuntimeError as error:
                 self._built[key] = error
-        if isinstance(self._built[key], RuntimeError):
-            raise self._built[key]
-        return self._built[key]
+        found = self._built[key]
+        if isinstance(found, RuntimeError):
+            raise found
+        return found
 
 
 def _open(trt: Any, plan: bytes, lines: list[str]) -> Opened:
