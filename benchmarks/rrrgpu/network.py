@@ -49,6 +49,15 @@ class Network:
         copy.scale, copy.shift, copy.layout, copy.separate = tensor(self.scale), tensor(self.shift), layout, set()
         return copy
 
+    def some(self, members: slice) -> "Network":
+        """Some of the members alone, merged however few they are, on the same stem."""
+        copy = object.__new__(Network)
+        copy.__dict__ |= self.__dict__
+        copy.tails, copy.separate = self.tails[members], set()
+        copy.members = len(copy.tails)
+        copy.merged = {name: _merged_layer(name, [layers[name] for layers in copy.tails]) for name in copy.tails[0]}
+        return copy
+
     def _conv(self, x: Any, layer: Layer, *, relu: bool = False, add: Any = None) -> Any:
         """Convolution, bias, then `add` and ReLU if wanted; on a GPU in half precision that is one kernel of cuDNN."""
         weight, bias, stride, groups = layer

@@ -1,10 +1,12 @@
-"""A network as ONNX: images (N, S, S, 3) uint8 -> logits and probabilities (N, M, C) float32."""
+"""A network, or a part of a cascade, as ONNX: images (N, S, S, 3) uint8 -> logits, probabilities (N, M, C) float32."""
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from rrrgpu.cascade import FIRST, REST
 from rrrgpu.network import Layer, Network
+from rrrgpu.shapes import FEATURES
 
 
 class _Writer:
@@ -44,21 +46,32 @@ class _Writer:
                 x = self.conv(y, layers[f"{block}.conv3"], add=self.conv(x, down) if down else x)
         return x
 
+    def stem(self, network: Network) -> str:
+        x = self.node("Cast", "images", to=TensorProto.FLOAT)
+        x = self.node("Mul", x, self.constant(network.scale))
+        x = self.node("Add", x, self.constant(network.shift))
+        x = self.node("Cast", x, to=helper.np_dtype_to_tensor_dtype(np.dtype(self.dtype)))
+        x = self.conv(self.node("Transpose", x, perm=[0, 3, 1, 2]), network.stem["conv1"], relu=True)
+        x = self.node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+        return self.stages(x, network, network.stem, 1)
+
     def tail(self, x: str, network: Network, layers: dict[str, Layer]) -> str:
         x = self.node("GlobalAveragePool", self.stages(x, network, layers, 3))
         return self.node("Flatten", self.conv(x, layers["fc"]), axis=1)
 
 
-def onnx_model(network: Network, *, merged: bool, half: bool, pixels: int) -> bytes:
-    """The network, members merged or one by one; normalisation and softmax are float32, the rest FP16 if `half`."""
+def onnx_model(network: Network, *, merged: bool, half: bool, pixels: int, part: str = "") -> bytes:
+    """The network, members merged or one by one; normalisation and softmax are float32, the rest FP16 if `half`.
+
+    Part `first` gives the stem's `features` too, (N, 512, S/8, S/8); part `rest` takes them in place of images.
+    """
     graph = _Writer(np.float16 if half else np.float32)
-    x = graph.node("Cast", "images", to=TensorProto.FLOAT)
-    x = graph.node("Mul", x, graph.constant(network.scale))
-    x = graph.node("Add", x, graph.constant(network.shift))
-    x = graph.node("Cast", x, to=TensorProto.FLOAT16 if half else TensorProto.FLOAT)
-    x = graph.conv(graph.node("Transpose", x, perm=[0, 3, 1, 2]), network.stem["conv1"], relu=True)
-    x = graph.node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
-    x = graph.stages(x, network, network.stem, 1)
+    precision = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+    features = helper.make_tensor_value_info("features", precision, ["N", FEATURES, *[-(-pixels // 8)] * 2])
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", pixels, pixels, 3])
+    x = "features" if part == REST else graph.stem(network)
+    if part == FIRST:
+        graph.nodes[-1].output[0] = x = "features"
     chains = [network.merged] if merged else network.tails
     logits = [graph.tail(x, network, layers) for layers in chains]
     together = logits[0] if len(logits) == 1 else graph.node("Concat", *logits, axis=1)
@@ -66,10 +79,10 @@ def onnx_model(network: Network, *, merged: bool, half: bool, pixels: int) -> by
     shape = [network.members, network.classes]
     graph.nodes.append(helper.make_node("Reshape", [together, graph.constant(np.array([-1, *shape]))], ["logits"]))
     graph.nodes.append(helper.make_node("Softmax", ["logits"], ["probabilities"], axis=2))
-    inputs = [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", pixels, pixels, 3])]
     outputs = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *shape]) for name in ("logits", "probabilities")
     ]
-    body = helper.make_graph(graph.nodes, "network", inputs, outputs, graph.constants)
+    outputs += [features] if part == FIRST else []
+    body = helper.make_graph(graph.nodes, "network", [features if part == REST else images], outputs, graph.constants)
     model = helper.make_model(body, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
     return bytes(model.SerializeToString())

@@ -10,7 +10,7 @@ from rrrgpu.network import Network
 from rrrgpu.streams import fork, join, new_stream, on, side_streams
 
 PLANS = ("sequential", "merged", "streams", "split")
-Launch = Callable[[], tuple[Any, Any]]  # gives logits and probabilities, each (N, M, C)
+Launch = Callable[[], tuple[Any, ...]]  # gives logits and probabilities, each (N, M, C), and a first part its features
 
 
 class _Recomputed:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 RESNET152, REDUCED = (3, 8, 36, 3), (1, 1, 1, 1)
+FEATURES = 512  # channels of what the stem hands on, at an eighth of the images' side
 
 
 class Shape(NamedTuple):

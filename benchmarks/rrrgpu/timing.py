@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 _WARM_UP_ROUNDS = 3
@@ -46,6 +47,44 @@ def measure(launches: Launches, rounds: int, *, on_gpu: bool) -> tuple[Times, di
     return _summaries(times, failed), failed
 
 
+def in_blocks(
+    calls: Mapping[str, Callable[[int], Any]], blocks: int, per_block: int
+) -> tuple[dict[str, dict[str, Any]], dict[str, Exception]]:
+    """Milliseconds of calls that differ, by the host's clock, in blocks; the order within a round rotates.
+
+    Args:
+        calls: what to time, by name; each is told the number of the call, 0 to `blocks * per_block` - 1, and returns
+            when its answer is on the host.
+        blocks: rounds, in which each has a block.
+        per_block: calls of a block, after one that does not count.
+
+    Returns:
+        By name, `times_ms`, the mean of each block, and `p99_ms` of the calls; and what was raised instead. If the GPU
+        becomes unusable, the others are in neither.
+    """
+    took: dict[str, list[float]] = {name: [] for name in calls}
+    failed: dict[str, Exception] = {}
+    for block in range(blocks):
+        names = list(calls)[block % len(calls) :] + list(calls)[: block % len(calls)]
+        numbers = range(block * per_block, (block + 1) * per_block)
+        for name in [name for name in names if name not in failed]:
+            try:
+                calls[name](numbers[0])
+                took[name] += [_time_call(calls[name], number) for number in numbers]
+            except Exception as error:  # whatever a runtime raises: the others go on
+                failed[name] = error
+                if not usable():
+                    return {}, failed
+    found = {}
+    for name in [name for name in calls if name not in failed]:
+        means = np.reshape(took[name], (blocks, per_block)).mean(axis=1)
+        found[name] = {
+            "times_ms": [round(float(mean), 5) for mean in means],
+            "p99_ms": round(float(np.percentile(took[name], 99)), 5),
+        }
+    return found, failed
+
+
 def calls_for(call_ms: float) -> int:
     """How many calls are timed together, if one takes about `call_ms`."""
     return max(_FEWEST_CALLS, round(_MEASUREMENT_MS / max(call_ms, _MEASUREMENT_MS / _MOST_CALLS)))
@@ -79,6 +118,12 @@ def _time_on_gpu(launch: Callable[[], Any], calls: int) -> tuple[float, float]:
     end.record()
     end.synchronize()
     return start.elapsed_time(end) / calls, host_ms
+
+
+def _time_call(call: Callable[[int], Any], number: int) -> float:
+    began = time.perf_counter()
+    call(number)
+    return 1000 * (time.perf_counter() - began)
 
 
 def _time_on_cpu(launch: Callable[[], Any]) -> tuple[float, float]:

@@ -6,7 +6,7 @@ cascade, and a sentence says why.
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import geometric_mean
@@ -23,7 +23,7 @@ from rrrbuild.heldout import HeldOut
 from rrrbuild.job import BuildOrder, Compiled, CompileJob
 from rrrbuild.manifest import Manifest, to_document
 from rrrbuild.measure import in_turns
-from rrrbuild.plan_runner import CASCADE, Probabilities
+from rrrbuild.plan_runner import CASCADE, Images, Probabilities
 from rrrbuild.targets import Plan
 from rrrbuild.verify import compare, run_all
 from rrrnet.errors import RRRError
@@ -50,16 +50,18 @@ class Proven:
         compiled: what the compiler told.
         record: what the manifest keeps as `cascade`.
         verified: what it keeps as `verified`.
-        latency_ms: rows of all members through both parts, by batch size.
         probabilities: of all members on the calibration images, shape (N, M, C).
+        runner: its parts, loaded.
+        latency_ms: rows of all members through both parts, by batch size; measured of the one that is taken.
     """
 
     folder: Path
     compiled: Compiled
     record: dict[str, Any]
     verified: dict[str, Any]
-    latency_ms: dict[str, Any]
     probabilities: Probabilities
+    runner: Cascade
+    latency_ms: Mapping[str, Any] = field(default_factory=dict)
 
 
 class CascadeSearch:
@@ -128,7 +130,7 @@ class CascadeSearch:
         if saving > _PAYS and not always:
             raise NoCascadeError(f"it would not pay: {'; '.join(told)} (--cascade takes it all the same)")
         self._order.report(f"taking the cascade ({'; '.join(told)})")
-        return proven
+        return replace(proven, latency_ms=self._latency_ms(proven.runner))
 
     @cached_property
     def _expected(self) -> Probabilities:
@@ -170,7 +172,7 @@ class CascadeSearch:
         found = run_all(runner, self._held_out.images, build.batch)
         verified = compare(found, self._expected, self._held_out, build.target, max_drop=build.max_drop)
         build.report(f"timing a cascade of {k} and {len(order) - k} members")
-        costs_ms, latency_ms = self._measure(runner)
+        costs_ms = self._measure(runner)
         probabilities = run_all(runner, self._images, build.batch)
         steps = thresholds.steps(probabilities, self._labels, order, k)
         step = thresholds.best_step(steps, self._max_drop)
@@ -192,18 +194,19 @@ class CascadeSearch:
             "curve": [asdict(point) for point in thresholds.curve(steps)],
         }
         proof = {**verified, "cpu": machine.cpu_model(), "cpu_features": sorted(machine.cpu_features())}
-        return Proven(folder, compiled, record, proof, latency_ms, probabilities)
+        return Proven(folder, compiled, record, proof, probabilities, runner)
 
-    def _measure(self, runner: Cascade) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Milliseconds of the parts and of all members by batch size, in turns; and rows of both parts together."""
+    def _measure(self, runner: Cascade) -> dict[str, Any]:
+        """Milliseconds of the parts and of all members by batch size, in turns.
+
+        All members run by the plan that is the fastest for the size, for without a cascade they would be served by it.
+        """
         manifest, batch = self._manifest, self._order.batch
-        folder = manifest.path / manifest.plan
-        whole = {**to_document(manifest), "plan_by_batch": {}}
-        usual = load_runner(folder, self._order.target, whole, threads=None)
+        folder = manifest.path if manifest.plan_by_batch else manifest.path / manifest.plan
+        usual = load_runner(folder, self._order.target, to_document(manifest), threads=None)
         sizes = [size for size in batch.sizes() if size <= batch.opt]
         costs: dict[str, dict[str, float]] = {"first": {}, "rest": {}, "all": {}}
-        latency_ms = {}
-        images = np.resize(self._images, (max(batch.sizes()), *self._images.shape[1:]))
+        images = self._images_of(batch.opt)
         counts = sorted({*sizes, *(1 << power for power in range(batch.opt.bit_length()))})
         for size in counts:
             few = images[:size]
@@ -212,9 +215,14 @@ class CascadeSearch:
                 calls = {"all": partial(usual, few), "first": partial(runner.first, few), **calls}
             for name, row in in_turns(calls).items():
                 costs[name][str(size)] = row["median"]
-        for size in batch.sizes():
-            latency_ms[str(size)] = in_turns({"": partial(runner, images[:size])})[""]
-        return costs, latency_ms
+        return costs
+
+    def _latency_ms(self, runner: Cascade) -> dict[str, Any]:
+        sizes = self._order.batch.sizes()
+        return {str(size): in_turns({"": partial(runner, self._images_of(size))})[""] for size in sizes}
+
+    def _images_of(self, count: int) -> Images:
+        return np.resize(self._images, (count, *self._images.shape[1:]))
 
     @staticmethod
     def _expected_share(proven: Proven) -> float:

@@ -13,13 +13,16 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from rrrbuild import measure
+from rrrbuild import lazy, measure
 from rrrbuild.build import build_engine
+from rrrbuild.cascade import CascadeSearch
 from rrrbuild.cascade_runner import AUTO, FAILED, FAST, FULL, LATE, NOT_ASKED, NOT_FINITE, USED, Cascade, settled
 from rrrbuild.confidence import thresholds
 from rrrbuild.cutting import cut_cascade, features_of
 from rrrbuild.engine import load_engine, load_runner
 from rrrbuild.export import export_onnx
+from rrrbuild.heldout import HeldOut
+from rrrbuild.job import BuildOrder
 from rrrbuild.manifest import BatchRange, Manifest, read_engine, to_document
 from rrrbuild.plan_runner import InLanes
 from rrrbuild.targets import target_named
@@ -225,6 +228,35 @@ def test_with_tau_above_1_the_answers_are_those_of_all_members(
     assert (answered.ask(images, [AUTO] * 3)[:, :, 0] > 0).sum(axis=1).min() < 4
     # Without a cascade every effort asks all.
     assert np.isfinite(load_engine(openvino_engine.path)(images, effort="fast")).all()
+
+
+def test_all_members_are_timed_by_the_plan_that_is_the_fastest_for_each_batch_size(
+    checkpoint: Checkpoint, openvino_engine: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: set[tuple[str, str, int]] = set()
+
+    class Runtime:
+        @staticmethod
+        def load(folder: Path, manifest: Any, _: object) -> Callable[[Images], None]:
+            return lambda few: asked.add((manifest["plan"], folder.name, len(few)))
+
+    monkeypatch.setattr(lazy, "runtime", lambda _: Runtime)
+    monkeypatch.setattr(measure, "_SECONDS_PER_SIZE", 0.0)
+    order = BuildOrder(checkpoint, target_named("openvino-fp32"), BATCH, openvino_engine.path, 0.5, lambda _: None)
+    images, parts = HeldOut(pixels(1, 2), np.array([0, 1]), "tests"), Parts()
+    cascade = Cascade(parts.first, parts.rest, {"k": 2, "tau": 1.01, "order": [0, 1, 2, 3]})
+
+    def timed(plan_by_batch: dict[str, str]) -> set[tuple[str, str, int]]:
+        asked.clear()
+        manifest = replace(openvino_engine, plan="merged", plan_by_batch=plan_by_batch)
+        CascadeSearch(order, manifest, images, np.empty(0, np.float32), images, None, 0.1)._measure(cascade)
+        return asked
+
+    assert timed({}) == {("merged", "merged", 1), ("merged", "merged", 2)}
+    assert timed({"1": "sequential", "2": "merged", "4": "merged"}) == {
+        ("sequential", "sequential", 1),
+        ("merged", "merged", 2),
+    }
 
 
 def test_where_there_is_nothing_to_choose_on_the_build_goes_on_without_and_says_why(openvino_engine: Manifest) -> None:

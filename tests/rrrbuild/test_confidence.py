@@ -1,6 +1,8 @@
 """What answers are worth: temperatures, sets with a guarantee, and the threshold above which some members suffice."""
 
+import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -128,6 +130,18 @@ def test_the_expected_cost_counts_the_rest_by_how_many_images_of_a_batch_it_meet
     cost = thresholds.expected_cost_ms(first, rest, 0.75)
     assert cost == {1: 12.0, 2: pytest.approx(16 + 2 * 0.25 * 0.75 * 8 + 0.0625 * 12)}
     assert thresholds.expected_cost_ms(first, rest, 1.0) == {1: 10.0, 2: 16.0}
+
+
+def test_a_summary_counts_the_scores_and_tells_the_limits_of_sets() -> None:
+    probabilities, labels = images(40, seed=6)
+    record = fit_confidence(probabilities, probabilities, labels, None, source="tests")
+    few = replace(record, scores={FULL: record.scores[FULL][:15]}, drift={"images": 40, "effort": FULL, "entropy": {}})
+    summary = json.loads(json.dumps(few.summary(), allow_nan=False))
+
+    assert summary["scores"] == {FULL: {"count": 15, "limits": {"0.90": record.scores[FULL][14], "0.95": None}}}
+    assert summary["drift"] == {"images": 40, "effort": FULL}
+    assert summary["coverage"] == record.to_json()["coverage"]
+    assert record.summary()["drift"] is None  # too few images for a reference
 
 
 def test_a_record_is_fitted_for_each_effort_and_reads_back() -> None:

@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,13 +11,15 @@ import numpy as np
 import pytest
 
 from rrrbuild import machine, runtime_tensorrt
-from rrrbuild.build import build_engine
+from rrrbuild.build import build_engine, describe
 from rrrbuild.cascade import compile_cascade
-from rrrbuild.cascade_runner import AUTO, FULL, Cascade
+from rrrbuild.cascade_runner import AUTO, FAST, FULL, Cascade
+from rrrbuild.engine import incompatibility, load_runner
 from rrrbuild.job import BuildOrder
-from rrrbuild.manifest import BatchRange
-from rrrbuild.targets import target_named
+from rrrbuild.manifest import BatchRange, to_document
+from rrrbuild.targets import build_obstacle, target_named
 from rrrnet.checkpoint import Checkpoint
+from rrrnet.inference import predictor
 from rrrnet.network.architecture import Architecture
 
 needs_rtx = pytest.mark.skipif(machine.package_version("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
@@ -132,6 +135,32 @@ def test_features_stay_on_the_gpu_and_only_undecided_rows_are_gathered_there(mon
     cascade.ask(images[[1, 0, 1]], [FULL, AUTO, FULL])
     assert [size for kind, size in gpu.copies if kind == "on the device"][-2:] == [24, 24]
     assert cascade(images)[:, 2, 0].tolist() == pytest.approx([0.002, 0.004, 0.008, 0.014])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(machine.gpu() is None, reason="no NVIDIA GPU")
+@pytest.mark.parametrize("name", ["tensorrt-fp16", "tensorrt-rtx-fp16"])
+def test_both_parts_on_a_gpu_give_what_pytorch_gives_whichever_rows_are_gathered(
+    name: str, tmp_path: Path, make_checkpoint: Callable[..., Checkpoint], four_members: Architecture
+) -> None:
+    checkpoint, target = make_checkpoint(tmp_path / "quartet", four_members), target_named(name)
+    if obstacle := build_obstacle(target):
+        pytest.skip(obstacle)
+    order = BuildOrder(checkpoint, target, BatchRange(1, 2, 4), tmp_path / "engine", 0.5, lambda _: None)
+    compiled = compile_cascade(order, (3, 1, 0, 2), 2, tmp_path / "cascade", None)
+    manifest = replace(describe(order, tmp_path), plan="cascade", features=compiled.features)
+    if obstacle := incompatibility(target, manifest.versions[target.family], compiled.built_for):
+        pytest.skip(obstacle)
+    document = to_document(replace(manifest, cascade={"k": 2, "tau": 1.01, "order": [3, 1, 0, 2]}))
+    runner: Any = load_runner(tmp_path / "cascade", target, document, threads=None)
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    reference = predictor(checkpoint)(images)
+
+    runner.warm_up(images)
+    for efforts in ([FULL] * 4, [FAST, FULL, FAST, FULL], [FAST] * 4, [FULL, FULL, FAST, FULL]):
+        found = runner.ask(images, efforts)
+        assert np.isnan(found[:, [0, 2], 0]).tolist() == [[effort == FAST] * 2 for effort in efforts]
+        assert np.nanmax(np.abs(found - reference)) <= 0.05
 
 
 @needs_rtx

@@ -279,6 +279,8 @@ def test_a_cascade_and_what_probabilities_are_worth_are_shown_with_their_figures
     page = Page(tmp_path / "page.html")
     text = " ".join("".join(page.words).split())
     assert "figure-cascade-0" in page.attributes("figure", "id")
+    assert "aimed at" in text
+    assert "Dotted: 0.05 points, the estimate that is aimed at so that other images lose at most 0.1." in text
     assert f"2 of 3 members first, tau {chosen.tau:.3f}" in text
     assert f"{expected[1]:.2f} ms expected (first 4.00, rest 2.00, all members 7.00)" in text
     gaps = [100 * scores["auto"]["ece"] for scores in (confidence.before, confidence.after)]

@@ -158,7 +158,7 @@ def _show_choice(choice: Choice) -> None:
 def _summary(manifest: Manifest) -> dict[str, Any]:
     names = ("name", "target", "plan", "plan_by_batch", "verified", "unverified_reason", "latency_ms", "quantisation")
     told = {name: getattr(manifest, name) for name in (*names, "versions", "device", "cascade", "cascade_reason")}
-    confidence = None if manifest.confidence is None else manifest.confidence.to_json()
+    confidence = None if manifest.confidence is None else manifest.confidence.summary()
     about = {"confidence": confidence, "confidence_reason": manifest.confidence_reason}
     return {"path": str(manifest.path), **told, **about, "size_bytes": manifest.engine_bytes}
 

@@ -1,5 +1,6 @@
 """What a build found out about an engine's answers, as manifest and repository keep it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -55,6 +56,20 @@ class Confidence:
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict that `from_json` reads back."""
         return {**asdict(self), "scores": {effort: list(scores) for effort, scores in self.scores.items()}}
+
+    def summary(self) -> dict[str, Any]:
+        """A JSON-ready dict without what there is of every image.
+
+        In place of its scores each effort has their `count`, and by nominal coverage the `limits` of sets, None where
+        so few scores promise none; of `drift` only `images` and `effort` are told.
+        """
+        scores = {}
+        for effort, row in self.scores.items():
+            limits = {nominal: conformal.threshold(row, float(nominal)) for nominal in self.coverage.get(effort, {})}
+            told = {nominal: limit if math.isfinite(limit) else None for nominal, limit in limits.items()}
+            scores[effort] = {"count": len(row), "limits": told}
+        drift = None if self.drift is None else {key: self.drift[key] for key in ("images", "effort")}
+        return {**asdict(self), "scores": scores, "drift": drift}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any] | None) -> "Confidence | None":

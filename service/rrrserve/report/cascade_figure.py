@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rrrbuild.confidence.thresholds import aimed_at
 from rrrserve.bench.plot import COLORS
 from rrrserve.report.drawing import INK, SOFT, WIDTH, Figure, picture
 
@@ -15,6 +16,7 @@ def trade_off(engine: Mapping[str, Any], index: int) -> Figure | None:
     points, costs = found["curve"], found["cost_ms"]["expected"]
     shares = [100 * point["share_early"] for point in points]
     chosen = 100 * found["share_early"]
+    aim, allowed = aimed_at(found["max_drop_points"]), found["max_drop_points"]
     times = ", ".join(f"batch {size} {cost:.2f} ms" for size, cost in costs.items())
     told = (
         f"Trade-off of the cascade of {engine['target']}: {chosen:.1f} % of images decided early lose "
@@ -25,7 +27,9 @@ def trade_off(engine: Mapping[str, Any], index: int) -> Figure | None:
         for key, color, style in (("drop_points", COLORS[0], "-"), ("drop_bound_points", COLORS[1], "--")):
             above.plot(shares, [point[key] for point in points], style, color=color)
             above.plot([chosen], [found[key]], "D", color=color, markersize=9)
-        above.axhline(found["max_drop_points"], color=SOFT, linewidth=1.4, linestyle=":")
+        above.axhline(aim, color=SOFT, linewidth=1.4, linestyle=":")
+        beside = above.get_yaxis_transform()  # right of the axes, where no curve runs
+        above.text(1, aim, " aimed at", transform=beside, color=SOFT, fontsize=11, va="center")
         above.set_ylabel("points lost")
         for size, color in zip(costs, COLORS[2:], strict=False):
             below.plot(shares, [point["expected_ms"][size] / int(size) for point in points], color=color)
@@ -39,6 +43,6 @@ def trade_off(engine: Mapping[str, Any], index: int) -> Figure | None:
         f"Cascade of {engine['target']}",
         drawn.svg,
         f"Diamonds: what was chosen, {found['k']} of {len(found['order'])} members first and tau {found['tau']:.3f}. "
-        f"Dotted: the {found['max_drop_points']:g} points that the estimate may lose.",
+        f"Dotted: {aim:g} points, the estimate that is aimed at so that other images lose at most {allowed:g}.",
         [(f"f{at}", name) for at, name in enumerate(names)],
     )
