@@ -27,7 +27,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import uvloop
@@ -55,6 +55,7 @@ from rrrserve.bench.closed_loop import closed_loop
 SERVICES: dict[str, list[str]] = {"all": [], "shed": [], "no-shed": ["--no-shed"]}
 _ROUNDS, _SECONDS, _CONCURRENCY, _FACTOR = 5, 6.0, 8, 3.0
 _OVERLOAD_SECONDS, _DEADLINE_MS, _BACK_SECONDS = 20.0, 1000, 5.0
+_IMAGES: Mapping[Literal["train", "val", "test"], int] = {"train": 800, "val": 400, "test": 2000}  # of a part, at most
 RRR = Path(sys.executable).parent / "rrr"
 Labelled = list[tuple[bytes, str]]
 
@@ -69,7 +70,7 @@ def prepare(folder: Path, letters: Path, trained: Path, pixels: int) -> None:
         pixels: height and width.
     """
     images, parts = read_dataset(letters), read_split(trained / SPLIT)
-    for part, most in (("train", 800), ("val", 400), ("test", len(parts))):
+    for part, most in _IMAGES.items():
         if (folder / part).is_dir():
             continue
         staging = folder / f".{part}"

@@ -165,7 +165,8 @@ class Run:
         first, rest = self.once(self.halves, row["network"])
         row |= {"first": self.options.first, "share_early": self.options.share_early}
         if row["engine"] == "pytorch":
-            return prepare_cascade(*(part.to(dtype, self.options.device) for part in (first, rest)), images)
+            device = self.options.device
+            return prepare_cascade(first.to(dtype, device), rest.to(dtype, device), images)
         return self.engines.cascade(row["engine"], first, rest, images, cascade_batches(self.options.batch), row)
 
     def write(self) -> None:

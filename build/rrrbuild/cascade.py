@@ -61,7 +61,7 @@ class Proven:
     verified: dict[str, Any]
     probabilities: Probabilities
     runner: Cascade
-    latency_ms: Mapping[str, Any] = field(default_factory=dict)
+    latency_ms: dict[str, Any] = field(default_factory=dict)
 
 
 class CascadeSearch:
