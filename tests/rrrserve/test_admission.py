@@ -52,10 +52,10 @@ def test_what_cannot_be_done_before_half_its_deadline_is_refused_and_a_request_a
         with admission.admitted(10, 10):
             time.sleep(0.002)
     admission.check(0.000_001)
-    assert admission.load(0.000_001) == 0
+    assert admission.load(admission.queue(), 0.000_001) == 0
     with admission.admitted(50, 10):
         admission.check(10)
-        assert admission.load(10) == 0.5  # of the number of images
+        assert admission.load(admission.queue(), 10) == 0.5  # of the number of images
         with pytest.raises(APIError, match="50 images are being worked on: too many for the request's deadline"):
             admission.check(0.001)
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from rrrserve.api.errors import APIError
 from rrrserve.state.shared_state import SharedState
@@ -15,6 +16,18 @@ _LEARNING_RATE = 0.05
 def default_in_flight(largest_batch: int) -> int:
     """Images in flight that keep a model busy: one full batch that runs, and one that waits; 64 at least."""
     return max(LEAST_IN_FLIGHT, 2 * largest_batch)
+
+
+class Queue(NamedTuple):
+    """What is under way, in all workers.
+
+    Attributes:
+        images: how many.
+        seconds: how long they will take, going by those that were answered last.
+    """
+
+    images: int
+    seconds: float
 
 
 class Admission:
@@ -46,23 +59,27 @@ class Admission:
         Raises:
             APIError: `overloaded`.
         """
-        images = self._state.total()
-        if images >= self._max_images:
+        queue = self.queue()
+        if queue.images >= self._max_images:
             raise APIError("overloaded", f"{self._max_images} images are being worked on, the most that is allowed")
-        if self.load(seconds_left) >= 1:
-            raise APIError("overloaded", f"{images} images are being worked on: too many for the request's deadline")
+        if self.load(queue, seconds_left) >= 1:
+            message = f"{queue.images} images are being worked on: too many for the request's deadline"
+            raise APIError("overloaded", message)
 
-    def load(self, seconds_left: float) -> float:
-        """How near requests are to being refused: 0 when nothing is under way, 1 and more where `check` does it.
+    def queue(self) -> Queue:
+        """What is under way now."""
+        images = self._state.total()
+        return Queue(images, images * self._seconds_per_image)
+
+    def load(self, queue: Queue, seconds_left: float) -> float:
+        """How near a request would be to being refused: 0 where nothing is under way, 1 and more where `check` does it.
 
         Args:
-            seconds_left: until a request's deadline; when that has passed, waiting is not what it lacks.
+            queue: what is under way.
+            seconds_left: until the request's deadline; when that has passed, waiting is not what it lacks.
         """
-        images = self._state.total()
-        load = images / self._max_images
-        if seconds_left <= 0:
-            return load
-        return max(load, images * self._seconds_per_image / (seconds_left * _SHARE_OF_DEADLINE))
+        load = queue.images / self._max_images
+        return max(load, queue.seconds / (seconds_left * _SHARE_OF_DEADLINE)) if seconds_left > 0 else load
 
     @contextmanager
     def admitted(self, images: int, seconds_left: float) -> Iterator[None]:

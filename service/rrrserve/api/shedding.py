@@ -5,22 +5,23 @@ from dataclasses import replace
 
 from rrrbuild.cascade_runner import AUTO, FAST
 from rrrbuild.repository_document import ServedModel
-from rrrserve.api.admission import Admission
+from rrrserve.api.admission import Admission, Queue
 from rrrserve.api.requests import Options
 from rrrserve.metrics.instruments import SHED
 
-# Shares of the load at which requests are refused. Far apart: the first members alone are done sooner, so that the same
-# requests weigh less once members are shed, by a factor of two or so.
-_ENTER, _LEAVE = 0.5, 0.25
-# Shedding ends after so long below `_LEAVE`: a load between what `auto` and `fast` can bear would else change back and
-# forth with every queue that it drains.
-_CALM_SECONDS = 3.0
+# Of the load at which a request would be refused.
+_FROM = 0.5
+# What was under way in this span of time, and in the one before, counts too: a load between what `auto` and `fast` can
+# bear would else change back and forth with every queue that it drains.
+_SPAN_SECONDS = 2.0
+_NOTHING = Queue(0, 0.0)
 
 
 class Shedding:
-    """Turns effort `auto` into `fast` while the load is high; `fast` and `full` were asked for and stay.
+    """Turns effort `auto` into `fast` while much is under way; `fast` and `full` were asked for and stay.
 
-    Each HTTP worker decides for itself, by the load of all.
+    Each request is judged by its own deadline: who is in a hurry takes members from nobody else. Each HTTP worker
+    decides for itself, by the load of all.
 
     Args:
         admission: knows the load.
@@ -29,7 +30,8 @@ class Shedding:
 
     def __init__(self, admission: Admission, *, enabled: bool) -> None:
         self._admission, self._enabled = admission, enabled
-        self._until = 0.0
+        self._most_before = self._most_now = _NOTHING
+        self._span_ends = 0.0
 
     def apply(self, model: ServedModel, options: Options, seconds_left: float) -> Options:
         """What a request is answered by.
@@ -39,12 +41,23 @@ class Shedding:
             options: what it asks for.
             seconds_left: until its deadline.
         """
-        if not self._enabled or model.cascade is None or options.effort != AUTO:
+        if not self._enabled:
             return options
-        now = time.monotonic()
-        if self._admission.load(seconds_left) >= (_LEAVE if now < self._until else _ENTER):
-            self._until = now + _CALM_SECONDS
-        if now >= self._until:
+        load = self._admission.load(self._most_lately(), seconds_left)
+        if load < _FROM or model.cascade is None or options.effort != AUTO:
             return options
         SHED.labels(model.name).inc()
         return replace(options, effort=FAST)
+
+    def _most_lately(self) -> Queue:
+        """The most that was under way when a request came, in the last two to four seconds."""
+        now = time.monotonic()
+        if now >= self._span_ends:
+            self._most_before = self._most_now if now < self._span_ends + _SPAN_SECONDS else _NOTHING
+            self._most_now, self._span_ends = _NOTHING, now + _SPAN_SECONDS
+        self._most_now = _larger(self._most_now, self._admission.queue())
+        return _larger(self._most_before, self._most_now)
+
+
+def _larger(one: Queue, other: Queue) -> Queue:
+    return Queue(max(one.images, other.images), max(one.seconds, other.seconds))
