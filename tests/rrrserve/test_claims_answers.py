@@ -17,7 +17,7 @@ from PIL import Image
 
 from rrrnet.errors import ArtifactError, UsageError
 from rrrserve.bench.closed_loop import closed_loop
-from rrrserve.bench.result import early_share, told_by
+from rrrserve.bench.result import early_text, told_by
 from rrrserve.claims.kinds import KINDS
 from rrrserve.cli import run
 from rrrserve.judge.answers import Told, verdict_on
@@ -218,6 +218,9 @@ def test_a_load_tells_which_share_the_first_members_answered() -> None:
         result = asyncio.run(closed_loop(path, [b"x"], 1, requests=3, headers={"X-RRR-Effort": "fast"}))
     told = told_by(result.answered_by)
     assert told == [{"effort": "auto", "members_used": 2, "members": 8, "answers": 3}]
-    assert early_share(told) == 1.0
-    assert early_share([{**told[0], "effort": "full", "members_used": 8}]) is None
+    full = {**told[0], "effort": "full", "members_used": 8}
+    assert early_text([full]) is None
+    assert early_text(told) == "100.0% of answers came from the first members alone"
+    of_four = [*told, {**full, "effort": "fast", "members_used": 2, "answers": 1}]
+    assert early_text(of_four) == "100.0% of answers came from the first members alone, 25.0% by effort fast"
     assert {one["header"] for one in asked} == {"fast"}

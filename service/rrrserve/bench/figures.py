@@ -1,7 +1,7 @@
 """Figures of a turn, and of several together, from HDR histograms: three digits from a microsecond to an hour."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,6 +114,11 @@ def round_to_json(turn: Turn) -> dict[str, Any]:
         "started_seconds": _short(turn.started_seconds),
         "histogram": turn.histogram.encode().decode("ascii"),
     }
+
+
+def load_text(run: Mapping[str, Any]) -> str:
+    """What was sent in a run."""
+    return f"{run['concurrency']} at once" if run["mode"] == "closed" else f"{run['rate_per_second']:g}/s"
 
 
 def told(errors: dict[str, int]) -> str:

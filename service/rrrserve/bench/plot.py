@@ -13,7 +13,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from rrrserve.bench.figures import merged
+from rrrserve.bench.figures import load_text, merged
 
 COLORS = ("#0f6d74", "#d97b29", "#6e5fa8", "#4f8f3a", "#b8487a", "#5b6b7a")
 _LOADS = {
@@ -120,8 +120,9 @@ def _tails(runs: Sequence[Run], color: str) -> Iterable[Tail]:
         exponents = np.linspace(0.0, np.log10(2 * run["ok"]), 100)
         percents = [100 * (1 - 10**-exponent) for exponent in exponents.tolist()]
         values = histogram.get_percentile_to_value_dict(percents)
-        load = f"{run['concurrency']} at once" if run["mode"] == "closed" else f"{run['rate_per_second']:g}/s"
-        yield Tail(f"{run['model']}, {load}", color, style, percents, [values[key] / 1000 for key in percents])
+        yield Tail(
+            f"{run['model']}, {load_text(run)}", color, style, percents, [values[key] / 1000 for key in percents]
+        )
 
 
 def _finish(axis: Any) -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from rrrbuild.cascade_runner import FULL
+from rrrbuild.cascade_runner import FAST, FULL
 from rrrserve.bench.clients.client import AnsweredBy
 from rrrserve.bench.clients.subjects import Subject
 from rrrserve.bench.figures import Turn, figures, round_to_json
@@ -127,12 +127,18 @@ def is_cascade(told: Iterable[dict[str, Any]]) -> bool:
     return any(entry["effort"] != FULL for entry in told)
 
 
-def early_share(told: Sequence[dict[str, Any]]) -> float | None:
-    """Share of answers that not all members gave; None where none tells, or the model has no cascade."""
+def early_text(told: Sequence[dict[str, Any]]) -> str | None:
+    """Which share of answers not all members gave, and which was of effort `fast`: asked for, or because of the load.
+
+    None where no answer tells, or the model has no cascade.
+    """
     if not is_cascade(told):
         return None
+    every = sum(entry["answers"] for entry in told)
     early = sum(entry["answers"] for entry in told if entry["members_used"] < entry["members"])
-    return float(early / sum(entry["answers"] for entry in told))
+    fast = sum(entry["answers"] for entry in told if entry["effort"] == FAST)
+    text = f"{early / every:.1%} of answers came from the first members alone"
+    return f"{text}, {fast / every:.1%} by effort fast" if fast else text
 
 
 def _search_to_json(search: Search) -> dict[str, Any]:

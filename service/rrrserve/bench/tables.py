@@ -7,7 +7,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Column, Table
 
-from rrrserve.bench.figures import told
+from rrrserve.bench.figures import load_text, told
 
 _COLUMNS = (
     *(
@@ -49,7 +49,7 @@ def runs_table(document: dict[str, Any]) -> Table:
         table.add_row(
             escape(run["model"]),
             run["level"],
-            f"{run['concurrency']} at once" if run["mode"] == "closed" else f"{run['rate_per_second']:g}/s",
+            load_text(run),
             f"{run['throughput']:.1f}",
             *latencies,
             escape(told(run["errors"])) or "-",

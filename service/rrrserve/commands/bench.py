@@ -286,7 +286,8 @@ def _say_how_long(plan: "BenchPlan", subjects: int) -> None:
 
 
 def _show(document: dict[str, Any], *, as_json: bool) -> None:
-    from rrrserve.bench.result import early_share
+    from rrrserve.bench.figures import load_text
+    from rrrserve.bench.result import early_text
     from rrrserve.bench.tables import rates_table, runs_table
 
     if as_json:
@@ -303,10 +304,8 @@ def _show(document: dict[str, Any], *, as_json: bool) -> None:
                 f"{client['largest_share_of_limit']:.1%} of that at most."
             )
         for run in document["runs"]:
-            if (share := early_share(run["answered_by"])) is not None:
-                output.print_line(
-                    f"{run['model']} ({run['level']}): {share:.1%} of answers came from the first members alone"
-                )
+            if (text := early_text(run["answered_by"])) is not None:
+                output.print_line(f"{run['model']} ({run['level']}), {load_text(run)}: {text}")
     for warning in document["client"]["warnings"]:
         output.say(f"warning: {warning}")
 

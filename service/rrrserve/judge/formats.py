@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 from rich.markup import escape
 from rich.table import Column, Table
 
-from rrrserve.bench.result import early_share
+from rrrserve.bench.result import early_text
 from rrrserve.judge.verdicts import FAIL, PASS, UNDECIDED, figure
 
 _COLORS = {PASS: "green", FAIL: "red", UNDECIDED: "yellow"}
@@ -54,8 +54,8 @@ def early_answers(document: dict[str, Any], *, generated: bool) -> list[str]:
     lines: dict[str, str] = {}
     for verdict in document["verdicts"]:
         for model, tally in verdict["evidence"].get("client", {}).items():
-            if (share := early_share(tally.get("answered_by", []))) is not None:
-                lines[model] = f"{model}: {share:.1%} of answers came from the first members alone"
+            if (text := early_text(tally.get("answered_by", []))) is not None:
+                lines[model] = f"{model}: {text}"
     warning = (
         "warning: a generated image tells little of a cascade's speed, which depends on how many images its first "
         "members settle: send real ones with --data DIR"
