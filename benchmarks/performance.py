@@ -11,6 +11,7 @@ from typing import Any
 
 from rrrbench import charts
 from rrrbench.environment import AND, RESULTS, ROOT
+from rrrbench.same_engine import same_engine_bars, same_engine_table
 from rrrbench.service_tables import peers_bars, peers_table, service_bars, service_tables
 from rrrbench.summary import demo_summary, speed_summary
 from rrrbench.tables import bars, engine_tables
@@ -26,7 +27,14 @@ def marks(name: str) -> tuple[str, str]:
 
 
 def _peers_tables(document: Document) -> dict[str, str]:
-    return {"One at a time on the same two cores": peers_table(document)}
+    shown = {"peers": ("One at a time on the same two cores", peers_table)}
+    shown["same_engine"] = ("The same engine behind each", same_engine_table)
+    return {title: table(document) for section, (title, table) in shown.items() if document.get(section)}
+
+
+def _peers_bars(document: Document) -> str:
+    header, rule, *rows = peers_bars(document).splitlines()
+    return "\n".join([header, rule, *rows, *same_engine_bars(document).splitlines()[2:]])
 
 
 # Result file -> its tables by title, its bars, its plots (file beside the page, what it needs, what draws it).
@@ -41,7 +49,7 @@ PARTS: dict[str, tuple[Callable[[Document], dict[str, str]], Callable[[Document]
     ),
     "targets": (engine_tables, bars, []),
     "service": (service_tables, service_bars, [("performance_load.png", ("concurrency",), charts.draw_load)]),
-    "peers": (_peers_tables, peers_bars, [("performance_peers.png", ("peers",), charts.draw_peers)]),
+    "peers": (_peers_tables, _peers_bars, [("performance_peers.png", ("peers",), charts.draw_peers)]),
 }
 
 

@@ -95,19 +95,23 @@ def bentoml_torch(networks: Networks, name: str, pixels: int, logs: Path) -> Abs
     return _http_server(f"bentoml-torch-{name}", lambda port: [*words, port], "/readyz", logs, environment)
 
 
-def litserve_onnxruntime(engine: Path, logs: Path) -> AbstractContextManager[Server]:
-    """LitServe and ONNX Runtime."""
-    words = [sys.executable, str(PEERS / "litserve_onnxruntime.py")]
-    environment = {**_paths(), "ONNX_ENGINE": str(engine.absolute())}
-    return _http_server("litserve", lambda port: [*words, port], "/health", logs, environment)
+def litserve(classifier: str, engine: Path, logs: Path) -> AbstractContextManager[Server]:
+    """LitServe and a class of `rrrbench.classifiers` in its worker."""
+    words = [sys.executable, str(PEERS / "litserve_peer.py")]
+    environment = _in_process(classifier, engine)
+    return _http_server(f"litserve-{classifier}", lambda port: [*words, port], "/health", logs, environment)
 
 
-def fastapi_onnxruntime(engine: Path, logs: Path) -> AbstractContextManager[Server]:
-    """FastAPI, uvicorn and ONNX Runtime."""
-    words = [sys.executable, "-m", "uvicorn", "fastapi_onnxruntime:app", "--app-dir", str(PEERS)]
+def fastapi(classifier: str, engine: Path, logs: Path) -> AbstractContextManager[Server]:
+    """FastAPI, uvicorn and a class of `rrrbench.classifiers` in their process."""
+    words = [sys.executable, "-m", "uvicorn", "fastapi_peer:app", "--app-dir", str(PEERS)]
     words += ["--no-access-log", "--log-level", "warning", "--port"]
-    environment = {**_paths(), "ONNX_ENGINE": str(engine.absolute())}
-    return _http_server("fastapi", lambda port: [*words, port], "/health", logs, environment)
+    environment = _in_process(classifier, engine)
+    return _http_server(f"fastapi-{classifier}", lambda port: [*words, port], "/health", logs, environment)
+
+
+def _in_process(classifier: str, engine: Path) -> dict[str, str]:
+    return {**_paths(), "PEER_CLASSIFIER": classifier, "PEER_ENGINE": str(engine.absolute())}
 
 
 @contextmanager

@@ -102,13 +102,14 @@ def service_bars(document: Case) -> str:
     return markdown(["bar", "limit", "measured", ""], rows)
 
 
-def _concurrencies(row: Case) -> list[str]:
+def levels(row: Case) -> list[str]:
+    """Keys of a row's figures at so many requests under way."""
     return [name for name in row if name.startswith("concurrency-")]
 
 
 def best_throughput(row: Case) -> list[float]:
     """Answers a second by round at a contender's best concurrency."""
-    by_round = [[found["throughput"] for found in row[name]["rounds"]] for name in _concurrencies(row)]
+    by_round = [[found["throughput"] for found in row[name]["rounds"]] for name in levels(row)]
     return max(by_round, key=median)
 
 
@@ -121,19 +122,17 @@ def peers_table(document: Case) -> str:
     lines = []
     for case in document["peers"]:
         first = next(iter(case["rows"].values()))
-        levels = _concurrencies(first)[:2]
+        shown = levels(first)[:2]
         rows = []
         for name, row in case["rows"].items():
-            cells = [f"{row[level][f'p{percent}_ms']:.1f}" for level in levels for percent in (50, 99)]
+            cells = [f"{row[level][f'p{percent}_ms']:.1f}" for level in shown for percent in (50, 99)]
             over = (
                 ""
                 if row is first
                 else ratio(*(_by_round(each, "concurrency-1", 50) for each in (row, first))).text(1, "x")
             )
             rows.append([name, *cells, f"{median(best_throughput(row)):.1f}", over])
-        titles = [
-            f"p{percent} at {level.removeprefix('concurrency-')} (ms)" for level in levels for percent in (50, 99)
-        ]
+        titles = [f"p{percent} at {level.removeprefix('concurrency-')} (ms)" for level in shown for percent in (50, 99)]
         lines.append(markdown(["", *titles, "best answers/s", "p50 at 1 over ours"], rows))
     return "\n\n".join(lines)
 
@@ -141,7 +140,7 @@ def peers_table(document: Case) -> str:
 def peers_bars(document: Case) -> str:
     """Whether our first row beats every peer, and by how much PyTorch eager over HTTP."""
     rows = []
-    for case in document["peers"]:
+    for case in document.get("peers", []):
         first = next(iter(case["rows"].values()))
         for name, row in case["rows"].items():
             if name.startswith(OURS):
@@ -150,7 +149,7 @@ def peers_bars(document: Case) -> str:
             rows.append(
                 bar_row(f"p50 at 1: {name} / ours", p50, 15.0 if name.endswith(BASELINE) else 1.0, at_least=True)
             )
-            for level in _concurrencies(row)[:2]:
+            for level in levels(row)[:2]:
                 p99 = ratio(*(_by_round(each, level, 99) for each in (row, first)))
                 title = f"p99 at {level.removeprefix('concurrency-')}: {name} / ours"
                 rows.append(bar_row(title, p99, 1.0, at_least=True))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from tritonclient.grpc.aio import InferenceServerClient, InferInput, InferRequestedOutput
 
-from rrrbench.onnx_classifier import decode, top_labels
+from rrrbench.classifiers import decode, top_labels
 from rrrbuild.manifest import INPUT, OUTPUT
 from rrrbuild.repository_document import ServedModel
 from rrrserve.bench.closed_loop import Result

@@ -80,18 +80,27 @@ def test_the_service_benchmark_measures_start_latency_and_load(cache: Path) -> N
 def test_the_peers_benchmark_drives_every_contender(cache: Path, peers: "subprocess.Popen[str]") -> None:
     said, _ = peers.communicate(timeout=240)
     assert peers.returncode == 0, said
-    rows = json.loads((cache / "results" / "peers.json").read_text())["peers"][0]["rows"]
+    document = json.loads((cache / "results" / "peers.json").read_text())
+    (peers_case,), (same_engine,) = document["peers"], document["same_engine"]
+    rows = peers_case["rows"]
     assert list(rows) == [
         "rrr serve, openvino-fp32",
         "rrr serve, onnxruntime-fp32",
         f"BentoML + PyTorch eager, {BASELINE}",
         f"BentoML + PyTorch eager, {ENSEMBLE}",
-        "LitServe + ONNX Runtime",
         "FastAPI + ONNX Runtime",
+        "LitServe + ONNX Runtime",
         "Triton alone, openvino-fp32",
         "Triton alone, onnxruntime-fp32",
     ]
-    for row in rows.values():
+    assert list(same_engine["rows"]) == [
+        "rrr serve, openvino-fp32",
+        "FastAPI + the same engine",
+        "LitServe + the same engine",
+        "Triton alone, openvino-fp32",
+    ]
+    assert "rrr serve p50 less that of FastAPI + the same engine (ms), openvino-fp32, 32 px | at most 1 |" in said
+    for row in [*rows.values(), *same_engine["rows"].values()]:
         assert len(row["concurrency-2"]["rounds"]) == 2
         assert row["concurrency-2"]["requests"] > 1
         assert 0 < row["concurrency-1"]["p50_ms"] <= row["concurrency-1"]["p99_ms"]

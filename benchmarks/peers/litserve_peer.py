@@ -1,6 +1,6 @@
-"""LitServe in front of ONNX Runtime, after LitServe's guide for image classifiers: base64 in JSON, batching on.
+"""LitServe in front of a classifier in its worker, after LitServe's guide for images: base64 in JSON, batching on.
 
-ONNX_ENGINE=FOLDER python litserve_onnxruntime.py PORT
+PEER_CLASSIFIER=OnnxClassifier PEER_ENGINE=FOLDER python litserve_peer.py PORT
 
 One worker process, since an inference takes all cores. A batch is what waits when the last one is done, and what
 comes within a millisecond: every request pays `batch_timeout`, and 0 makes LitServe spin.
@@ -9,21 +9,20 @@ comes within a millisecond: every request pays `batch_timeout`, and 0 makes LitS
 import base64
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import litserve
 from fastapi import Request
 
-from rrrbench.onnx_classifier import OnnxClassifier
+from rrrbench.classifiers import classifier_of
 
 
 class Classifier(litserve.LitAPI):  # type: ignore[misc]  # litserve has no types for mypy
-    """The engine folder's ONNX file."""
+    """What the environment names."""
 
     def setup(self, device: str) -> None:  # noqa: ARG002  the name is LitServe's
         """Called once in the worker process."""
-        self.classifier = OnnxClassifier(Path(os.environ["ONNX_ENGINE"]))
+        self.classifier = classifier_of(os.environ)
 
     def decode_request(self, request: Request) -> Any:
         """Pixels of one image. `Request` makes LitServe parse the body, whatever its type says, and pass the result."""
