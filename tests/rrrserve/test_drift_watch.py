@@ -15,7 +15,7 @@ from rrrnet.images.preprocess import Preprocess
 from rrrserve.api.drift import DriftWatch
 
 PLAIN = ServedModel("watched", "1", "t", "python", 2, 1, ("a", "b"), Preprocess(32), 32, 1, 1, ("probabilities",))
-GOOD = {"uncertainty": {"agreement": 1.0, "entropy": 0.1}, "members_used": 2, "partial": False, "effort": "full"}
+GOOD = {"uncertainty": {"agreement": 1.0, "entropy": 0.098}, "members_used": 2, "partial": False, "effort": "full"}
 BAD = {**GOOD, "uncertainty": {"agreement": 0.5, "entropy": 0.6}}
 
 
