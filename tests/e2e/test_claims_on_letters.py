@@ -13,23 +13,13 @@ from harness.service import RRR, Service
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1800)]
 
-# name, claim, limits that are true and false
+SETS = {"kind": "coverage", "model": "cascade", "coverage": 0.8}
+# A claim, and limits that are true and false of it.
 CLAIMS: tuple[tuple[dict[str, Any], dict[str, float], dict[str, float]], ...] = (
-    *(
-        (
-            {"kind": "coverage", "model": "cascade", "coverage": 0.8, "effort": effort},
-            {"at_least": 0.7},
-            {"at_least": 0.9},
-        )
-        for effort in ("fast", "auto", "full")
-    ),
-    ({"kind": "calibration", "model": "cascade"}, {"at_most_points": 8}, {}),
-    ({"kind": "calibration", "model": "all"}, {}, {"at_most_points": 3}),
-    (
-        {"kind": "speedup", "model": "cascade", "baseline": "all", "level": "engine"},
-        {"at_least": 1.02},
-        {"at_least": 3},
-    ),
+    *(({**SETS, "effort": effort}, {"at_least": 0.7}, {"at_least": 0.9}) for effort in ("fast", "auto", "full")),
+    ({"kind": "calibration", "model": "cascade"}, {"at_most_points": 10}, {}),
+    ({"kind": "calibration", "model": "all"}, {}, {"at_most_points": 1}),  # as it was trained, which is too timid
+    ({"kind": "speedup", "model": "cascade", "baseline": "resnet152"}, {"at_least": 2}, {"at_least": 40}),
 )
 
 
@@ -44,7 +34,7 @@ def verify(letters: Any, url: str, claims: list[dict[str, Any]], folder: Path) -
     """Exit code and verdicts of the command, which sends the letters of the test split."""
     path = folder / "claims.yaml"
     path.write_text(yaml.safe_dump({"version": 1, "claims": claims}))
-    command = [str(RRR), "verify", "--claims", str(path), "--scrape", url, "--drive", "--seconds", "120", "--json"]
+    command = [str(RRR), "verify", "--claims", str(path), "--scrape", url, "--drive", "--seconds", "60", "--json"]
     command += ["--data", str(letters.data), "--repository", str(letters.repository)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
     assert done.stdout, done.stderr
@@ -71,4 +61,4 @@ def test_true_claims_pass_and_false_ones_fail(
     assert ended == code
     for one in found:
         if one["kind"] != "speedup":
-            assert one["samples"] == {one["models"][0]: 800}  # of the test split, all
+            assert one["samples"] == {one["models"][0]: 720}  # the whole test split

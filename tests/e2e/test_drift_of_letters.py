@@ -38,13 +38,13 @@ def engine(letters: Any) -> Engine:
 @pytest.fixture(scope="module")
 def other_script(letters: Any) -> list[bytes]:
     """600 letters that the network never saw, in random order."""
-    return shuffled(letters.draw("others", 75, "greek"))
+    return shuffled(letters.draw("others", 100, "greek"))
 
 
 @pytest.fixture(scope="module")
 def fresh(letters: Any) -> list[bytes]:
-    """5 000 letters that the network has learnt, newly drawn, in random order."""
-    return shuffled(letters.draw("fresh", 625))
+    """4 200 letters that the network has learnt, newly drawn, in random order."""
+    return shuffled(letters.draw("fresh", 700))
 
 
 def shuffled(paths: Sequence[Path]) -> list[bytes]:
@@ -77,7 +77,7 @@ def test_thousands_of_fresh_letters_of_the_same_kind_are_no_drift(
 ) -> None:
     found = [score for _, score in scores(model, engine, fresh)]
     print(f"largest score over {len(fresh)} letters: {max(found):.2f}")
-    assert len(fresh) == 5000
+    assert len(fresh) == 4200
     assert max(found) < 1
 
 
