@@ -55,7 +55,7 @@ def letters(tmp_path_factory: pytest.TempPathFactory) -> Letters:
 
     made = Letters(root, root / "repository", draw)
     draw("letters", 600)
-    common = ["--data", made.data, "--weights", "none", "--size", str(SIZE), "--test-fraction", "0.2"]
+    common: list[str | Path] = ["--data", made.data, "--weights", "none", "--size", str(SIZE), "--test-fraction", "0.2"]
     rrr("train", "--out", root / "learnt", "--members", "4", "--epochs", "5", *common)
     rrr("train", "--out", root / BASELINE, "--method", "full", "--epochs", "0", *common)
     builds: tuple[tuple[str, str, list[str]], ...] = (

@@ -68,7 +68,8 @@ def scores(model: ServedModel, engine: Engine, images: Sequence[bytes]) -> Itera
     status = np.where(np.isfinite(found).all(axis=2), USED, NOT_ASKED).astype(np.uint8)
     for count, (probabilities, became) in enumerate(zip(found, status, strict=True), 1):
         told = answer(probabilities, became, model, Options(1, False))
-        if detector.observe(*(told["uncertainty"][key] for key in ("agreement", "entropy")), told["members_used"]):
+        doubt = told["uncertainty"]
+        if detector.observe(doubt["agreement"], doubt["entropy"], told["members_used"]):
             yield count, detector.score
 
 
