@@ -99,7 +99,9 @@ def test_every_label_is_that_of_the_mean_of_the_members_that_the_answer_names(
 
     labels = [ward.model.labels[best] for best in ward.well[:, used].mean(axis=1).argmax(axis=1)]
     assert [answer["predictions"][0]["label"] for answer in answers] == labels
-    assert labels != [ward.model.labels[best] for best in ward.well.mean(axis=1).argmax(axis=1)]  # it is of consequence
+    if ward.model.cascade is None:  # a cascade's parts depend on what was timed
+        of_all = ward.well.mean(axis=1).argmax(axis=1)
+        assert labels != [ward.model.labels[best] for best in of_all], "it is of no consequence"
     for answer, of_members in zip(answers, ward.well, strict=True):
         assert (answer["partial"], answer["members_used"]) == (True, len(used))
         own = [(item["member"], item["label"]) for item in answer["members"]]
