@@ -8,7 +8,7 @@ death behind, which each scrape would have to read.
 import logging
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from prometheus_client import REGISTRY, CollectorRegistry, ProcessCollector, values
@@ -66,7 +66,7 @@ def forget_gauges_of_the_dead(folder: Path) -> None:
 
 
 def registry_of(folder: Path | None, *others: Collector) -> CollectorRegistry:
-    """What a scrape gives: `others`, and counters and histograms of all workers summed, `process_*` of each.
+    """What a scrape gives: `others`, and counters and histograms of all workers summed, drift and `process_*` of each.
 
     Args:
         folder: see `folder_in_use`.
@@ -106,7 +106,15 @@ class _Workers(Collector):
 
 
 def _merge(files: list[Path]) -> list[Metric]:
-    return list(MultiProcessCollector.merge([str(path) for path in files]))  # type: ignore[no-untyped-call]
+    families = list(MultiProcessCollector.merge([str(path) for path in files]))  # type: ignore[no-untyped-call]
+    for family in families:
+        if family.type == "gauge":  # one that is told of each worker calls it by its process
+            family.samples = [sample._replace(labels=_of_worker(sample.labels)) for sample in family.samples]
+    return families
+
+
+def _of_worker(labels: Mapping[str, str]) -> dict[str, str]:
+    return {"worker" if name == "pid" else name: value for name, value in labels.items()}
 
 
 def _readable(path: Path) -> bool:
