@@ -89,7 +89,7 @@ DRIFT_SCORE = Gauge(
     "rrr_drift_score",
     "How far the last answers are from those to the calibration images: 0 is as there, 1 an alarm; NaN: not known.",
     ["model"],
-    multiprocess_mode="liveall",  # each worker sees its own answers, and the largest of numbers and NaN may be NaN
+    multiprocess_mode="liveall",  # `multiprocess` takes the largest: that of `livemax` may be NaN beside numbers
 )
 MEMBER_FAILURES = Counter(
     "rrr_member_failures_total",

@@ -6,13 +6,15 @@ death behind, which each scrape would have to read.
 """
 
 import logging
+import math
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from prometheus_client import REGISTRY, CollectorRegistry, ProcessCollector, values
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.samples import Sample
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
@@ -66,7 +68,7 @@ def forget_gauges_of_the_dead(folder: Path) -> None:
 
 
 def registry_of(folder: Path | None, *others: Collector) -> CollectorRegistry:
-    """What a scrape gives: `others`, and counters and histograms of all workers summed, drift and `process_*` of each.
+    """What a scrape gives: `others`, and counters and histograms of all workers summed, `process_*` of each.
 
     Args:
         folder: see `folder_in_use`.
@@ -108,13 +110,20 @@ class _Workers(Collector):
 def _merge(files: list[Path]) -> list[Metric]:
     families = list(MultiProcessCollector.merge([str(path) for path in files]))  # type: ignore[no-untyped-call]
     for family in families:
-        if family.type == "gauge":  # one that is told of each worker calls it by its process
-            family.samples = [sample._replace(labels=_of_worker(sample.labels)) for sample in family.samples]
+        if any("pid" in sample.labels for sample in family.samples):
+            family.samples = list(_largest(family.samples))
     return families
 
 
-def _of_worker(labels: Mapping[str, str]) -> dict[str, str]:
-    return {"worker" if name == "pid" else name: value for name, value in labels.items()}
+def _largest(samples: Iterable[Sample]) -> Iterable[Sample]:
+    """The largest value of all workers, by series; NaN, which is 'not known', only where it is every worker's."""
+    found: dict[tuple[str, ...], Sample] = {}
+    for sample in samples:
+        labels = {name: value for name, value in sample.labels.items() if name != "pid"}
+        key = (sample.name, *labels.values())
+        if key not in found or math.isnan(found[key].value) or sample.value > found[key].value:
+            found[key] = sample._replace(labels=labels)
+    return found.values()
 
 
 def _readable(path: Path) -> bool:
