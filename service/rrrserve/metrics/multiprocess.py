@@ -14,9 +14,9 @@ from pathlib import Path
 
 from prometheus_client import REGISTRY, CollectorRegistry, ProcessCollector, values
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
-from prometheus_client.samples import Sample
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 from rrrserve.process.environment import variables
 
