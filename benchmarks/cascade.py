@@ -55,6 +55,7 @@ FOLDER = CACHE / "cascade"
 SEEDS = (0, 1, 2)
 PIXELS, LARGE_PIXELS = 64, 224
 BATCH = BatchRange(1, 8, 32)
+RRR = Path(sys.executable).parent / "rrr"
 _LIMIT = 2000
 Rows = npt.NDArray[np.int64]
 Call = Callable[[Uint8Array, Rows], object]
@@ -62,17 +63,16 @@ Call = Callable[[Uint8Array, Rows], object]
 
 def train(folder: Path) -> None:
     """Letters of the demo's kind, and an ensemble of each seed, without a time budget."""
-    rrr = [sys.executable, "-m", "rrrserve.cli"]
     letters = folder / "letters"
     if not letters.is_dir():
         options = ["--classes", "20", "--per-class", "500", "--size", str(PIXELS), "--seed", "21"]
-        subprocess.run([*rrr, "data", "glyphs", str(letters), *options], check=True)
+        subprocess.run([str(RRR), "data", "glyphs", str(letters), *options], check=True)
     for seed in SEEDS:
         if not (folder / f"seed{seed}").is_dir():
             options = ["--method", "ensemble", "--members", "8", "--weights", "none", "--size", str(PIXELS)]
             options += ["--epochs", "4", "--batch-size", "32", "--test-fraction", "0.2", "--augmentation", "quick"]
             out = ["--seed", str(seed), "--out", str(folder / f"seed{seed}")]
-            subprocess.run([*rrr, "train", "--data", str(letters), *options, *out], check=True)
+            subprocess.run([str(RRR), "train", "--data", str(letters), *options, *out], check=True)
 
 
 class Measurements:

@@ -1,5 +1,6 @@
 """The images that an engine is verified on: the test split of the data that the checkpoint was trained on."""
 
+import filecmp
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,7 +59,8 @@ def held_out_images(checkpoint: Checkpoint, data: Path | None, *, limit: int, wi
 def unseen_images(checkpoint: Checkpoint, data: Path | None, calibration_data: Path | None, *, limit: int) -> HeldOut:
     """At most `limit` labelled images that no gradient step saw and that nothing is verified on.
 
-    Those are the validation images that the checkpoint's split names, or all of `calibration_data`.
+    Those are the validation images that the checkpoint's split names, or all of `calibration_data` but those that are
+    in its training or test part.
 
     Raises:
         UsageError: there are none; says why.
@@ -66,7 +68,7 @@ def unseen_images(checkpoint: Checkpoint, data: Path | None, calibration_data: P
     """
     way_out = "--calibration-data DIR gives some"
     if calibration_data is not None:
-        chosen, part = read_again({}, calibration_data), "all images"
+        chosen, part = _but_known(checkpoint, read_again({}, calibration_data))
     else:
         parts = read_split(checkpoint.path / SPLIT) if SPLIT in checkpoint.files else {}
         if "val" not in parts.values():
@@ -80,6 +82,30 @@ def unseen_images(checkpoint: Checkpoint, data: Path | None, calibration_data: P
         chosen, part = select(everything, parts, "val"), "validation images"
     chosen = evenly(replace(chosen, classes=spelled_as(chosen.classes, checkpoint.labels)), limit)
     return _with_labels(chosen, checkpoint, f"{part} of {chosen.name}")
+
+
+def _but_known(checkpoint: Checkpoint, images: ImageSet) -> tuple[ImageSet, str]:
+    """The images that the checkpoint was neither trained nor tested on: of other names, or of other bytes."""
+    parts = read_split(checkpoint.path / SPLIT) if SPLIT in checkpoint.files else {}
+    recorded = checkpoint.training.get("data") or {}
+    there = Path(recorded.get("path", ""))
+
+    def known(file: str) -> bool:
+        if parts.get(file) not in ("train", "test"):
+            return False
+        if images.sha256 == recorded.get("sha256"):
+            return True
+        return (there / file).is_file() and filecmp.cmp(there / file, images.path(file), shallow=False)
+
+    unknown = images.take(index for index, file in enumerate(images.files) if not known(file))
+    if not unknown.files:
+        raise UsageError(
+            f"{checkpoint.name} was trained or tested on every image of {images.root}: give others with "
+            "--calibration-data DIR"
+        )
+    left_out = len(images.files) - len(unknown.files)
+    part = f"all images but {left_out} that it was trained or tested on" if left_out else "all images"
+    return unknown, part
 
 
 def _with_labels(chosen: ImageSet, checkpoint: Checkpoint, source: str) -> HeldOut:

@@ -1,5 +1,6 @@
 """Cascades: some members answer alone where they agree, the rest are asked about what they leave open."""
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from rrrbuild.confidence import thresholds
 from rrrbuild.cutting import cut_cascade, features_of
 from rrrbuild.engine import load_engine, load_runner
 from rrrbuild.export import export_onnx
-from rrrbuild.heldout import HeldOut
+from rrrbuild.heldout import HeldOut, unseen_images
 from rrrbuild.job import BuildOrder
 from rrrbuild.manifest import BatchRange, Manifest, read_engine, to_document
 from rrrbuild.plan_runner import InLanes
@@ -271,12 +272,17 @@ def test_too_few_images_give_no_cascade_but_a_temperature(
     make_checkpoint: Callable[..., Checkpoint],
     four_members: Architecture,
     data: Path,
+    many_images: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(measure, "_SECONDS_PER_SIZE", 0.02)
     checkpoint = make_checkpoint(tmp_path / "quartet", four_members, data=data)
     said: list[str] = []
-    wanted = Trust(calibration_data=data)
+    few = tmp_path / "few"
+    for image in many_images.glob("*/[0-7].png"):
+        (few / image.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, few / image.parent.name)
+    wanted = Trust(calibration_data=few)
     engine = build_engine(
         checkpoint.path,
         "onnxruntime-fp32",
@@ -293,7 +299,21 @@ def test_too_few_images_give_no_cascade_but_a_temperature(
     assert engine.confidence is not None
     assert engine.confidence.images == 24
     assert set(engine.confidence.temperature) == {"full"}
-    assert f"--calibration-data {data}" in engine.command
+    assert f"--calibration-data {few}" in engine.command
+
+
+def test_images_that_were_trained_or_tested_on_calibrate_nothing_whatever_folder_they_come_in(
+    tmp_path: Path, make_checkpoint: Callable[..., Checkpoint], data: Path, many_images: Path
+) -> None:
+    checkpoint = make_checkpoint(tmp_path / "duo", data=data)
+    with pytest.raises(UsageError, match=r"trained or tested on every image of .*colours: give others"):
+        unseen_images(checkpoint, None, data, limit=100)
+    more = shutil.copytree(data, tmp_path / "more")
+    shutil.copy(many_images / "red" / "99.png", more / "red")
+    shutil.copy(many_images / "blue" / "0.png", more / "blue")  # of a name that was trained on, and another picture
+    found = unseen_images(checkpoint, None, more, limit=100)
+    assert len(found.images) == 2
+    assert found.source == "all images but 23 that it was trained or tested on of more"
 
 
 def test_wishes_that_contradict_each_other_are_refused_before_anything_is_read(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import math
 import os
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from rrrserve.metrics import instruments
 instruments.REJECTED.labels("bad_json").inc(7)
 instruments.STAGE_DURATION.labels("read", "m").observe(0.01)
 instruments.IN_FLIGHT.inc()
+instruments.DRIFT_SCORE.labels("m").set(float("nan") if sys.argv[2] == "1" else 1.5)
 print("counted", flush=True)
 sys.stdin.read()
 """
@@ -81,6 +83,16 @@ def test_a_killed_workers_counts_stay_and_its_gauges_go(tmp_path: Path, start: S
     assert counts(found) == (14, 2, 1)
     assert 'process_resident_memory_bytes{worker="1"}' not in found
     assert second.poll() is None
+
+
+def test_drift_is_that_of_the_worker_with_the_highest_and_one_that_knows_nothing_yet_hides_none(
+    tmp_path: Path, start: Start
+) -> None:
+    start(1)
+    assert math.isnan(samples(tmp_path)['rrr_drift_score{model="m"}'])
+    start(2)
+    found = {name: score for name, score in samples(tmp_path).items() if name.startswith("rrr_drift_score")}
+    assert found == {'rrr_drift_score{model="m"}': 1.5}
 
 
 def test_the_worker_in_a_killed_ones_place_goes_on_counting_in_its_files(tmp_path: Path, start: Start) -> None:

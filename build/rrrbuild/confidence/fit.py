@@ -40,18 +40,22 @@ def fit_confidence(
         labels: shape (N,).
         cascade: `k`, `tau` and `order`, None where all members are always asked.
         source: where the images come from, for people.
-        calibrate: whether temperatures are fitted; else they are 1.
+        calibrate: whether temperatures are fitted; else they are 1, as are those that other images do not confirm.
     """
     efforts = EFFORTS if cascade else (FULL,)
     fitted = {effort: mean_of_members(_answered(reference, cascade, effort)) for effort in efforts}
     means = {effort: mean_of_members(_answered(found, cascade, effort)) for effort in efforts}
-    temperatures = {effort: fit_temperature(mean, labels) if calibrate else 1.0 for effort, mean in fitted.items()}
+    before = {effort: score_mean(mean, labels) for effort, mean in means.items()}
     watched = drift.effort_to_watch(cascade)
     members = reference.shape[1]
     own = fit_temperature(reference.reshape(-1, reference.shape[2]), np.repeat(labels, members)) if calibrate else 1.0
-    after, coverage = {}, {}
+    temperatures, after, coverage = {}, {}, {}
     for effort, mean in means.items():
-        after[effort], coverage[effort] = _cross_fitted(fitted[effort], mean, labels, calibrate=calibrate)
+        judged = _cross_fitted(fitted[effort], mean, labels, calibrate=calibrate)
+        # Of few images, what fits one half may make the other worse.
+        helps = calibrate and judged[0]["nll"] < before[effort]["nll"]
+        temperatures[effort] = fit_temperature(fitted[effort], labels) if helps else 1.0
+        after[effort], coverage[effort] = judged if helps else _cross_fitted(mean, mean, labels, calibrate=False)
     return Confidence(
         images=len(labels),
         source=source,
@@ -61,7 +65,7 @@ def fit_confidence(
             effort: tuple(conformal.scores_of(tempered(mean, temperatures[effort]), labels).tolist())
             for effort, mean in means.items()
         },
-        before={effort: score_mean(mean, labels) for effort, mean in means.items()},
+        before=before,
         after=after,
         coverage=coverage,
         drift=drift.reference(

@@ -13,11 +13,11 @@ class DriftWatch:
     """One model's detector in one HTTP worker; each worker sees its own answers only."""
 
     def __init__(self, model: ServedModel) -> None:
-        """Begin anew; without a reference the score is NaN, so that none of an earlier version stays."""
+        """Begin anew: NaN, so that no score of an earlier version stays, until the first look."""
         drift = None if model.confidence is None else model.confidence.drift
         self._detector = None if drift is None else DriftDetector(drift)
         self._gauge = DRIFT_SCORE.labels(model.name)
-        self._gauge.set(math.nan if drift is None else 0.0)
+        self._gauge.set(math.nan)
 
     def observe(self, result: Mapping[str, Any]) -> None:
         """Take an answer (see `rrrserve.api.answer.answer`); partial ones and those of other efforts do not count."""

@@ -87,9 +87,9 @@ UNSURE_KEPT = Counter(
 )
 DRIFT_SCORE = Gauge(
     "rrr_drift_score",
-    "How far the last answers are from those to the calibration images: 0 is as there, 1 an alarm; NaN: no reference.",
+    "How far the last answers are from those to the calibration images: 0 is as there, 1 an alarm; NaN: not known.",
     ["model"],
-    multiprocess_mode="livemax",
+    multiprocess_mode="liveall",  # `multiprocess` takes the largest: that of `livemax` may be NaN beside numbers
 )
 MEMBER_FAILURES = Counter(
     "rrr_member_failures_total",

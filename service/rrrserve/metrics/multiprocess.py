@@ -6,15 +6,17 @@ death behind, which each scrape would have to read.
 """
 
 import logging
+import math
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from prometheus_client import REGISTRY, CollectorRegistry, ProcessCollector, values
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 from rrrserve.process.environment import variables
 
@@ -106,7 +108,22 @@ class _Workers(Collector):
 
 
 def _merge(files: list[Path]) -> list[Metric]:
-    return list(MultiProcessCollector.merge([str(path) for path in files]))  # type: ignore[no-untyped-call]
+    families = list(MultiProcessCollector.merge([str(path) for path in files]))  # type: ignore[no-untyped-call]
+    for family in families:
+        if any("pid" in sample.labels for sample in family.samples):
+            family.samples = list(_largest(family.samples))
+    return families
+
+
+def _largest(samples: Iterable[Sample]) -> Iterable[Sample]:
+    """The largest value of all workers, by series; NaN, which is 'not known', only where it is every worker's."""
+    found: dict[tuple[str, ...], Sample] = {}
+    for sample in samples:
+        labels = {name: value for name, value in sample.labels.items() if name != "pid"}
+        key = (sample.name, *labels.values())
+        if key not in found or math.isnan(found[key].value) or sample.value > found[key].value:
+            found[key] = sample._replace(labels=labels)
+    return found.values()
 
 
 def _readable(path: Path) -> bool:

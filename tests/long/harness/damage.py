@@ -38,6 +38,36 @@ def _execute(self, requests):
 TritonPythonModel.execute = _execute
 """
 
+# Member 1 of plan `split`, or of a cascade the first member of the rest, does what the file says.
+_ILL = """
+import pathlib as _pathlib
+import time as _time
+
+_illness = _pathlib.Path({illness!r})
+_parts, _cascade = load_parts, load_cascade
+
+
+def _ill(found, place):
+    illness, found = _illness.read_text(), np.array(found)
+    while illness == _illness.read_text() == "sleeps":
+        _time.sleep(0.01)
+    if illness == "fails":
+        raise RuntimeError("a member fails on purpose")
+    if illness == "nan":
+        found[place] = np.nan
+    return found
+
+
+def load_parts(*given):
+    stem, (zeroth, first, *others) = _parts(*given)
+    return stem, [zeroth, lambda features: _ill(first(features), ...), *others]
+
+
+def load_cascade(*given):
+    first, rest = _cascade(*given)
+    return first, lambda features, rows: _ill(rest(features, rows), (slice(None), 0))
+"""
+
 
 def files(folder: Path) -> list[Path]:
     """The files of an artifact that hold something."""
@@ -135,4 +165,18 @@ def leaking(sound: Path, target: Path, leak_bytes: int) -> None:
     for model in read_models(target).models:
         with (target / model.name / "1" / "model.py").open("a") as file:
             file.write(_LEAK.format(bytes=leak_bytes))
+    _seal_again(target)
+
+
+def with_ill_member(sound: Path, target: Path, illness: Path) -> None:
+    """Copy a sound repository to `target`, where a member of the first model is as a file says at the time.
+
+    Args:
+        sound: the repository.
+        target: the copy.
+        illness: the file, which must exist: empty, `nan`, `fails`, or `sleeps`, which lasts until it says otherwise.
+    """
+    shutil.copytree(sound, target)
+    with (_first_model(target) / "1" / "runtime.py").open("a") as file:
+        file.write(_ILL.format(illness=str(illness)))
     _seal_again(target)
