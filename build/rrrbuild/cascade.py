@@ -127,10 +127,13 @@ class CascadeSearch:
         if not found:
             raise NoCascadeError("; ".join([*(f"{name}: {error}" for name, error in left_out.items()), *told]))
         saving, proven = min(found, key=lambda one: one[0])
+        found.clear()  # the other's runner, and its memory
         if saving > _PAYS and not always:
             raise NoCascadeError(f"it would not pay: {'; '.join(told)} (--cascade takes it all the same)")
         self._order.report(f"taking the cascade ({'; '.join(told)})")
-        return replace(proven, latency_ms=self._latency_ms(proven.runner))
+        with candidates.leaving_out("the cascade that was chosen", left_out, self._order.report):
+            return replace(proven, latency_ms=self._latency_ms(proven.runner))
+        raise NoCascadeError("; ".join(f"{name}: {error}" for name, error in left_out.items()))
 
     @cached_property
     def _expected(self) -> Probabilities:

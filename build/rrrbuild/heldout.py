@@ -1,7 +1,7 @@
 """The images that an engine is verified on: the test split of the data that the checkpoint was trained on."""
 
-import filecmp
-from collections.abc import Collection
+import hashlib
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rrrnet.checkpoint import SPLIT, Checkpoint
-from rrrnet.data.dataset import ImageSet, load_arrays, read_again, read_split, select
+from rrrnet.data.dataset import TEST_DATA, ImageSet, load_arrays, read_again, read_split, select
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.images.preprocess import Preprocess, Uint8Array
 from rrrnet.names import spelled_as
@@ -59,8 +59,8 @@ def held_out_images(checkpoint: Checkpoint, data: Path | None, *, limit: int, wi
 def unseen_images(checkpoint: Checkpoint, data: Path | None, calibration_data: Path | None, *, limit: int) -> HeldOut:
     """At most `limit` labelled images that no gradient step saw and that nothing is verified on.
 
-    Those are the validation images that the checkpoint's split names, or all of `calibration_data` but those that are
-    in its training or test part.
+    Those are the validation images that the checkpoint's split names, or all of `calibration_data` but those whose
+    bytes are those of an image in its training or test part.
 
     Raises:
         UsageError: there are none; says why.
@@ -68,7 +68,7 @@ def unseen_images(checkpoint: Checkpoint, data: Path | None, calibration_data: P
     """
     way_out = "--calibration-data DIR gives some"
     if calibration_data is not None:
-        chosen, part = _but_known(checkpoint, read_again({}, calibration_data))
+        chosen, part = _but_known(checkpoint, data, read_again({}, calibration_data))
     else:
         parts = read_split(checkpoint.path / SPLIT) if SPLIT in checkpoint.files else {}
         if "val" not in parts.values():
@@ -84,28 +84,38 @@ def unseen_images(checkpoint: Checkpoint, data: Path | None, calibration_data: P
     return _with_labels(chosen, checkpoint, f"{part} of {chosen.name}")
 
 
-def _but_known(checkpoint: Checkpoint, images: ImageSet) -> tuple[ImageSet, str]:
-    """The images that the checkpoint was neither trained nor tested on: of other names, or of other bytes."""
-    parts = read_split(checkpoint.path / SPLIT) if SPLIT in checkpoint.files else {}
-    recorded = checkpoint.training.get("data") or {}
-    there = Path(recorded.get("path", ""))
-
-    def known(file: str) -> bool:
-        if parts.get(file) not in ("train", "test"):
-            return False
-        if images.sha256 == recorded.get("sha256"):
-            return True
-        return (there / file).is_file() and filecmp.cmp(there / file, images.path(file), shallow=False)
-
-    unknown = images.take(index for index, file in enumerate(images.files) if not known(file))
+def _but_known(checkpoint: Checkpoint, data: Path | None, images: ImageSet) -> tuple[ImageSet, str]:
+    """The images whose bytes are those of none that the checkpoint was trained or tested on, whatever their names."""
+    originals = list(_trained_or_tested(checkpoint, data))
+    there = [path for path in originals if path.is_file()]
+    sizes = {images.path(file).stat().st_size for file in images.files}
+    known = {_digest(path) for path in there if path.stat().st_size in sizes}
+    unknown = images.take(
+        index for index, file in enumerate(images.files) if not known or _digest(images.path(file)) not in known
+    )
     if not unknown.files:
         raise UsageError(
             f"{checkpoint.name} was trained or tested on every image of {images.root}: give others with "
             "--calibration-data DIR"
         )
-    left_out = len(images.files) - len(unknown.files)
+    left_out, missing = len(images.files) - len(unknown.files), len(originals) - len(there)
     part = f"all images but {left_out} that it was trained or tested on" if left_out else "all images"
-    return unknown, part
+    return unknown, f"{part} (not compared with {missing} of those, which are gone)" if missing else part
+
+
+def _trained_or_tested(checkpoint: Checkpoint, data: Path | None) -> Iterator[Path]:
+    """Where the images lie, or lay, that the checkpoint was trained or tested on."""
+    recorded = checkpoint.training.get("data") or {}
+    root, tests = data or Path(recorded.get("path") or ""), Path(recorded.get("test_path") or "")
+    parts = read_split(checkpoint.path / SPLIT) if SPLIT in checkpoint.files else {}
+    for file, part in parts.items():
+        if part != "val":
+            yield tests / file.removeprefix(TEST_DATA) if file.startswith(TEST_DATA) else root / file
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _with_labels(chosen: ImageSet, checkpoint: Checkpoint, source: str) -> HeldOut:

@@ -309,11 +309,15 @@ def test_images_that_were_trained_or_tested_on_calibrate_nothing_whatever_folder
     with pytest.raises(UsageError, match=r"trained or tested on every image of .*colours: give others"):
         unseen_images(checkpoint, None, data, limit=100)
     more = shutil.copytree(data, tmp_path / "more")
+    next((more / "red").iterdir()).rename(more / "red" / "another name.png")
     shutil.copy(many_images / "red" / "99.png", more / "red")
     shutil.copy(many_images / "blue" / "0.png", more / "blue")  # of a name that was trained on, and another picture
     found = unseen_images(checkpoint, None, more, limit=100)
     assert len(found.images) == 2
     assert found.source == "all images but 23 that it was trained or tested on of more"
+    moved = tmp_path / "moved"  # so that none of its images is where the checkpoint remembers it
+    found = unseen_images(checkpoint, moved, more, limit=100)
+    assert found.source == "all images (not compared with 24 of those, which are gone) of more"
 
 
 def test_wishes_that_contradict_each_other_are_refused_before_anything_is_read(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def fit_confidence(
         labels: shape (N,).
         cascade: `k`, `tau` and `order`, None where all members are always asked.
         source: where the images come from, for people.
-        calibrate: whether temperatures are fitted; else they are 1, as are those that other images do not confirm.
+        calibrate: whether temperatures are fitted; else they are 1, as is an effort's that other images do not confirm.
     """
     efforts = EFFORTS if cascade else (FULL,)
     fitted = {effort: mean_of_members(_answered(reference, cascade, effort)) for effort in efforts}

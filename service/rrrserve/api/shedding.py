@@ -31,7 +31,7 @@ class Shedding:
     def __init__(self, admission: Admission, *, enabled: bool) -> None:
         self._admission, self._enabled = admission, enabled
         self._most_before = self._most_now = _NOTHING
-        self._span_ends = 0.0
+        self._span = 0
 
     def apply(self, model: ServedModel, options: Options, seconds_left: float) -> Options:
         """What a request is answered by.
@@ -51,10 +51,10 @@ class Shedding:
 
     def _most_lately(self) -> Queue:
         """The most that was under way when a request came, in the last two to four seconds."""
-        now = time.monotonic()
-        if now >= self._span_ends:
-            self._most_before = self._most_now if now < self._span_ends + _SPAN_SECONDS else _NOTHING
-            self._most_now, self._span_ends = _NOTHING, now + _SPAN_SECONDS
+        span = int(time.monotonic() // _SPAN_SECONDS)
+        if span != self._span:
+            self._most_before = self._most_now if span == self._span + 1 else _NOTHING
+            self._most_now, self._span = _NOTHING, span
         self._most_now = _larger(self._most_now, self._admission.queue())
         return _larger(self._most_before, self._most_now)
 
