@@ -93,15 +93,16 @@ def percentile_ms(seconds: list[float], percent: float) -> float:
 async def measure(service: Service, bodies: list[bytes], options: argparse.Namespace) -> dict[str, Any]:
     """Idle time and capacity, then the overload, then idle again."""
     url = f"{service.url}/v1/predict"
+    alone = f"{url}?effort=full"  # a cascade still sheds members for seconds after each load
     await closed_loop(url, bodies, _CONCURRENCY, seconds=1.0)
-    idle = await closed_loop(url, bodies, 1, seconds=_IDLE_SECONDS)
+    idle = await closed_loop(alone, bodies, 1, seconds=_IDLE_SECONDS)
     at_limit = await closed_loop(url, bodies, _CONCURRENCY, seconds=_CAPACITY_SECONDS)
     before = worker_mb(service)
     overload = Offered(url, bodies, options.deadline_ms)
     figures = await overload.run(options.factor * at_limit.throughput, options.seconds)
     after = worker_mb(service)
     recovering = await Offered(url, bodies, options.deadline_ms).run(at_limit.throughput / 4, _RECOVERY_SECONDS)
-    again = await closed_loop(url, bodies, 1, seconds=_IDLE_SECONDS)
+    again = await closed_loop(alone, bodies, 1, seconds=_IDLE_SECONDS)
     later = [took for due, took in overload.refused if due >= 1.0]  # the first second fills what was empty
     return {
         "capacity_per_second": at_limit.throughput,

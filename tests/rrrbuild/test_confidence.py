@@ -49,6 +49,17 @@ def test_a_temperature_of_one_half_is_found_where_answers_are_half_as_sure_as_th
     assert score_mean(calibrated, labels)["ece"] < 0.02 < 0.1 < score_mean(timid, labels)["ece"]
 
 
+def test_a_temperature_that_one_half_of_the_images_asks_for_and_the_other_refutes_is_1() -> None:
+    sure = np.tile(np.array([0.8, 0.2], np.float32), (40, 2, 1))
+    labels = np.tile([0, 1], 20)  # of each two images the first is told right, the second wrong
+    found = fit_confidence(sure, sure, labels, None, source="tests")
+    assert found.temperature == {FULL: 1.0}
+    assert found.after == found.before
+    always_right = fit_confidence(sure, sure, np.zeros(40, int), None, source="tests")
+    assert always_right.temperature[FULL] < 1
+    assert always_right.after[FULL]["nll"] < always_right.before[FULL]["nll"]
+
+
 def test_labels_that_are_all_right_do_not_make_every_answer_certain() -> None:
     sure = np.tile([0.8, 0.1, 0.1], (30, 1))
     assert 0.1 < fit_temperature(sure, np.zeros(30, int)) < 0.5

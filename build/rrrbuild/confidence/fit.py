@@ -51,11 +51,12 @@ def fit_confidence(
     own = fit_temperature(reference.reshape(-1, reference.shape[2]), np.repeat(labels, members)) if calibrate else 1.0
     temperatures, after, coverage = {}, {}, {}
     for effort, mean in means.items():
-        judged = _cross_fitted(fitted[effort], mean, labels, calibrate=calibrate)
+        after[effort], coverage[effort] = _cross_fitted(fitted[effort], mean, labels, calibrate=calibrate)
         # Of few images, what fits one half may make the other worse.
-        helps = calibrate and judged[0]["nll"] < before[effort]["nll"]
+        helps = calibrate and after[effort]["nll"] < before[effort]["nll"]
+        if calibrate and not helps:
+            after[effort], coverage[effort] = _cross_fitted(fitted[effort], mean, labels, calibrate=False)
         temperatures[effort] = fit_temperature(fitted[effort], labels) if helps else 1.0
-        after[effort], coverage[effort] = judged if helps else _cross_fitted(mean, mean, labels, calibrate=False)
     return Confidence(
         images=len(labels),
         source=source,
