@@ -1,6 +1,7 @@
 """OpenVINO IRs as callables. Copied into Triton model repositories: imports numpy and OpenVINO only."""
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ _ONE = {"min": 1, "opt": 1, "max": 1}
 # An image of this size or more fills one core, and its activations fit that core's cache better than two would. Smaller
 # ones go together: weights read anew for each cost more than the arithmetic (measured at 64, 128 and 224 pixels).
 _LARGE_IMAGE_PIXELS = 192
+_TRIES = 5  # of each way to do a batch, of which the best counts
 
 
 def load(
@@ -44,6 +46,7 @@ def load(
         network(_writeable(images), output)
         return output
 
+    network.settle(lambda count: run(np.zeros((count, *manifest["inputs"][0]["shape"][1:]), np.uint8)))
     return run
 
 
@@ -79,6 +82,8 @@ def load_cascade(
         output = np.empty((len(images), k, classes), np.float32)
         first(_writeable(images), output, features[: len(images)])
         return output, features[: len(images)]
+
+    first.settle(lambda count: run_first(np.zeros((count, *manifest["inputs"][0]["shape"][1:]), np.uint8)))
 
     def run_rest(features: npt.NDArray[Any], rows: Sequence[int]) -> npt.NDArray[np.float32]:
         output = np.empty((len(rows), members - k, classes), np.float32)
@@ -150,24 +155,48 @@ class _Network:
         network = _part(core, path, manifest)
         batch = manifest["batch"]
         self._streams = min(len(os.sched_getaffinity(0)) if threads is None else threads, batch["opt"])
-        one_by_one = manifest["preprocess"]["size"] >= _LARGE_IMAGE_PIXELS
+        self._one_by_one = manifest["preprocess"]["size"] >= _LARGE_IMAGE_PIXELS
+        self._left_alone = True
         self._shared = None
         if self._streams > 1:
-            self._shared = _Streams(core, network, manifest, threads, self._streams, one_by_one=one_by_one)
+            self._shared = _Streams(core, network, manifest, threads, self._streams, one_by_one=self._one_by_one)
         self._forms = _Forms(core, network, manifest if self._shared is None else {**manifest, "batch": _ONE}, threads)
+
+    def settle(self, run: Callable[[int], object]) -> None:
+        """Find out whether a row that is left over is done sooner by all cores together, or by the streams.
+
+        Of large images by all cores; of small ones that depends on the machine: after the streams, all cores need up to
+        a millisecond to begin (at 64 pixels three images took 6.0 ms so, and 5.4 ms by two streams).
+
+        Args:
+            run: calls this network with so many rows.
+        """
+        if self._shared is None or self._one_by_one:
+            return
+        seconds = {}
+        for self._left_alone in (True, False):
+            seconds[self._left_alone] = min(_seconds(run, self._streams + 1) for _ in range(_TRIES))
+        self._left_alone = seconds[True] < seconds[False]
 
     def __call__(self, source: npt.NDArray[Any], *targets: npt.NDArray[Any]) -> None:
         """Write what becomes of the N rows of `source` into `targets`, arrays of N rows in the network's order."""
         if self._shared is None:
             _infer(self._forms.request(len(source)), source, targets)
             return
-        # What is left over for at most half of the streams is done sooner by all cores together.
+        # What is left over for at most half of the streams is done sooner by all cores together, where it is at all.
         left = len(source) % self._streams
-        together = len(source) - (left if 2 * left <= self._streams else 0)
+        alone = left if len(source) == 1 or (self._left_alone and 2 * left <= self._streams) else 0
+        together = len(source) - alone
         self._shared(source[:together], [target[:together] for target in targets])
         for index in range(together, len(source)):
             row = slice(index, index + 1)
             _infer(self._forms.request(1), source[row], [target[row] for target in targets])
+
+
+def _seconds(run: Callable[[int], object], rows: int) -> float:
+    start = time.perf_counter()
+    run(rows)
+    return time.perf_counter() - start
 
 
 class _Forms:

@@ -32,6 +32,15 @@ def test_a_request_in_single_bytes_is_read(url: str) -> None:
     assert send(url, [bytes([byte]) for byte in request(b"12345")]).body == b"5"
 
 
+def test_an_answer_comes_in_one_piece_and_one_without_a_body_too(url: str) -> None:
+    with connect(url) as opened:
+        for asked, end in ((request(b"123"), b"\r\n\r\n3"), (GET.replace(b"GET", b"HEAD", 1), b"\r\n\r\n")):
+            opened.sendall(asked)
+            piece = opened.recv(65536)
+            assert piece.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert piece.endswith(end)
+
+
 def test_pipelined_requests_are_answered_in_order(url: str) -> None:
     with connect(url) as opened:
         opened.sendall(b"".join(request(bytes(size)) for size in (3, 1, 2)))

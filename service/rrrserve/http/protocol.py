@@ -19,6 +19,7 @@ from rrrserve.http.connections import Connections
 from rrrserve.http.refusal import Refusal, Render, closing_answer
 
 _BODY_FIELDS = (b"content-length", b"transfer-encoding", b"expect")  # they tell what follows the header
+_ANSWER = tuple(b"HTTP/1.1 %d" % hundred for hundred in range(2, 6))  # and not 100 Continue, for which a client waits
 _BYTES_FOR_EACH_TIME = 64 * 1024  # that the client must read in the time for a header
 
 
@@ -31,15 +32,37 @@ class _Phase(enum.Enum):
 
 
 class _Outlet:
-    """The part of a transport that uvicorn writes answers to; to close it is left to the protocol."""
+    """The part of a transport that uvicorn writes answers to; to close it is left to the protocol.
 
-    __slots__ = ("abort", "close", "is_closing", "write")
+    An answer's header waits for its body, so that both are sent, and read, in one piece.
+    """
+
+    __slots__ = ("_close", "_header", "_write", "abort", "is_closing")
 
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None], is_closing: Callable[[], bool]) -> None:
-        self.write = transport.write
+        self._write = transport.write
+        self._close = close
+        self._header = b""
         self.abort = transport.abort
-        self.close = close
         self.is_closing = is_closing
+
+    def write(self, data: bytes) -> None:
+        """Send, unless it is the header of an answer."""
+        if data.startswith(_ANSWER) and not self._header:
+            self._header = data
+        else:
+            self._write(self._header + data)
+            self._header = b""
+
+    def flush(self) -> None:
+        """Send the header of an answer without a body."""
+        if self._header:
+            self.write(b"")
+
+    def close(self) -> None:
+        """End the connection after all that was written."""
+        self.flush()
+        self._close()
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -70,6 +93,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._limits = connections.limits
         self._phase = _Phase.BETWEEN
         self._wire: asyncio.Transport
+        self._outlet: _Outlet
         self._deaf = False  # what the client sends from now on is thrown away
         self._closing = False
         self._header_bytes = self._header_fields = self._pending_bytes = self._body_bytes = self._chunks = 0
@@ -84,7 +108,8 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._wire = transport
         transport.set_write_buffer_limits(high=_BYTES_FOR_EACH_TIME)  # uvloop's own without TLS; with it, far more
-        self.transport = cast(asyncio.Transport, _Outlet(transport, self._close, self._is_closing))
+        self._outlet = _Outlet(transport, self._close, self._is_closing)
+        self.transport = cast(asyncio.Transport, self._outlet)
         if self._guard.opened():
             self._guard.wait(self, self._limits.header_seconds)
         else:
@@ -312,6 +337,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Called by uvicorn after an answer's last byte."""
+        self._outlet.flush()
         self.server_state.total_requests += 1
         if self._is_closing():
             return
