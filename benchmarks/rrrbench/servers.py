@@ -1,5 +1,6 @@
 """Servers as processes: started, timed until ready, held while others are measured, weighed and ended."""
 
+import contextlib
 import os
 import re
 import signal
@@ -125,7 +126,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     _, left = psutil.wait_procs(tree, timeout=_ENDING_SECONDS)
     for member in left:
-        member.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
     process.wait()
 
 
