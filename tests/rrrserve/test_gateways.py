@@ -1,6 +1,7 @@
 """Pages of other origins, proxies with a prefix, and traces: parts, and one real service with all of it switched on."""
 
 import asyncio
+import json
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from harness.raw_http import Answer, request, send
 from harness.service import Service
+from rrrbuild.repository_document import read_repository
 from rrrnet.errors import UsageError
 from rrrserve.api.cors import Cors
 from rrrserve.api.endpoint import Access, Endpoint, Exchange, Reply
@@ -23,6 +25,8 @@ from rrrserve.api.gateways import behind_gateways
 from rrrserve.api.routes import Routes
 from rrrserve.net.addresses import origins_of, root_path_of
 from rrrserve.net.tokens import digests_of
+from rrrserve.triton.server import TritonServer
+from rrrserve.versions.catalogue import backends_of
 
 APP, OTHER, TOKEN = "https://app.example.com", "https://evil.example.com", "0123456789abcdef"
 READABLE = "X-Request-ID, Retry-After, X-RRR-Ignored"
@@ -150,8 +154,10 @@ class Collector(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        assert (self.path, self.headers["Content-Type"]) == ("/v1/traces", "application/x-protobuf")
-        self.server.taken.append(ExportTraceServiceRequest.FromString(body))  # type: ignore[attr-defined]
+        assert self.path == "/v1/traces"
+        in_json = self.headers["Content-Type"] == "application/json"  # as Triton sends it
+        taken = json.loads(body) if in_json else ExportTraceServiceRequest.FromString(body)
+        self.server.taken.append(taken)  # type: ignore[attr-defined]
         self.send_response(200)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -323,3 +329,50 @@ def test_the_access_log_tells_the_trace_that_was_named_or_began(told: Told) -> N
     assert by_name["wrong traceparent"] == [begun.trace]
     assert by_name["preflight"] == by_name["docs.json"] == []
     assert "route=preflight" in told.log
+
+
+class TracedTriton(TritonServer):
+    """A Triton that exports spans itself."""
+
+    collector = ""
+
+    def _command(self, folder: Path, backends: Path) -> list[str]:
+        settings = ("mode=opentelemetry", f"opentelemetry,url={self.collector}/v1/traces", "rate=1", "level=TIMESTAMPS")
+        options = [word for setting in settings for word in ("--trace-config", setting)]
+        return [*super()._command(folder, backends), *options]
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("records", [False, True], ids=["caller", "inference"])
+def test_the_spans_of_a_real_triton_lie_below_the_callers_or_that_of_the_inference(
+    repository: Path, tmp_path: Path, png: Callable[[int], bytes], monkeypatch: pytest.MonkeyPatch, records: bool
+) -> None:
+    async def main(server: Any) -> None:
+        triton = TracedTriton(repository, backends_of(read_repository(repository)))
+        triton.collector = f"http://127.0.0.1:{server.server_port}"
+        if records:
+            monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", triton.collector)
+        await triton.start()
+        try:
+            options = ("--triton-url", triton.url, "--drain", "0", "--workers", "1")
+            service = await asyncio.to_thread(Service, tmp_path / "log", str(repository), *options)
+            with service:
+                answer = await asyncio.to_thread(service.ask, "/v1/predict", content=png(0), headers=TRACEPARENT)
+                assert answer.status_code == 200
+                assert await asyncio.to_thread(service.stop) == 0
+        finally:
+            await triton.stop()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
+        server.taken = []  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        asyncio.run(main(server))
+        server.shutdown()
+        taken = server.taken  # type: ignore[attr-defined]
+    scopes = [
+        scope for one in taken if isinstance(one, dict) for r in one["resourceSpans"] for scope in r["scopeSpans"]
+    ]
+    theirs = {span["name"]: span for scope in scopes for span in scope["spans"] if span["traceId"] == TRACE}
+    ours = {span.name: span for span in spans_of([one for one in taken if not isinstance(one, dict)])}
+    assert set(theirs) >= {"InferRequest", "tiny", "compute"}
+    assert theirs["InferRequest"]["parentSpanId"] == (ours["inference"].id if records else CALLER)

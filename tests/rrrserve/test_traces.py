@@ -1,6 +1,7 @@
 """Which trace a request belongs to, what Triton is told, what asks for spans; test_gateways.py has a service's."""
 
 import asyncio
+import logging
 import subprocess
 import sys
 import time
@@ -122,6 +123,17 @@ def test_a_bad_value_of_opentelemetrys_own_is_told(monkeypatch: pytest.MonkeyPat
         UsageError, match="an OTEL_ variable has no usable value: schedule_delay_millis must be positive"
     ):
         export.begin({"OTEL_TRACES_EXPORTER": "otlp"})
+
+
+def test_what_an_exporter_says_again_and_again_is_told_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    tracing = export.begin({"OTEL_TRACES_EXPORTER": "otlp"})
+    assert tracing is not None
+    exporter = logging.getLogger("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+    for seconds in (0.9, 2.1, 3.3):
+        exporter.warning("retrying in %.2fs", seconds)
+    exporter.error("given up")
+    assert caplog.messages == ["retrying in 0.90s", "given up"]
+    asyncio.run(tracing.end())
 
 
 def test_nothing_of_opentelemetry_is_imported_where_nobody_asks() -> None:

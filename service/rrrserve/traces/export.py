@@ -7,6 +7,7 @@ OpenTelemetry itself, such as OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER, OTEL_EXPOR
 import asyncio
 import contextlib
 import importlib
+import logging
 import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _PROTOCOL = "http/protobuf"
 _SERVICE_NAME = "rrr"
+_QUIET_SECONDS = 60.0
 _FLUSH_SECONDS = 3.0  # a collector that does not answer must not hold up a stop
 
 
@@ -54,6 +56,21 @@ def asked_by(environ: Mapping[str, str]) -> str | None:
         if protocol:
             break
     return variable
+
+
+class _Seldom(logging.Filter):
+    """Lets a message of a kind through once a minute: a collector that is away would have some told every second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is told."""
+        told = record.created >= self._next.get(record.msg, 0.0)
+        if told:
+            self._next[record.msg] = record.created + _QUIET_SECONDS
+        return told
 
 
 class Tracing:
@@ -115,4 +132,5 @@ def begin(environ: Mapping[str, str]) -> Tracing | None:
         provider.add_span_processor(BatchSpanProcessor(exporter.OTLPSpanExporter()))
     except ValueError as error:
         raise UsageError(f"{variable} asks for traces, and an OTEL_ variable has no usable value: {error}") from error
+    logging.getLogger(exporter.__name__).addFilter(_Seldom())
     return Tracing(provider)
