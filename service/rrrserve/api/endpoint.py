@@ -173,13 +173,13 @@ class Endpoint:
             seconds=elapsed,
             trace_id=exchange.trace.trace_id,
         )
-        exchange.trace.end(status, exchange.error, exchange.model)
         if reply is not None:
             headers = _raw_headers(reply, exchange.request_id)
             # Cancelled while earlier answers wait to be read: there is nobody left to read this one.
             with contextlib.suppress(asyncio.CancelledError):
                 await send({"type": "http.response.start", "status": reply.status, "headers": headers})
                 await send({"type": "http.response.body", "body": reply.body})
+        exchange.trace.end(status, exchange.error, exchange.model)  # takes time, which nobody waits for now
 
     async def _reply(self, exchange: Exchange) -> Reply | None:
         """The handler's reply or the error's; None when the client has gone."""

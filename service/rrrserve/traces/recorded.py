@@ -1,7 +1,7 @@
 """The spans of one request, by OpenTelemetry. Imported only where traces are asked for.
 
 Names and attributes are those of https://opentelemetry.io/docs/specs/semconv/http/http-spans/; ours begin with `rrr.`.
-A stage becomes a span when it is over; only what asks another service must have one before, whose id it is told.
+Stages become spans when the answer has been sent; only what asks another service has one before, whose id it tells.
 """
 
 import time
@@ -54,6 +54,7 @@ class RecordedTrace(Trace):
             },
             start_time=self._ns(started),
         )
+        self._stages: list[tuple[str, float, float]] = []
         self._inside = set_span_in_context(self._span, Context())
         super().__init__(format_trace_id(self._span.get_span_context().trace_id))
 
@@ -62,7 +63,7 @@ class RecordedTrace(Trace):
 
     def stage(self, name: str, started: float, ended: float) -> None:
         """See `Trace`."""
-        self._tracer.start_span(name, self._inside, start_time=self._ns(started)).end(self._ns(ended))
+        self._stages.append((name, started, ended))
 
     @contextmanager
     def asking(self, name: str) -> Iterator[Fields | None]:
@@ -82,6 +83,8 @@ class RecordedTrace(Trace):
     def end(self, status: int, error: str, model: str) -> None:
         """See `Trace`."""
         span = self._span
+        for name, started, ended in self._stages:
+            self._tracer.start_span(name, self._inside, start_time=self._ns(started)).end(self._ns(ended))
         if model:
             span.set_attribute("rrr.model", model)
         if error:
