@@ -20,7 +20,7 @@ OVERLOAD ?=
 SOAK ?=
 VERIFY ?=
 
-EXTRAS := build,serve,report,heif,tensorrt-rtx,peers,dev
+EXTRAS := build,serve,report,heif,otel,tensorrt-rtx,peers,dev
 TORCH := $(shell grep '^torch==' constraints.txt)
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 IMAGE := rrrnet-serving:$(VERSION)
@@ -115,7 +115,7 @@ layout: setup ## Draw the rooms of docs/layout.md anew, from the imports.
 	@$(BIN)/python docs/layout.py
 
 browser: setup ## Look at rrr report's page and at Swagger UI in a real Chromium: apt install chromium.
-	@$(BIN)/python -m pytest tests/browser/browser_report.py
+	@$(BIN)/python -m pytest tests/browser/browser_report.py tests/browser/browser_gateways.py
 
 format: setup ## Put the sources in their format and mend what ruff can.
 	@$(BIN)/ruff check --fix

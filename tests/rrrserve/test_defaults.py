@@ -300,15 +300,21 @@ def test_what_is_open_is_told(pem: Path, tmp_path: Path, caplog: pytest.LogCaptu
     (pem / "good.key").chmod(0o600)
     files = tls.TlsFiles(pem / "good.pem", pem / "good.key")
 
-    def told(host: str, *, token: bool, secured: bool) -> list[str]:
+    def told(host: str, *, token: bool, secured: bool, cors: tuple[str, ...] = ()) -> list[str]:
         caplog.clear()
-        config = ServiceConfig(tls=files if secured else None, token_digests=digests_of((TOKEN,)) if token else ())
+        digests = digests_of((TOKEN,)) if token else ()
+        config = ServiceConfig(tls=files if secured else None, token_digests=digests, cors=cors)
         front_door.warn_of_what_is_open(host, config, token_file if token else None)
         return [record.getMessage() for record in caplog.records]
 
     assert told("127.0.0.1", token=False, secured=False) == []
     assert told("localhost", token=False, secured=False) == []
     assert told("::", token=True, secured=True) == []
+    assert told("127.0.0.1", token=True, secured=False, cors=("*",)) == []
+    assert told("127.0.0.1", token=False, secured=False, cors=("https://a",)) == []
+    assert told("127.0.0.1", token=False, secured=False, cors=("*",))[0].startswith(
+        "any page in a browser that reaches"
+    )
     assert told("0.0.0.0", token=False, secured=True)[0].startswith("whoever reaches 0.0.0.0 may use")  # noqa: S104
     assert told("10.0.0.1", token=True, secured=False)[0].startswith("the token crosses the network in the clear")
     token_file.chmod(0o644)

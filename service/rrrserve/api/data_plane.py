@@ -21,6 +21,8 @@ from rrrserve.api.requests import Options
 from rrrserve.metrics import instruments
 from rrrserve.metrics.instruments import MEMBER_FAILURES
 from rrrserve.state.shared_state import SharedState
+from rrrserve.traces.context import Fields
+from rrrserve.traces.trace import UNTRACED, Trace
 from rrrserve.triton.breaker import TritonLink
 from rrrserve.triton.client import Inference, TritonError
 
@@ -36,9 +38,17 @@ _CLIENT_MESSAGES = {
 
 @dataclass
 class Timing:
-    """What a request spent, in seconds."""
+    """What a request spent, in seconds.
+
+    Attributes:
+        started: when it arrived, on the clock of `time.perf_counter`.
+        trace: told of the stages.
+        answering: when all was there that the answer is made of, on that clock.
+    """
 
     started: float
+    trace: Trace = UNTRACED
+    answering: float = 0.0
     read: float = 0.0
     decode: float = 0.0
     preprocess: float = 0.0
@@ -156,18 +166,25 @@ class DataPlane:
         good = [item for item in decoded if isinstance(item, Decoded)]
         timing.decode = sum(item.decode_seconds for item in good)
         timing.preprocess = sum(item.preprocess_seconds for item in good)
+        timing.answering, read = time.perf_counter(), timing.started + timing.read
         if not good:
+            timing.trace.stage("decode", read, timing.answering)
             return [item for item in decoded if isinstance(item, APIError)]
+        started = min([item.started for item in good])
+        timing.trace.stage("queue", read, started)
+        timing.trace.stage("decode", started, timing.answering)
         self.observe_stage("decode", model, timing.decode)
         self.observe_stage("preprocess", model, timing.preprocess)
         start = time.perf_counter()
         try:
-            found = await self._infer(model, [item.array for item in good], options.effort, deadline)
+            with timing.trace.asking("inference") as trace:
+                found = await self._infer(model, [item.array for item in good], options.effort, deadline, trace)
         except TritonError as error:
             if self.state.triton.up:  # else the supervisor has told, and every request would tell again
                 log.warning("inference with %s failed: %s", model.name, error)
             raise APIError(error.code, _CLIENT_MESSAGES[error.code]) from error
-        timing.inference = time.perf_counter() - start
+        timing.answering = time.perf_counter()
+        timing.inference = timing.answering - start
         self.observe_stage("inference", model, timing.inference)
         places = iter(range(len(good)))
         return [
@@ -195,14 +212,19 @@ class DataPlane:
         return result
 
     async def _infer(
-        self, model: ServedModel, images: list[npt.NDArray[np.uint8]], effort: str, deadline: float
+        self,
+        model: ServedModel,
+        images: list[npt.NDArray[np.uint8]],
+        effort: str,
+        deadline: float,
+        trace: Fields | None = None,
     ) -> Inference:
         """What is said of N images (S, S, 3), in as many calls as the model's largest batch asks for."""
         step = model.max_batch_size
         if len(images) <= step:
-            return await self._call(model, images, effort, deadline)
+            return await self._call(model, images, effort, deadline, trace)
         parts = (images[index : index + step] for index in range(0, len(images), step))
-        calls = [asyncio.ensure_future(self._call(model, part, effort, deadline)) for part in parts]
+        calls = [asyncio.ensure_future(self._call(model, part, effort, deadline, trace)) for part in parts]
         try:
             found = await asyncio.gather(*calls)
             statuses = [part.status for part in found if part.status is not None]
@@ -215,7 +237,12 @@ class DataPlane:
             raise
 
     async def _call(
-        self, model: ServedModel, images: list[npt.NDArray[np.uint8]], effort: str, deadline: float
+        self,
+        model: ServedModel,
+        images: list[npt.NDArray[np.uint8]],
+        effort: str,
+        deadline: float,
+        trace: Fields | None,
     ) -> Inference:
         start = time.perf_counter()
         result = await self.client.infer(
@@ -224,6 +251,7 @@ class DataPlane:
             timeout_seconds=deadline - start,
             effort=answering_effort(model, effort),
             quorum=self._quorum,
+            trace=trace,
         )
         self._inference[model.name].observe(time.perf_counter() - start)
         if result.member_seconds is not None:

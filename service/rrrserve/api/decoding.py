@@ -28,9 +28,17 @@ _BYTES_PER_PIXEL = 16
 
 @dataclass(frozen=True)
 class Decoded:
-    """One image ready for the network, shape (S, S, 3), and what it took, in seconds."""
+    """One image ready for the network, shape (S, S, 3).
+
+    Attributes:
+        array: the image.
+        started: when its decoding began, on the clock of `time.perf_counter`.
+        decode_seconds: what decoding took, and
+        preprocess_seconds: resizing.
+    """
 
     array: npt.NDArray[np.uint8]
+    started: float
     decode_seconds: float
     preprocess_seconds: float
 
@@ -121,4 +129,4 @@ def _decode_opened(opened: Image.Image, preprocess: Preprocess, start: float) ->
         return from_image_error(error)
     middle = time.perf_counter()
     array = to_array(image, preprocess)
-    return Decoded(array, middle - start, time.perf_counter() - middle)
+    return Decoded(array, start, middle - start, time.perf_counter() - middle)

@@ -7,18 +7,22 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from rrrserve.api.cors import Cors
 from rrrserve.api.errors import APIError
 from rrrserve.api.requests import Headers, headers_of, request_id
 from rrrserve.metrics import instruments
 from rrrserve.net.tokens import digest_of
 from rrrserve.process.logs import log_request
+from rrrserve.traces.context import context_of
+from rrrserve.traces.export import Tracing
+from rrrserve.traces.trace import UNTRACED, Trace
 
 log = logging.getLogger("rrrserve")
 
@@ -56,6 +60,8 @@ class Exchange:
         headers: the request's, by lower-case name.
         request_id: the client's, or ours.
         model: the model's name once it is known to be in the repository; the metric label.
+        trace: which trace it belongs to.
+        error: the code of the error that it is answered with.
     """
 
     scope: Scope
@@ -64,6 +70,8 @@ class Exchange:
     headers: Headers = field(default_factory=dict)
     request_id: str = ""
     model: str = ""
+    trace: Trace = UNTRACED
+    error: str = ""
 
 
 Handler = Callable[[Exchange], Awaitable[Reply]]
@@ -118,6 +126,7 @@ class Endpoint:
         template: the route's path with its parameters unfilled.
         handler: gives the reply or raises `APIError`.
         access: who is answered; asked for each request.
+        tracing: records spans, of the requests that the gauge counts; asked for each of them.
         in_flight: whether the gauge of running predictions counts it.
         counted_as: the metric label, where it is not the template.
     """
@@ -128,6 +137,7 @@ class Endpoint:
         handler: Handler,
         *,
         access: Callable[[], Access],
+        tracing: Callable[[], Tracing | None] = lambda: None,
         in_flight: bool = False,
         counted_as: str | None = None,
     ) -> None:
@@ -135,6 +145,7 @@ class Endpoint:
         self._label = counted_as or template
         self._handler = handler
         self._access = access
+        self._tracing = tracing
         self._in_flight = in_flight
         if in_flight or self._label == instruments.UNMATCHED:  # what a name, path or method of no use here adds to
             instruments.REQUEST_DURATION.labels(self._label, "", "client_error")
@@ -153,12 +164,14 @@ class Endpoint:
         outcome = "client_error" if reply is None else instruments.outcome_of(reply.status)
         elapsed = time.perf_counter() - exchange.started
         instruments.REQUEST_DURATION.labels(self._label, exchange.model, outcome).observe(elapsed)
+        status = 0 if reply is None else reply.status
         log_request(
             request_id=exchange.request_id,
             route=self.template,
             model=exchange.model,
-            status=0 if reply is None else reply.status,
+            status=status,
             seconds=elapsed,
+            trace_id=exchange.trace.trace_id,
         )
         if reply is not None:
             headers = _raw_headers(reply, exchange.request_id)
@@ -166,6 +179,7 @@ class Endpoint:
             with contextlib.suppress(asyncio.CancelledError):
                 await send({"type": "http.response.start", "status": reply.status, "headers": headers})
                 await send({"type": "http.response.body", "body": reply.body})
+        exchange.trace.end(status, exchange.error, exchange.model)  # takes time, which nobody waits for now
 
     async def _reply(self, exchange: Exchange) -> Reply | None:
         """The handler's reply or the error's; None when the client has gone."""
@@ -173,6 +187,7 @@ class Endpoint:
         try:
             exchange.headers = headers_of(exchange.scope["headers"])
             exchange.request_id = request_id(exchange.headers)
+            exchange.trace = self._trace(exchange)
             self._access().check(self.template, exchange.headers)
             return await self._handler(exchange)
         except ClientDisconnect:
@@ -188,7 +203,22 @@ class Endpoint:
             log.exception("request %s to %s failed", exchange.request_id, self.template)
             error = APIError("internal_error", "a fault of the service; its log has the details under this request id")
         exchange.request_id = exchange.request_id or _new_request_id()
+        exchange.error = error.code
         return _error_reply(error, exchange.request_id)
+
+    def _trace(self, exchange: Exchange) -> Trace:
+        """The trace that the client named, or that begins here."""
+        caller = context_of(exchange.headers)
+        tracing = self._tracing() if self._in_flight else None
+        if tracing is not None:
+            return tracing.begin(
+                exchange.scope,
+                route=self.template,
+                request_id=exchange.request_id,
+                caller=caller,
+                started=exchange.started,
+            )
+        return UNTRACED if caller is None else Trace(*caller)
 
 
 def client_gone(scope: Scope) -> None:
@@ -196,17 +226,22 @@ def client_gone(scope: Scope) -> None:
     scope[_CLIENT_GONE] = True
 
 
-def raw_error(code: str, message: str, headers: dict[str, str]) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+def raw_error(
+    code: str, message: str, headers: dict[str, str], sent: Sequence[tuple[bytes, bytes]], *, cors: Cors | None = None
+) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     """Status, header fields and body of an error that no route has to do with; counts it.
 
     Args:
         code: a key of `ERRORS`.
         message: see `APIError`.
         headers: see `APIError`.
+        sent: the request's header, as far as it was read.
+        cors: which pages may read the answer.
     """
     identifier = _new_request_id()
     reply = _error_reply(APIError(code, message, headers=headers), identifier)
-    return reply.status, _raw_headers(reply, identifier), reply.body
+    fields = _raw_headers(reply, identifier)
+    return reply.status, fields if cors is None else [*fields, *cors.fields(sent)], reply.body
 
 
 def _new_request_id() -> str:

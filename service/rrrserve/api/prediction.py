@@ -83,7 +83,7 @@ async def predict(backend: Backend, exchange: Exchange, *, batch: bool) -> Reply
     with plane.in_use():  # all of the request is answered by one version
         asked = ask(backend, exchange)
         backend.admission.check(asked.seconds_left())  # before the body is read: there may be many of them
-        timing = Timing(exchange.started)
+        timing = Timing(exchange.started, exchange.trace)
         with backend.body_memory.begin(this_task().cancel) as coming:
             try:
                 async with asyncio.timeout(asked.seconds_left()):
@@ -105,7 +105,9 @@ async def predict(backend: Backend, exchange: Exchange, *, batch: bool) -> Reply
                 if not isinstance(item, APIError) and item["unsure"]:
                     backend.unsure.keep(exchange.request_id, place, body.images[place], asked.model.name, item)
         headers = ignored_header([*options.ignored, *body.ignored])
-        return answer(plane, exchange, asked.model, results, timing if options.timing else None, headers, batch=batch)
+        reply = answer(plane, exchange, asked.model, results, timing if options.timing else None, headers, batch=batch)
+        exchange.trace.stage("answer", timing.answering, time.perf_counter())
+        return reply
 
 
 def ask(backend: Backend, exchange: Exchange) -> Asked:
@@ -153,6 +155,7 @@ async def read(
     settings, plane = backend.settings, backend.data_plane
     body = await read_body(exchange.receive, exchange.headers, coming, max_bytes=settings.max_body_bytes)
     timing.read = time.perf_counter() - exchange.started
+    exchange.trace.stage("read", exchange.started, exchange.started + timing.read)
     plane.observe_stage("read", asked.model, timing.read)
     field, most = ("images", settings.max_batch_images) if batch else ("image", 1)
     return await unpack(body, exchange.headers, field=field, most=most, threads=plane.pool.executor)

@@ -38,6 +38,7 @@ _READ_ONCE = (
     b"x-request-timeout-ms",
     b"x-rrr-effort",
 )
+_NONE_IF_TWICE = (b"x-request-id", b"traceparent", b"tracestate")
 # A document as we read it has few of these; one of 10 MB with many would take 30 times its size in memory.
 _STRUCTURE = (b"{", b"[", b",")
 _MOST_STRUCTURE = 2048
@@ -70,7 +71,7 @@ class Options:
 def headers_of(raw: Sequence[tuple[bytes, bytes]]) -> Headers:
     """ASGI headers by lower-case name; of a repeated header that is not read here the last one counts.
 
-    An X-Request-ID that is given twice counts as none.
+    An X-Request-ID or a traceparent that is given twice counts as none.
 
     Raises:
         APIError: `bad_request`, for a header that is read here and is given twice: which one counts is not for us to
@@ -79,8 +80,9 @@ def headers_of(raw: Sequence[tuple[bytes, bytes]]) -> Headers:
     headers = dict(raw)
     if len(headers) != len(raw):
         names = [name for name, _ in raw]
-        if names.count(b"x-request-id") > 1:
-            del headers[b"x-request-id"]
+        for name in _NONE_IF_TWICE:
+            if names.count(name) > 1:
+                del headers[name]
         for name in _READ_ONCE:
             if names.count(name) > 1:
                 raise APIError("bad_request", f"the header {name.decode()} is given twice")

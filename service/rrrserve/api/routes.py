@@ -16,6 +16,7 @@ from rrrserve.api.endpoint import Access, Endpoint, Exchange, Handler, Reply, to
 from rrrserve.api.errors import ERRORS, APIError
 from rrrserve.api.prediction import Backend, predict
 from rrrserve.metrics import exposition, instruments
+from rrrserve.traces.export import Tracing
 
 _ResultT = TypeVar("_ResultT")
 
@@ -31,7 +32,7 @@ PREDICTION_ROUTES = (
 
 
 class Routes:
-    """The handlers. The application exists before the service starts, so backend, tokens and registry are set later.
+    """The handlers. The application exists before the service starts, so the attributes are set later.
 
     Attributes:
         schema: gives what BentoML's clients read at /schema.json.
@@ -41,6 +42,7 @@ class Routes:
         self.schema: Callable[[], dict[str, Any]] = dict
         self.backend: Backend | None = None
         self.access = Access()
+        self.tracing: Tracing | None = None
         self.registry = REGISTRY
         # Of its own, and one: several would take turns with the event loop, 5 ms each.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pages")
@@ -84,7 +86,7 @@ class Routes:
             "/docs.json": self.docs,
             **dict.fromkeys(("/", "/docs", "/docs/{file}"), swagger_page),
         }
-        endpoint = functools.partial(Endpoint, access=lambda: self.access)
+        endpoint = functools.partial(Endpoint, access=lambda: self.access, tracing=lambda: self.tracing)
         routes = []
         for template in PREDICTION_ROUTES:
             predict = functools.partial(self._predict, batch=template.endswith("_batch"))

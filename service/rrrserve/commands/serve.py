@@ -107,6 +107,17 @@ def serve(
     tls_key: Annotated[
         Path | None, typer.Option(metavar="FILE", envvar="RRR_TLS_KEY", help="PEM private key of --tls-cert")
     ] = None,
+    cors: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGIN",
+            envvar="RRR_CORS",
+            help="let pages of this origin ask, https://HOST or * for any; may be given several times",
+        ),
+    ] = None,
+    root_path: Annotated[
+        str, typer.Option(metavar="/PATH", envvar="RRR_ROOT_PATH", help="what a proxy puts before the paths")
+    ] = "",
     log_format: Annotated[
         str, typer.Option(metavar="text|json", envvar="RRR_LOG_FORMAT", help="one line an event, either way")
     ] = "text",
@@ -147,6 +158,8 @@ def serve(
             most_restarts=restarts,
             token_digests=digests_of(tokens_of(variables(), token_file)),
             tls=files_of(tls_cert, tls_key),
+            cors=cors or (),
+            root_path=root_path,
             log_format=log_format,
             access_log=access_log,
         )

@@ -16,7 +16,7 @@ from rrrbuild.repository_document import DEFAULT_REPOSITORY
 from rrrnet.errors import UsageError
 from rrrnet.files import write_atomically
 from rrrnet.images.preprocess import MAX_PIXELS
-from rrrserve.net.addresses import check_address
+from rrrserve.net.addresses import check_address, origins_of, root_path_of
 from rrrserve.net.tls import TlsFiles
 from rrrserve.net.tokens import digests_of, tokens_of
 from rrrserve.process.cores import available_cores
@@ -54,6 +54,8 @@ class ServiceConfig(BaseModel):
         max_connections: open connections of one HTTP worker [variable].
         header_timeout_ms: from a request's first byte to the end of its header [variable].
         keep_alive_ms: a connection without a request is closed after so long [variable].
+        cors: origins whose pages may ask, as browsers name them, or `*` [variable, with spaces between them].
+        root_path: what a proxy puts before our paths, whether or not it takes it away again [variable].
         log_format: one line an event, as text or JSON [variable].
         access_log: whether each request is logged [variable].
         workers: HTTP worker processes.
@@ -89,6 +91,8 @@ class ServiceConfig(BaseModel):
     max_connections: int = Field(default=4096, ge=1, le=2**20)
     header_timeout_ms: int = Field(default=8_000, ge=1, le=_LONGEST_MS)
     keep_alive_ms: int = Field(default=75_000, ge=1, le=_LONGEST_MS)
+    cors: tuple[str, ...] = ()
+    root_path: str = ""
     log_format: Format = "text"
     access_log: bool = False
     workers: int = Field(default=2, ge=1, le=64)
@@ -116,6 +120,9 @@ class ServiceConfig(BaseModel):
         values["access_log"] = values.get("access_log") == "1"
         values["shed"] = values.get("shed", "1") == "1"
         values |= flags
+        given = values.get("cors") or ()
+        values["cors"] = origins_of("--cors (RRR_CORS)", given.split() if isinstance(given, str) else given)
+        values["root_path"] = root_path_of("--root-path (RRR_ROOT_PATH)", values.get("root_path") or "")
         if values.get("abstain_above") is not None:
             values["abstain_above"] = _nats(values["abstain_above"])
         check_format(values.get("log_format", "text"))

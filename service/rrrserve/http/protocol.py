@@ -326,7 +326,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._end(gently=True)
 
     def _send(self, refusal: Refusal) -> None:
-        self._wire.write(closing_answer(self._render(refusal.code, refusal.message, refusal.headers)))
+        self._wire.write(
+            closing_answer(self._render(refusal.code, refusal.message, refusal.headers, self.headers or ()))
+        )
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """As uvicorn's, but the task is remembered."""

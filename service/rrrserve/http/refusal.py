@@ -15,10 +15,12 @@ Code = Literal[
     "request_timeout",
     "target_too_long",
 ]
+Fields = Sequence[tuple[bytes, bytes]]
 # Status, header fields and body.
-Answer = tuple[int, Sequence[tuple[bytes, bytes]], bytes]
-# Makes the answer from code, message and further header fields: what it looks like is for others to say.
-Render = Callable[[str, str, dict[str, str]], Answer]
+Answer = tuple[int, Fields, bytes]
+# Makes the answer from code, message, further header fields and those of the request, as far as they were read: what it
+# looks like is for others to say.
+Render = Callable[[str, str, dict[str, str], Fields], Answer]
 
 
 @dataclass(eq=False)

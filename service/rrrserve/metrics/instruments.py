@@ -21,6 +21,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # a time stamp for e
 STAGES = ("read", "decode", "preprocess", "inference", "encode")
 OUTCOMES = ("ok", "client_error", "rejected", "deadline", "server_error")
 UNMATCHED = "unmatched"
+PREFLIGHT = "preflight"
 FAILURES = {NOT_FINITE: "nan", FAILED: "error", LATE: "late"}
 
 

@@ -64,7 +64,7 @@ def tell(event: str, **fields: Any) -> None:
     _life_log.info(event, extra={"fields": fields})
 
 
-def log_request(*, request_id: str, route: str, model: str, status: int, seconds: float) -> None:
+def log_request(*, request_id: str, route: str, model: str, status: int, seconds: float, trace_id: str = "") -> None:
     """Log one request, if that is wanted.
 
     Args:
@@ -73,10 +73,13 @@ def log_request(*, request_id: str, route: str, model: str, status: int, seconds
         model: one of the repository's, or empty.
         status: of the answer; 0 for a client that went away.
         seconds: from the request's arrival to its answer.
+        trace_id: 32 hexadecimal digits; empty where the request belongs to no trace.
     """
     if access_log.isEnabledFor(logging.INFO):
         fields = {"request_id": request_id, "route": route, "model": model, "status": status}
         fields["duration_ms"] = round(1000 * seconds, 3)
+        if trace_id:
+            fields["trace_id"] = trace_id
         access_log.info("request", extra={"fields": fields})
 
 

@@ -25,6 +25,11 @@ def warn_of_what_is_open(host: str, config: ServiceConfig, token_file: Path | No
     for path in (token_file, config.tls.key if config.tls else None):
         if path is not None and tls.readable_by_others(path):
             log.warning("every user of this machine can read %s: chmod o-r", path)
+    if "*" in config.cors and not config.token_digests:
+        log.warning(
+            "any page in a browser that reaches %s may use this service: name origins in place of --cors '*'",
+            host,
+        )
     if host == "localhost" or ipaddress.ip_address(host).is_loopback:
         return
     if not config.token_digests:

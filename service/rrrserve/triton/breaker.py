@@ -9,6 +9,7 @@ import numpy.typing as npt
 from rrrbuild.cascade_runner import FULL
 from rrrbuild.repository_document import ServedModel
 from rrrserve.state.shared_state import SharedState
+from rrrserve.traces.context import Fields
 from rrrserve.triton.client import Inference, TritonClient, TritonError
 
 _MARGIN_SECONDS = 1.0  # a call should meet its deadline, not the closing of its connection
@@ -36,6 +37,7 @@ class TritonLink:
         timeout_seconds: float,
         effort: str = FULL,
         quorum: int | None = None,
+        trace: Fields | None = None,
     ) -> Inference:
         """See `TritonClient.infer`. Whether it answered is noted in the shared state.
 
@@ -44,7 +46,9 @@ class TritonLink:
         """
         client = self._connected(timeout_seconds)
         try:
-            result = await client.infer(model, images, timeout_seconds=timeout_seconds, effort=effort, quorum=quorum)
+            result = await client.infer(
+                model, images, timeout_seconds=timeout_seconds, effort=effort, quorum=quorum, trace=trace
+            )
         except TritonError as error:
             if error.code != "deadline_exceeded":  # that may be the client's own, and too short
                 self._state.note_failure(model.name)

@@ -22,6 +22,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from rrrbuild.cascade_runner import AUTO, FULL, LATE, USED
 from rrrbuild.repository_document import MEMBER_SECONDS, MEMBER_STATUS, MEMBERS_USED, ServedModel
+from rrrserve.traces.context import Fields
 
 INPUT = "images"
 OUTPUT = "probabilities"
@@ -90,6 +91,7 @@ class TritonClient:
         timeout_seconds: float,
         effort: str = FULL,
         quorum: int | None = None,
+        trace: Fields | None = None,
     ) -> Inference:
         """Per-member class probabilities of a batch.
 
@@ -99,6 +101,7 @@ class TritonClient:
             timeout_seconds: deadline; Triton is told too, and drops the work when it has passed.
             effort: which members of a cascade are asked; see `cascade_runner.EFFORTS`.
             quorum: see `quorum_of`.
+            trace: told to Triton, as the metadata of the call.
 
         Raises:
             TritonError: Triton is not reachable or failed, the deadline passed, or the output is unusable.
@@ -106,7 +109,7 @@ class TritonClient:
         if timeout_seconds <= 0:
             raise TritonError("deadline_exceeded", "the deadline passed before the inference began")
         request = request_bytes(model, images, timeout_seconds=timeout_seconds, effort=effort, quorum=quorum)
-        response = _parsed(pb.ModelInferResponse, await _call(self._infer, request, timeout_seconds))
+        response = _parsed(pb.ModelInferResponse, await _call(self._infer, request, timeout_seconds, trace))
         probabilities, status = checked_output(response, model, len(images))
         return Inference(probabilities, status, member_seconds(response, model))
 
@@ -131,10 +134,12 @@ def _parsed(kind: type[Message], answer: bytes) -> Any:
         raise TritonError("backend_unavailable", "Triton's answer cannot be parsed") from error
 
 
-async def _call(method: grpc.aio.UnaryUnaryMultiCallable, request: bytes, timeout_seconds: float) -> bytes:
+async def _call(
+    method: grpc.aio.UnaryUnaryMultiCallable, request: bytes, timeout_seconds: float, metadata: Fields | None = None
+) -> bytes:
     """The answer's bytes; gRPC's errors become ours, for the log: Triton's own texts hold paths of this machine."""
     try:
-        answer: bytes = await method(request, timeout=timeout_seconds)
+        answer: bytes = await method(request, timeout=timeout_seconds, metadata=metadata)
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is None or task.cancelling():

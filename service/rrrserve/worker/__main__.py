@@ -5,6 +5,7 @@ limits of the HTTP server are ours to set, and it stops in an order that cuts no
 """
 
 import argparse
+import functools
 import gc
 import socket
 import sys
@@ -47,6 +48,7 @@ def _prepare(arguments: argparse.Namespace) -> uvicorn.Server:
     from bentoml._internal.context import server_context
     from PIL import Image
 
+    from rrrserve.api.cors import Cors
     from rrrserve.api.endpoint import client_gone, raw_error
     from rrrserve.api.routes import Routes
     from rrrserve.config.service_config import ServiceConfig
@@ -74,7 +76,9 @@ def _prepare(arguments: argparse.Namespace) -> uvicorn.Server:
     context = tls.server_context(config.tls) if config.tls else None
     server = uvicorn.Config(
         service.to_asgi(),
-        http=protocol(Connections(limits), render=raw_error, gone=client_gone),
+        http=protocol(
+            Connections(limits), render=functools.partial(raw_error, cors=Cors.of(config.cors)), gone=client_gone
+        ),
         ssl_context_factory=None if context is None else lambda *_: context,
         log_config=None,
         access_log=False,

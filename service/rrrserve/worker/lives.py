@@ -14,7 +14,7 @@ import httpx
 
 from rrrbuild.repository_document import read_repository
 from rrrnet import __version__
-from rrrnet.errors import CheckFailedError
+from rrrnet.errors import CheckFailedError, UsageError
 from rrrserve.api.admission import Admission, default_in_flight
 from rrrserve.api.bodies import BodyMemory
 from rrrserve.api.data_plane import DataPlane
@@ -26,8 +26,10 @@ from rrrserve.api.shedding import Shedding
 from rrrserve.config.service_config import ServiceConfig
 from rrrserve.metrics import instruments, multiprocess
 from rrrserve.metrics.supervision import SupervisionCollector
+from rrrserve.process.environment import variables
 from rrrserve.stamps import environment
 from rrrserve.state.shared_state import FIRST_VERSION, STATE, SharedState
+from rrrserve.traces import export
 from rrrserve.triton.breaker import TritonLink
 from rrrserve.triton.client import TritonError
 from rrrserve.triton.keeper import TritonKeeper, watch_for_ever
@@ -61,12 +63,12 @@ class Answering:
         self._supervision = SupervisionCollector()
         routes.registry = multiprocess.registry_of(multiprocess.folder_in_use(), self._supervision)
 
-    def begin(self, *work: Coroutine[Any, Any, None], tells_age: bool) -> None:
+    def begin(self, *work: Coroutine[Any, Any, None], tells: bool) -> None:
         """Make what every version shares, and begin work beside the requests.
 
         Args:
             work: never needs to end; cancelled by `end`.
-            tells_age: whether this worker warns of an old Triton: one of several does.
+            tells: whether this worker warns of what is the same for all of them: one of several does.
         """
         config = self._config
         self._pool = DecodePool(
@@ -78,8 +80,17 @@ class Answering:
         self._unsure = None if folder is None else UnsureImages(folder, share=1 / config.workers)
         # It is kept, and takes 0.2 s, which GET /v1/models shall not wait for: claims are compared with it.
         knowing_the_machine = asyncio.to_thread(environment.describe)
-        for task in (*work, self._publish_build_info(tells_age), knowing_the_machine):
+        for task in (*work, self._publish_build_info(tells), knowing_the_machine):
             self._tasks.append(asyncio.create_task(task))
+        self._begin_tracing(tells)
+
+    def _begin_tracing(self, tells: bool) -> None:
+        """Have spans exported, where the environment asks for it; what cannot be is no reason not to serve."""
+        try:
+            self._routes.tracing = export.begin(variables())
+        except UsageError as error:
+            if tells:
+                log.warning("no traces are recorded: %s", error)
 
     def open(self, version: Version, state: SharedState) -> None:
         """Connect to a version's Triton, and let new requests be answered by it."""
@@ -128,10 +139,12 @@ class Answering:
             await plane.client.close()
         await self._http.aclose()
         self._pool.close()
+        if self._routes.tracing is not None:
+            await self._routes.tracing.end()
         if self._unsure is not None:
             self._unsure.close()
 
-    async def _publish_build_info(self, tells_age: bool) -> None:
+    async def _publish_build_info(self, tells: bool) -> None:
         """Set the info metric once Triton can tell its version."""
         while (plane := self.data_plane) is not None:
             try:
@@ -140,7 +153,7 @@ class Answering:
                 await asyncio.sleep(0.2)
                 continue
             instruments.BUILD_INFO.labels(__version__, version, bentoml.__version__).set(1)
-            if tells_age and (warning := age_warning(version)) is not None:
+            if tells and (warning := age_warning(version)) is not None:
                 log.warning("%s", warning)
             return
 
@@ -164,7 +177,7 @@ class Supervised:
     async def start(self) -> None:
         """See `Life`."""
         self._state = SharedState.open(self._folder / STATE, self._slot)
-        self._answering.begin(keep_following(self._follow), tells_age=self._slot == 1)
+        self._answering.begin(keep_following(self._follow), tells=self._slot == 1)
         self._answer_from(self._state.use_current_version())
 
     def _answer_from(self, number: int) -> None:
@@ -215,7 +228,7 @@ class Alone:
             url, metrics_url = self._triton.url, self._triton.metrics_url
         else:
             work = watch_for_ever(url, models, state)
-        self._answering.begin(work, tells_age=True)
+        self._answering.begin(work, tells=True)
         path = self._repository.path
         self._answering.open(Version(FIRST_VERSION, self._repository, path, self._default, url, metrics_url), state)
 

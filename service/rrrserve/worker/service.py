@@ -11,14 +11,16 @@ import httpx
 from bentoml.exceptions import BentoMLException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from rrrserve.api.cors import Cors
 from rrrserve.api.docs.schemas import Answer, BatchAnswer, Effort, Envelope
 from rrrserve.api.endpoint import Access
+from rrrserve.api.gateways import behind_gateways
 from rrrserve.api.routes import Routes
 from rrrserve.config.service_config import ServiceConfig
 from rrrserve.worker.lives import Alone, Life, Supervised
 
 _AnswerT = TypeVar("_AnswerT", bound=Envelope)
-_FORWARDED = ("authorization", "x-request-id", "x-request-timeout-ms", "x-rrr-effort")
+_FORWARDED = ("authorization", "traceparent", "tracestate", "x-request-id", "x-request-timeout-ms", "x-rrr-effort")
 
 
 class OurRoutesFirst:
@@ -72,7 +74,7 @@ def make_service(config: ServiceConfig, routes: Routes, *, slot: int = 1) -> Ben
         slot: this worker's number among those of the supervisor, from 1.
     """
     routes.access = Access(config.token_digests)
-    application = routes.application()
+    application = behind_gateways(routes.application(), cors=Cors.of(config.cors), root_path=config.root_path)
 
     class RRRNet:
         """RRR-Net image classification in front of Triton."""

@@ -102,6 +102,7 @@ def document(
     return {
         "openapi": "3.1.0",
         "info": {"title": "RRR-Net image classification", "version": __version__},
+        **({"servers": [{"url": settings.root_path}]} if settings.root_path else {}),
         "paths": paths,
         "security": [{"token": []}] if needs_token else [],
         "components": {

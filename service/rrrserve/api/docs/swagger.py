@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rrrserve.api.endpoint import Exchange, Reply
 from rrrserve.api.errors import APIError
+from rrrserve.api.gateways import below_root
 
 _PAGE = "index.html"
 _OURS = Path(__file__).parent / "swagger_ui"
@@ -20,7 +21,7 @@ FILES = {name: _OURS / name for name in (_PAGE, "start.js")} | {
 _HEADERS = {
     # Swagger UI sets styles on its elements, and its icons are data: URLs.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "img-src 'self' data: blob:; connect-src 'self'; base-uri 'self'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
@@ -32,4 +33,6 @@ async def swagger_page(exchange: Exchange) -> Reply:
     if file is None:
         raise APIError("not_found", "no such file of Swagger UI")
     body = await asyncio.to_thread(file.read_bytes)
+    if file.name == _PAGE:
+        body = below_root(body, exchange.scope)
     return Reply(body, content_type=mimetypes.guess_type(file.name)[0] or "", headers=_HEADERS)
