@@ -152,29 +152,53 @@ class DataPlane:
         Raises:
             APIError: the batch as a whole got no answer.
         """
+        decoded = await self.decode(model, images, timing)
+        good = [item.array for item in decoded if isinstance(item, Decoded)]
+        if not good:
+            return [item for item in decoded if isinstance(item, APIError)]
+        found = await self.infer(model, good, options.effort, deadline=deadline, timing=timing)
+        places = iter(range(len(good)))
+        return [
+            self.answer(model, found, next(places), options) if isinstance(item, Decoded) else item for item in decoded
+        ]
+
+    async def decode(self, model: ServedModel, images: Sequence[bytes], timing: Timing) -> list[Decoded | APIError]:
+        """Encoded images as a model's inputs, in order; one that cannot be used gives its error in its place."""
         decoded = await self.pool.decode(images, model.preprocess)
         good = [item for item in decoded if isinstance(item, Decoded)]
         timing.decode = sum(item.decode_seconds for item in good)
         timing.preprocess = sum(item.preprocess_seconds for item in good)
-        if not good:
-            return [item for item in decoded if isinstance(item, APIError)]
-        self.observe_stage("decode", model, timing.decode)
-        self.observe_stage("preprocess", model, timing.preprocess)
+        if good:
+            self.observe_stage("decode", model, timing.decode)
+            self.observe_stage("preprocess", model, timing.preprocess)
+        return decoded
+
+    async def infer(
+        self,
+        model: ServedModel,
+        arrays: Sequence[npt.NDArray[np.uint8]],
+        effort: str,
+        *,
+        deadline: float,
+        timing: Timing,
+    ) -> Inference:
+        """What the members say of N inputs (S, S, 3).
+
+        Raises:
+            APIError: there is no answer.
+        """
         start = time.perf_counter()
         try:
-            found = await self._infer(model, [item.array for item in good], options.effort, deadline)
+            found = await self._infer(model, arrays, effort, deadline)
         except TritonError as error:
             if self.state.triton.up:  # else the supervisor has told, and every request would tell again
                 log.warning("inference with %s failed: %s", model.name, error)
             raise APIError(error.code, _CLIENT_MESSAGES[error.code]) from error
         timing.inference = time.perf_counter() - start
         self.observe_stage("inference", model, timing.inference)
-        places = iter(range(len(good)))
-        return [
-            self._answer(model, found, next(places), options) if isinstance(item, Decoded) else item for item in decoded
-        ]
+        return found
 
-    def _answer(self, model: ServedModel, found: Inference, place: int, options: Options) -> dict[str, Any]:
+    def answer(self, model: ServedModel, found: Inference, place: int, options: Options) -> dict[str, Any]:
         """The answer to one image of a batch, counted."""
         status = None if found.status is None else found.status[place]
         result = answer(found.probabilities[place], status, model, options, abstain_above=self._abstain_above)
@@ -195,7 +219,7 @@ class DataPlane:
         return result
 
     async def _infer(
-        self, model: ServedModel, images: list[npt.NDArray[np.uint8]], effort: str, deadline: float
+        self, model: ServedModel, images: Sequence[npt.NDArray[np.uint8]], effort: str, deadline: float
     ) -> Inference:
         """What is said of N images (S, S, 3), in as many calls as the model's largest batch asks for."""
         step = model.max_batch_size
@@ -215,7 +239,7 @@ class DataPlane:
             raise
 
     async def _call(
-        self, model: ServedModel, images: list[npt.NDArray[np.uint8]], effort: str, deadline: float
+        self, model: ServedModel, images: Sequence[npt.NDArray[np.uint8]], effort: str, deadline: float
     ) -> Inference:
         start = time.perf_counter()
         result = await self.client.infer(

@@ -25,9 +25,11 @@ log = logging.getLogger("rrrserve")
 JSON_TYPE = "application/json"
 _CLIENT_GONE = "rrr.client_gone"
 
-# Probes of an orchestrator carry no token, and a browser that opens a page neither; the two first routes tell nothing
-# but yes or no and a model's name, and the page nothing: it asks for a token, and then for /docs.json.
-OPEN_ROUTES = frozenset({"/livez", "/readyz", "/docs"})
+# Probes of an orchestrator carry no token, and a browser that opens a page neither; probes are told nothing but yes or
+# no and a model's name, and the page nothing: it asks for a token, and then for /docs.json.
+OPEN_ROUTES = frozenset(
+    {"/livez", "/readyz", "/docs", "/v2/health/live", "/v2/health/ready", "grpc ServerLive", "grpc ServerReady"}
+)
 
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="rrr"'}
 _WRONG = {"WWW-Authenticate": 'Bearer realm="rrr", error="invalid_token"'}
@@ -67,6 +69,7 @@ class Exchange:
 
 
 Handler = Callable[[Exchange], Awaitable[Reply]]
+ErrorBody = Callable[[APIError, str], dict[str, Any]]
 
 
 def to_json(document: Any) -> bytes:
@@ -120,6 +123,7 @@ class Endpoint:
         access: who is answered; asked for each request.
         in_flight: whether the gauge of running predictions counts it.
         counted_as: the metric label, where it is not the template.
+        error_body: an error's document, where it is not in our own shape.
     """
 
     def __init__(
@@ -130,8 +134,10 @@ class Endpoint:
         access: Callable[[], Access],
         in_flight: bool = False,
         counted_as: str | None = None,
+        error_body: ErrorBody = APIError.to_json,
     ) -> None:
         self.template = template
+        self._error_body = error_body
         self._label = counted_as or template
         self._handler = handler
         self._access = access
@@ -188,7 +194,7 @@ class Endpoint:
             log.exception("request %s to %s failed", exchange.request_id, self.template)
             error = APIError("internal_error", "a fault of the service; its log has the details under this request id")
         exchange.request_id = exchange.request_id or _new_request_id()
-        return _error_reply(error, exchange.request_id)
+        return _error_reply(error, exchange.request_id, self._error_body)
 
 
 def client_gone(scope: Scope) -> None:
@@ -213,13 +219,13 @@ def _new_request_id() -> str:
     return secrets.token_hex(8)
 
 
-def _error_reply(error: APIError, identifier: str) -> Reply:
+def _error_reply(error: APIError, identifier: str, body: ErrorBody = APIError.to_json) -> Reply:
     """The reply for an error; counts it."""
     instruments.REJECTED.labels(error.code).inc()
     headers = dict(error.headers)
     if error.status in _NOT_READ:
         headers["Connection"] = "close"
-    return Reply(to_json(error.to_json(identifier)), error.status, headers=headers)
+    return Reply(to_json(body(error, identifier)), error.status, headers=headers)
 
 
 def _raw_headers(reply: Reply, identifier: str) -> list[tuple[bytes, bytes]]:
