@@ -109,7 +109,7 @@ class Service:
     @property
     def grpc(self) -> str:
         """HOST:PORT of KServe's gRPC; there is one with `--grpc-port`."""
-        return re.findall(r"its gRPC at (\S+)", self.log.read_text())[0]
+        return str(re.findall(r"its gRPC at (\S+)", self.log.read_text())[0])
 
     def ask(self, path: str, **arguments: Any) -> httpx.Response:
         """One request: a GET, or a POST of what is given."""
