@@ -1,6 +1,7 @@
 """KServe v2 as its users meet it: Triton's own clients, over REST and gRPC, with the answers of /v1."""
 
 import asyncio
+import base64
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -130,8 +131,6 @@ def test_json_without_any_bytes_says_the_same(client: httpx.Client, rest: Any, p
 
 
 def base64_of(data: bytes) -> str:
-    import base64
-
     return base64.b64encode(data).decode()
 
 
@@ -150,7 +149,13 @@ def test_the_asynchronous_client_is_answered_side_by_side(service: Any, picture:
 PIXELS = np.zeros((1, SIZE, SIZE, 3), np.uint8)
 # What is wrong -> the inputs, the request's parameters and outputs, HTTP's status, and what the error must hold.
 WRONG: dict[str, tuple[list[tuple[str, str, Any]], dict[str, Any], list[tuple[str, int]], int, str]] = {
-    "size": ([("images", "UINT8", PIXELS[:, :31])], {}, [], 400, r"shape \[N, 32, 32, 3\], N from 1: it is \[1, 31, 32, 3\]"),
+    "size": (
+        [("images", "UINT8", PIXELS[:, :31])],
+        {},
+        [],
+        400,
+        r"shape \[N, 32, 32, 3\], N from 1: it is \[1, 31, 32, 3\]",
+    ),
     "rank": ([("images", "UINT8", PIXELS[0])], {}, [], 400, r"N from 1: it is \[32, 32, 3\]"),
     "no images": ([("images", "UINT8", PIXELS[:0])], {}, [], 400, r"N from 1: it is \[0, 32, 32, 3\]"),
     "type": ([("images", "FP32", PIXELS.astype(np.float32))], {}, [], 400, "images must be UINT8: it is 'FP32'"),
@@ -160,12 +165,30 @@ WRONG: dict[str, tuple[list[tuple[str, str, Any]], dict[str, Any], list[tuple[st
     "batch": ([("images", "UINT8", np.zeros((33, SIZE, SIZE, 3), np.uint8))], {}, [], 413, "33 images: most is 32"),
     "text": ([("image_bytes", "BYTES", encoded(b"no image"))], {}, [], 415, "image 0: the bytes are not one of JPEG"),
     "empty": ([("image_bytes", "BYTES", encoded(b""))], {}, [], 422, "image 0"),
-    "output": ([("images", "UINT8", PIXELS)], {}, [("logits", 0)], 400, "no output 'logits': tiny gives probabilities,"),
+    "output": (
+        [("images", "UINT8", PIXELS)],
+        {},
+        [("logits", 0)],
+        400,
+        "no output 'logits': tiny gives probabilities,",
+    ),
     "twice": ([("images", "UINT8", PIXELS)], {}, [("members_used", 0)] * 2, 400, "asked for twice"),
     "classes": ([("images", "UINT8", PIXELS)], {}, [("probabilities", 2)], 400, "classification is for mean_prob"),
     "effort": ([("images", "UINT8", PIXELS)], {"effort": "much"}, [], 400, "effort must be fast, auto or full"),
-    "sets": ([("images", "UINT8", PIXELS)], {"coverage": 0.9}, [], 400, "tiny has no sets: it was built without images"),
-    "coverage": ([("images", "UINT8", PIXELS)], {"coverage": 2.0}, [], 400, "coverage must be a number between 0 and 1"),
+    "sets": (
+        [("images", "UINT8", PIXELS)],
+        {"coverage": 0.9},
+        [],
+        400,
+        "tiny has no sets: it was built without images",
+    ),
+    "coverage": (
+        [("images", "UINT8", PIXELS)],
+        {"coverage": 2.0},
+        [],
+        400,
+        "coverage must be a number between 0 and 1",
+    ),
 }
 
 
@@ -254,15 +277,21 @@ def test_a_body_that_is_none_is_refused(
 def test_bytes_that_do_not_fit_are_refused_by_both(client: httpx.Client, service: Any) -> None:
     names = {"name": "image_bytes", "shape": [2], "datatype": "BYTES", "parameters": {"binary_data_size": 6}}
     head = json.dumps({"inputs": [names]}).encode()
-    for rest_of_body, message in ((b"\5\0\0\0ab", "2 elements, each behind"), (b"\1\0\0\0ab" + b"more", "4 bytes follow")):
-        answer = client.post("/v2/models/tiny/infer", content=head + rest_of_body, headers={LENGTH: str(len(head))})
+    for behind, message in (
+        (b"\5\0\0\0ab", "2 elements, each behind"),
+        (b"\1\0\0\0ab" + b"more", "4 bytes follow"),
+    ):
+        answer = client.post("/v2/models/tiny/infer", content=head + behind, headers={LENGTH: str(len(head))})
         assert (answer.status_code, message in answer.json()["error"]) == (400, True), answer.text
     with grpc.insecure_channel(service.grpc) as channel:
         infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         two = pb.ModelInferRequest(model_name="tiny", raw_input_contents=[b"", b""])
-        for message, words in ((b"\xff" * 9, "no ModelInferRequest"), (two.SerializeToString(), "2 items for 0 inputs")):
+        for raw, words in (
+            (b"\xff" * 9, "no ModelInferRequest"),
+            (two.SerializeToString(), "2 items for 0 inputs"),
+        ):
             with pytest.raises(grpc.RpcError, match=words) as raised:
-                infer(message, timeout=10)
+                infer(raw, timeout=10)
             assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 

@@ -41,7 +41,7 @@ class Server(uvicorn.Server):
         config: uvicorn's.
         limits: the times of a stop.
         beat: called ten times a second; whether clients shall be told to close their connections.
-        beside: started when the application has, and ended before it.
+        beside: started and ended before the application.
     """
 
     def __init__(
@@ -61,10 +61,10 @@ class Server(uvicorn.Server):
         return ended
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the application, listen, and start the other server."""
-        await super().startup(sockets)
-        if self._beside is not None and not self.should_exit:
+        """Start the other server, then the application, and listen: who is ready at HTTP is ready at both."""
+        if self._beside is not None:
             await self._beside.start()
+        await super().startup(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the port, answer what has been sent already, and only then close what is idle."""

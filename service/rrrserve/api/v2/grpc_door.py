@@ -20,7 +20,7 @@ from rrrserve.api.errors import APIError
 from rrrserve.api.prediction import Backend
 from rrrserve.api.requests import headers_of, ignored_header, request_id
 from rrrserve.api.v2 import messages
-from rrrserve.api.v2.inference import infer, model_of, readiness
+from rrrserve.api.v2.inference import admit, infer, model_of, readiness
 from rrrserve.api.v2.question import Question
 from rrrserve.api.v2.rest import SERVER
 from rrrserve.config.service_config import ServiceConfig
@@ -204,11 +204,11 @@ class GrpcDoor:
 
     async def _inference(self, call: _Call, requests: AsyncIterator[bytes]) -> bytes:
         """Read, infer, write. The model is named in the message, which therefore comes first."""
-        backend, config = self._backend(), self._config
+        config = self._config
         milliseconds = config.request_timeout_ms
         if (left := call.context.time_remaining()) is not None:
             milliseconds = int(min(1000 * left, config.max_request_timeout_ms))
-        backend.admission.check(milliseconds / 1000)  # before the message is read: there may be many of them
+        admit(self._backend(), milliseconds)
         raw = await self._message(requests, milliseconds / 1000)
         request = messages.parsed(pb.ModelInferRequest, raw)
 
@@ -218,7 +218,7 @@ class GrpcDoor:
             return messages.read(request, model, most=config.max_batch_images)
 
         name, version = request.model_name, request.model_version
-        answer = await infer(backend, call, name, version, milliseconds=milliseconds, read=read)
+        answer = await infer(self._backend(), call, name, version, milliseconds=milliseconds, read=read)
         call.ignored = answer.question.options.ignored
         start = time.perf_counter()
         reply = messages.write(answer)

@@ -76,8 +76,19 @@ async def readiness(backend: Backend, name: str | None = None) -> str | None:
     return failure
 
 
+def admit(backend: Backend, milliseconds: int) -> None:
+    """Refuse what cannot be done now; to be asked before a request's body is read: there may be many of them.
+
+    Raises:
+        APIError: `shutting_down` or `overloaded`.
+    """
+    if backend.data_plane.state.service.phase == Phase.REFUSING:
+        raise APIError("shutting_down", "the service is stopping: ask another instance")
+    backend.admission.check(milliseconds / 1000)
+
+
 async def infer(backend: Backend, call: Call, name: str, version: str, *, milliseconds: int, read: Read) -> Answer:
-    """Answer one request.
+    """Answer one request that was admitted.
 
     Args:
         backend: what answers.
@@ -97,11 +108,8 @@ async def infer(backend: Backend, call: Call, name: str, version: str, *, millis
         return deadline - time.perf_counter()
 
     with plane.in_use():  # all of the request is answered by one version
-        if plane.state.service.phase == Phase.REFUSING:
-            raise APIError("shutting_down", "the service is stopping: ask another instance")
         model = model_of(plane, name, version)
         call.model = model.name
-        backend.admission.check(left())  # before the body is read: there may be many of them
         timing = Timing(call.started)
         with backend.body_memory.begin(this_task().cancel) as coming:
             try:

@@ -16,7 +16,7 @@ from rrrserve.api.errors import APIError
 from rrrserve.api.prediction import Backend, query_of
 from rrrserve.api.requests import timeout_ms
 from rrrserve.api.v2 import json_body
-from rrrserve.api.v2.inference import infer, model_of, readiness
+from rrrserve.api.v2.inference import admit, infer, model_of, readiness
 from rrrserve.api.v2.question import Question
 from rrrserve.api.v2.tensors import inputs_of, outputs_of
 from rrrserve.metrics import instruments
@@ -102,6 +102,7 @@ async def _infer(backend: Callable[[], Backend], exchange: Exchange) -> Reply:
     found, parameters, headers = backend(), exchange.scope["path_params"], exchange.headers
     settings = found.settings
     milliseconds = timeout_ms(headers, default=settings.request_timeout_ms, largest=settings.max_request_timeout_ms)
+    admit(found, milliseconds)
     query = [name for name, _ in query_of(exchange)]
 
     async def read(model: ServedModel, coming: ComingBody) -> Question:
