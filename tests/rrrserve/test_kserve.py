@@ -5,6 +5,7 @@ import base64
 import json
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -18,6 +19,7 @@ import tritonclient.http as http_client
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import InferenceServerException
 
+PAGE = Path(__file__).parents[2] / "docs" / "kserve.md"
 LABELS = ("red", "green", "blue")
 SIZE, MEMBERS, MAX_BODY = 32, 3, 10 * 2**20
 Files = Callable[[int], bytes]
@@ -344,3 +346,16 @@ def test_every_request_is_counted_by_its_door(client: httpx.Client, rest: Any, r
     assert rises['rrr_members_used_count{model="tiny"}'] == 4
     for stage in ("read", "decode", "inference", "encode"):
         assert rises[f'rrr_stage_duration_seconds_count{{model="tiny",stage="{stage}"}}'] >= 2
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_what_the_page_says_to_type_in_python_works(
+    service: Any, png: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    code = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[number]
+    code = code.replace("127.0.0.1:3000", service.url.removeprefix("http://")).replace("127.0.0.1:8001", service.grpc)
+    (tmp_path / "glyph.jpg").write_bytes(png(0))
+    monkeypatch.chdir(tmp_path)
+    printed: list[Any] = []
+    exec(code.replace('"glyphs"', '"tiny"'), {"print": printed.append})  # noqa: S102  our own page
+    assert [array.shape for array in printed] == [(1, 2) if number == 0 else (1, MEMBERS, len(LABELS))]
