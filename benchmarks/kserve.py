@@ -76,7 +76,7 @@ def _http_images(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> tri
 
 
 def summary(found: Mapping[str, list[float]]) -> dict[str, object]:
-    """p50 and p95 of each, and what ours add to the first: a median over parts of the turns with an interval; all in ms."""
+    """In ms p50 and p95 of each, and what ours add to the first: a median over parts of the turns, and its interval."""
     alone, *_ = found
     parts = {name: [float(np.median(part)) for part in np.array_split(times, _ROUNDS)] for name, times in found.items()}
     rows = {}
