@@ -98,8 +98,8 @@ def repository(checkpoints: tuple[Checkpoint, Checkpoint], tmp_path_factory: pyt
 
 @pytest.fixture(scope="session")
 def service(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """`rrr serve` on a free port."""
-    served = start(tmp_path_factory.mktemp("service"), str(repository), "--port", "0")
+    """`rrr serve` on free ports, KServe's gRPC too."""
+    served = start(tmp_path_factory.mktemp("service"), str(repository), "--port", "0", "--grpc-port", "0")
     yield served
     assert served.stop() == 0, served.log.read_text()
 

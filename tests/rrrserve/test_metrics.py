@@ -43,7 +43,7 @@ def ask(client: httpx.Client, kind: str, png: Files) -> Counter[str]:
         "nobody": ("POST", "/v1/models/nobody/predict", NAMED, "", {"content": png(0)}),
         "query": ("POST", "/v1/predict?top_k=x", "/v1/predict", "tiny", {"content": png(0)}),
         "method": ("GET", "/v1/predict", "/v1/predict", "", {}),
-        "path": ("POST", "/v2/predict", "unmatched", "", {"content": png(0)}),
+        "path": ("POST", "/v3/predict", "unmatched", "", {"content": png(0)}),
         "list": ("GET", "/v1/models", "/v1/models", "", {}),
     }
     method, path, route, model, more = kinds[kind]

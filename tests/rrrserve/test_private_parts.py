@@ -29,7 +29,7 @@ OVERRIDDEN = [
             "connection_made connection_lost data_received on_message_begin on_url on_header on_headers_complete "
             "on_message_complete on_response_complete _start_asgi_task shutdown pause_writing resume_writing",
         ),
-        (Server, uvicorn.Server, "on_tick shutdown"),
+        (Server, uvicorn.Server, "on_tick startup shutdown"),
     )
     for name in names.split()
 ]

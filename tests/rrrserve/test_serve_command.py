@@ -141,6 +141,7 @@ def test_the_default_model_can_be_chosen(start_service: Start, repository: Path,
     "arguments",
     [
         ("--port", "70000"),
+        ("--grpc-port", "80"),
         ("--host", "no.such.host"),
         ("--default", "nobody"),
         ("--triton-url", "nowhere"),

@@ -4,7 +4,8 @@ M members, U of them used, C classes. What is told is calibrated where the build
 first is decided before that, on the plain mean of the members used.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +55,43 @@ def is_unsure(entropy_nats: float, *, empty_set: bool, abstain_above: float | No
     return empty_set or (abstain_above is not None and entropy_nats > abstain_above)
 
 
+class Told(NamedTuple):
+    """What an answer is made from.
+
+    Attributes:
+        used: numbers of the U members used.
+        plain: their mean as it is, shape (C,): decides which label comes first.
+        mean: calibrated, shape (C,): what is told.
+        own: their own probabilities, calibrated, shape (U, C).
+        partial: whether a member that was asked is missing.
+    """
+
+    used: Sequence[int]
+    plain: FloatArray
+    mean: FloatArray
+    own: FloatArray
+    partial: bool
+
+
+def told(probabilities: FloatArray, status: npt.NDArray[np.uint8] | None, model: ServedModel, effort: str) -> Told:
+    """Mean and members of one image; see `answer`, and `answering_effort` for the effort."""
+    left_out = status is not None and bool(status.any())
+    used = np.flatnonzero(status == USED).tolist() if left_out else range(model.members)
+    found = probabilities[used] if left_out else probabilities
+    plain = found.sum(axis=0, dtype=np.float64) / len(used)
+    confidence = model.confidence
+    if confidence is None:
+        mean, own = (np.minimum(np.maximum(part, 0.0), 1.0) for part in (plain, found.astype(np.float64)))
+    else:
+        mean, own = confidence.mean(plain, effort), confidence.members(found)
+    return Told(used, plain, mean, own, status is not None and int(status.max()) > NOT_ASKED)
+
+
+def ranking(plain: FloatArray) -> npt.NDArray[np.intp]:
+    """Numbers of the labels, best first, equal ones in their order."""
+    return np.argsort(-plain, kind="stable")
+
+
 def answer(
     probabilities: FloatArray,
     status: npt.NDArray[np.uint8] | None,
@@ -72,18 +110,10 @@ def answer(
         abstain_above: see `is_unsure`.
     """
     effort = answering_effort(model, options.effort)
-    left_out = status is not None and bool(status.any())
-    used = np.flatnonzero(status == USED).tolist() if left_out else range(model.members)
-    found = probabilities[used] if left_out else probabilities
-    plain = found.sum(axis=0, dtype=np.float64) / len(used)
-    order = np.argsort(-plain, kind="stable")
+    used, plain, mean, own, partial = told(probabilities, status, model, effort)
+    order = ranking(plain)
     confidence = model.confidence
-    if confidence is None:
-        mean, own = (np.minimum(np.maximum(part, 0.0), 1.0) for part in (plain, found.astype(np.float64)))
-    else:
-        mean, own = confidence.mean(plain, effort), confidence.members(found)
     doubt = uncertainty(mean, own, int(order[0]))
-    partial = status is not None and int(status.max()) > NOT_ASKED
 
     def listed(places: npt.NDArray[np.intp]) -> list[dict[str, Any]]:
         return [{"label": model.labels[place], "probability": round(float(mean[place]), 6)} for place in places]

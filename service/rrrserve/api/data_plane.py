@@ -162,6 +162,18 @@ class DataPlane:
         Raises:
             APIError: the batch as a whole got no answer.
         """
+        decoded = await self.decode(model, images, timing)
+        good = [item.array for item in decoded if isinstance(item, Decoded)]
+        if not good:
+            return [item for item in decoded if isinstance(item, APIError)]
+        found = await self.infer(model, good, options.effort, deadline=deadline, timing=timing)
+        places = iter(range(len(good)))
+        return [
+            self.answer(model, found, next(places), options) if isinstance(item, Decoded) else item for item in decoded
+        ]
+
+    async def decode(self, model: ServedModel, images: Sequence[bytes], timing: Timing) -> list[Decoded | APIError]:
+        """Encoded images as a model's inputs, in order; one that cannot be used gives its error in its place."""
         decoded = await self.pool.decode(images, model.preprocess)
         good = [item for item in decoded if isinstance(item, Decoded)]
         timing.decode = sum(item.decode_seconds for item in good)
@@ -169,16 +181,32 @@ class DataPlane:
         timing.answering, read = time.perf_counter(), timing.started + timing.read
         if not good:
             timing.trace.stage("decode", read, timing.answering)
-            return [item for item in decoded if isinstance(item, APIError)]
+            return decoded
         started = min([item.started for item in good])
         timing.trace.stage("queue", read, started)
         timing.trace.stage("decode", started, timing.answering)
         self.observe_stage("decode", model, timing.decode)
         self.observe_stage("preprocess", model, timing.preprocess)
+        return decoded
+
+    async def infer(
+        self,
+        model: ServedModel,
+        arrays: Sequence[npt.NDArray[np.uint8]],
+        effort: str,
+        *,
+        deadline: float,
+        timing: Timing,
+    ) -> Inference:
+        """What the members say of N inputs (S, S, 3).
+
+        Raises:
+            APIError: there is no answer.
+        """
         start = time.perf_counter()
         try:
             with timing.trace.asking("inference") as trace:
-                found = await self._infer(model, [item.array for item in good], options.effort, deadline, trace)
+                found = await self._infer(model, arrays, effort, deadline, trace)
         except TritonError as error:
             if self.state.triton.up:  # else the supervisor has told, and every request would tell again
                 log.warning("inference with %s failed: %s", model.name, error)
@@ -186,12 +214,9 @@ class DataPlane:
         timing.answering = time.perf_counter()
         timing.inference = timing.answering - start
         self.observe_stage("inference", model, timing.inference)
-        places = iter(range(len(good)))
-        return [
-            self._answer(model, found, next(places), options) if isinstance(item, Decoded) else item for item in decoded
-        ]
+        return found
 
-    def _answer(self, model: ServedModel, found: Inference, place: int, options: Options) -> dict[str, Any]:
+    def answer(self, model: ServedModel, found: Inference, place: int, options: Options) -> dict[str, Any]:
         """The answer to one image of a batch, counted."""
         status = None if found.status is None else found.status[place]
         result = answer(found.probabilities[place], status, model, options, abstain_above=self._abstain_above)
@@ -214,7 +239,7 @@ class DataPlane:
     async def _infer(
         self,
         model: ServedModel,
-        images: list[npt.NDArray[np.uint8]],
+        images: Sequence[npt.NDArray[np.uint8]],
         effort: str,
         deadline: float,
         trace: Fields | None = None,
@@ -239,7 +264,7 @@ class DataPlane:
     async def _call(
         self,
         model: ServedModel,
-        images: list[npt.NDArray[np.uint8]],
+        images: Sequence[npt.NDArray[np.uint8]],
         effort: str,
         deadline: float,
         trace: Fields | None,

@@ -29,9 +29,11 @@ log = logging.getLogger("rrrserve")
 JSON_TYPE = "application/json"
 _CLIENT_GONE = "rrr.client_gone"
 
-# Probes of an orchestrator carry no token, and a browser that opens a page neither; the two first routes tell nothing
-# but yes or no and a model's name, and the page nothing: it asks for a token, and then for /docs.json.
-OPEN_ROUTES = frozenset({"/livez", "/readyz", "/docs"})
+# Probes of an orchestrator carry no token, and a browser that opens a page neither; probes are told nothing but yes or
+# no and a model's name, and the page nothing: it asks for a token, and then for /docs.json.
+OPEN_ROUTES = frozenset(
+    {"/livez", "/readyz", "/docs", "/v2/health/live", "/v2/health/ready", "grpc ServerLive", "grpc ServerReady"}
+)
 
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="rrr"'}
 _WRONG = {"WWW-Authenticate": 'Bearer realm="rrr", error="invalid_token"'}
@@ -75,6 +77,7 @@ class Exchange:
 
 
 Handler = Callable[[Exchange], Awaitable[Reply]]
+ErrorBody = Callable[[APIError, str], dict[str, Any]]
 
 
 def to_json(document: Any) -> bytes:
@@ -129,6 +132,7 @@ class Endpoint:
         tracing: records spans, of the requests that the gauge counts; asked for each of them.
         in_flight: whether the gauge of running predictions counts it.
         counted_as: the metric label, where it is not the template.
+        error_body: an error's document, where it is not in our own shape.
     """
 
     def __init__(
@@ -140,8 +144,10 @@ class Endpoint:
         tracing: Callable[[], Tracing | None] = lambda: None,
         in_flight: bool = False,
         counted_as: str | None = None,
+        error_body: ErrorBody = APIError.to_json,
     ) -> None:
         self.template = template
+        self._error_body = error_body
         self._label = counted_as or template
         self._handler = handler
         self._access = access
@@ -204,7 +210,7 @@ class Endpoint:
             error = APIError("internal_error", "a fault of the service; its log has the details under this request id")
         exchange.request_id = exchange.request_id or _new_request_id()
         exchange.error = error.code
-        return _error_reply(error, exchange.request_id)
+        return _error_reply(error, exchange.request_id, self._error_body)
 
     def _trace(self, exchange: Exchange) -> Trace:
         """The trace that the client named, or that begins here."""
@@ -248,13 +254,13 @@ def _new_request_id() -> str:
     return secrets.token_hex(8)
 
 
-def _error_reply(error: APIError, identifier: str) -> Reply:
+def _error_reply(error: APIError, identifier: str, body: ErrorBody = APIError.to_json) -> Reply:
     """The reply for an error; counts it."""
     instruments.REJECTED.labels(error.code).inc()
     headers = dict(error.headers)
     if error.status in _NOT_READ:
         headers["Connection"] = "close"
-    return Reply(to_json(error.to_json(identifier)), error.status, headers=headers)
+    return Reply(to_json(body(error, identifier)), error.status, headers=headers)
 
 
 def _raw_headers(reply: Reply, identifier: str) -> list[tuple[bytes, bytes]]:

@@ -5,15 +5,14 @@ import functools
 import json
 import re
 import secrets
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import quote
 
 from rrrbuild.cascade_runner import AUTO, EFFORTS
-from rrrserve.api import near_misses
+from rrrserve.api import near_misses, strict_json
 from rrrserve.api.errors import APIError
 from rrrserve.api.multipart import Part, parse_multipart
 from rrrserve.api.near_misses import shown
@@ -312,20 +311,7 @@ def _json_object(body: bytes, field: str) -> dict[str, Any]:
     if sum(map(body.count, _STRUCTURE)) > _MOST_STRUCTURE:
         raise APIError("bad_request", f"{must_be}; this one has too many values")
 
-    def refuse_constant(name: str) -> NoReturn:
-        raise APIError("bad_json", f"{name} is not JSON")
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(dict(pairs)) != len(pairs):
-            (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
-            raise APIError("bad_request", f"the key {shown(twice)} is given twice")
-        return dict(pairs)
-
-    try:
-        # Some programs begin with a byte order mark.
-        document = json.loads(body.decode("utf-8-sig"), parse_constant=refuse_constant, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise APIError("bad_json", f"the body is not valid JSON in UTF-8; {must_be}") from error
+    document = strict_json.loads(body, must_be)
     if not isinstance(document, dict):
         raise APIError("bad_request", must_be)
     return document

@@ -15,6 +15,7 @@ from rrrserve.api.docs.swagger import swagger_page
 from rrrserve.api.endpoint import Access, Endpoint, Exchange, Handler, Reply, to_json
 from rrrserve.api.errors import ERRORS, APIError
 from rrrserve.api.prediction import Backend, predict
+from rrrserve.api.v2 import rest as v2
 from rrrserve.metrics import exposition, instruments
 from rrrserve.traces.export import Tracing
 
@@ -36,6 +37,7 @@ class Routes:
 
     Attributes:
         schema: gives what BentoML's clients read at /schema.json.
+        named_routes: further ones that reach every model, as metrics name them.
     """
 
     def __init__(self) -> None:
@@ -44,6 +46,7 @@ class Routes:
         self.access = Access()
         self.tracing: Tracing | None = None
         self.registry = REGISTRY
+        self.named_routes = [v2.INFER_ROUTE]
         # Of its own, and one: several would take turns with the event loop, 5 ms each.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pages")
 
@@ -57,7 +60,8 @@ class Routes:
                 (route, name)
                 for route in PREDICTION_ROUTES
                 for name in (plane.models if "{name}" in route else (plane.default.name,))
-            ],
+            ]
+            + [(route, name) for route in self.named_routes for name in plane.models],
         )
         self.backend = backend
 
@@ -69,7 +73,12 @@ class Routes:
         state.beat()
         return state.draining
 
-    def _backend(self) -> Backend:
+    def now(self) -> Backend:
+        """What answers.
+
+        Raises:
+            APIError: `not_ready`, while the service starts.
+        """
         if self.backend is None:
             raise APIError("not_ready", "the service is starting")
         return self.backend
@@ -100,15 +109,16 @@ class Routes:
             # Counted together: histograms of what nobody does to each page would be a third of a scrape.
             refuse = endpoint(template, _only("GET, HEAD"), counted_as=instruments.UNMATCHED)
             routes.append(Route(path, refuse))
+        routes += v2.routes(self.now, endpoint)
         return Router(routes, redirect_slashes=False, default=endpoint(instruments.UNMATCHED, _not_found))
 
     async def _predict(self, exchange: Exchange, *, batch: bool) -> Reply:
         """One image, one answer; of several an unusable one gives an error item and leaves the others as they are."""
-        return await predict(self._backend(), exchange, batch=batch)
+        return await predict(self.now(), exchange, batch=batch)
 
     async def models(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """The repository's models, each with the claims that are stamped on it now."""
-        models = self._backend().model_list
+        models = self.now().model_list
         return Reply(await self._on_the_thread(lambda: to_json(models.document())))
 
     async def livez(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
@@ -117,7 +127,7 @@ class Routes:
 
     async def readyz(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """Every model has answered a real inference within the last second."""
-        backend = self._backend()
+        backend = self.now()
         with backend.data_plane.in_use():
             failure = await backend.readiness.check()
         if failure is not None:
@@ -137,7 +147,7 @@ class Routes:
 
     async def triton_metrics(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """Triton's own metrics: its port is on loopback, so they are handed through here."""
-        backend = self._backend()
+        backend = self.now()
         if backend.triton_metrics_url is None:
             raise APIError("not_found", "Triton's metrics address is not known: set RRR_TRITON_METRICS_URL")
         try:
@@ -153,7 +163,7 @@ class Routes:
 
     async def docs(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """OpenAPI 3."""
-        backend = self._backend()
+        backend = self.now()
         describe = functools.partial(
             document,
             backend.settings,

@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +28,10 @@ def serve(
     ] = Path("artifacts/repository"),
     port: Annotated[int, typer.Option(help="TCP port, 1024 to 65535; 0 takes any free one")] = 3000,
     host: Annotated[str, typer.Option(help="IP address to listen at; 0.0.0.0 for all")] = "127.0.0.1",
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(metavar="PORT", help="TCP port of KServe v2's gRPC, 0 takes any free one (else there is none)"),
+    ] = None,
     triton_url: Annotated[
         str | None,
         typer.Option(metavar="HOST:PORT", envvar="RRR_TRITON_URL", help="gRPC of a Triton that runs already"),
@@ -130,7 +135,7 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     from rrrserve.config.service_config import ServiceConfig
-    from rrrserve.net.listener import listen
+    from rrrserve.net.listener import address_of, listen, reserve
     from rrrserve.net.tls import files_of
     from rrrserve.net.tokens import digests_of, tokens_of
     from rrrserve.process.environment import variables
@@ -164,7 +169,9 @@ def serve(
             access_log=access_log,
         )
         temporary_folder()
-        with listen(host, port) as listener:
+        with listen(host, port) as listener, nullcontext() if grpc_port is None else reserve(host, grpc_port) as held:
+            if held is not None:
+                config = config.model_copy(update={"grpc_address": address_of(held)})
             warn_of_what_is_open(host, config, token_file)
             _serve(config, listener, token_file)
 
@@ -189,7 +196,8 @@ def _serve(config: "ServiceConfig", listener: socket.socket, token_file: Path | 
         def announce() -> None:
             waiting.cancel()
             if in_json:
-                logs.tell("ready", url=supervisor.url, models=[model.name for model in repository.models])
+                grpc = {"grpc": config.grpc_address} if config.grpc_address else {}
+                logs.tell("ready", url=supervisor.url, models=[model.name for model in repository.models], **grpc)
             else:
                 _announce(supervisor.url, repository, chosen.name, _triton_line(supervisor))
 
@@ -214,6 +222,7 @@ def _serve(config: "ServiceConfig", listener: socket.socket, token_file: Path | 
             for claim in served_claims(repository, model):
                 say(f"{model.name}: {claim.line()}")
         say(triton)
+        say(f"KServe v2 at {url}/v2{f', its gRPC at {config.grpc_address}' if config.grpc_address else ''}")
         say(f"ready: {url}    stop: Ctrl-C")
         next_step(*_asking(url, config, token_file), to=messages)
 

@@ -25,7 +25,7 @@ from rrrserve.process.restarts import DEFAULT_RESTARTS
 
 _NOT_VARIABLES = {
     *("workers", "start_timeout_seconds", "grace_seconds", "drain_seconds", "most_restarts"),
-    *("tls", "token_digests", "private_folder"),
+    *("tls", "token_digests", "private_folder", "grpc_address"),
 }
 _LONGEST_MS = 3_600_000
 
@@ -66,6 +66,7 @@ class ServiceConfig(BaseModel):
         tls: the HTTP port's certificate and key; None for plain HTTP.
         token_digests: of the bearer tokens, one of which a client must send (RRR_TOKEN or RRR_TOKEN_FILE); none: all
             are answered. The tokens themselves are kept nowhere.
+        grpc_address: HOST:PORT that each worker's gRPC listens at; None for no gRPC.
         private_folder: where the supervisor of `rrr serve` tells its workers what they share; None without one.
     """
 
@@ -102,6 +103,7 @@ class ServiceConfig(BaseModel):
     most_restarts: int = Field(default=DEFAULT_RESTARTS, ge=0, le=1000)
     tls: TlsFiles | None = None
     token_digests: tuple[str, ...] = Field(default=(), repr=False)
+    grpc_address: str | None = None
     private_folder: Path | None = None
 
     @classmethod

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import socket
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import uvicorn
 
@@ -24,6 +24,16 @@ def protocol(
     return cast(type[asyncio.Protocol], make)
 
 
+class Beside(Protocol):
+    """Another server in the same process."""
+
+    async def start(self) -> None:
+        """Listen."""
+
+    async def stop(self) -> None:
+        """Take nothing more, and let what is under way finish."""
+
+
 class Server(uvicorn.Server):
     """uvicorn's server, with a heartbeat, and with a stop that lets requests in that are on their way.
 
@@ -31,10 +41,14 @@ class Server(uvicorn.Server):
         config: uvicorn's.
         limits: the times of a stop.
         beat: called ten times a second; whether clients shall be told to close their connections.
+        beside: started and ended before the application.
     """
 
-    def __init__(self, config: uvicorn.Config, limits: Limits, *, beat: Callable[[], bool]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, limits: Limits, *, beat: Callable[[], bool], beside: Beside | None = None
+    ) -> None:
         super().__init__(config)
+        self._beside = beside
         self._limits = limits
         self._beat = beat
 
@@ -46,6 +60,12 @@ class Server(uvicorn.Server):
             self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
         return ended
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the other server, then the application, and listen: who is ready at HTTP is ready at both."""
+        if self._beside is not None:
+            await self._beside.start()
+        await super().startup(sockets)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the port, answer what has been sent already, and only then close what is idle."""
         await asyncio.sleep(self._limits.accept_seconds)
@@ -53,4 +73,6 @@ class Server(uvicorn.Server):
             server.close()
         self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
         await asyncio.sleep(self._limits.last_seconds)
+        if self._beside is not None:
+            await self._beside.stop()  # HTTP goes on meanwhile
         await super().shutdown(sockets)

@@ -6,6 +6,7 @@ import errno
 import ipaddress
 import socket
 import struct
+from collections.abc import Iterator
 
 from rrrnet.errors import UsageError
 
@@ -30,20 +31,58 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         UsageError: the address is not allowed, not on this machine, or in use; names it.
     """
+    family, address = _checked(host, port, "--port")
+    with _told(address, port, "--port"):
+        return socket.create_server((address, port), family=family, backlog=BACKLOG)
+
+
+def reserve(host: str, port: int) -> socket.socket:
+    """Take a port for processes that each listen at it with SO_REUSEPORT; the socket itself only holds it.
+
+    Args:
+        host: an IP address, or localhost.
+        port: 1024 to 65535, or 0 for any free one.
+
+    Raises:
+        UsageError: see `listen`.
+    """
+    family, address = _checked(host, port, "--grpc-port")
+    held = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        with _told(address, port, "--grpc-port"):
+            # As `create_server` does, or connections of the last service would keep the port for a minute.
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            held.bind((address, port))
+        # Only now: before, another service's port would have been shared instead of refused.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    except BaseException:
+        held.close()
+        raise
+    return held
+
+
+def _checked(host: str, port: int, option: str) -> tuple[socket.AddressFamily, str]:
     if port != 0 and not 1024 <= port <= 65535:
-        raise UsageError(f"--port is {port}: allowed are 1024 to 65535, or 0 for any free port")
+        raise UsageError(f"{option} is {port}: allowed are 1024 to 65535, or 0 for any free port")
     try:
         address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
     except ValueError as error:
         raise UsageError(f"--host is {host!r}: expected an IP address of this machine, or localhost") from error
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    return socket.AF_INET if address.version == 4 else socket.AF_INET6, str(address)
+
+
+@contextlib.contextmanager
+def _told(address: str, port: int, option: str) -> Iterator[None]:
+    """Errors of the operating system in words."""
     try:
-        return socket.create_server((str(address), port), family=family, backlog=BACKLOG)
+        yield
     except OSError as error:
         reason = {
-            errno.EADDRINUSE: "is in use: stop what listens there, or choose another --port",
+            errno.EADDRINUSE: f"is in use: stop what listens there, or choose another {option}",
             errno.EADDRNOTAVAIL: "is not an address of this machine: choose another --host",
-            errno.EACCES: "is not allowed for this user: choose another --port",
+            errno.EACCES: f"is not allowed for this user: choose another {option}",
         }.get(error.errno or 0, f"cannot be listened at ({error.strerror})")
         raise UsageError(f"{address} port {port} {reason}") from error
 
@@ -61,6 +100,12 @@ def admit_no_more(listener: socket.socket) -> None:
         listener.setsockopt(
             socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_DROP_SYN), ctypes.addressof(buffer))
         )
+
+
+def address_of(held: socket.socket) -> str:
+    """HOST:PORT of a socket."""
+    host, port = held.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def url_of(listener: socket.socket, *, scheme: str = "http") -> str:

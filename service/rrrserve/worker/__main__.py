@@ -51,6 +51,7 @@ def _prepare(arguments: argparse.Namespace) -> uvicorn.Server:
     from rrrserve.api.cors import Cors
     from rrrserve.api.endpoint import client_gone, raw_error
     from rrrserve.api.routes import Routes
+    from rrrserve.api.v2.grpc_door import INFER_LABEL, GrpcDoor
     from rrrserve.config.service_config import ServiceConfig
     from rrrserve.http.connections import Connections, Limits
     from rrrserve.http.server import Server, protocol
@@ -89,7 +90,11 @@ def _prepare(arguments: argparse.Namespace) -> uvicorn.Server:
         timeout_graceful_shutdown=config.grace_seconds,
     )
     server.get_loop_factory()
-    return Server(server, limits, beat=routes.beat)
+    door = None
+    if config.grpc_address is not None:
+        door = GrpcDoor(config.grpc_address, config, routes.now, lambda: routes.access)
+        routes.named_routes.append(INFER_LABEL)
+    return Server(server, limits, beat=routes.beat, beside=door)
 
 
 if __name__ == "__main__":

@@ -106,6 +106,11 @@ class Service:
         """Where it listens."""
         return int(self.url.rpartition(":")[2])
 
+    @property
+    def grpc(self) -> str:
+        """HOST:PORT of KServe's gRPC; there is one with `--grpc-port`."""
+        return str(re.findall(r"its gRPC at (\S+)", self.log.read_text())[0])
+
     def ask(self, path: str, **arguments: Any) -> httpx.Response:
         """One request: a GET, or a POST of what is given."""
         method = "POST" if arguments else "GET"

@@ -62,6 +62,9 @@ _IGNORED = {
     }
 }
 TRITON_METRICS = "/metrics/triton"
+_KSERVE = (
+    "Under /v2 the same models answer by KServe v2, the Open Inference Protocol: GET /v2/models/NAME describes one."
+)
 _PAGES = {
     "/v1/models": ("The models, their labels and their claims", "application/json"),
     "/livez": ("200 while the process answers", "application/json"),
@@ -101,7 +104,7 @@ def document(
             paths[path]["get"]["security"] = []
     return {
         "openapi": "3.1.0",
-        "info": {"title": "RRR-Net image classification", "version": __version__},
+        "info": {"title": "RRR-Net image classification", "version": __version__, "description": _KSERVE},
         **({"servers": [{"url": settings.root_path}]} if settings.root_path else {}),
         "paths": paths,
         "security": [{"token": []}] if needs_token else [],
