@@ -107,6 +107,9 @@ def serve(
     tls_key: Annotated[
         Path | None, typer.Option(metavar="FILE", envvar="RRR_TLS_KEY", help="PEM private key of --tls-cert")
     ] = None,
+    page: Annotated[
+        bool, typer.Option("--page/--no-page", help="the page for people at /; without it Swagger UI is there")
+    ] = True,
     log_format: Annotated[
         str, typer.Option(metavar="text|json", envvar="RRR_LOG_FORMAT", help="one line an event, either way")
     ] = "text",
@@ -149,6 +152,7 @@ def serve(
             tls=files_of(tls_cert, tls_key),
             log_format=log_format,
             access_log=access_log,
+            page=page,
         )
         temporary_folder()
         with listen(host, port) as listener:
@@ -201,6 +205,8 @@ def _serve(config: "ServiceConfig", listener: socket.socket, token_file: Path | 
             for claim in served_claims(repository, model):
                 say(f"{model.name}: {claim.line()}")
         say(triton)
+        if config.page:
+            say(f"page: {url}/")
         say(f"ready: {url}    stop: Ctrl-C")
         next_step(*_asking(url, config, token_file), to=messages)
 

@@ -25,7 +25,7 @@ from rrrserve.process.restarts import DEFAULT_RESTARTS
 
 _NOT_VARIABLES = {
     *("workers", "start_timeout_seconds", "grace_seconds", "drain_seconds", "most_restarts"),
-    *("tls", "token_digests", "private_folder"),
+    *("tls", "token_digests", "private_folder", "page"),
 }
 _LONGEST_MS = 3_600_000
 
@@ -64,6 +64,7 @@ class ServiceConfig(BaseModel):
         tls: the HTTP port's certificate and key; None for plain HTTP.
         token_digests: of the bearer tokens, one of which a client must send (RRR_TOKEN or RRR_TOKEN_FILE); none: all
             are answered. The tokens themselves are kept nowhere.
+        page: whether / is the page for people; `rrr serve` says so, and under `bentoml serve` it is Swagger UI.
         private_folder: where the supervisor of `rrr serve` tells its workers what they share; None without one.
     """
 
@@ -98,6 +99,7 @@ class ServiceConfig(BaseModel):
     most_restarts: int = Field(default=DEFAULT_RESTARTS, ge=0, le=1000)
     tls: TlsFiles | None = None
     token_digests: tuple[str, ...] = Field(default=(), repr=False)
+    page: bool = False
     private_folder: Path | None = None
 
     @classmethod

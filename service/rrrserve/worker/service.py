@@ -72,6 +72,7 @@ def make_service(config: ServiceConfig, routes: Routes, *, slot: int = 1) -> Ben
         slot: this worker's number among those of the supervisor, from 1.
     """
     routes.access = Access(config.token_digests)
+    routes.page = config.page
     application = routes.application()
 
     class RRRNet:
