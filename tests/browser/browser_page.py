@@ -194,7 +194,7 @@ def test_the_chart_has_the_quantiles_that_prometheus_would_tell(
 ) -> None:
     see(opened, service.url)
     opened.until("document.getElementById('legend').children.length === 2")
-    time.sleep(3.5)  # so that one scrape lies before the requests
+    time.sleep(5.5)  # so that one scrape lies before the requests
     times = []
     for _ in range(20):
         answer = httpx.post(f"{service.url}/v1/predict", content=images[0].read_bytes(), trust_env=False).json()

@@ -1,7 +1,7 @@
 // The page of `rrr serve`. It asks the service that it came from, by the routes that everyone has, and nobody else.
 
 const MODEL_COLOURS = 6, LAPS = 20, TOP_LABELS = 5;
-const SCRAPE_SECONDS = 3, WINDOW_SECONDS = 30, CHART_SECONDS = 120, CHART_HEIGHT = 220;
+const SCRAPE_SECONDS = 5, WINDOW_SECONDS = 30, CHART_SECONDS = 120, CHART_HEIGHT = 220;
 
 let token = "";
 let models = [];  // as GET /v1/models lists them
@@ -71,7 +71,6 @@ async function load() {
   const one = models.length === 1;
   find("about").textContent = `${models.map((model) => model.name).join(", ")} ${one ? "answers" : "answer"} here` +
     `${one ? "" : "; the same image goes to each of them"}.`;
-  find("answers-title").textContent = one ? "Answer" : "Answers";
   find("race").hidden = true;
   const key = token ? ' -H "Authorization: Bearer $TOKEN"' : "", base = new URL(".", location.href).href;
   find("shell").textContent = [
@@ -214,7 +213,7 @@ function settle() {
 
 function words(model, answer) {
   const { entropy, mutual_information: split } = answer.uncertainty, most = Math.log(model.num_classes);
-  const level = ["hardly any", "some", "much", "it is guessing"][[0.1, 0.35, 0.75].filter((bound) => entropy > bound * most).length];
+  const level = ["hardly any", "some", "much", "great, it is guessing"][[0.1, 0.35, 0.75].filter((bound) => entropy > bound * most).length];
   const told = [["Doubt", `${level}; entropy ${entropy.toFixed(2)} of at most ${most.toFixed(2)} nats` +
     (model.members > 1 ? `, ${split.toFixed(2)} of it because members differ` : "")]];
   if (model.members > 1) told.push(["Effort", effort(model, answer)]);
@@ -259,7 +258,7 @@ function stages(timing, ms) {
     const segment = make("span", { className: `m${index}` });
     segment.style.flexGrow = value;
     strip.append(segment);
-    key.append(make("li", { className: `m${index}` }, `${name} ${value.toFixed(1)}`));
+    key.append(make("li", { className: `m${index}` }, `${name} ${value.toFixed(1)} ms`));
   });
   return make("div", {}, make("p", { className: "small" }, make("b", {}, "Time: "), `${milliseconds(ms)}, of these ${milliseconds(total)} in the service`), strip, key);
 }
@@ -457,7 +456,7 @@ function draw() {
   const parts = [];
   for (let value = 0; value <= most; value += step) {
     parts.push(drawn("line", { x1: left, x2: width - right, y1: y(value), y2: y(value) }));
-    parts.push(drawn("text", { x: left - 8, y: y(value) + 4, "text-anchor": "end" }, `${Number((value * 1000).toPrecision(3))}${value ? "" : " ms"}`));
+    parts.push(drawn("text", { x: left - 8, y: y(value) + 4, "text-anchor": "end" }, `${Number((value * 1000).toPrecision(3))} ms`));
   }
   for (const ago of [120, 90, 60, 30, 0]) {
     parts.push(drawn("text", { x: x(now - ago), y: CHART_HEIGHT - 6, "text-anchor": ago ? "middle" : "end" }, ago ? `-${ago} s` : "now"));
