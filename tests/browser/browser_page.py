@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from harness.browser import DEVICES, Browser
 from harness.service import Service
@@ -59,6 +60,13 @@ def images(tmp_path: Path, png: Png) -> list[Path]:
     for seed, path in enumerate(paths):
         path.write_bytes(png(seed))
     return paths
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest) -> str:
+    """Of the service to take pictures of."""
+    given = os.environ.get("RRR_URL")
+    return given.rstrip("/") if given else str(request.getfixturevalue("service").url)
 
 
 def see(browser: Browser, url: str, device: str = "desktop", scheme: str = "light") -> None:
@@ -246,10 +254,9 @@ def test_where_a_token_is_asked_for_the_page_asks_for_it(opened: Browser, guarde
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("device", list(DEVICES))
 def test_the_page_fits_and_axe_finds_no_serious_fault(
-    opened: Browser, service: Any, images: list[Path], device: str, scheme: str
+    opened: Browser, url: str, images: list[Path], device: str, scheme: str
 ) -> None:
     assert AXE.is_file(), f"{AXE} is missing: make browser gets it"
-    url = os.environ.get("RRR_URL", service.url).rstrip("/")
     see(opened, url, device, scheme)
     if opened.value("document.querySelector('#thumbnails button') !== null"):
         opened.until("[...document.querySelectorAll('#thumbnails img')].every(image => image.naturalWidth)")
@@ -273,10 +280,25 @@ def test_the_page_fits_and_axe_finds_no_serious_fault(
     found = opened.value("axe.run().then(r => r.violations.map(v => [v.impact, v.id, v.nodes.map(n => n.html)]))")
     assert [fault for fault in found if fault[0] in ("serious", "critical")] == [], found
     if folder := os.environ.get("RRR_SCREENSHOTS"):
-        opened.value("scrollTo(0, 0)")
+        for _ in range(5):  # so that the chart has lines
+            opened.click("#all")
+            opened.until("!document.getElementById('all').disabled")
+            time.sleep(5)
+        opened.value("scrollTo(0, 0); document.activeElement.blur()")
         tall = opened.value("document.documentElement.scrollHeight")
         picture = opened.shot({"x": 0, "y": 0, "width": width, "height": tall})
-        picture.save(Path(folder) / f"page-{device}-{scheme}.png", optimize=True)
+        keep(picture, Path(folder) / f"page-{device}-{scheme}.png", columns=4 if device == "phone" else 1)
+
+
+def keep(picture: Image.Image, path: Path, *, columns: int) -> None:
+    """Write a picture in few colours, a tall one cut into columns that stand side by side."""
+    tall, gap = -(-picture.height // columns), 24 * (columns > 1)
+    whole = Image.new("RGB", (columns * (picture.width + gap) - gap, tall), picture.getpixel((0, 0)))
+    for column in range(columns):
+        whole.paste(
+            picture.crop((0, column * tall, picture.width, (column + 1) * tall)), (column * (picture.width + gap), 0)
+        )
+    whole.quantize(160, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def test_a_claim_is_shown_with_its_verdict_and_one_of_another_machine_as_stale(

@@ -172,8 +172,9 @@ class Browser:
             self("Input.dispatchDragEvent", type=kind, data=data, **place)
 
     def shot(self, clip: dict[str, float]) -> Image.Image:
-        """A picture of a part of the page."""
-        answer = self("Page.captureScreenshot", clip={**clip, "scale": 1}, captureBeyondViewport=True)
+        """A picture of a part of the page, a pixel of it for each CSS pixel."""
+        ratio = self.value("devicePixelRatio")
+        answer = self("Page.captureScreenshot", clip={**clip, "scale": 1 / ratio}, captureBeyondViewport=True)
         return Image.open(io.BytesIO(base64.b64decode(answer["data"]))).convert("RGB")
 
     def close(self) -> None:

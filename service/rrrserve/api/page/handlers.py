@@ -5,7 +5,6 @@ page of the version before.
 """
 
 import asyncio
-import functools
 import hashlib
 import mimetypes
 from collections.abc import Sequence
@@ -33,13 +32,8 @@ async def page(exchange: Exchange) -> Reply:
     name = exchange.scope["path_params"].get("file", _PAGE)
     if name not in FILES:
         raise APIError("not_found", "no such file of the page")
-    body = await asyncio.to_thread(_content, name)
+    body = await asyncio.to_thread((FOLDER / name).read_bytes)
     return _unless_known(exchange, body, mimetypes.guess_type(name)[0] or "", _HEADERS)
-
-
-@functools.cache
-def _content(name: str) -> bytes:
-    return (FOLDER / name).read_bytes()
 
 
 def sample_list(samples: Sequence[Sample]) -> Reply:

@@ -140,6 +140,8 @@ async function ask(next) {
   }
   find("cards").replaceChildren(...models.map((model) => card(model, results.get(model))));
   settle();
+  // In one column the answers would be out of sight.
+  if (matchMedia("(max-width: 860px)").matches) find("answers").scrollIntoView();
   if (subject.sample !== undefined) mark(samples[subject.sample], results);
   const good = models.filter((model) => results.get(model).answer);
   if (good.length > 1) race(good, new Map(good.map((model) => [model, [results.get(model).ms]])));
@@ -225,9 +227,9 @@ function effort(model, { effort: by, members_used: used, partial }) {
   if (partial) return `${used} of ${model.members} members answered; the others were late or failed`;
   if (by === "full") return `all ${model.members} members answered`;
   const busyNow = by !== find("effort").value ? ", since the service is busy" : "";
-  if (by === "fast") return `the first ${used} of ${model.members} members were asked, the others not${busyNow}`;
+  if (by === "fast") return `${used} of ${model.members} members were asked, the others not${busyNow}`;
   return used < model.members
-    ? `the first ${used} of ${model.members} members settled it, the others were not asked`
+    ? `${used} of ${model.members} members settled it, the others were not asked`
     : `the first members did not settle it, so all ${used} were asked`;
 }
 
@@ -307,20 +309,18 @@ async function busily(button, work) {
 async function showSamples() {
   find("samples").hidden = !samples.length;
   find("thumbnails").replaceChildren(...samples.map((sample) => {
-    const image = make("img", { alt: "" });
+    const image = make("img", { alt: `Test image ${sample.number + 1}` });
     sample.button = make("button", { type: "button", "aria-pressed": "false" }, image, shown(sample.label), make("br"), make("span", { className: "mark" }));
     sample.button.addEventListener("click", () => askSample(sample));
     sample.found = (async () => {
       sample.blob = await (await request(`v1/samples/${sample.number}`)).blob();
       image.src = URL.createObjectURL(sample.blob);
     })().catch(() => {});
-    name(sample, "");
     return make("li", {}, sample.button);
   }));
   find("score").textContent = "";
+  if (samples.length) find("origin").textContent = `${samples[0].model} was not trained on them. Below each stands what it is.`;
 }
-
-const name = (sample, verdicts) => { sample.button.ariaLabel = `Test image ${sample.number + 1}, ${sample.label}${verdicts}`; };
 
 async function bytesOf(sample) {
   await sample.found;
@@ -337,9 +337,10 @@ function mark(sample, results) {
   for (const [model, { answer }] of results) {
     if (answer && judges(model, sample.label)) sample.right.set(model, answer.predictions[0].label === sample.label);
   }
-  const signs = [...sample.right].map(([model, right]) => make("span", { className: right ? "right" : "wrong", title: model.name }, right ? "✓" : "✗"));
-  sample.button.querySelector(".mark").replaceChildren(...signs);
-  name(sample, [...sample.right].map(([model, right]) => `; ${model.name} ${right ? "right" : "wrong"}`).join(""));
+  sample.button.querySelector(".mark").replaceChildren(...[...sample.right].flatMap(([model, right]) => [
+    make("span", { className: right ? "right" : "wrong", title: model.name, ariaHidden: "true" }, right ? "✓" : "✗"),
+    make("span", { className: "behind" }, ` ${model.name} ${right ? "right" : "wrong"}`),
+  ]));
 }
 
 async function askAll() {
@@ -360,10 +361,11 @@ async function askAll() {
 // ---- claims
 
 function showClaims() {
-  const told = models.flatMap((model) => model.claims.map((claim) => ({ model, claim })));
+  // A claim that compares two models is stamped on both.
+  const told = [...new Map(models.flatMap((model) => model.claims.map((claim) => [claim.name + claim.sentence, { model, claim }]))).values()];
   find("claims").replaceChildren(...told.map(({ model, claim }) => {
     const measured = claim.estimate === null ? "" : `${Number(claim.estimate.toPrecision(4))} ${claim.unit}` +
-      (claim.interval ? ` (${claim.interval.map((value) => Number(value.toPrecision(4))).join(" to ")})` : "");
+      (claim.interval && claim.interval[0] < claim.interval[1] ? ` (${claim.interval.map((value) => Number(value.toPrecision(4))).join(" to ")})` : "");
     const state = claim.stale ? "stale" : claim.verdict;
     return make("li", {}, make("span", { className: `badge ${state}` }, state), make("div", {},
       make("p", {}, claim.sentence || `The claims of ${model.name} cannot be read`),
