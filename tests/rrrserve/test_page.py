@@ -83,7 +83,7 @@ def test_the_service_shows_the_page_and_the_samples_of_its_repository(
         assert (answer.content, answer.headers["content-type"]) == (png(number), "image/png")
         headers = {"If-None-Match": answer.headers["etag"]}
         assert client.get(f"/v1/samples/{number}", headers=headers).status_code == 304
-    for number, code in (("3", "not_found"), ("-1", "not_found"), ("x", "not_found")):
-        assert client.get(f"/v1/samples/{number}").json()["error"]["code"] == code
+    for nothing in ("3", "-1", "x"):
+        assert client.get(f"/v1/samples/{nothing}").json()["error"]["code"] == "not_found"
     described = client.get("/docs.json").json()["paths"]["/v1/samples/{number}"]["get"]["parameters"]
     assert described[0]["schema"] == {"type": "integer", "minimum": 0, "maximum": 2}

@@ -90,7 +90,7 @@ class Routes:
             **dict.fromkeys(("/docs", "/docs/{file}", "/"), swagger_page),
             **(dict.fromkeys(("/", "/page/{file}"), handlers.page) if self.page else {}),
         }
-        shared = {swagger_page: "/docs", handlers.page: "/"}  # templates of the files of a page
+        shared: dict[Handler, str] = {swagger_page: "/docs", handlers.page: "/"}  # templates of the files of a page
         endpoint = functools.partial(Endpoint, access=lambda: self.access)
         routes = []
         for template in PREDICTION_ROUTES:

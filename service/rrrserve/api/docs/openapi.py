@@ -123,7 +123,7 @@ def document(
 
 @functools.cache  # it takes 40 ms
 def _schemas() -> Any:
-    models = Answer, BatchAnswer, Error, *_SHAPES.values()
+    models: list[type[BaseModel]] = [Answer, BatchAnswer, Error, *_SHAPES.values()]
     return models_json_schema([(model, "validation") for model in models], ref_template=_REFERENCE)[1]["$defs"]
 
 
