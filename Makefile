@@ -121,7 +121,6 @@ browser: setup $(AXE) ## Use the page of rrr serve, rrr report's and Swagger UI 
 # What looks for faults of pages for those who do not see them; nothing of it is in the product.
 $(AXE): | $(INSTALLED)
 	@npm install --silent --no-save --ignore-scripts --prefix .venv/axe axe-core@4.14.1
-	touch $@
 
 format: setup ## Put the sources in their format and mend what ruff can.
 	@$(BIN)/ruff check --fix

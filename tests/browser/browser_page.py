@@ -193,6 +193,12 @@ def test_what_is_no_image_is_told_in_the_services_own_words(opened: Browser, ser
     opened.drop(tmp_path / "notes.txt", "#drop")
     opened.until("document.querySelectorAll('.answer .notice').length === 2")
     assert "unsupported_image: the bytes are not one of JPEG" in opened.value("document.body.innerText")
+    (tmp_path / "large.jpg").write_bytes(b"\xff\xd8\xff" + bytes(12_000_000))
+    opened.drop(tmp_path / "large.jpg", "#drop")
+    opened.until(
+        "document.querySelectorAll('.answer .notice').length === 2 && document.body.innerText.includes('large')"
+    )
+    assert "body_too_large: " in opened.value("document.body.innerText")
     # The browser itself writes the status of a refusal to its log, and that it cannot show the file.
     assert opened.value("violations") == []
 
@@ -295,9 +301,8 @@ def keep(picture: Image.Image, path: Path, *, columns: int) -> None:
     tall, gap = -(-picture.height // columns), 24 * (columns > 1)
     whole = Image.new("RGB", (columns * (picture.width + gap) - gap, tall), picture.getpixel((0, 0)))
     for column in range(columns):
-        whole.paste(
-            picture.crop((0, column * tall, picture.width, (column + 1) * tall)), (column * (picture.width + gap), 0)
-        )
+        part = picture.crop((0, column * tall, picture.width, min((column + 1) * tall, picture.height)))
+        whole.paste(part, (column * (picture.width + gap), 0))
     whole.quantize(160, dither=Image.Dither.NONE).save(path, optimize=True)
 
 

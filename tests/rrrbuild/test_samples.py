@@ -18,6 +18,7 @@ from rrrnet.data.dataset import read_split
 from rrrnet.errors import ArtifactError
 from rrrserve.cli import run
 from rrrserve.stamps.stamp import files_compared
+from rrrserve.versions.version import copy_repository
 
 PYTHON = frozenset({"python"})
 
@@ -47,6 +48,13 @@ def test_a_changed_sample_is_found_and_claims_do_not_depend_on_them(sampled: Rep
     labels.write_text(labels.read_text().replace("red", "blue"))
     with pytest.raises(ArtifactError, match=r"duo/samples/labels\.csv"):
         read_repository(sampled.path)
+
+
+def test_a_service_whose_triton_is_elsewhere_has_the_samples_all_the_same(sampled: Repository, tmp_path: Path) -> None:
+    copy = copy_repository(sampled, tmp_path / "version", with_engines=False)
+    assert not (copy.path / "duo" / "1").exists()
+    there, here = ([(each.label, each.path.read_bytes()) for each in read_samples(one)] for one in (sampled, copy))
+    assert here == there
 
 
 def test_a_large_image_is_written_smaller_and_what_no_browser_shows_as_jpeg(

@@ -10,6 +10,7 @@ import pytest
 from rrrserve.api.endpoint import Access
 from rrrserve.api.page.handlers import FILES, FOLDER
 from rrrserve.api.routes import Routes
+from rrrserve.config.service_config import ServiceConfig
 from rrrserve.net.tokens import digest_of
 
 
@@ -68,6 +69,7 @@ def test_without_the_page_swagger_ui_is_at_the_root(routes: Routes) -> None:
     assert ask(routes, "/").text == ask(routes, "/docs").text
     assert "swagger-ui" in ask(routes, "/").text
     assert ask(routes, "/page/page.js", authorization="Bearer secret").status_code == 404
+    assert not ServiceConfig.from_environment({"RRR_PAGE": "1"}).page, "under bentoml serve there is none"
 
 
 def test_the_service_shows_the_page_and_the_samples_of_its_repository(

@@ -67,7 +67,7 @@ SAMPLE = "/v1/samples/{number}"
 _PAGES = {
     "/v1/models": ("The models, their labels and their claims", "application/json"),
     "/v1/samples": ("The labelled sample images that came with the repository", "application/json"),
-    SAMPLE: ("One of them", "image/*"),
+    SAMPLE: ("The image of one of them", "image/*"),
     "/livez": ("200 while the process answers", "application/json"),
     "/readyz": ("200 when every model has answered a real inference within the last second", "application/json"),
     "/metrics": ("Prometheus metrics of the service", "text/plain"),

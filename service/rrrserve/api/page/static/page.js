@@ -283,7 +283,7 @@ function race(runners, laps) {
 
 async function raceLaps() {
   const { bytes } = subject, mine = run, laps = new Map(models.map((model) => [model, []]));
-  await busily(find("laps"), async () => {
+  await busily(find("laps"), find("winner"), async () => {
     for (let lap = 0; lap < LAPS; lap++) {
       for (const model of lap % 2 ? [...models].reverse() : models) laps.get(model).push((await predict(model, bytes)).ms);
       if (mine !== run) return;
@@ -293,12 +293,12 @@ async function raceLaps() {
   });
 }
 
-async function busily(button, work) {
+async function busily(button, place, work) {
   busy = button.disabled = true;
   try {
     await work();
   } catch (error) {
-    find("winner").textContent = `Given up: ${error.message}`;
+    place.textContent = `Given up: ${error.message}.`;
   } finally {
     busy = button.disabled = false;
   }
@@ -344,7 +344,7 @@ function mark(sample, results) {
 }
 
 async function askAll() {
-  await busily(find("all"), async () => {
+  await busily(find("all"), find("score"), async () => {
     for (const sample of samples) {
       const bytes = await bytesOf(sample), results = new Map();
       for (const model of models) results.set(model, await predict(model, bytes));
