@@ -30,6 +30,7 @@ REPOSITORY := artifacts/repository/repository.json
 BIN := .venv/bin
 INSTALLED := .venv/installed
 AUDIT := .venv/audit
+AXE := .venv/axe/node_modules/axe-core/axe.min.js
 
 # Of pip's output, the names of the packages; its warnings and errors are on standard error and pass untouched.
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -114,8 +115,12 @@ lint: setup ## Check style, format, types and who imports whom.
 layout: setup ## Draw the rooms of docs/layout.md anew, from the imports.
 	@$(BIN)/python docs/layout.py
 
-browser: setup ## Look at rrr report's page and at Swagger UI in a real Chromium: apt install chromium.
-	@$(BIN)/python -m pytest tests/browser/browser_report.py tests/browser/browser_gateways.py
+browser: setup $(AXE) ## Use the page of rrr serve, rrr report's, Swagger UI and pages of other origins in a real Chromium: apt install chromium npm.
+	@$(BIN)/python -m pytest tests/browser/browser_page.py tests/browser/browser_report.py tests/browser/browser_gateways.py
+
+# What looks for faults of pages for those who do not see them; nothing of it is in the product.
+$(AXE): | $(INSTALLED)
+	@npm install --silent --no-save --ignore-scripts --prefix .venv/axe axe-core@4.14.1
 
 format: setup ## Put the sources in their format and mend what ruff can.
 	@$(BIN)/ruff check --fix

@@ -79,8 +79,13 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, C
 
 
 @pytest.fixture(scope="session")
-def repository(checkpoints: tuple[Checkpoint, Checkpoint], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both networks as ONNX Runtime engines in one Triton repository; the ensemble's members run side by side."""
+def repository(
+    checkpoints: tuple[Checkpoint, Checkpoint], tmp_path_factory: pytest.TempPathFactory, png: Callable[[int], bytes]
+) -> Path:
+    """Both networks as ONNX Runtime engines in one Triton repository; the ensemble's members run side by side.
+
+    It has the first three pictures as samples, red, green and blue.
+    """
     folder = tmp_path_factory.mktemp("engines")
     for checkpoint in checkpoints:
         build_engine(
@@ -92,7 +97,11 @@ def repository(checkpoints: tuple[Checkpoint, Checkpoint], tmp_path_factory: pyt
             images=8,
         )
     out = tmp_path_factory.mktemp("served") / "repository"
-    write_repository([folder / item.name for item in checkpoints], out, backends=frozenset({"python"}))
+    samples = [(folder / f"{label}.png", label) for label in LABELS]
+    for seed, (path, _) in enumerate(samples):
+        path.write_bytes(png(seed))
+    engines = [folder / item.name for item in checkpoints]
+    write_repository(engines, out, backends=frozenset({"python"}), samples=samples)
     return out
 
 

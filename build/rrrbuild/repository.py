@@ -3,6 +3,7 @@
 REPO/repository.json
 REPO/NAME/config.pbtxt
 REPO/NAME/1/     the engine folder's files, its manifest; for the Python backend model.py and what that loads
+REPO/NAME/samples/   of the first model, where there are any (samples.py)
 
 An engine of plan `split` may become several models (triton_ensemble.py).
 """
@@ -24,6 +25,7 @@ from rrrbuild.repository_document import (
     read_repository,
     write_document,
 )
+from rrrbuild.samples import write_samples
 from rrrbuild.targets import Target, target_named
 from rrrbuild.triton_config import CONFIG, model_config, write_config
 from rrrbuild.triton_ensemble import step_names, write_ensemble
@@ -36,6 +38,7 @@ from rrrbuild.triton_folder import (
     keep_bytecode_out,
 )
 from rrrnet import sealed
+from rrrnet.data.dataset import MAX_PIXELS
 from rrrnet.errors import IncompatibleError, UsageError
 from rrrnet.names import check_model_name
 from rrrnet.network.architecture import cost
@@ -54,6 +57,7 @@ def write_repository(
     names: Sequence[str] = (),
     threads: int | None = None,
     split_as: str | None = None,
+    samples: Sequence[tuple[Path, str]] = (),
     report: Report = lambda _: None,
 ) -> Repository:
     """Write a model repository; nothing is left at `out` if any step fails.
@@ -67,6 +71,7 @@ def write_repository(
         split_as: engines of plan `split` as `process`, one Python process that runs the members side by side, or as
             `ensemble`, a Triton ensemble of a model for each member; None takes the ensemble where a native backend
             runs the engine.
+        samples: files of images that decode, and their labels, to lie beside the first model.
         report: is told what of an engine is not used.
 
     Raises:
@@ -89,6 +94,8 @@ def write_repository(
             _write_model(name, manifest, folder, backends=backends, threads=threads, split_as=split_as, report=report)
             for name, manifest in zip(chosen, manifests, strict=True)
         )
+        if samples:
+            write_samples(samples, folder / chosen[0], max_pixels=MAX_PIXELS)
         write_document(folder, models)
         keep_bytecode_out(folder)
     return read_repository(out)

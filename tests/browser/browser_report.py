@@ -5,27 +5,19 @@ light and in dark; nothing may be fetched, nothing may stick out: what is wider 
 Screenshots of the whole page go to RRR_SCREENSHOTS, where given.
 """
 
-import base64
-import io
 import json
 import os
-import shutil
-import subprocess
-import time
-from collections.abc import Callable, Iterator
-from itertools import count
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from PIL import Image
 
+from harness.browser import DEVICES, Browser
 from rrrserve.cli import run
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-DEVICES = {"desktop": (1280, 800, 1.0), "half": (640, 800, 1.0), "phone": (390, 844, 2.0)}
 PLOTS = {"network", "members", "confusion", "reliability", "coverage", "errors", "plans-0", "load-0-0", "tail-0-0"}
 # What ends beyond the page's right edge and lies in no box that scrolls, with all that is folded opened.
 STICKING_OUT = """
@@ -41,94 +33,6 @@ BOXES = """
   return {id: figure.id, x: box.x + scrollX, y: box.y + scrollY, width: box.width, height: box.height};
 })
 """
-
-
-class Browser:
-    """Headless Chromium, spoken to through its debugging pipe: file descriptors 3 and 4, JSON ended by a zero byte."""
-
-    def __init__(self, program: str, profile: Path) -> None:
-        to_read, self._write = os.pipe()
-        self._read, to_write = os.pipe()
-        # exec keeps bash from staying in between; the descriptors that the browser wants are fixed.
-        command = f'exec "$0" "$@" 3<&{to_read} 4>&{to_write}'
-        options = ["--headless=new", "--no-sandbox", "--remote-debugging-pipe", f"--user-data-dir={profile}"]
-        self._process = subprocess.Popen(
-            ["bash", "-c", command, program, *options, "about:blank"],
-            pass_fds=(to_read, to_write),
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "HOME": str(profile)},
-        )
-        os.close(to_read)
-        os.close(to_write)
-        self._numbers, self._pending = count(1), b""
-        self.requested: list[str] = []
-        self.complaints: list[str] = []
-        target = self("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Network", "Runtime", "Log"):
-            self(f"{domain}.enable")
-
-    _session = ""
-
-    def __call__(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Send a command and wait for its answer."""
-        number = next(self._numbers)
-        message = {"id": number, "method": method, "params": parameters}
-        if self._session:
-            message["sessionId"] = self._session
-        os.write(self._write, json.dumps(message).encode() + b"\0")
-        while (answer := self._next()).get("id") != number:
-            self._note(answer)
-        assert "error" not in answer, answer
-        return cast(dict[str, Any], answer["result"])
-
-    def wait_for(self, event: str) -> None:
-        """Read until the browser tells of an event."""
-        while (message := self._next()).get("method") != event:
-            self._note(message)
-
-    def _next(self) -> dict[str, Any]:
-        while b"\0" not in self._pending:
-            chunk = os.read(self._read, 2**20)
-            assert chunk, "the browser ended"
-            self._pending += chunk
-        message, _, self._pending = self._pending.partition(b"\0")
-        return cast(dict[str, Any], json.loads(message))
-
-    def _note(self, message: dict[str, Any]) -> None:
-        parameters = message.get("params", {})
-        if message.get("method") == "Network.requestWillBeSent":
-            self.requested.append(parameters["request"]["url"])
-        elif message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
-            self.complaints.append(json.dumps(parameters))
-
-    def value(self, script: str) -> Any:
-        """What a script gives."""
-        return self("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
-
-    def until(self, script: str) -> None:
-        """Wait until a script gives something."""
-        for _ in range(200):
-            if self.value(f"!!({script})"):
-                return
-            time.sleep(0.1)
-        pytest.fail(f"never: {script}; {self.value('document.body.innerText')}")
-
-    def close(self) -> None:
-        """End it."""
-        self._process.terminate()
-        self._process.wait(20)
-        os.close(self._write)
-        os.close(self._read)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    program = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    assert program is not None, f"none of {', '.join(BROWSERS)} is on the PATH: apt install chromium"
-    opened = Browser(program, tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -180,26 +84,11 @@ def rrr(*words: str | Path) -> None:
     assert run([str(word) for word in words]) == 0
 
 
-def shot(browser: Browser, clip: dict[str, float]) -> Image.Image:
-    answer = browser("Page.captureScreenshot", clip={**clip, "scale": 1}, captureBeyondViewport=True)
-    return Image.open(io.BytesIO(base64.b64decode(answer["data"]))).convert("RGB")
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("device", list(DEVICES))
 def test_every_plot_is_visible_and_nothing_is_fetched(browser: Browser, page: Path, device: str, scheme: str) -> None:
-    width, height, scale = DEVICES[device]
-    browser.requested.clear()
-    browser(
-        "Emulation.setDeviceMetricsOverride",
-        width=width,
-        height=height,
-        deviceScaleFactor=scale,
-        mobile=device == "phone",
-    )
-    browser("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-    browser("Page.navigate", url=page.absolute().as_uri())
-    browser.wait_for("Page.loadEventFired")
+    width = DEVICES[device][0]
+    browser.see(page.absolute().as_uri(), device, scheme)
     fetched = [url for url in browser.requested if not url.startswith("data:")]
     assert fetched == [page.absolute().as_uri()]
     assert browser.complaints == []
@@ -214,12 +103,12 @@ def test_every_plot_is_visible_and_nothing_is_fetched(browser: Browser, page: Pa
     for box in boxes:
         assert box["width"] > 250, box
         assert box["height"] > 60, box
-        pixels = np.asarray(shot(browser, {key: box[key] for key in ("x", "y", "width", "height")}))
+        pixels = np.asarray(browser.shot({key: box[key] for key in ("x", "y", "width", "height")}))
         ink = (np.abs(pixels.astype(int) - pixels[0, 0]).max(axis=2) > 40).mean()
         assert ink > 0.01, f"{box['id']} is empty"
     if folder := os.environ.get("RRR_SCREENSHOTS"):
         tall = browser.value("document.documentElement.scrollHeight")
-        picture = shot(browser, {"x": 0, "y": 0, "width": width, "height": tall})
+        picture = browser.shot({"x": 0, "y": 0, "width": width, "height": tall})
         picture.save(Path(folder) / f"report-{device}-{scheme}.png", optimize=True)
 
 
@@ -228,8 +117,7 @@ def test_swagger_ui_answers_what_is_tried_out_and_fetches_nothing_from_elsewhere
 ) -> None:
     image = tmp_path / "image.png"
     image.write_bytes(png(0))
-    browser.requested.clear()
-    browser("Page.navigate", url=f"{service.url}/docs")
+    browser.see(f"{service.url}/docs")
     part = "document.querySelector('.opblock-summary-path[data-path=\"/predict\"]').closest('.opblock').querySelector"
     browser.until(part.partition(".closest")[0])
     for button in (".opblock-summary-control", ".try-out__btn"):

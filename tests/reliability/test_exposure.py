@@ -194,11 +194,12 @@ def test_each_token_of_the_file_is_good(exposed: Exposed, png: Callable[[int], b
     assert exposed.ask("/v1/models", token=None, headers={"Authorization": f"bearer  {token}"}).status_code == 200
 
 
-def test_only_the_two_probes_and_the_empty_page_need_no_token(exposed: Exposed) -> None:
+def test_only_the_two_probes_and_the_empty_pages_need_no_token(exposed: Exposed) -> None:
     paths = ["/v1/models", "/metrics", "/metrics/triton", "/docs.json", "/schema.json", "/nowhere", "/livez/"]
-    paths += ["/v1/predict", "/predict", "/predict_batch", "/docs/"]
+    paths += ["/v1/predict", "/predict", "/predict_batch", "/docs/", "/v1/samples", "/v1/samples/0"]
     assert {path: exposed.ask(path, token=None).status_code for path in paths} == dict.fromkeys(paths, 401)
-    assert [exposed.ask(path, token=None).status_code for path in ("/livez", "/readyz", "/docs")] == [200, 200, 200]
+    unlocked = ("/livez", "/readyz", "/docs", "/", "/page/page.js")
+    assert [exposed.ask(path, token=None).status_code for path in unlocked] == [200] * 5
     assert exposed.ask("/metrics").status_code == 200
     described = exposed.ask("/docs.json").json()
     assert described["security"] == [{"token": []}]

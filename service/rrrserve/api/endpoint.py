@@ -30,9 +30,9 @@ JSON_TYPE = "application/json"
 _CLIENT_GONE = "rrr.client_gone"
 
 # Probes of an orchestrator carry no token, and a browser that opens a page neither; probes are told nothing but yes or
-# no and a model's name, and the page nothing: it asks for a token, and then for /docs.json.
+# no and a model's name, and the pages nothing: they ask for a token, and then for what they show.
 OPEN_ROUTES = frozenset(
-    {"/livez", "/readyz", "/docs", "/v2/health/live", "/v2/health/ready", "grpc ServerLive", "grpc ServerReady"}
+    {"/livez", "/readyz", "/docs", "/", "/v2/health/live", "/v2/health/ready", "grpc ServerLive", "grpc ServerReady"}
 )
 
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="rrr"'}
@@ -270,4 +270,6 @@ def _raw_headers(reply: Reply, identifier: str) -> list[tuple[bytes, bytes]]:
         "x-request-id": identifier,
         **reply.headers,
     }
+    if reply.status == 304:  # it would have to be that of the body which is left out
+        del headers["content-length"]
     return [(name.lower().encode(), value.encode()) for name, value in headers.items()]

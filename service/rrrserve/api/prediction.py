@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 import httpx
 
 from rrrbuild.repository_document import Repository, ServedModel
+from rrrbuild.samples import Sample
 from rrrserve.api.admission import Admission
 from rrrserve.api.bodies import BodyMemory, ComingBody, read_body, this_task
 from rrrserve.api.data_plane import DataPlane, Timing
@@ -41,6 +42,7 @@ class Backend:
     body_memory: BodyMemory
     shedding: Shedding
     unsure: UnsureImages | None
+    samples: tuple[Sample, ...]
 
     @cached_property
     def model_list(self) -> ModelList:

@@ -14,6 +14,7 @@ from rrrserve.api.docs.openapi import TRITON_METRICS, document
 from rrrserve.api.docs.swagger import swagger_page
 from rrrserve.api.endpoint import Access, Endpoint, Exchange, Handler, Reply, to_json
 from rrrserve.api.errors import ERRORS, APIError
+from rrrserve.api.page import handlers
 from rrrserve.api.prediction import Backend, predict
 from rrrserve.api.v2 import rest as v2
 from rrrserve.metrics import exposition, instruments
@@ -38,9 +39,11 @@ class Routes:
     Attributes:
         schema: gives what BentoML's clients read at /schema.json.
         named_routes: further ones that reach every model, as metrics name them.
+        page: whether / is the page for people, else Swagger UI is there too.
     """
 
     def __init__(self) -> None:
+        self.page = False
         self.schema: Callable[[], dict[str, Any]] = dict
         self.backend: Backend | None = None
         self.access = Access()
@@ -93,8 +96,12 @@ class Routes:
             TRITON_METRICS: self.triton_metrics,
             "/schema.json": self.bentoml_schema,
             "/docs.json": self.docs,
-            **dict.fromkeys(("/", "/docs", "/docs/{file}"), swagger_page),
+            "/v1/samples": self.samples,
+            "/v1/samples/{number:int}": self.sample,
+            **dict.fromkeys(("/docs", "/docs/{file}", "/"), swagger_page),
+            **(dict.fromkeys(("/", "/page/{file}"), handlers.page) if self.page else {}),
         }
+        shared: dict[Handler, str] = {swagger_page: "/docs", handlers.page: "/"}  # templates of the files of a page
         endpoint = functools.partial(Endpoint, access=lambda: self.access, tracing=lambda: self.tracing)
         routes = []
         for template in PREDICTION_ROUTES:
@@ -104,7 +111,7 @@ class Routes:
             routes.append(Route(path, endpoint(template, predict, in_flight=True), methods=["POST", "PUT"]))
             routes.append(Route(path, endpoint(template, _only("POST, PUT"))))
         for path, handler in pages.items():
-            template = "/docs" if handler is swagger_page else path
+            template = shared.get(handler, path.replace(":int", ""))
             routes.append(Route(path, endpoint(template, handler), methods=["GET"]))
             # Counted together: histograms of what nobody does to each page would be a third of a scrape.
             refuse = endpoint(template, _only("GET, HEAD"), counted_as=instruments.UNMATCHED)
@@ -120,6 +127,16 @@ class Routes:
         """The repository's models, each with the claims that are stamped on it now."""
         models = self.now().model_list
         return Reply(await self._on_the_thread(lambda: to_json(models.document())))
+
+    async def samples(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
+        """The labelled images that the repository carries."""
+        return handlers.sample_list(self.now().samples)
+
+    async def sample(self, exchange: Exchange) -> Reply:
+        """One of them."""
+        backend = self.now()
+        with backend.data_plane.in_use():
+            return await handlers.sample(exchange, backend.samples)
 
     async def livez(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """The event loop turns; says nothing about models, so that a broken model does not restart the front."""
@@ -170,6 +187,7 @@ class Routes:
             list(backend.data_plane.models),
             needs_token=self.access.needs_token,
             has_triton_metrics=backend.triton_metrics_url is not None,
+            samples=len(backend.samples),
         )
         return Reply(to_json(await asyncio.to_thread(describe)))
 

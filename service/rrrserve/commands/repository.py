@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rrrbuild.repository_document import DEFAULT_REPOSITORY
+from rrrbuild.samples import MOST_SAMPLES
 from rrrnet import output, tables
 from rrrnet.errors import IncompatibleError, UsageError
 
@@ -47,6 +48,18 @@ def repository(
             show_default="ensemble where Triton has a native backend for the engine",
         ),
     ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=MOST_SAMPLES,
+            metavar="N",
+            help="Put N test images of the first engine's data set into it, for the page of rrr serve.",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Where these are; default: the data set that the engine remembers.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write a Triton model repository from engines, for the tritonserver of this machine or another."""
@@ -57,17 +70,21 @@ def repository(
 
     if threads is not None and threads < 1:
         raise UsageError(f"--threads is {threads}: allowed is 1 or more")
+    if data is not None and samples is None:
+        raise UsageError("--data is where --samples N takes its images from: give both, or none")
     picked = {folder: pick_engine(folder) for folder in engines if engines_below(folder)}
     for choice in picked.values():
         output.say(f"{choice.folder}: {choice.why}")
+    folders = [picked[folder].engine if folder in picked else folder for folder in engines]
     with output.Working(escape(f"writing {out}")):
         written = write_repository(
-            [picked[folder].engine if folder in picked else folder for folder in engines],
+            folders,
             out,
             backends=_backends(backends),
             names=name or (),
             threads=threads,
             split_as=split_as,
+            samples=() if samples is None else _test_images(folders[0], data, samples),
             report=output.say,
         )
     found = obstacles(written)
@@ -81,6 +98,33 @@ def repository(
     for model_name, obstacle in found.items():
         line = f"{model_name} cannot run here: {obstacle}"
         output.print_line(line, to=output.messages if as_json else output.console)
+
+
+def _test_images(engine: Path, data: Path | None, count: int) -> list[tuple[Path, str]]:
+    """Files and labels of at most `count` images that the engine's model was not trained on, spread over its classes.
+
+    Raises:
+        UsageError: it is not known which those are.
+        ArtifactError: the data set has a class that the model does not know.
+    """
+    import numpy as np
+
+    from rrrbuild.manifest import read_engine
+    from rrrnet.checkpoint import SPLIT
+    from rrrnet.data.dataset import read_split
+    from rrrserve.judge.labelled import Recorded, labelled_images
+
+    manifest = read_engine(engine)
+    parts = read_split(engine / SPLIT) if SPLIT in manifest.files else None
+    if parts is None and data is None:
+        raise UsageError(
+            f"--samples {count}: {engine} does not tell which images its model was trained on: give others with "
+            "--data DIR"
+        )
+    found = labelled_images(data, Recorded(parts, manifest.data), manifest.labels, "all")
+    places = np.unique(np.linspace(0, len(found.paths) - 1, min(count, len(found.paths))).round().astype(int))
+    output.say(f"{len(places)} samples of {found.used}")
+    return [(found.paths[place], found.labels[place]) for place in places]
 
 
 def _table(written: "Repository") -> Table:

@@ -123,6 +123,9 @@ def serve(
     root_path: Annotated[
         str, typer.Option(metavar="/PATH", envvar="RRR_ROOT_PATH", help="what a proxy puts before the paths")
     ] = "",
+    page: Annotated[
+        bool, typer.Option("--page/--no-page", help="the page for people at /; without it Swagger UI is there")
+    ] = True,
     log_format: Annotated[
         str, typer.Option(metavar="text|json", envvar="RRR_LOG_FORMAT", help="one line an event, either way")
     ] = "text",
@@ -167,6 +170,7 @@ def serve(
             root_path=root_path,
             log_format=log_format,
             access_log=access_log,
+            page=page,
         )
         temporary_folder()
         with listen(host, port) as listener, nullcontext() if grpc_port is None else reserve(host, grpc_port) as held:
@@ -223,6 +227,8 @@ def _serve(config: "ServiceConfig", listener: socket.socket, token_file: Path | 
                 say(f"{model.name}: {claim.line()}")
         say(triton)
         say(f"KServe v2 at {url}/v2{f', its gRPC at {config.grpc_address}' if config.grpc_address else ''}")
+        if config.page:
+            say(f"page: {url}/")
         say(f"ready: {url}    stop: Ctrl-C")
         next_step(*_asking(url, config, token_file), to=messages)
 

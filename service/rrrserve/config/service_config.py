@@ -25,7 +25,7 @@ from rrrserve.process.restarts import DEFAULT_RESTARTS
 
 _NOT_VARIABLES = {
     *("workers", "start_timeout_seconds", "grace_seconds", "drain_seconds", "most_restarts"),
-    *("tls", "token_digests", "private_folder", "grpc_address"),
+    *("tls", "token_digests", "private_folder", "grpc_address", "page"),
 }
 _LONGEST_MS = 3_600_000
 
@@ -67,6 +67,7 @@ class ServiceConfig(BaseModel):
         token_digests: of the bearer tokens, one of which a client must send (RRR_TOKEN or RRR_TOKEN_FILE); none: all
             are answered. The tokens themselves are kept nowhere.
         grpc_address: HOST:PORT that each worker's gRPC listens at; None for no gRPC.
+        page: whether / is the page for people; `rrr serve` says so, and under `bentoml serve` it is Swagger UI.
         private_folder: where the supervisor of `rrr serve` tells its workers what they share; None without one.
     """
 
@@ -104,6 +105,7 @@ class ServiceConfig(BaseModel):
     tls: TlsFiles | None = None
     token_digests: tuple[str, ...] = Field(default=(), repr=False)
     grpc_address: str | None = None
+    page: bool = False
     private_folder: Path | None = None
 
     @classmethod

@@ -109,7 +109,7 @@ def labelled_images(data: Path | None, recorded: Recorded, known_labels: tuple[s
     remembered = (recorded.data or {}).get("path")
     if data is None and (remembered is None or not Path(remembered).is_dir()):
         where = "it is not known what the model was trained on" if remembered is None else f"{remembered} is gone"
-        raise UsageError(f"claims about answers need labelled images, and {where}: give some with --data DIR")
+        raise UsageError(f"labelled images are needed, and {where}: give some with --data DIR")
     images = read_again(recorded.data or {}, data)
     images = replace(images, classes=spelled_as(images.classes, known_labels))
     if unknown := sorted(set(images.classes) - set(known_labels)):

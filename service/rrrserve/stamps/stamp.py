@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from rrrbuild.manifest import MANIFEST, read_engine
 from rrrbuild.repository_document import Repository, ServedModel, read_repository
+from rrrbuild.samples import is_sample
 from rrrnet import sealed
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.files import check_writable
@@ -76,7 +77,7 @@ def write_stamps(document: Mapping[str, Any], repository_path: Path) -> list[Pat
 def files_compared(repository: Repository, model: ServedModel) -> dict[str, str]:
     """SHA-256 of what Triton loads for a model, by path in the repository."""
     found = repository.files_of(model)
-    return {path: sha256 for path, sha256 in found.items() if not path.endswith(f"/{_TUNING}")}
+    return {path: sha256 for path, sha256 in found.items() if not path.endswith(f"/{_TUNING}") and not is_sample(path)}
 
 
 def read_stamp(path: Path) -> Stamp:

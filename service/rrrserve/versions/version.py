@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rrrbuild.repository_document import DOCUMENT, REMEDY, Repository, ServedModel, read_models, read_repository
+from rrrbuild.samples import is_sample
 from rrrbuild.triton_folder import keep_bytecode_out
 from rrrnet.errors import FULL_DISK, ArtifactError, NoSpaceError
 from rrrserve.versions.catalogue import default_model
@@ -80,7 +81,7 @@ def copy_repository(source: Repository, folder: Path, *, with_engines: bool) -> 
     Args:
         source: has been checked.
         folder: the version's.
-        with_engines: false copies what workers need, for a Triton that is not ours.
+        with_engines: false copies what workers need, samples too, for a Triton that is not ours.
 
     Raises:
         ArtifactError: the source was changed since it was checked.
@@ -89,7 +90,7 @@ def copy_repository(source: Repository, folder: Path, *, with_engines: bool) -> 
     target = folder / _REPOSITORY
     try:
         target.mkdir(parents=True)
-        for name in (DOCUMENT, *(source.files if with_engines else ())):
+        for name in (DOCUMENT, *(name for name in source.files if with_engines or is_sample(name))):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source.path / name, target / name)
         keep_bytecode_out(target)

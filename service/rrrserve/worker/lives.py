@@ -13,6 +13,7 @@ import bentoml
 import httpx
 
 from rrrbuild.repository_document import read_repository
+from rrrbuild.samples import read_samples
 from rrrnet import __version__
 from rrrnet.errors import CheckFailedError, UsageError
 from rrrserve.api.admission import Admission, default_in_flight
@@ -121,6 +122,7 @@ class Answering:
                 self._body_memory,
                 Shedding(admission, enabled=self._config.shed),
                 self._unsure,
+                read_samples(version.repository),
             )
         )
 

@@ -74,6 +74,7 @@ def make_service(config: ServiceConfig, routes: Routes, *, slot: int = 1) -> Ben
         slot: this worker's number among those of the supervisor, from 1.
     """
     routes.access = Access(config.token_digests)
+    routes.page = config.page
     application = behind_gateways(routes.application(), cors=Cors.of(config.cors), root_path=config.root_path)
 
     class RRRNet:

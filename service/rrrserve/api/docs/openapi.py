@@ -4,11 +4,12 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from rrrbuild.cascade_runner import AUTO, EFFORTS
 from rrrnet import __version__
-from rrrserve.api.docs.schemas import Answer, BatchAnswer, Error, Models
+from rrrserve.api.docs.schemas import Answer, BatchAnswer, Error, Models, Samples
 from rrrserve.api.endpoint import OPEN_ROUTES
 from rrrserve.api.errors import ERRORS
 from rrrserve.api.multipart import MAX_TEXT_BYTES
@@ -65,8 +66,11 @@ TRITON_METRICS = "/metrics/triton"
 _KSERVE = (
     "Under /v2 the same models answer by KServe v2, the Open Inference Protocol: GET /v2/models/NAME describes one."
 )
+SAMPLE = "/v1/samples/{number}"
 _PAGES = {
     "/v1/models": ("The models, their labels and their claims", "application/json"),
+    "/v1/samples": ("The labelled sample images that came with the repository", "application/json"),
+    SAMPLE: ("The image of one of them", "image/*"),
     "/livez": ("200 while the process answers", "application/json"),
     "/readyz": ("200 when every model has answered a real inference within the last second", "application/json"),
     "/metrics": ("Prometheus metrics of the service", "text/plain"),
@@ -75,10 +79,11 @@ _PAGES = {
     "/docs.json": ("This document", "application/json"),
     "/docs": ("This document as a page", "text/html"),
 }
+_SHAPES: dict[str, type[BaseModel]] = {"/v1/models": Models, "/v1/samples": Samples}
 
 
 def document(
-    settings: ServiceConfig, models: Sequence[str], *, needs_token: bool, has_triton_metrics: bool
+    settings: ServiceConfig, models: Sequence[str], *, needs_token: bool, has_triton_metrics: bool, samples: int = 0
 ) -> dict[str, Any]:
     """The OpenAPI document.
 
@@ -87,6 +92,7 @@ def document(
         models: the names of the repository's models.
         needs_token: whether requests must carry a bearer token.
         has_triton_metrics: whether the address of Triton's metrics is known; else there is no page of them.
+        samples: how many the repository has.
     """
     paths: dict[str, Any] = {}
     for base in ("/v1", "/v1/models/{name}", ""):
@@ -95,13 +101,17 @@ def document(
             operation = _operation(settings, batch=batch, names=models if "{name}" in base else ())
             # `curl -T` sends PUT; it means the same.
             paths[path] = {"post": operation, "put": operation}
-    pages = {path: page for path, page in _PAGES.items() if has_triton_metrics or path != TRITON_METRICS}
+    lacking = {TRITON_METRICS: not has_triton_metrics, SAMPLE: not samples}
+    pages = {path: page for path, page in _PAGES.items() if not lacking.get(path)}
     for path, (summary, content_type) in pages.items():
         schema = {"type": "object" if "json" in content_type else "string"}
-        content = {content_type: {"schema": _reference(Models) if path == "/v1/models" else schema}}
+        content = {content_type: {"schema": _reference(_SHAPES[path]) if path in _SHAPES else schema}}
         paths[path] = {"get": {"summary": summary, "responses": {"200": {"description": summary, "content": content}}}}
         if path in OPEN_ROUTES:
             paths[path]["get"]["security"] = []
+        if path == SAMPLE:
+            number = {"type": "integer", "minimum": 0, "maximum": samples - 1}
+            paths[path]["get"]["parameters"] = [_parameter("number", "path", number, "of a sample")]
     return {
         "openapi": "3.1.0",
         "info": {"title": "RRR-Net image classification", "version": __version__, "description": _KSERVE},
@@ -117,7 +127,7 @@ def document(
 
 @functools.cache  # it takes 40 ms
 def _schemas() -> Any:
-    models = Answer, BatchAnswer, Error, Models
+    models: list[type[BaseModel]] = [Answer, BatchAnswer, Error, *_SHAPES.values()]
     return models_json_schema([(model, "validation") for model in models], ref_template=_REFERENCE)[1]["$defs"]
 
 

@@ -152,3 +152,17 @@ class Models(BaseModel):
     default: str = Field(description="the model that /v1/predict asks")
     repository: str = Field(description="which version of the repository is served")
     models: list[ListedModel]
+
+
+class ListedSample(BaseModel):
+    """A labelled image."""
+
+    number: int = Field(ge=0, description="its place in GET /v1/samples/{number}")
+    label: str = Field(description="the right one")
+    model: str = Field(description="whose test images it is from")
+
+
+class Samples(BaseModel):
+    """The sample images that came with the repository."""
+
+    samples: list[ListedSample]

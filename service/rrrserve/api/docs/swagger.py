@@ -1,6 +1,6 @@
-"""Swagger UI at / and /docs: two files of ours, and those that BentoML brings along; nothing comes from elsewhere.
+"""Swagger UI at /docs, and at / where no page for people is: two files of ours, and those that BentoML brings along.
 
-BentoML's own page is not shown: it loads a tag manager from the network.
+Nothing comes from elsewhere. BentoML's own page is not shown: it loads a tag manager from the network.
 """
 
 import asyncio
