@@ -43,7 +43,7 @@ def test_the_page_may_load_nothing_but_this_service_and_run_nothing_that_stands_
         "style-src": "'self'",
         "img-src": "'self' blob: data:",
         "connect-src": "'self'",
-        "base-uri": "'none'",
+        "base-uri": "'self'",
         "form-action": "'none'",
         "frame-ancestors": "'none'",
     }
