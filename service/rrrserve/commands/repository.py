@@ -9,7 +9,7 @@ from rich.table import Table
 
 from rrrbuild.repository_document import DEFAULT_REPOSITORY
 from rrrnet import output, tables
-from rrrnet.errors import IncompatibleError, UsageError
+from rrrnet.errors import UsageError
 
 if TYPE_CHECKING:
     from rrrbuild.repository_document import Repository
@@ -50,19 +50,17 @@ def repository(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write a Triton model repository from engines, for the tritonserver of this machine or another."""
-    from rrrbuild.best_engine import engines_below, pick_engine
+    from rrrbuild.best_engine import best_engines
     from rrrbuild.repository import write_repository
     from rrrbuild.serving_check import obstacles
     from rrrserve.versions.running_services import take_up
 
     if threads is not None and threads < 1:
         raise UsageError(f"--threads is {threads}: allowed is 1 or more")
-    picked = {folder: pick_engine(folder) for folder in engines if engines_below(folder)}
-    for choice in picked.values():
-        output.say(f"{choice.folder}: {choice.why}")
+    taken, chosen = best_engines(engines, output.say)
     with output.Working(escape(f"writing {out}")):
         written = write_repository(
-            [picked[folder].engine if folder in picked else folder for folder in engines],
+            taken,
             out,
             backends=_backends(backends),
             names=name or (),
@@ -73,8 +71,7 @@ def repository(
     found = obstacles(written)
     if as_json:
         models = [model.to_json() | {"obstacle": found.get(model.name)} for model in written.models]
-        chosen = [choice.to_json() for choice in picked.values()]
-        output.print_json({"path": str(written.path), "models": models, "chosen": chosen})
+        output.print_json({"path": str(written.path), "models": models, "chosen": [each.to_json() for each in chosen]})
     else:
         tables.print_table(_table(written))
         output.next_step(*(("rrr", "targets") if found else take_up(out)))
@@ -96,13 +93,9 @@ def _backends(given: str | None) -> frozenset[str]:
     """Those given, else those of this machine's tritonserver; the Python backend, if there is none."""
     if given is not None:
         return _checked(given)
-    from rrrserve.triton.install import find_tritonserver
+    from rrrserve.triton.install import backends_here
 
-    try:
-        return find_tritonserver().backends
-    except IncompatibleError as error:
-        output.say(f"{error}. Writing for the Python backend.")
-        return frozenset({"python"})
+    return backends_here(output.say)
 
 
 def _checked(given: str) -> frozenset[str]:
