@@ -73,14 +73,14 @@ def serve(repository: AnyPath = DEFAULT_REPOSITORY, *options: str, port: int = 0
 
     Args:
         repository: the folder that `write_repository` wrote.
-        options: further flags, such as "--workers", "1".
+        options: further flags, such as "--workers", "1"; without --drain it stops at once.
         port: 0 takes a free one.
 
     Raises:
         CheckFailedError: it ended before it was ready; what it said tells why.
     """
     main = "import sys; from rrrserve.cli import main; main()"
-    command = [sys.executable, "-c", main, "serve", str(repository), "--port", str(port), *options]
+    command = [sys.executable, "-c", main, "serve", str(repository), "--port", str(port), "--drain", "0", *options]
     with subprocess.Popen(command) as process:
         try:
             while not (found := [service.url for service in running_services() if service.pid == process.pid]):
