@@ -6,17 +6,19 @@ import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Generic, Self, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, TypeVar, Unpack
 from urllib.parse import quote, urlsplit
 
 import httpx
 
-from rrrnet.data.given import ImageLike, several
 from rrrnet.errors import UsageError
 from rrrserve.client import talk
 from rrrserve.client.answers import Answer, Model, NoAnswerError
 from rrrserve.client.talk import Result, Send, Talk, Wait
 from rrrserve.net.tls import client_trust, failure
+
+if TYPE_CHECKING:
+    from rrrnet.data.given import ImageLike
 
 DEFAULT_URL = "http://127.0.0.1:3000"
 # Beyond the deadline, which the service keeps itself: its own error tells more.
@@ -27,17 +29,17 @@ Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
 
 
 class Asking(TypedDict, total=False):
-    """What may be asked for beside an image; left out, the service decides (docs/http.md).
+    """What may be asked for beside an image; left out or None, the service decides (docs/http.md).
 
     `model`: a model's name. `top_k`: labels in each answer. `members`: each member's own label too. `effort`: "fast",
     "auto" or "full". `coverage`: a set of labels that holds the right one so often, such as 0.95.
     """
 
-    model: str
-    top_k: int
-    members: bool
-    effort: str
-    coverage: float
+    model: str | None
+    top_k: int | None
+    members: bool | None
+    effort: str | None
+    coverage: float | None
 
 
 class _Service(Generic[Http]):
@@ -103,9 +105,7 @@ class _Service(Generic[Http]):
             yield
         except httpx.TransportError as error:
             reason = failure(error) or str(error) or type(error).__name__
-            raise NoAnswerError(
-                f"no answer from {self.url} ({reason}): start the service with rrr serve, or name another url"
-            ) from error
+            raise NoAnswerError(f"no answer from {self.url} ({reason})") from error
         except httpx.InvalidURL as error:
             raise UsageError(f"the address is {self.url!r}: {error}") from error
 
@@ -119,17 +119,17 @@ class Client(_Service[httpx.Client]):
 
     _kind = httpx.Client
 
-    def predict(self, image: ImageLike, **asking: Unpack[Asking]) -> Answer:
+    def predict(self, image: "ImageLike", **asking: Unpack[Asking]) -> Answer:
         """What is on an image: a path, encoded bytes, a uint8 array (H, W, 3) of RGB or (H, W) of grey, a PIL image."""
         (answer,) = self._run(talk.ask_one(self._request("predict", asking), image))
         return answer
 
-    def predict_many(self, images: ImageLike | Iterable[ImageLike], **asking: Unpack[Asking]) -> Iterator[Result]:
+    def predict_many(self, images: "ImageLike | Iterable[ImageLike]", **asking: Unpack[Asking]) -> Iterator[Result]:
         """What is on any number of images, in batches that the service takes, as the answers come and in their order.
 
         An image that cannot be used has an `ImageError` in its place: its `code` tells why.
         """
-        return self._run(talk.ask_many(self._request("predict_batch", asking), several(images)))
+        return self._run(talk.ask_many(self._request("predict_batch", asking), images))
 
     def models(self) -> tuple[Model, ...]:
         """The models that the service holds."""
@@ -168,14 +168,16 @@ class AsyncClient(_Service[httpx.AsyncClient]):
 
     _kind = httpx.AsyncClient
 
-    async def predict(self, image: ImageLike, **asking: Unpack[Asking]) -> Answer:
+    async def predict(self, image: "ImageLike", **asking: Unpack[Asking]) -> Answer:
         """See `Client.predict`."""
         (answer,) = [item async for item in self._run(talk.ask_one(self._request("predict", asking), image))]
         return answer
 
-    def predict_many(self, images: ImageLike | Iterable[ImageLike], **asking: Unpack[Asking]) -> AsyncIterator[Result]:
+    def predict_many(
+        self, images: "ImageLike | Iterable[ImageLike]", **asking: Unpack[Asking]
+    ) -> AsyncIterator[Result]:
         """See `Client.predict_many`; for `async for`."""
-        return self._run(talk.ask_many(self._request("predict_batch", asking), several(images)))
+        return self._run(talk.ask_many(self._request("predict_batch", asking), images))
 
     async def models(self) -> tuple[Model, ...]:
         """See `Client.models`."""

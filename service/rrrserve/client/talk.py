@@ -9,12 +9,13 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from rrrnet.data.given import ImageLike, as_bytes
 from rrrnet.errors import ImageError
 from rrrserve.client.answers import Answer, Model, ServiceError, answer_of, models_of
 
 if TYPE_CHECKING:
     import httpx
+
+    from rrrnet.data.given import ImageLike
 
 # Of a service with default limits; one with lower ones says so, and gets smaller batches.
 MOST_IMAGES, MOST_BODY_BYTES = 32, 10 * 1024 * 1024
@@ -54,17 +55,19 @@ def ask_models(seconds: float) -> Talk[tuple[Model, ...]]:
     yield _read(models_of, document)
 
 
-def ask_one(request: Send, image: ImageLike) -> Talk[Answer]:
+def ask_one(request: Send, image: "ImageLike") -> Talk[Answer]:
     """Ask about an image."""
-    document = yield from _exchange(replace(request, images=(as_bytes(image),)))
+    document = yield from _exchange(replace(request, images=(_bytes(image),)))
     yield _read(answer_of, document, document)
 
 
-def ask_many(request: Send, images: Iterable[ImageLike]) -> Talk[Result]:
+def ask_many(request: Send, images: "ImageLike | Iterable[ImageLike]") -> Talk[Result]:
     """Ask about images, a batch at a time; each that cannot be used is answered by why, in its place."""
+    from rrrnet.data.given import as_bytes, several
+
     results: dict[int, Result] = {}
     waiting: list[tuple[int, bytes]] = []
-    left, most, told, ended = enumerate(images), MOST_IMAGES, 0, False
+    left, most, told, ended = enumerate(several(images)), MOST_IMAGES, 0, False
     while not ended or waiting:
         while not ended and len(waiting) < most and _body_bytes(waiting) < MOST_BODY_BYTES:
             index, image = next(left, (-1, b""))
@@ -112,6 +115,14 @@ def _exchange(request: Send) -> Exchange[dict[str, Any]]:
                 raise
             patience *= 2
         yield Wait(pause)
+
+
+def _bytes(image: "ImageLike") -> bytes:
+    if isinstance(image, bytes):
+        return image  # without loading Pillow, for rrr predict
+    from rrrnet.data.given import as_bytes
+
+    return as_bytes(image)
 
 
 def _document(response: "httpx.Response") -> dict[str, Any]:
