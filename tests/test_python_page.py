@@ -8,20 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from harness.pages import python_in
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "python.md"
 NOTEBOOK = ROOT / "docs" / "rrr.ipynb"
 SURFACE = ("draw_glyphs", "train", "evaluate", "build_engine", "open_engine", "write_repository", "serve")
-
-
-def code_of(page: Path) -> str:
-    """The page's Python, each line at its number in the page; all else is an empty line."""
-    lines, inside = [], False
-    for line in page.read_text().splitlines():
-        fence = line.startswith("```")
-        inside = line == "```python" if fence else inside
-        lines.append(line if inside and not fence else "")
-    return "\n".join(lines) + "\n"
 
 
 def cells_of(notebook: Path) -> str:
@@ -46,7 +38,7 @@ def mypy(*files: Path) -> tuple[int, str]:
 
 
 def test_the_code_of_the_page_runs_as_it_stands(tmp_path: Path) -> None:
-    script = code_of(PAGE)
+    script = python_in(PAGE)
     assert [name for name in SURFACE if f".{name}(" not in script] == []
     printed = run(script, tmp_path, seconds=240)
     assert len(re.findall(r"U\+[0-9A-F]{4}: \d+% of the members agree, entropy \d\.\d\d\n", printed)) == 4
@@ -57,7 +49,7 @@ def test_the_code_of_the_page_runs_as_it_stands(tmp_path: Path) -> None:
 
 def test_a_type_checker_passes_the_code_of_the_page_and_sees_what_is_wrong(tmp_path: Path) -> None:
     page, wrong = tmp_path / "page.py", tmp_path / "wrong.py"
-    page.write_text(code_of(PAGE))
+    page.write_text(python_in(PAGE))
     wrong.write_text(
         "import rrrbuild, rrrnet, rrrserve\n"
         'rrrnet.train("my_images", "out", epochs="two")\n'

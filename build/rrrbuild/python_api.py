@@ -18,10 +18,12 @@ from rrrbuild.evaluation import Evaluation
 from rrrbuild.manifest import BatchRange, Manifest
 from rrrbuild.trust import Trust
 from rrrnet import output
+from rrrnet.python_api import needing
 
 AnyPath: TypeAlias = str | os.PathLike[str]
 
 
+@needing("build")
 def build_engine(
     checkpoint: AnyPath,
     target: str | None = None,
@@ -81,6 +83,7 @@ def build_engine(
     return build.build_engine(Path(checkpoint), target, **options, report=say)
 
 
+@needing("train")
 def evaluate(model: AnyPath, data: AnyPath | None = None, *, split: str = "test", effort: str = AUTO) -> Evaluation:
     """Score a checkpoint or an engine on real images, as `rrr evaluate` does.
 

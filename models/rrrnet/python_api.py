@@ -5,7 +5,8 @@ Imported when one of its names is first used; torch when something is trained.
 
 import os
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict, Unpack
@@ -17,16 +18,31 @@ from rrrnet.data.given import ImageLike as ImageLike
 from rrrnet.errors import ArtifactError as ArtifactError
 from rrrnet.errors import CheckFailedError as CheckFailedError
 from rrrnet.errors import ImageError as ImageError
-from rrrnet.errors import IncompatibleError as IncompatibleError
+from rrrnet.errors import IncompatibleError, UsageError
 from rrrnet.errors import NoSpaceError as NoSpaceError
 from rrrnet.errors import RRRError as RRRError
-from rrrnet.errors import UsageError as UsageError
 from rrrnet.glyphs.options import GlyphOptions
+from rrrnet.installing import missing
 from rrrnet.training.recipes import Method
 from rrrnet.training.threads import wait_asleep
 
 AnyPath: TypeAlias = str | os.PathLike[str]
 _PATHS: Mapping[str, Callable[[Any], Any]] = {"weights": os.fspath, "labels": Path, "test_data": Path}
+
+
+@contextmanager
+def needing(extra: str) -> Iterator[None]:
+    """For a function, as a decorator, whose imports come with an extra.
+
+    Raises:
+        IncompatibleError: one is not installed; says what installs it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (told := missing(error, extra)) is None:
+            raise
+        raise IncompatibleError(told) from error
 
 
 class TrainingOptions(TypedDict, total=False):
@@ -67,6 +83,7 @@ class TrainingOptions(TypedDict, total=False):
     overwrite: bool
 
 
+@needing("train")
 def train(
     data: AnyPath | None, out: AnyPath, *, say: Callable[[str], None] = output.say, **options: Unpack[TrainingOptions]
 ) -> Checkpoint:

@@ -12,18 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
-from rrrbuild import repository
-from rrrbuild.best_engine import best_engines
 from rrrbuild.repository_document import DEFAULT_REPOSITORY, Repository
 from rrrnet import output
 from rrrnet.errors import CheckFailedError
-from rrrserve.triton.install import backends_here
+from rrrnet.python_api import needing
 from rrrserve.versions.running_services import running_services
 
 AnyPath: TypeAlias = str | os.PathLike[str]
 _POLL_SECONDS = 0.05
 
 
+@needing("build")
 def write_repository(
     engines: AnyPath | Sequence[AnyPath],
     out: AnyPath = DEFAULT_REPOSITORY,
@@ -51,6 +50,10 @@ def write_repository(
         ArtifactError: an engine is damaged.
         IncompatibleError: no engine of a model's folder runs here, or no backend fits.
     """
+    from rrrbuild import repository
+    from rrrbuild.best_engine import best_engines
+    from rrrserve.triton.install import backends_here
+
     given = [engines] if isinstance(engines, str | os.PathLike) else engines
     taken, _ = best_engines([Path(folder) for folder in given], say)
     return repository.write_repository(
