@@ -29,9 +29,9 @@ def install_line(extra: str) -> str:
 def missing(error: ModuleNotFoundError, extra: str) -> str | None:
     """What to say of a package that could not be imported and comes with an extra; None if it is one of ours."""
     package = str(error.name).partition(".")[0]
-    return (
-        None if package.startswith("rrr") else f"the Python package {package} is not installed: {install_line(extra)}"
-    )
+    if package.startswith("rrr"):
+        return None
+    return f"the Python package {package} is not installed: {install_line(extra)}"
 
 
 def reinstall_line() -> str:
