@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rrrnet import output
-from rrrnet.training.train import Report
-from rrrnet.training.training_state import Progress
+
+if TYPE_CHECKING:
+    from rrrnet.training.train import Report
+    from rrrnet.training.training_state import Progress
 
 
 @contextmanager
-def training_bar(*, reads_images: bool) -> Iterator[tuple[Callable[[int, int], None], Report]]:
+def training_bar(*, reads_images: bool) -> "Iterator[tuple[Callable[[int, int], None], Report]]":
     """Show a bar while the block runs; gives `started` and `report` as `fit` calls them.
 
     Args:
@@ -22,7 +25,7 @@ def training_bar(*, reads_images: bool) -> Iterator[tuple[Callable[[int, int], N
         def started(epochs: int, steps: int) -> None:
             bar.update(task, total=epochs * steps, text="")
 
-        def report(progress: Progress, steps: int) -> None:
+        def report(progress: "Progress", steps: int) -> None:
             text = f"epoch {progress.epoch + 1}  loss {progress.loss:.3f}  accuracy {progress.accuracy:.3f}"
             if progress.val_accuracy is not None:
                 text += f"  val {progress.val_accuracy:.3f}"
