@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = {"rrrnet": ROOT / "models", "rrrbuild": ROOT / "build", "rrrserve": ROOT / "service"}
 SOURCES = sorted(path for package, root in PACKAGES.items() for path in (root / package).rglob("*.py"))
 HEAVY = {"torch", "onnx", "openvino", "onnxruntime", "tensorrt", "tensorrt_rtx", "kornia", "matplotlib"}
+EXTRAS = {"bentoml", "grpc", "prometheus_client", "pydantic", "scipy", "starlette", "tritonclient", "uvicorn", "uvloop"}
 TOP_LEVEL = {
     *("models", "service", "build", "tests", "bentofile.yaml", "Dockerfile"),  # fixed
     *("benchmarks", "deploy", "docs", "requirements", "README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE"),
@@ -106,8 +107,14 @@ def trees() -> dict[Path, list[ast.AST]]:
 def test_importing_a_package_imports_nothing_else_and_no_import_is_relative() -> None:
     for path, nodes in trees().items():
         assert [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level] == [], name_of(path)
-        if name_of(path) in ("models/rrrnet/__init__.py", "build/rrrbuild/__init__.py"):
-            assert [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)] == [], name_of(path)
+    code = f"import sys; before = set(sys.modules); import {', '.join(PACKAGES)}; print(*set(sys.modules) - before)"
+    imported = {name.partition(".")[0] for name in run(sys.executable, "-c", code).split()}
+    assert imported - sys.stdlib_module_names == set(PACKAGES)
+
+
+def test_a_client_needs_no_package_of_an_extra() -> None:
+    code = f"import sys; from rrrserve import AsyncClient, Client; print(sorted({HEAVY | EXTRAS!r} & set(sys.modules)))"
+    assert run(sys.executable, "-c", code) == "[]\n"
 
 
 def test_a_module_has_at_most_400_lines() -> None:

@@ -1,6 +1,7 @@
 """Of a model's engines, the one to serve on this machine: by what their manifests say was measured on its CPU."""
 
 import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import geometric_mean
@@ -31,6 +32,18 @@ def engines_below(folder: Path) -> list[Path]:
     if not folder.is_dir() or (folder / MANIFEST).exists():
         return []
     return sorted(path.parent for path in folder.glob(f"[!.]*/{MANIFEST}"))
+
+
+def best_engines(folders: Sequence[Path], say: Callable[[str], None]) -> tuple[list[Path], list[Picked]]:
+    """The folders, with the best engine of each that holds several in its place, and what was picked; `say` is told.
+
+    Raises:
+        ArtifactError, IncompatibleError: see `pick_engine`.
+    """
+    picked = {folder: pick_engine(folder) for folder in folders if engines_below(folder)}
+    for choice in picked.values():
+        say(f"{choice.folder}: {choice.why}")
+    return [picked[folder].engine if folder in picked else folder for folder in folders], list(picked.values())
 
 
 def pick_engine(folder: Path) -> Picked:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from rrrbuild import candidates, lazy, machine
 from rrrbuild.calibration import Calibration, calibration_images
@@ -30,6 +30,19 @@ DEFAULT_BATCH = BatchRange(1, 8, 32)
 DEFAULT_MAX_DROP = 0.5
 DEFAULT_IMAGES = 256
 DEFAULT_CALIBRATION_IMAGES = 128
+
+
+class BuildOptions(TypedDict):
+    """What builds of several targets, or the trials of all, share; see `build_engine`."""
+
+    plan: str
+    batch: BatchRange
+    max_drop: float
+    out: Path | None
+    data: Path | None
+    images: int
+    calibration_images: int
+    trust: Trust
 
 
 def build_engine(

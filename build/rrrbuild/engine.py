@@ -1,16 +1,19 @@
 """Load an engine folder and call it: checked first, refused with advice where it cannot run, then deserialised."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rrrbuild import cascade_runner, lazy, machine, plan_runner
+from rrrbuild.answers import Answers, answers_of
 from rrrbuild.cascade_runner import AUTO, EFFORTS, FULL
 from rrrbuild.manifest import Manifest, read_engine, to_document
 from rrrbuild.targets import EXACT_INT8, TARGETS, Target, int8_kernels, run_obstacle
+from rrrnet.data.given import ImageLike, as_input, several
 from rrrnet.errors import ArtifactError, IncompatibleError, UsageError
 from rrrnet.images.preprocess import Uint8Array
 
@@ -55,6 +58,27 @@ class Engine:
         if self.manifest.cascade is None:
             return np.concatenate([self.runner(batch) for batch in batches])
         return np.concatenate([plan_runner.ask(self.runner, batch, [effort] * len(batch)) for batch in batches])
+
+    def predict(self, images: ImageLike | Iterable[ImageLike], *, effort: str = AUTO) -> Answers:
+        """What is on images, which are decoded and resized as the service does it, a batch at a time.
+
+        Args:
+            images: one or several: paths, encoded bytes, uint8 arrays (H, W, 3) of RGB or (H, W) of grey, PIL images.
+            effort: of a cascade, which members are asked: "fast", "auto" or "full".
+
+        Raises:
+            UsageError: no image, something that is none, or an unknown effort.
+            ImageError: one that cannot be read; says which.
+        """
+        manifest = self.manifest
+        found = []
+        left = iter(several(images))
+        while batch := [as_input(image, manifest.preprocess) for image in islice(left, manifest.batch.max)]:
+            found.append(self(np.stack(batch), effort=effort))
+        if not found:
+            raise UsageError("no images are given: give one at least")
+        answering = effort if effort in self.efforts else FULL
+        return answers_of(np.concatenate(found), manifest.labels, manifest.confidence, answering)
 
 
 def check_effort(effort: str) -> None:

@@ -1,5 +1,6 @@
 """Predictions of a checkpoint or an engine on the images of a data set, as `rrr evaluate` and `rrr report` use them."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from rrrnet.data.reading import LeftOut, describe_left_out
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.images.preprocess import Uint8Array
 from rrrnet.names import spelled_as
-from rrrnet.training.metrics import mean_of_members, score, score_mean
+from rrrnet.training.metrics import FIGURES, by_class, mean_of_members, score, score_mean
 
 BATCH_SIZE = 32
 SPLITS = ("test", "val", "train", "all")
@@ -149,6 +150,53 @@ def predict(subject: EvaluatedModel, data: Path | None, split: str, effort: str 
     return Predictions(
         chosen.files, paths, labels, probabilities, root, data_matches, images.left_out, effort, subject.target
     )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good a model is on real images.
+
+    Attributes:
+        accuracy: share of right answers.
+        nll: mean negative log-likelihood of the right label, in nats.
+        ece: expected calibration error.
+        brier: Brier score, summed over the classes.
+        document: all that `rrr evaluate --json` prints: these of each member and each class, too.
+        predictions: of every image.
+    """
+
+    accuracy: float
+    nll: float
+    ece: float
+    brier: float
+    document: dict[str, Any]
+    predictions: Predictions
+
+
+def evaluate(model: Path, data: Path | None, split: str, effort: str) -> Evaluation:
+    """Score the checkpoint or engine at `model` on a part of a data set; see `predict` for the rest.
+
+    Raises:
+        UsageError: also where there is no such split.
+        ArtifactError: also where it is neither, or damaged.
+    """
+    if split not in SPLITS:
+        raise UsageError(f"--split {split}: allowed are {', '.join(SPLITS)}")
+    check_effort(effort)
+    subject = open_model(model)
+    found = predict(subject, data, split, effort)
+    scores = answer_scores(found.probabilities, found.labels, subject.confidence, found.effort)
+    scores |= by_class(found.probabilities, found.labels, subject.source.labels)
+    document = {
+        "name": subject.source.name,
+        "target": subject.target,
+        "data": str(found.root),
+        "split": split,
+        "data_matches": found.data_matches,
+        "left_out_by_kind": dict(Counter(lost.kind for lost in found.left_out)),
+        **scores,
+    }
+    return Evaluation(**{name: scores[name] for name in FIGURES}, document=document, predictions=found)
 
 
 def answer_scores(

@@ -26,6 +26,14 @@ def install_line(extra: str) -> str:
     return pip_install(f"{_PACKAGE}[{extra}]") if folder is None else pip_install("-e", f"{folder}[{extra}]")
 
 
+def missing(error: ModuleNotFoundError, extra: str) -> str | None:
+    """What to say of a package that could not be imported and comes with an extra; None if it is one of ours."""
+    package = str(error.name).partition(".")[0]
+    if package.startswith("rrr"):
+        return None
+    return f"the Python package {package} is not installed: {install_line(extra)}"
+
+
 def reinstall_line() -> str:
     """The command that installs this package again, and nothing else."""
     folder = _clone()

@@ -13,7 +13,7 @@ import typer
 
 from rrrnet import __version__
 from rrrnet.errors import FULL_DISK, ArtifactError, IncompatibleError, NoSpaceError, RRRError, UsageError
-from rrrnet.installing import install_line, reinstall_line
+from rrrnet.installing import missing, reinstall_line
 from rrrserve.process.environment import do_not_track
 
 # The help page: the commands in the order of the work. What another package registers comes last.
@@ -139,10 +139,10 @@ def run(arguments: list[str]) -> int:
         _report(str(error))
         return error.exit_code
     except ModuleNotFoundError as error:
-        package = str(error.name).partition(".")[0]
-        if (extra := EXTRAS.get(next(iter(arguments), ""))) is None or package.startswith("rrr"):
+        extra = EXTRAS.get(next(iter(arguments), ""))
+        if extra is None or (told := missing(error, extra)) is None:
             raise
-        _report(f"the Python package {package} is not installed: {install_line(extra)}")
+        _report(told)
         return IncompatibleError.exit_code
     except OSError as error:
         if error.errno in FULL_DISK:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from harness.pages import python_in
+
 ROOT = Path(__file__).parents[2]
 INSTALL_SECONDS = 900
 
@@ -24,12 +26,20 @@ class Environment:
         self.bin = folder / "bin"
         self._folder, self._pip_folder = folder, pip
         self._run(python, "-m", "venv", "--without-pip", str(folder))  # ensurepip is missing in some Pythons
-        self._pip("install", "--progress-bar", "off", f"{wheel}{extra}", "--constraint", str(ROOT / "constraints.txt"))
+        self.install(f"{wheel}{extra}")
         self._pip("check")
 
     def rrr(self, *arguments: str, code: int = 0) -> str:
         """What a command said on both outputs."""
         return self._run(str(self.bin / "rrr"), *arguments, code=code)
+
+    def python(self, *arguments: str, code: int = 0) -> str:
+        """What Python said on both outputs."""
+        return self._run(str(self.bin / "python"), *arguments, code=code)
+
+    def install(self, *packages: str) -> None:
+        """Add packages, at the versions of constraints.txt."""
+        self._pip("install", "--progress-bar", "off", *packages, "--constraint", str(ROOT / "constraints.txt"))
 
     def lacks(self, module: str) -> bool:
         """Whether Python does not find it."""
@@ -155,3 +165,30 @@ def test_without_an_extra_it_is_a_client_also_in_python_3_13(
         assert f"install 'rrrnet-serving[{extra}]'" in said
     for module in ("torch", "bentoml", "grpc", "scipy"):
         assert environment.lacks(module)
+
+
+def test_the_clients_work_without_an_extra_and_code_that_uses_the_api_passes_a_strict_type_checker(
+    make: Callable[..., Environment], service: Any, png: Callable[[int], bytes], tmp_path: Path
+) -> None:
+    environment = make("")
+    (tmp_path / "image.png").write_bytes(png(0))
+    user, wrong = tmp_path / "user.py", tmp_path / "wrong.py"
+    user.write_text(
+        "import sys\n"
+        "import rrrserve\n"
+        "with rrrserve.Client(sys.argv[1]) as client:\n"
+        "    answer = client.predict(sys.argv[2])\n"
+        "    many = list(client.predict_many([sys.argv[2]] * 2))\n"
+        "labels = [item.label for item in many if isinstance(item, rrrserve.Answer)]\n"
+        "print(labels == [answer.label] * 2)\n"
+    )
+    wrong.write_text("import rrrserve\nrrrserve.Client().predict(1).labels\n")
+    assert environment.python(str(user), service.url, str(tmp_path / "image.png")) == "True\n"
+    said = environment.python("-c", 'import rrrnet; rrrnet.train("images", "out")', code=1)
+    assert "install 'rrrnet-serving[train]'" in said
+    environment.install("mypy")
+    page = tmp_path / "page.py"
+    page.write_text(python_in(ROOT / "docs" / "python.md"))
+    checked = ["-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache")]
+    assert "Success: no issues found in 2 source files" in environment.python(*checked, str(user), str(page))
+    assert "Found 2 errors in 1 file" in environment.python(*checked, str(wrong), code=1)

@@ -2,13 +2,20 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from rrrbuild.build import DEFAULT_CALIBRATION_IMAGES, DEFAULT_IMAGES, DEFAULT_MAX_DROP, ENGINES, build_engine
+from rrrbuild.build import (
+    DEFAULT_CALIBRATION_IMAGES,
+    DEFAULT_IMAGES,
+    DEFAULT_MAX_DROP,
+    ENGINES,
+    BuildOptions,
+    build_engine,
+)
 from rrrbuild.cascade import DEFAULT_MAX_DROP as DEFAULT_CASCADE_MAX_DROP
 from rrrbuild.choice import Choice, build_best
 from rrrbuild.commands.first_step import to_repository
@@ -21,19 +28,6 @@ from rrrbuild.trust import Trust
 from rrrnet import output, tables
 from rrrnet.errors import UsageError
 from rrrnet.files import shown
-
-
-class _Options(TypedDict):
-    """What every build of one command shares."""
-
-    plan: str
-    batch: BatchRange
-    max_drop: float
-    out: Path | None
-    data: Path | None
-    images: int
-    calibration_images: int
-    trust: Trust
 
 
 def build(
@@ -95,7 +89,7 @@ def build(
         check_plan(plan, target_named(name))
     if out is not None and len(target or ()) > 1:
         raise UsageError(f"--out takes one engine, but {len(target or ())} targets are given: leave --out away")
-    options: _Options = {
+    options: BuildOptions = {
         "plan": plan,
         "batch": sizes,
         "max_drop": max_drop,

@@ -130,6 +130,7 @@ def train(
     wait_asleep()
     from rrrnet.data.training_data import DataOptions
     from rrrnet.images.preprocess_options import PreprocessOptions
+    from rrrnet.training.bar import training_bar
     from rrrnet.training.fit import fit
     from rrrnet.training.options import Options
 
@@ -162,21 +163,13 @@ def train(
         command=shlex.join(["rrr", *sys.argv[1:]]),
         data_options=DataOptions(strict, test_fraction, test_data, groups, min_per_class),
     )
-    with _stop_requested() as requested, output.progress_bar() as bar:
-        doing, reading = ("training", "reading images") if data else ("importing", "reading weights")
-        task = bar.add_task(doing, total=None, text=reading)
+    with _stop_requested() as requested, training_bar(reads_images=data is not None) as (started, report):
 
-        def started(epochs: int, steps: int) -> None:
-            bar.update(task, total=epochs * steps, text="")
-
-        def report(progress: "Progress", steps: int) -> None:
+        def report_and_run(progress: "Progress", steps: int) -> None:
             requested.running = True
-            text = f"epoch {progress.epoch + 1}  loss {progress.loss:.3f}  accuracy {progress.accuracy:.3f}"
-            if progress.val_accuracy is not None:
-                text += f"  val {progress.val_accuracy:.3f}"
-            bar.update(task, completed=progress.epoch * steps + progress.step, text=text)
+            report(progress, steps)
 
-        outcome = fit(options, report=report, stop=lambda: requested.stop, say=output.say, started=started)
+        outcome = fit(options, report=report_and_run, stop=lambda: requested.stop, say=output.say, started=started)
     _finish(outcome, options.out, as_json=as_json)
 
 

@@ -3,10 +3,10 @@
 import json
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -16,12 +16,8 @@ from rrrbuild.cascade_runner import EFFORTS
 from rrrnet.errors import ArtifactError, CheckFailedError, UsageError
 from rrrnet.output import Working, next_step, say
 from rrrnet.tables import print_table
-from rrrserve.net.tls import client_trust
-from rrrserve.net.tokens import client_headers
+from rrrserve.net.tokens import client_token
 from rrrserve.process.environment import variables
-
-if TYPE_CHECKING:
-    import httpx
 
 _SHOWN = 3
 
@@ -48,41 +44,33 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
 ) -> None:
     """Classify images with a running service. Unusable files are reported; the others' answers still come."""
-    import httpx
+    from rrrserve.client.answers import NoAnswerError, ServiceError
+    from rrrserve.client.client import Client
 
-    path = "/v1/predict" if model is None else f"/v1/models/{model}/predict"
-    query = _query(members, top_k, effort, coverage)
-    headers = client_headers(variables(), token_file)
-    headers |= {"X-Request-Timeout-Ms": str(max(1, int(timeout * 1000))), "Content-Type": "application/octet-stream"}
+    _check(effort, coverage)
+    token = client_token(variables(), token_file)
     failures = 0
-    rows: list[tuple[str, dict[str, Any]]] = []
+    rows: list[tuple[str, Mapping[str, Any]]] = []
     # Lines of JSON are a sign of life themselves.
     working = nullcontext(None) if as_json else Working("asking")
     try:
-        with (
-            working as asking,
-            httpx.Client(
-                base_url=url, timeout=timeout + 5.0, trust_env=False, headers=headers, verify=client_trust(ca)
-            ) as client,
-        ):
+        with working as asking, Client(url, token=token, timeout=timeout, ca=ca) as client:
             for number, name in enumerate(images):
                 if asking is not None:
                     asking.update(f"{number} of {len(images)} images asked", said=False)
                 try:
-                    answer = _ask(client, path, query, name)
-                except ArtifactError as error:
+                    answer = client.predict(
+                        _read(name), model=model, top_k=top_k, members=members, effort=effort, coverage=coverage
+                    ).document
+                except (ArtifactError, ServiceError) as error:
                     failures += 1
                     say(f"rrr: {name}: {error}")
                 else:
                     if as_json:
                         sys.stdout.write(json.dumps({"file": name, **answer}, ensure_ascii=False) + "\n")
                     rows.append((name, answer))
-    except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-        raise UsageError(f"--url is {url!r}: expected http://HOST:PORT or https://HOST:PORT") from error
-    except httpx.TransportError as error:
-        raise CheckFailedError(
-            f"no answer from {url} ({error}): start the service with rrr serve, or name another --url"
-        ) from error
+    except NoAnswerError as error:
+        raise CheckFailedError(f"{error}: start the service with rrr serve, or name another --url") from error
     finally:
         if rows and not as_json:  # also when the connection broke midway
             print_table(_table(rows, top_k or _SHOWN))
@@ -96,8 +84,8 @@ def predict(
         next_step("rrr", "bench", "--url", url, *options, "--concurrency", "1,8", "--out", "bench.json")
 
 
-def _query(members: bool, top_k: int | None, effort: str | None, coverage: float | None) -> dict[str, str]:
-    """The options as parameters of the URL.
+def _check(effort: str | None, coverage: float | None) -> None:
+    """Check what the service would refuse for each image.
 
     Raises:
         UsageError: one has a value that is not allowed.
@@ -106,27 +94,6 @@ def _query(members: bool, top_k: int | None, effort: str | None, coverage: float
         raise UsageError(f"--effort is {effort!r}: expected {', '.join(EFFORTS[:-1])} or {EFFORTS[-1]}")
     if coverage is not None and not 0 < coverage < 1:
         raise UsageError(f"--coverage is {coverage}: expected a number between 0 and 1, such as 0.95")
-    given = {"members": "true" if members else None, "top_k": top_k, "effort": effort, "coverage": coverage}
-    return {name: str(value) for name, value in given.items() if value is not None}
-
-
-def _ask(client: "httpx.Client", path: str, query: dict[str, str], name: str) -> dict[str, Any]:
-    """The service's answer for one image.
-
-    Raises:
-        ArtifactError: the file cannot be read, or the service refused it; holds the reason.
-    """
-    answer = client.post(path, params=query, content=_read(name))
-    try:
-        document = answer.json()
-    except ValueError as error:
-        raise ArtifactError(f"HTTP {answer.status_code} without JSON: is this an rrr service?") from error
-    if answer.is_success and isinstance(document, dict):
-        return document
-    reported = document.get("error") if isinstance(document, dict) else None
-    if not isinstance(reported, dict):
-        raise ArtifactError(f"HTTP {answer.status_code}: is this an rrr service?")
-    raise ArtifactError(f"{reported.get('message')} ({reported.get('code')})")
 
 
 def _read(name: str) -> bytes:
@@ -146,7 +113,7 @@ def _read(name: str) -> bytes:
     return data
 
 
-def _table(rows: list[tuple[str, dict[str, Any]]], shown: int) -> Table:
+def _table(rows: Sequence[tuple[str, Mapping[str, Any]]], shown: int) -> Table:
     """A row for each answer; a column that tells nothing in any of them is left out."""
     cells = [
         {
@@ -169,13 +136,13 @@ def _table(rows: list[tuple[str, dict[str, Any]]], shown: int) -> Table:
     return table
 
 
-def _used(answer: dict[str, Any]) -> str:
+def _used(answer: Mapping[str, Any]) -> str:
     """Members used and the effort, unless all were asked and answered, or an older service does not tell."""
     effort, used, members = answer.get("effort"), answer.get("members_used"), answer["model"]["members"]
     return "" if used is None or (effort, used) == ("full", members) else f"{used} of {members} ({effort})"
 
 
-def _set(answer: dict[str, Any]) -> str:
+def _set(answer: Mapping[str, Any]) -> str:
     if "set" in answer:
         return ", ".join(_labelled(answer["set"])) or "empty"
     return "none" if "set_reason" in answer else ""

@@ -10,7 +10,7 @@ from rich.table import Table
 from rrrbuild.repository_document import DEFAULT_REPOSITORY
 from rrrbuild.samples import MOST_SAMPLES
 from rrrnet import output, tables
-from rrrnet.errors import IncompatibleError, UsageError
+from rrrnet.errors import UsageError
 
 if TYPE_CHECKING:
     from rrrbuild.repository_document import Repository
@@ -63,7 +63,7 @@ def repository(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write a Triton model repository from engines, for the tritonserver of this machine or another."""
-    from rrrbuild.best_engine import engines_below, pick_engine
+    from rrrbuild.best_engine import best_engines
     from rrrbuild.repository import write_repository
     from rrrbuild.serving_check import obstacles
     from rrrserve.versions.running_services import take_up
@@ -72,26 +72,22 @@ def repository(
         raise UsageError(f"--threads is {threads}: allowed is 1 or more")
     if data is not None and samples is None:
         raise UsageError("--data is where --samples N takes its images from: give both, or none")
-    picked = {folder: pick_engine(folder) for folder in engines if engines_below(folder)}
-    for choice in picked.values():
-        output.say(f"{choice.folder}: {choice.why}")
-    folders = [picked[folder].engine if folder in picked else folder for folder in engines]
+    taken, chosen = best_engines(engines, output.say)
     with output.Working(escape(f"writing {out}")):
         written = write_repository(
-            folders,
+            taken,
             out,
             backends=_backends(backends),
             names=name or (),
             threads=threads,
             split_as=split_as,
-            samples=() if samples is None else _test_images(folders[0], data, samples),
+            samples=() if samples is None else _test_images(taken[0], data, samples),
             report=output.say,
         )
     found = obstacles(written)
     if as_json:
         models = [model.to_json() | {"obstacle": found.get(model.name)} for model in written.models]
-        chosen = [choice.to_json() for choice in picked.values()]
-        output.print_json({"path": str(written.path), "models": models, "chosen": chosen})
+        output.print_json({"path": str(written.path), "models": models, "chosen": [each.to_json() for each in chosen]})
     else:
         tables.print_table(_table(written))
         output.next_step(*(("rrr", "targets") if found else take_up(out)))
@@ -140,13 +136,9 @@ def _backends(given: str | None) -> frozenset[str]:
     """Those given, else those of this machine's tritonserver; the Python backend, if there is none."""
     if given is not None:
         return _checked(given)
-    from rrrserve.triton.install import find_tritonserver
+    from rrrserve.triton.install import backends_here
 
-    try:
-        return find_tritonserver().backends
-    except IncompatibleError as error:
-        output.say(f"{error}. Writing for the Python backend.")
-        return frozenset({"python"})
+    return backends_here(output.say)
 
 
 def _checked(given: str) -> frozenset[str]:

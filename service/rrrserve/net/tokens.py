@@ -59,8 +59,8 @@ def _lines(path: Path) -> list[str]:
     return [line for line in map(str.strip, data.decode("ascii", errors="replace").splitlines()) if line]
 
 
-def client_headers(environ: Mapping[str, str], token_file: Path | None = None) -> dict[str, str]:
-    """What a client sends along: the first token that is set, or nothing.
+def client_token(environ: Mapping[str, str], token_file: Path | None = None) -> str | None:
+    """What a client sends along: the first token that is set, or None.
 
     Args:
         environ: see `tokens_of`.
@@ -70,7 +70,13 @@ def client_headers(environ: Mapping[str, str], token_file: Path | None = None) -
         UsageError: see `tokens_of`.
     """
     tokens = tokens_of(environ if token_file is None else {FILE_VARIABLE: str(token_file)})
-    return {"Authorization": f"Bearer {tokens[0]}"} if tokens else {}
+    return tokens[0] if tokens else None
+
+
+def client_headers(environ: Mapping[str, str], token_file: Path | None = None) -> dict[str, str]:
+    """The same as a header, or nothing."""
+    token = client_token(environ, token_file)
+    return {} if token is None else {"Authorization": f"Bearer {token}"}
 
 
 def digest_of(token: bytes) -> str:

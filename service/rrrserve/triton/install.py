@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import sysconfig
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,15 @@ class TritonInstall:
     def backends(self) -> frozenset[str]:
         """Names of the backends it can load."""
         return frozenset(path.name for path in self.backend_directory.iterdir() if path.is_dir())
+
+
+def backends_here(say: Callable[[str], None]) -> frozenset[str]:
+    """Those of this machine's tritonserver; the Python backend, if there is none, and `say` is told."""
+    try:
+        return find_tritonserver().backends
+    except IncompatibleError as error:
+        say(f"{error}. Writing for the Python backend.")
+        return frozenset({"python"})
 
 
 def find_tritonserver() -> TritonInstall:

@@ -1,0 +1,162 @@
+"""What `rrrnet` exports for Python (docs/python.md): the functions of its commands, for other programs.
+
+Imported when one of its names is first used; torch when something is trained.
+"""
+
+import os
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeAlias, TypedDict, Unpack
+
+from rrrnet import output
+from rrrnet.checkpoint import Checkpoint
+from rrrnet.data.dataset import ImageSet
+from rrrnet.data.given import ImageLike as ImageLike
+from rrrnet.errors import ArtifactError as ArtifactError
+from rrrnet.errors import CheckFailedError as CheckFailedError
+from rrrnet.errors import ImageError as ImageError
+from rrrnet.errors import IncompatibleError, UsageError
+from rrrnet.errors import NoSpaceError as NoSpaceError
+from rrrnet.errors import RRRError as RRRError
+from rrrnet.glyphs.options import GlyphOptions
+from rrrnet.installing import missing
+from rrrnet.training.recipes import Method
+from rrrnet.training.threads import wait_asleep
+
+AnyPath: TypeAlias = str | os.PathLike[str]
+_PATHS: Mapping[str, Callable[[Any], Any]] = {"weights": os.fspath, "labels": Path, "test_data": Path}
+
+
+@contextmanager
+def needing(extra: str) -> Iterator[None]:
+    """For a function, as a decorator, whose imports come with an extra.
+
+    Raises:
+        IncompatibleError: one is not installed; says what installs it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (told := missing(error, extra)) is None:
+            raise
+        raise IncompatibleError(told) from error
+
+
+class TrainingOptions(TypedDict, total=False):
+    """The flags of `rrr train`, whose help tells the meaning and default of each."""
+
+    method: Method
+    members: int
+    weights: AnyPath
+    weights_key: str
+    labels: AnyPath
+    recipe: str
+    epochs: int
+    size: int
+    minutes: float
+    balance: str
+    early_stopping: bool
+    preprocess: str
+    resize: int
+    crop: int
+    interpolation: str
+    mean: str
+    std: str
+    bgr: bool
+    max_pixels: int
+    seed: int
+    batch_size: int
+    lr: float
+    augmentation: str
+    aligned: bool
+    precision: str
+    device: str
+    resume: bool
+    strict: bool
+    test_fraction: float
+    test_data: AnyPath
+    groups: str
+    min_per_class: int
+    overwrite: bool
+
+
+@needing("train")
+def train(
+    data: AnyPath | None, out: AnyPath, *, say: Callable[[str], None] = output.say, **options: Unpack[TrainingOptions]
+) -> Checkpoint:
+    """Train a network, as `rrr train` does: reuse, reduce and recycle a ResNet152, or train from scratch.
+
+    Ctrl-C leaves what was last saved, at most two minutes old; the same call with `resume=True` goes on with it.
+
+    Args:
+        data: one folder per class, or another layout of docs/training.md; None imports a network as it is, with
+            `labels`.
+        out: the checkpoint's folder; its name becomes the model's.
+        say: is told each stage in a line; by default it is written to standard error, below a progress bar.
+        options: see `TrainingOptions`.
+
+    Returns:
+        The checkpoint; `training["metrics"]["test"]` has its scores on the test images.
+
+    Raises:
+        UsageError, ArtifactError, IncompatibleError, NoSpaceError, CheckFailedError: see the message.
+    """
+    wait_asleep()
+    from rrrnet.data.training_data import DataOptions
+    from rrrnet.images.preprocess_options import PreprocessOptions
+    from rrrnet.training.bar import training_bar
+    from rrrnet.training.fit import fit
+    from rrrnet.training.options import Options
+
+    if unknown := options.keys() - TrainingOptions.__annotations__.keys():
+        raise UsageError(f"{', '.join(sorted(unknown))}: no such option; rrr train --help tells which there are")
+    given = {name: _PATHS[name](value) if name in _PATHS else value for name, value in options.items()}
+
+    def of(kind: Any, *, without: str = "") -> dict[str, Any]:
+        return {entry.name: given[entry.name] for entry in fields(kind) if entry.name in given.keys() - {without}}
+
+    asked = Options(
+        data=None if data is None else Path(data),
+        out=Path(out),
+        preprocess=PreprocessOptions(**of(PreprocessOptions)),
+        data_options=DataOptions(**of(DataOptions)),
+        weights_given="weights" in given,
+        command=_command(data, out, given),
+        **of(Options, without="preprocess"),
+    )
+    with training_bar(reads_images=data is not None) as (started, report):
+        return fit(asked, report=report, stop=lambda: False, say=say, started=started).checkpoint
+
+
+def draw_glyphs(out: AnyPath, options: GlyphOptions | None = None) -> ImageSet:
+    """Draw a data set of distorted printed letters, as `rrr data glyphs` does.
+
+    Args:
+        out: the folder; an earlier generated data set there is replaced.
+        options: how many of what.
+
+    Raises:
+        UsageError: `out` holds something else.
+        IncompatibleError: matplotlib (its fonts) is missing.
+        NoSpaceError: the disk is full; `out` is as it was.
+    """
+    from rrrnet.glyphs.generate import generate_glyphs
+
+    return generate_glyphs(Path(out), options or GlyphOptions())
+
+
+def _command(data: AnyPath | None, out: AnyPath, given: Mapping[str, Any]) -> str:
+    """The command line that does the same, for whoever finds the checkpoint."""
+    words = ["rrr", "train", *([] if data is None else ["--data", str(data)]), "--out", str(out)]
+    for name, value in given.items():
+        flag = "--" + name.replace("_", "-")
+        if not isinstance(value, bool):
+            words += [flag, str(value)]
+        elif name == "bgr":
+            words.append("--bgr" if value else "--rgb")
+        elif value or name == "early_stopping":
+            words.append(flag if value else "--no-early-stopping")
+    return shlex.join(words)
