@@ -49,7 +49,7 @@ def scan(root: Path) -> Tree:
     junk: Counter[str] = Counter()
     for found in walk(root):
         if found.kind == "junk":
-            junk[found.path] += found.count
+            junk[found.path] += found.files
         else:
             paths[found.kind].append(found.path)
     return Tree(
@@ -66,7 +66,7 @@ class Found(NamedTuple):
 
     kind: Literal["file", "folder", "hidden", "unnamed", "junk"]
     path: str
-    count: int = 1
+    files: int = 1
 
 
 def walk(root: Path) -> Iterator[Found]:

@@ -27,7 +27,8 @@ from rrrserve.batch import remote
 from rrrserve.batch.answers import Answered, Wanted, failed, row_of
 from rrrserve.batch.listing import File
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 # An image is ready for the network, has a reason why not, or (None) is no picture.
 Loaded = Uint8Array | str | None
 
@@ -71,6 +72,11 @@ class LocalEngine:
             return to_array(load_rgb(opened, preprocess), preprocess)
         with self._alone:
             return to_array(load_rgb(opened, preprocess), preprocess)
+
+    def example(self) -> list[Uint8Array]:
+        """A batch of noise, to measure by."""
+        size = self._model.image_size
+        return list(np.random.default_rng(0).integers(0, 256, (self.batch, size, size, 3), np.uint8))
 
     def infer(self, images: list[Uint8Array]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
         """Probabilities (N, M, C) of N images, at most `batch`, and what became of each member (N, M)."""

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,24 +51,27 @@ class Service:
     stopping: threading.Event
 
 
-def open_service(url: str, model: str | None, headers: dict[str, str], trust: ssl.SSLContext) -> Service:
+@contextmanager
+def opened(url: str, model: str | None, headers: dict[str, str], trust: ssl.SSLContext) -> Iterator[Service]:
     """Ask a service what it serves.
 
     Raises:
         UsageError: it has no such model.
         CheckFailedError: it does not answer, or not like an rrr service.
     """
-    client = httpx.Client(base_url=url, timeout=_TIMEOUT_SECONDS + 5.0, trust_env=False, headers=headers, verify=trust)
-    stopping = threading.Event()
-    document = _answer(Service(client, url, "", (), stopping), "GET", "/v1/models").json()
-    try:
-        found = {row["name"]: tuple(row["labels"]) for row in document["models"]}
-        name = model or document["default"]
-    except (KeyError, TypeError) as error:
-        raise CheckFailedError(f"{url}/v1/models gave no list of models: is this an rrr service?") from error
-    if name not in found:
-        raise UsageError(f"--model is {name!r}: {url} has {', '.join(found)}")
-    return Service(client, url, name, found[name], stopping)
+    with httpx.Client(
+        base_url=url, timeout=_TIMEOUT_SECONDS + 5.0, trust_env=False, headers=headers, verify=trust
+    ) as client:
+        stopping = threading.Event()
+        document = _answer(Service(client, url, "", (), stopping), "GET", "/v1/models").json()
+        try:
+            found = {row["name"]: tuple(row["labels"]) for row in document["models"]}
+            name = model or document["default"]
+        except (KeyError, TypeError) as error:
+            raise CheckFailedError(f"{url}/v1/models gave no list of models: is this an rrr service?") from error
+        if name not in found:
+            raise UsageError(f"--model is {name!r}: {url} has {', '.join(found)}")
+        yield Service(client, url, name, found[name], stopping)
 
 
 def answers(service: Service, files: Iterable[File], wanted: Wanted) -> Generator[list[Answered]]:

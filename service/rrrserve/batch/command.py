@@ -97,17 +97,18 @@ def _by_service(asked: Asked, headers: dict[str, str], authorities: Path | None)
     check_url("--url", url)
     # Of what cannot be written nobody is asked.
     check_out(Table(asked.out, {}), resume=asked.resume)
-    service = by_service.open_service(url, asked.model, headers, client_trust(authorities))
-    wanted = asked.wanted(service.labels)
-    answerer = Answerer(
-        answers=lambda files: by_service.answers(service, files, wanted),
-        name=service.model,
-        who={"model": service.model, "engine": f"{url} or another service"},
-        labels=service.labels,
-        members=1,
-        next_step=("rrr", "bench", "--url", url, "--concurrency", "1,8", "--out", "bench.json"),
-    )
-    run(asked.sources, answerer, Table(asked.out, wanted.columns()), wanted, resume=asked.resume, as_json=asked.as_json)
+    with by_service.opened(url, asked.model, headers, client_trust(authorities)) as service:
+        wanted = asked.wanted(service.labels)
+        answerer = Answerer(
+            answers=lambda files: by_service.answers(service, files, wanted),
+            name=service.model,
+            who={"model": service.model, "engine": "that of a service"},
+            labels=service.labels,
+            members=1,
+            next_step=("rrr", "bench", "--url", url, "--concurrency", "1,8", "--out", "bench.json"),
+        )
+        table = Table(asked.out, wanted.columns())
+        run(asked.sources, answerer, table, wanted, resume=asked.resume, as_json=asked.as_json)
 
 
 def _answerer(

@@ -115,7 +115,7 @@ class Listing:
         for found in walk(Path(folder)):
             path = str(PurePosixPath(folder, found.path))
             if found.kind == "junk":
-                self.junk[found.path] += found.count
+                self.junk[found.path] += found.files
             elif found.kind == "unnamed":
                 yield File(readable(path), None, named=False, problem=_NOT_UTF8)
             elif found.kind == "hidden":
