@@ -25,6 +25,7 @@ from rrrserve.batch.answers import Answered, Wanted
 from rrrserve.batch.by_engine import LocalEngine, cores
 from rrrserve.batch.by_engine import answers as local_answers
 from rrrserve.batch.listing import File
+from rrrserve.process.environment import quiet_ray
 
 LOCAL = "local"
 _FILES_AT_ONCE = 100_000  # known to Ray, which keeps all of them in memory
@@ -47,6 +48,7 @@ def connected(address: str) -> Iterator[Cluster]:
         IncompatibleError: Ray is not installed.
         CheckFailedError: there is no such cluster, or an engine fails there.
     """
+    quiet_ray()
     try:
         import ray
         import ray.data
