@@ -272,6 +272,19 @@ def test_the_label_is_the_outermost_folder_that_is_named_like_one_and_no_file_co
     assert len({file.path for file in listed(name, f"{name}/**/*", f"./{name}/")}) == len(listed(name))
 
 
+def test_a_uri_is_read_through_pyarrow_with_the_same_rows(folder: Path, engine: str, tmp_path: Path) -> None:
+    found = []
+    for number, source in enumerate((str(folder), f"file://{folder}")):
+        out = tmp_path / f"{number}.jsonl"
+        assert run(["predict", source, "--engine", engine, "--out", str(out)]) == 0
+        found.append({row["path"].removeprefix("file://"): {**row, "path": ""} for row in rows_of(out)})
+    # Object stores have no hidden files.
+    hidden = found[1].pop(f"{folder}/red/.hidden.png")
+    assert hidden["label"] in ("red", "green", "blue")
+    assert found[1] == found[0]
+    assert run(["predict", f"file://{folder}/nowhere", "--engine", engine, "--out", str(tmp_path / "a.csv")]) == 2
+
+
 def test_a_name_that_is_not_utf8_is_a_row_with_the_reason(
     engine: str, png: Callable[[int], bytes], tmp_path: Path
 ) -> None:

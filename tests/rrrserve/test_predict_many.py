@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -73,6 +74,10 @@ def paths(table: Path) -> list[str]:
     return [json.loads(line)["path"] for line in table.read_text().splitlines()]
 
 
+def half_way(table: Path) -> bool:
+    return lines(table) >= FILES // 2
+
+
 def watched(process: subprocess.Popen[str], until: Callable[[], bool]) -> int:
     """The largest resident memory of a process until something is so, or it ends."""
     peak = 0
@@ -90,7 +95,7 @@ def test_it_is_nearly_as_fast_as_the_engine_needs_little_memory_and_survives_a_k
     command = (folder, "--engine", engine, "--out", out)
     before, engine_bytes = engine_alone(engine)
     process = predict(*command)
-    peak = watched(process, lambda: lines(out) >= FILES // 2)
+    peak = watched(process, partial(half_way, out))
     process.kill()
     process.communicate()
     between, _ = engine_alone(engine)
@@ -154,7 +159,7 @@ def test_a_machine_that_dies_loses_no_row_and_costs_its_share_of_the_time(
         out = tmp_path / f"{name}.jsonl"
         process = predict(folder, "--engine", engine, "--out", out, "--ray", address)
         if name == "disturbed":
-            watched(process, lambda: lines(out) >= FILES // 2)
+            watched(process, partial(half_way, out))
             assert cluster.stdin is not None
             cluster.stdin.write("\n")
             cluster.stdin.flush()

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from rrrnet.data.file_kinds import HEAD_BYTES, REMEDIES, is_picture, junk_file
+from rrrnet.data.file_kinds import HEAD_BYTES, REMEDIES, is_junk_folder, is_picture, junk_file
 from rrrnet.data.folder_tree import readable, walk
 from rrrnet.errors import UsageError
 from rrrserve.batch import remote
@@ -144,8 +144,11 @@ class Listing:
 
     def _below_uri(self, uri: str) -> Iterator[File]:
         for path, below in remote.files_below(uri):
-            if (junk := junk_file(PurePosixPath(path).name)) is not None:
-                self.junk[junk] += 1
+            *folders, name = PurePosixPath(below or path).parts
+            if below and (junk := next(filter(is_junk_folder, folders), "")):
+                self.junk[f"{junk}/"] += 1
+            elif (kind := junk_file(name)) is not None:
+                self.junk[kind] += 1
             else:
                 yield File(path, self._truth(below), named=not below)
 
