@@ -71,7 +71,8 @@ def rows_of(table: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in table.read_text().splitlines()]
     with table.open(newline="") as file:
         header, *lines = csv.reader(file)
-    kinds = {"probability": float, "agreement": float, "entropy": float, "members_used": int, "unsure": "true".__eq__}
+    kinds: dict[str, Callable[[str], Any]] = dict.fromkeys(("probability", "agreement", "entropy"), float)
+    kinds |= {"members_used": int, "unsure": "true".__eq__}
     return [
         {
             name: kinds.get(name.rstrip("_23"), str)(cell) if cell else None

@@ -22,11 +22,13 @@ class Wanted:
         top_k: labels in a row, at most those that the model has.
         effort: which members of a cascade are asked.
         coverage: of a set of labels; None for no set.
+        members: rows tell nothing of single members.
     """
 
     top_k: int
     effort: str = AUTO
     coverage: float | None = None
+    members: bool = False
 
     def columns(self) -> dict[str, type]:
         """The table's columns and what they hold; any of them may be empty."""

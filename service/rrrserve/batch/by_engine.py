@@ -2,11 +2,9 @@
 
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +20,11 @@ from rrrnet.data.reading import read_image
 from rrrnet.errors import ImageError
 from rrrnet.images.preprocess import Preprocess, Uint8Array, load_rgb, open_image, to_array
 from rrrserve.api.answer import answer
-from rrrserve.api.requests import Options
 from rrrserve.batch import remote
 from rrrserve.batch.answers import Answered, Wanted, failed, row_of
 from rrrserve.batch.listing import File
+from rrrserve.batch.threads import in_order
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 # An image is ready for the network, has a reason why not, or (None) is no picture.
 Loaded = Uint8Array | str | None
 
@@ -47,7 +43,6 @@ class LocalEngine:
         self._model = model_of(manifest)
         self._wanted = wanted
         self._alone = threading.Lock()
-        self._options = Options(top_k=wanted.top_k, members=False, effort=wanted.effort, coverage=wanted.coverage)
 
     def load(self, file: File) -> Loaded:
         """Read and decode one file."""
@@ -88,7 +83,7 @@ class LocalEngine:
         """The row of one image; see `infer`."""
         if status.all():
             return failed(file, "no member gave a finite answer (bad_model_output)")
-        told = answer(probabilities, status, self._model, self._options)
+        told = answer(probabilities, status, self._model, self._wanted)
         return Answered(file.path, row_of(file, told, self._wanted), None if file.truth is None else probabilities)
 
 
@@ -143,25 +138,6 @@ def _chunks(loaded: Iterable[tuple[File, Loaded]], batch: int) -> Iterator[list[
             chunk, images = [], 0
     if chunk:
         yield chunk
-
-
-def in_order(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
-) -> Iterator[tuple[Item, Result]]:
-    """Each item and what the function gives, in the order of the items, at most `ahead` of them under way."""
-    waiting: deque[tuple[Item, Future[Result]]] = deque()
-    try:
-        for item in items:
-            waiting.append((item, pool.submit(function, item)))
-            if len(waiting) >= ahead:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
-    finally:
-        for _, future in waiting:
-            future.cancel()
 
 
 def cores() -> int:

@@ -19,8 +19,8 @@ from rrrnet.data.reading import read_image
 from rrrnet.errors import CheckFailedError, ImageError, UsageError
 from rrrserve.batch import remote
 from rrrserve.batch.answers import Answered, Wanted, failed, row_of
-from rrrserve.batch.by_engine import in_order
 from rrrserve.batch.listing import File
+from rrrserve.batch.threads import in_order
 from rrrserve.net import tls
 
 _UNDER_WAY = 4  # requests
