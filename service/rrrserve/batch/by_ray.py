@@ -7,12 +7,15 @@ so that each machine must see them under the same path or URI.
 import itertools
 import json
 import logging
+import signal
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,26 +43,35 @@ class Cluster:
     cores: tuple[int, ...]
 
 
-@contextmanager
-def connected(address: str) -> Iterator[Cluster]:
-    """Connect to a cluster, or start one on this machine for `LOCAL`.
+def check_installed() -> None:
+    """Say what is missing before anything is done.
 
     Raises:
         IncompatibleError: Ray is not installed.
+    """
+    if find_spec("ray") is None or find_spec("pyarrow") is None:
+        raise IncompatibleError(f"--ray needs Ray, which is not installed: {install_line('ray')}")
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[Cluster]:
+    """Connect to a cluster, or start one on this machine for `LOCAL`.
+
+    Raises:
         CheckFailedError: there is no such cluster, or an engine fails there.
     """
     quiet_ray()
-    try:
-        import ray
-        import ray.data
-    except ModuleNotFoundError as error:
-        raise IncompatibleError(f"--ray needs Ray, which is not installed: {install_line('ray')}") from error
+    import ray
+    import ray.data
+
     # Its own words are for people who know it.
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address == LOCAL:
         options |= {"num_cpus": cores(), "include_dashboard": False}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, **options)
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own ends the process on the spot
     except (OSError, ValueError, RuntimeError) as error:
         message = f"--ray {address}: no cluster answers there ({error})"
         raise CheckFailedError(f"{message}: ray start --head starts one, and --ray local needs none") from error
@@ -74,15 +86,24 @@ def connected(address: str) -> Iterator[Cluster]:
         ray.shutdown()
 
 
-def answers(cluster: Cluster, path: Path, files: Iterable[File], wanted: Wanted) -> Generator[list[Answered]]:
+def answers(address: str, path: Path, files: Iterable[File], wanted: Wanted) -> Generator[list[Answered]]:
     """What becomes of the files, as machines get done with them.
 
     Args:
-        cluster: where.
+        address: of a cluster, or `LOCAL`.
         path: the engine's folder, here.
         files: their number does not matter.
         wanted: what is asked.
+
+    Raises:
+        CheckFailedError: there is no such cluster, or an engine fails there.
     """
+    # Ray writes to standard output what it has to say of machines that die.
+    with redirect_stdout(sys.stderr), _connected(address) as cluster:
+        yield from _answers(cluster, path, files, wanted)
+
+
+def _answers(cluster: Cluster, path: Path, files: Iterable[File], wanted: Wanted) -> Iterator[list[Answered]]:
     import pyarrow
     import ray
 

@@ -79,9 +79,10 @@ def _by_engine(asked: Asked, path: Path) -> None:
     if asked.ray is not None:
         from rrrserve.batch import by_ray
 
-        with by_ray.connected(asked.ray) as cluster:
-            answerer = _answerer(manifest, wanted, path, lambda files: by_ray.answers(cluster, path, files, wanted))
-            return run(asked.sources, answerer, table, wanted, resume=asked.resume, as_json=asked.as_json)
+        by_ray.check_installed()
+        address = asked.ray
+        answerer = _answerer(manifest, wanted, path, lambda files: by_ray.answers(address, path, files, wanted))
+        return run(asked.sources, answerer, table, wanted, resume=asked.resume, as_json=asked.as_json)
     from rrrserve.batch import by_engine
 
     with Working("loading the engine"):
