@@ -200,6 +200,17 @@ def test_ctrl_c_is_exit_130_and_loses_nothing(many: Path, engine: str, tmp_path:
     assert rows_of(out)[: len(written)] == written
 
 
+@pytest.mark.parametrize(("name", "content"), [("notes.csv", "buy milk"), ("notes.csv", "a,b\n"), ("x.jsonl", "{}\n")])
+def test_a_file_that_is_no_table_of_ours_is_left_alone(
+    name: str, content: str, folder: Path, engine: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content)
+    for resume, code in (([], 2), (["--resume"], None)):
+        ended = run(["predict", str(folder), "--engine", engine, "--out", str(tmp_path / name), *resume])
+        assert ended in ((code,) if code else (2, 3))
+    assert (tmp_path / name).read_text() == content
+
+
 def test_rows_of_another_engine_or_other_columns_are_not_gone_on_with(
     many: Path, engine: str, repository: Path, tmp_path: Path, capsys: Capture
 ) -> None:

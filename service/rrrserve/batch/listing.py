@@ -46,7 +46,6 @@ class Listing:
     Attributes:
         junk: how many files were passed over, by kind, which systems leave beside images.
         hidden: how many pictures with names that begin with a dot, which are not taken.
-        labelled: whether the folder of some file is named by a label.
     """
 
     def __init__(self, labels: Collection[str]) -> None:
@@ -56,7 +55,6 @@ class Listing:
         self._files.execute("CREATE TABLE files (id INTEGER PRIMARY KEY, path TEXT UNIQUE, truth, named, problem)")
         self.junk: Counter[str] = Counter()
         self.hidden = 0
-        self.labelled = False
 
     def add(self, sources: Sequence[str]) -> Iterator[int]:
         """Find the files of all sources; yields now and then how many there are so far.
@@ -67,8 +65,9 @@ class Listing:
             IncompatibleError: a URI without the package that reads it.
         """
         for number, file in enumerate(self._found(sources), 1):
-            self.labelled |= file.truth is not None
-            self._files.execute("INSERT OR IGNORE INTO files (path, truth, named, problem) VALUES (?, ?, ?, ?)", file)
+            shown = readable(file.path)
+            kept = file if shown == file.path else file._replace(path=shown, problem=_NOT_UTF8)
+            self._files.execute("INSERT OR IGNORE INTO files (path, truth, named, problem) VALUES (?, ?, ?, ?)", kept)
             if number % _PAGE == 0:
                 yield number
         yield len(self)
@@ -116,11 +115,9 @@ class Listing:
             path = str(PurePosixPath(folder, found.path))
             if found.kind == "junk":
                 self.junk[found.path] += found.files
-            elif found.kind == "unnamed":
-                yield File(readable(path), None, named=False, problem=_NOT_UTF8)
             elif found.kind == "hidden":
                 self._pass_over_hidden(Path(path))
-            elif found.kind == "file":
+            elif found.kind != "folder":
                 yield File(path, self._truth(f"{prefix}{found.path}"), named=False)
 
     def _matching(self, pattern: str) -> Iterator[File]:
@@ -135,8 +132,6 @@ class Listing:
                 yield from self._below(match, f"{below}/")
             elif (junk := junk_file(name)) is not None:
                 self.junk[junk] += 1
-            elif readable(match) != match:
-                yield File(readable(match), None, named=False, problem=_NOT_UTF8)
             else:
                 yield File(match, self._truth(below), named=False)
         if not count:
@@ -182,5 +177,4 @@ def _lines(stream: BinaryIO) -> Iterator[File]:
     for line in stream:
         path = os.fsdecode(line.removeprefix(codecs.BOM_UTF8).rstrip(b"\r\n"))
         if path:
-            known = readable(path) == path
-            yield File(readable(path), problem="" if known else _NOT_UTF8)
+            yield File(path)

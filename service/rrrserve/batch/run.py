@@ -15,7 +15,7 @@ from rrrbuild.cascade_runner import FULL
 from rrrbuild.confidence.record import Confidence
 from rrrnet import output, tables
 from rrrnet.commands.score_tables import answer_lines, class_lines, scores_table
-from rrrnet.errors import ArtifactError, CheckFailedError, UsageError
+from rrrnet.errors import ArtifactError, CheckFailedError, RRRError, UsageError
 from rrrnet.files import check_writable
 from rrrserve.batch.answers import Answered, Wanted
 from rrrserve.batch.listing import File, Listing
@@ -118,7 +118,7 @@ def run(
         task = bar.add_task(answerer.name, total=len(files), text="")
         requested.running = True
         count.started = time.monotonic()
-        with closing(answerer.answers(files)) as answers:
+        with closing(answerer.answers(files)) as answers, _telling_how_to_go_on(table):
             for answered in answers:
                 # An answer may come twice from a cluster that lost a machine.
                 new = [item for item in answered if files.take(item.path)]
@@ -145,6 +145,15 @@ def run(
         raise ArtifactError(f"{' '.join(sources)}: no pictures were found, so that {table.out} has no rows")
     if count.images and count.images == count.errors.total():
         raise CheckFailedError(f"none of {count.images} images got an answer: the rows have the reasons")
+
+
+@contextmanager
+def _telling_how_to_go_on(table: Table) -> Iterator[None]:
+    try:
+        yield
+    except RRRError:
+        output.say(f"the rows so far are in {table.growing}: the same command with --resume goes on after them")
+        raise
 
 
 def _go_on(files: Listing, table: Table) -> tuple[int, int]:

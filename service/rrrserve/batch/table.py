@@ -60,6 +60,10 @@ class Table:
                 end += len(line)
                 if (row := self._row(line, number)) is not None:
                     yield row
+            file.seek(end)
+            begun = _csv_line(self._columns) if self._format == ".csv" else b'{"path": "'
+            if not end and not (torn := file.read(len(begun))).startswith(begun) and not begun.startswith(torn):
+                raise ArtifactError(f"{self.growing} is no table of rrr predict: name another --out, or remove it")
         with self.growing.open("rb+") as file:
             file.truncate(end)
 
