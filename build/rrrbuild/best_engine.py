@@ -73,8 +73,8 @@ def pick_engine(folder: Path) -> Picked:
     if here:
         aside |= {manifest.path.name: "measured elsewhere" for manifest in usable if manifest not in here}
     compared = here or usable
-    sizes = set.intersection(*(set(_medians(manifest)) for manifest in compared))
-    best = min(compared, key=lambda manifest: geometric_mean(_medians(manifest)[size] for size in sizes))
+    sizes = set.intersection(*(set(medians(manifest)) for manifest in compared))
+    best = min(compared, key=lambda manifest: geometric_mean(medians(manifest)[size] for size in sizes))
     why = "the only one to compare" if len(compared) == 1 else _fastest(compared, measured_here=bool(here))
     others = "".join(f"; not {name} ({reason})" for name, reason in (aside | obstacles).items())
     return Picked(folder, best.path, best.target, f"{best.target} is {why}{others}")
@@ -82,7 +82,7 @@ def pick_engine(folder: Path) -> Picked:
 
 def _fastest(compared: list[Manifest], *, measured_here: bool) -> str:
     """Why the best of several is taken."""
-    times = ", ".join(f"{manifest.target} {_medians(manifest)['1']:.2f} ms" for manifest in compared)
+    times = ", ".join(f"{manifest.target} {medians(manifest)['1']:.2f} ms" for manifest in compared)
     where = "here" if measured_here else "on another machine (rrr build measures on this one)"
     return f"the fastest of {len(compared)} by their manifests, measured {where}; at batch 1: {times}"
 
@@ -102,7 +102,7 @@ def _measured_here(manifest: Manifest) -> bool:
     return all(manifest.device.get(part) == now[part] for part in parts)
 
 
-def _medians(manifest: Manifest) -> dict[str, float]:
+def medians(manifest: Manifest) -> dict[str, float]:
     """Milliseconds of a call by batch size, of the plan that runs it; of a cascade what is expected, where measured."""
     expected = {} if manifest.cascade is None else manifest.cascade["cost_ms"]["expected"]
     medians = {
@@ -110,3 +110,11 @@ def _medians(manifest: Manifest) -> dict[str, float]:
         for size in manifest.batch.sizes()
     }
     return medians | expected
+
+
+def best_batch(manifest: Manifest) -> int:
+    """The batch size of most images a second, of those that were measured; without measurements the tuned one."""
+    if not manifest.latency_ms:
+        return manifest.batch.opt
+    found = medians(manifest)
+    return min(map(int, found), key=lambda size: found[str(size)] / size)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from harness.pages import python_in
+from rrrbuild.repository_document import read_repository
 
 ROOT = Path(__file__).parents[2]
 INSTALL_SECONDS = 900
@@ -137,6 +138,22 @@ def test_with_serve_alone_a_repository_is_served_without_torch(
     assert '"predictions"' in environment.rrr("predict", str(image), "--url", url, "--json")
     environment.rrr("bench", "--help")
     assert environment.lacks("torch")
+
+
+def test_with_a_runtime_and_batch_alone_a_folder_becomes_a_parquet_file(
+    make: Callable[..., Environment], repository: Path, png: Callable[[int], bytes], tmp_path: Path
+) -> None:
+    environment = make("[onnxruntime,batch]")
+    (tmp_path / "in").mkdir()
+    for seed in range(3):
+        (tmp_path / "in" / f"{seed}.png").write_bytes(png(seed))
+    engine = str(read_repository(repository).models[0].engine)
+    command = ("predict", str(tmp_path / "in"), "--engine", engine, "--out")
+    assert "(3 rows)" in environment.rrr(*command, str(tmp_path / "a.parquet"))
+    said = environment.rrr(*command, str(tmp_path / "b.csv"), "--ray", "local", code=4)
+    assert "install 'rrrnet-serving[ray]'" in said
+    assert environment.lacks("torch")
+    assert environment.lacks("python_multipart")
 
 
 def test_without_an_extra_it_is_a_client_also_in_python_3_13(

@@ -45,6 +45,25 @@ def test_figures_are_those_of_what_is_answered_with_those_before_calibration_bes
     assert "--effort is 'most': allowed are fast, auto, full" in capsys.readouterr().err
 
 
+def test_rrr_predict_on_folders_ends_with_these_figures(
+    cascade_engine: Manifest, data: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    for effort in ("fast", "auto", "full"):
+        asked = ["--effort", effort, "--json"]
+        assert run(["evaluate", str(cascade_engine.path), "--data", str(data), "--split", "all", *asked]) == 0
+        figures = json.loads(capsys.readouterr().out)
+        out = tmp_path / f"{effort}.jsonl"
+        assert run(["predict", str(data), "--engine", str(cascade_engine.path), "--out", str(out), *asked]) == 0
+        scores = json.loads(capsys.readouterr().out)["scores"]
+        assert scores["coverage"].keys() == {"0.90", "0.95"}
+        for name in ("accuracy", "nll", "ece", "brier", "members_used", "share_early", "balanced_accuracy"):
+            assert scores[name] == pytest.approx(figures[name], rel=1e-5), (effort, name)
+        rows = [json.loads(line) for line in out.read_text().splitlines()]
+        assert {row["effort"] for row in rows} == {effort}
+        assert sum(row["members_used"] for row in rows) / len(rows) == figures["members_used"]
+        assert sum(row["label"] == row["truth"] for row in rows) / len(rows) == figures["accuracy"]
+
+
 def test_an_engine_without_a_cascade_answers_every_effort_by_all_members(
     openvino_engine: Manifest, capsys: Capture
 ) -> None:

@@ -2,9 +2,10 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal, NamedTuple
 
 from rrrnet.data.file_kinds import is_junk_folder, junk_file
 from rrrnet.errors import ArtifactError
@@ -44,50 +45,63 @@ def scan(root: Path) -> Tree:
     Raises:
         ArtifactError: a folder cannot be read.
     """
-    found = _Found()
-    _scan(root, "", frozenset(), found)
+    paths: dict[str, list[str]] = {"file": [], "folder": [], "hidden": [], "unnamed": []}
+    junk: Counter[str] = Counter()
+    for found in walk(root):
+        if found.kind == "junk":
+            junk[found.path] += found.files
+        else:
+            paths[found.kind].append(found.path)
     return Tree(
-        files=_sorted(found.files),
-        folders=_sorted(found.folders),
-        hidden=_sorted(found.hidden),
-        unnamed=tuple(sorted(map(readable, found.unnamed))),
-        junk=dict(sorted(found.junk.items())),
+        files=_sorted(paths["file"]),
+        folders=_sorted(paths["folder"]),
+        hidden=_sorted(paths["hidden"]),
+        unnamed=tuple(sorted(map(readable, paths["unnamed"]))),
+        junk=dict(sorted(junk.items())),
     )
 
 
-@dataclass
-class _Found:
-    files: list[str] = field(default_factory=list)
-    folders: list[str] = field(default_factory=list)
-    hidden: list[str] = field(default_factory=list)
-    unnamed: list[str] = field(default_factory=list)
-    junk: Counter[str] = field(default_factory=Counter)
+class Found(NamedTuple):
+    """Something below a folder: what it is, its path relative to the folder, and how many files it counts for."""
+
+    kind: Literal["file", "folder", "hidden", "unnamed", "junk"]
+    path: str
+    files: int = 1
 
 
-def _scan(folder: Path, relative: str, above: frozenset[tuple[int, int]], found: _Found) -> None:
-    """Add what lies in `folder`; `above` are the folders around it, so that a link to one of them does not loop."""
+def walk(root: Path) -> Iterator[Found]:
+    """What lies below `root`, links followed, one at a time in the order of their parts; of junk the name it counts by.
+
+    Raises:
+        ArtifactError: a folder cannot be read.
+    """
+    return _walk(root, "", frozenset())
+
+
+def _walk(folder: Path, relative: str, above: frozenset[tuple[int, int]]) -> Iterator[Found]:
+    """See `walk`; `above` are the folders around this one, so that a link to one of them does not loop."""
     try:
         status = folder.stat()
         if (status.st_dev, status.st_ino) in above:
             return
         with os.scandir(folder) as entries:
-            listed = [(entry.name, entry.is_dir()) for entry in entries]
+            listed = sorted((entry.name, entry.is_dir()) for entry in entries)
     except OSError as error:
         raise ArtifactError(f"the folder {readable(str(folder))} cannot be read ({error.strerror})") from error
     above |= {(status.st_dev, status.st_ino)}
     for name, is_folder in listed:
         path = f"{relative}{name}"
         if is_folder and is_junk_folder(name):
-            found.junk[f"{readable(name)}/"] += sum(len(files) for _, _, files in os.walk(folder / name))
+            yield Found("junk", f"{readable(name)}/", sum(len(files) for _, _, files in os.walk(folder / name)))
         elif is_folder:
-            found.folders.append(path)
-            _scan(folder / name, f"{path}/", above, found)
+            yield Found("folder", path)
+            yield from _walk(folder / name, f"{path}/", above)
         elif (junk := junk_file(name)) is not None:
-            found.junk[junk] += 1
+            yield Found("junk", junk)
         elif readable(path) != path:
-            found.unnamed.append(path)
+            yield Found("unnamed", path)
         else:
-            (found.hidden if name.startswith(".") else found.files).append(path)
+            yield Found("hidden" if name.startswith(".") else "file", path)
 
 
 def _sorted(paths: list[str]) -> tuple[str, ...]:

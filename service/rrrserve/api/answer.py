@@ -5,7 +5,7 @@ first is decided before that, on the plain mean of the members used.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +14,24 @@ from rrrbuild.cascade_runner import FULL, NOT_ASKED, USED
 from rrrbuild.confidence.conformal import in_set
 from rrrbuild.repository_document import ServedModel
 from rrrnet.training.metrics import entropy
-from rrrserve.api.requests import Options
 
 FloatArray = npt.NDArray[np.floating[Any]]
 
 _PARTIAL = "members that were asked are missing: sets are promised for answers of all that are asked"
 _NO_SCORES = "the model has no sets: it was built without images to calibrate on"
+
+
+class Choices(Protocol):
+    """What an answer needs to know of `requests.Options`, and of what `rrr predict --out` was asked for."""
+
+    @property
+    def top_k(self) -> int: ...  # noqa: D102
+    @property
+    def members(self) -> bool: ...  # noqa: D102
+    @property
+    def effort(self) -> str: ...  # noqa: D102
+    @property
+    def coverage(self) -> float | None: ...  # noqa: D102
 
 
 def answering_effort(model: ServedModel, effort: str) -> str:
@@ -96,7 +108,7 @@ def answer(
     probabilities: FloatArray,
     status: npt.NDArray[np.uint8] | None,
     model: ServedModel,
-    options: Options,
+    options: Choices,
     *,
     abstain_above: float | None = None,
 ) -> dict[str, Any]:

@@ -16,15 +16,32 @@ from rrrbuild.cascade_runner import EFFORTS
 from rrrnet.errors import ArtifactError, CheckFailedError, UsageError
 from rrrnet.output import Working, next_step, say
 from rrrnet.tables import print_table
-from rrrserve.net.tokens import client_token
+from rrrserve.net.tokens import client_headers, client_token
 from rrrserve.process.environment import variables
 
+DEFAULT_URL = "http://127.0.0.1:3000"
 _SHOWN = 3
 
 
 def predict(
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="image files; - reads standard input")],
-    url: Annotated[str, typer.Option(help="where rrr serve listens")] = "http://127.0.0.1:3000",
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE...",
+            help="image files; - reads standard input. With --out: folders, globs, URIs, LIST.txt, - for such a list",
+        ),
+    ],
+    url: Annotated[str | None, typer.Option(help=f"where rrr serve listens (else {DEFAULT_URL})")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="a table with a row for each image: .parquet, .csv or .jsonl")
+    ] = None,
+    engine: Annotated[
+        Path | None, typer.Option(metavar="ENGINE", help="with --out: an engine folder answers, and no service")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="with --out: go on after the rows that are there")] = False,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS|local", help="with --engine: on the machines of a Ray cluster")
+    ] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="a model (else the default one)")] = None,
     top_k: Annotated[int | None, typer.Option(min=1, help=f"labels for each image (else up to {_SHOWN})")] = None,
     members: Annotated[bool, typer.Option("--members", help="each member's own label as well")] = False,
@@ -43,11 +60,27 @@ def predict(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
 ) -> None:
-    """Classify images with a running service. Unusable files are reported; the others' answers still come."""
+    """Classify images with a running service, or any number of them, into a table, with an engine as well.
+
+    Unusable files are reported; the others' answers still come.
+    """
+    _check(effort, coverage)
+    if out is not None:
+        from rrrserve.batch import command
+
+        asked = command.Asked(
+            images, out, engine, url, DEFAULT_URL, ray, model, top_k, effort, coverage, resume, as_json
+        )
+        if members:
+            raise UsageError("--members is not for tables: leave it out, or --out")
+        command.predict_all(asked, client_headers(variables(), token_file), ca)
+        return
+    if engine is not None or resume or ray is not None:
+        raise UsageError("--engine, --resume and --ray are for tables: add --out FILE.csv, .jsonl or .parquet")
     from rrrserve.client.answers import NoAnswerError, ServiceError
     from rrrserve.client.client import Client
 
-    _check(effort, coverage)
+    url = url or DEFAULT_URL
     token = client_token(variables(), token_file)
     failures = 0
     rows: list[tuple[str, Mapping[str, Any]]] = []
@@ -103,7 +136,7 @@ def _read(name: str) -> bytes:
     else:
         try:
             if not stat.S_ISREG(Path(name).stat().st_mode):  # a FIFO would wait for ever
-                raise ArtifactError("not a file")
+                raise ArtifactError("not a file; folders take --out FILE")
             data = Path(name).read_bytes()
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
