@@ -287,6 +287,11 @@ def test_bytes_that_do_not_fit_are_refused_by_both(client: httpx.Client, service
     with grpc.insecure_channel(service.grpc) as channel:
         infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         two = pb.ModelInferRequest(model_name="tiny", raw_input_contents=[b"", b""])
+        empty = b"\x2a\x00" * (MAX_BODY // 2)  # inputs, each of which would take 50 times its bytes
+        lengthy = pb.ModelInferRequest(model_name="x" * 2**20 + "x").SerializeToString()
+        for raw in (empty, lengthy):
+            with pytest.raises(grpc.RpcError, match="more than 4096 fields, or more than 1048576 bytes beside"):
+                infer(raw, timeout=10)
         for raw, words in (
             (b"\xff" * 9, "no ModelInferRequest"),
             (two.SerializeToString(), "2 items for 0 inputs"),
