@@ -1,6 +1,6 @@
 """What the doors of KServe v2 add to Triton alone: the same client and tensors, in turns, one request at a time.
 
-python doors.py REPOSITORY [--requests 500] [--save FILE.json]
+.venv/bin/python benchmarks/doors.py REPOSITORY [--requests 500] [--save FILE.json]
 
 Serves the repository once. gRPC asks our port and the port of the Triton behind it; REST asks ours.
 """
