@@ -263,7 +263,6 @@ LENGTH = "Inference-Header-Content-Length"
         ({"inputs": [{**ONE, "data": ZEROS}]}, {"Content-Encoding": "gzip"}, 415, "without one"),
         ({"inputs": [{**ONE, "data": ZEROS}], "id": 1}, {}, 400, "id must be a string"),
         ({"inputs": [{**ONE, "data": [[]] * 2**19}]}, {}, 400, "send them as binary data"),
-        ({"inputs": [{**ONE, "data": ZEROS}]}, {"X-Request-Timeout-Ms": "1"}, 504, "deadline"),
     ],
 )
 def test_a_body_that_is_none_is_refused(
@@ -288,6 +287,11 @@ def test_bytes_that_do_not_fit_are_refused_by_both(client: httpx.Client, service
     with grpc.insecure_channel(service.grpc) as channel:
         infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         two = pb.ModelInferRequest(model_name="tiny", raw_input_contents=[b"", b""])
+        empty = b"\x2a\x00" * (MAX_BODY // 2)  # inputs, each of which would take 50 times its bytes
+        lengthy = pb.ModelInferRequest(model_name="x" * 2**20 + "x").SerializeToString()
+        for raw in (empty, lengthy):
+            with pytest.raises(grpc.RpcError, match="more than 4096 fields, or more than 1048576 bytes beside"):
+                infer(raw, timeout=10)
         for raw, words in (
             (b"\xff" * 9, "no ModelInferRequest"),
             (two.SerializeToString(), "2 items for 0 inputs"),
@@ -297,10 +301,16 @@ def test_bytes_that_do_not_fit_are_refused_by_both(client: httpx.Client, service
             assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_grpcs_own_deadline_is_the_requests_and_what_is_not_there_is_unimplemented(rpc: Any, service: Any) -> None:
+def test_grpcs_own_deadline_is_the_requests_and_what_is_not_there_is_unimplemented(
+    rpc: Any, client: httpx.Client
+) -> None:
     with pytest.raises(InferenceServerException) as raised:
         rpc.infer("tiny", [tensor(grpc_client, "images", PIXELS)], client_timeout=0.0005)
     assert raised.value.status() == "StatusCode.DEADLINE_EXCEEDED"
+    late = {"X-Request-Timeout-Ms": "1"}
+    answer = client.post("/v2/models/tiny/infer", json={"inputs": [{**ONE, "data": ZEROS}]}, headers=late)
+    assert answer.status_code in (408, 504)
+    assert re.fullmatch("the deadline .*passed.*", answer.json()["error"])
     with pytest.raises(InferenceServerException) as raised:
         rpc.get_model_config("tiny")
     assert raised.value.status() == "StatusCode.UNIMPLEMENTED"

@@ -222,6 +222,7 @@ class GrpcDoor:
             milliseconds = int(min(1000 * left, config.max_request_timeout_ms))
         admit(self._backend(), milliseconds)
         raw = await self._message(requests, milliseconds / 1000)
+        messages.check_size(raw)
         request = messages.parsed(pb.ModelInferRequest, raw)
 
         async def read(model: ServedModel, coming: ComingBody) -> Question:

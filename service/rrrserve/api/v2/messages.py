@@ -13,6 +13,9 @@ from rrrserve.api.v2.json_body import to_bytes
 from rrrserve.api.v2.question import Output, Question, question
 from rrrserve.api.v2.tensors import Tensor, inputs_of, outputs_of
 
+# protobuf makes a hundred bytes of an empty tensor, which takes two on the wire; images belong into raw_input_contents.
+_MOST_FIELDS, _MOST_BYTES_BESIDE_RAW = 4096, 2**20
+_LENGTH_FOLLOWS = 2  # a wire type; all fields of a request have it
 _CONTENTS = {"UINT8": "uint_contents", "BYTES": "bytes_contents"}
 
 
@@ -26,6 +29,41 @@ def parsed(kind: type[Message], raw: bytes) -> Any:
         return kind.FromString(raw)
     except DecodeError as error:
         raise APIError("bad_request", f"the message is no {kind.DESCRIPTOR.name}") from error
+
+
+def check_size(raw: bytes) -> None:
+    """See, before it is parsed, that a serialized `ModelInferRequest` takes little more memory than its bytes.
+
+    Raises:
+        APIError: it has too many fields, too much beside its raw contents, or is none.
+    """
+    place = fields = beside = 0
+    try:
+        while place < len(raw):
+            tag, start = _varint(raw, place)
+            size, start = _varint(raw, start)
+            place = start + size
+            fields += 1
+            beside += size if tag >> 3 != pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER else 0
+            if tag & 7 != _LENGTH_FOLLOWS or fields > _MOST_FIELDS or beside > _MOST_BYTES_BESIDE_RAW:
+                place = -1
+                break
+    except IndexError:
+        place = len(raw) + 1
+    if place != len(raw):
+        what = (
+            f"no ModelInferRequest, or has more than {_MOST_FIELDS} fields, or more than {_MOST_BYTES_BESIDE_RAW} bytes"
+        )
+        raise APIError("bad_request", f"the message is {what} beside raw_input_contents: send tensors in those")
+
+
+def _varint(raw: bytes, place: int) -> tuple[int, int]:
+    """Protobuf's variable-length integer at a place, and the place behind it."""
+    value = shift = 0
+    while (byte := raw[place]) > 0x7F and shift < 63:
+        value |= (byte & 0x7F) << shift
+        place, shift = place + 1, shift + 7
+    return value | byte << shift, place + 1
 
 
 def read(request: pb.ModelInferRequest, model: ServedModel, *, most: int) -> Question:

@@ -1,6 +1,6 @@
 """What the doors of KServe v2 add to Triton alone: the same client and tensors, in turns, one request at a time.
 
-python kserve.py REPOSITORY [--requests 500] [--save FILE.json]
+.venv/bin/python benchmarks/doors.py REPOSITORY [--requests 500] [--save FILE.json]
 
 Serves the repository once. gRPC asks our port and the port of the Triton behind it; REST asks ours.
 """
@@ -99,7 +99,7 @@ def main() -> None:
     options = parser.parse_args()
     ending_on_sigterm()
     model = read_repository(options.repository).models[0]
-    log = Path("artifacts/benchmarks/logs/kserve.log")
+    log = Path("artifacts/benchmarks/logs/doors.log")
     command = [str(RRR), "serve", str(options.repository), "--port", "0", "--grpc-port", "0", "--workers", "1"]
     with running(command, url="", ready=lambda: "ready: " in log.read_text(), log=log):
         told = log.read_text()
