@@ -38,6 +38,8 @@ _ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(8 * 2**20),
 }
+# With its event engine gRPC hands each message through four threads of its own, and through two without it.
+_GRPC = {"GRPC_EXPERIMENTS": "-event_engine_client"}
 _STDIN = 0
 _POLL_SECONDS = 0.1
 _PROBE_TIMEOUT_SECONDS = 10.0
@@ -135,7 +137,7 @@ class Supervisor:
     def _worker_command(self) -> WorkerCommand:
         file = self._folder / "config.json"
         self._config.model_copy(update={"private_folder": self._folder}).write(file)
-        environment = variables() | _ALLOCATOR | {"BENTOML_HOME": str(self._folder / "bentoml")}
+        environment = _GRPC | variables() | _ALLOCATOR | {"BENTOML_HOME": str(self._folder / "bentoml")}
         environment.pop(FOLDER_VARIABLE, None)
         metrics = None
         if self._config.workers > 1:
