@@ -37,6 +37,7 @@ def mypy(*files: Path) -> tuple[int, str]:
     return ran.returncode, ran.stdout
 
 
+@pytest.mark.nightly  # half a minute: it trains, builds and serves
 def test_the_code_of_the_page_runs_as_it_stands(tmp_path: Path) -> None:
     script = python_in(PAGE)
     assert [name for name in SURFACE if f".{name}(" not in script] == []
