@@ -339,7 +339,7 @@ class _Busy(BaseHTTPRequestHandler):
     def _say(self, status: int, document: dict[str, Any]) -> None:
         body = json.dumps(document).encode()
         self.send_response(status)
-        self.send_header("Retry-After", "0.2")
+        self.send_header("Retry-After", "Wed, 21 Oct 2026 07:28:00 GMT")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

@@ -1,23 +1,22 @@
 """`rrr train`: images to a checkpoint."""
 
 import shlex
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rrrnet import output, tables
 from rrrnet.commands.score_tables import class_lines, scores_table
+from rrrnet.stopping import stop_requested
 from rrrnet.training.threads import wait_asleep
 
 if TYPE_CHECKING:
     from rrrnet.training.fit import Outcome
     from rrrnet.training.training_state import Progress
+
+_STOPPING = "stopping after this step (again: stop now and lose the work since the last save)"
 
 
 def train(
@@ -163,7 +162,7 @@ def train(
         command=shlex.join(["rrr", *sys.argv[1:]]),
         data_options=DataOptions(strict, test_fraction, test_data, groups, min_per_class),
     )
-    with _stop_requested() as requested, training_bar(reads_images=data is not None) as (started, report):
+    with stop_requested(_STOPPING) as requested, training_bar(reads_images=data is not None) as (started, report):
 
         def report_and_run(progress: "Progress", steps: int) -> None:
             requested.running = True
@@ -171,33 +170,6 @@ def train(
 
         outcome = fit(options, report=report_and_run, stop=lambda: requested.stop, say=output.say, started=started)
     _finish(outcome, options.out, as_json=as_json)
-
-
-@dataclass
-class _Requested:
-    """Whether steps run, so that a signal has something to wait for, and whether one has come."""
-
-    running: bool = False
-    stop: bool = False
-
-
-@contextmanager
-def _stop_requested() -> Iterator[_Requested]:
-    """While steps run, the first signal asks to stop after one; any other signal interrupts at once."""
-    requested = _Requested()
-
-    def on_signal(_number: int, _frame: Any) -> None:
-        if requested.stop or not requested.running:
-            raise KeyboardInterrupt
-        requested.stop = True
-        output.say("stopping after this step (again: stop now and lose the work since the last save)")
-
-    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield requested
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _finish(outcome: "Outcome", out: Path, *, as_json: bool) -> None:

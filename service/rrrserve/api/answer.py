@@ -22,16 +22,16 @@ _NO_SCORES = "the model has no sets: it was built without images to calibrate on
 
 
 class Choices(Protocol):
-    """What an answer needs to know of `requests.Options`, and of what `rrr predict --out` was asked for."""
+    """What an answer needs to know of `requests.Options`, and of what `rrr predict --out` was asked for; told there."""
 
     @property
-    def top_k(self) -> int: ...  # noqa: D102
+    def top_k(self) -> int: ...  # noqa: D102  told where it is
     @property
-    def members(self) -> bool: ...  # noqa: D102
+    def members(self) -> bool: ...  # noqa: D102  told where it is
     @property
-    def effort(self) -> str: ...  # noqa: D102
+    def effort(self) -> str: ...  # noqa: D102  told where it is
     @property
-    def coverage(self) -> float | None: ...  # noqa: D102
+    def coverage(self) -> float | None: ...  # noqa: D102  told where it is
 
 
 def answering_effort(model: ServedModel, effort: str) -> str:

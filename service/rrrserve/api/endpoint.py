@@ -185,7 +185,7 @@ class Endpoint:
             with contextlib.suppress(asyncio.CancelledError):
                 await send({"type": "http.response.start", "status": reply.status, "headers": headers})
                 await send({"type": "http.response.body", "body": reply.body})
-        exchange.trace.end(status, exchange.error, exchange.model)  # takes time, which nobody waits for now
+        exchange.trace.end(status, exchange.error, exchange.model)  # after the answer: it takes time
 
     async def _reply(self, exchange: Exchange) -> Reply | None:
         """The handler's reply or the error's; None when the client has gone."""

@@ -21,6 +21,7 @@ from rrrserve.batch import remote
 from rrrserve.batch.answers import Answered, Wanted, failed, row_of
 from rrrserve.batch.listing import File
 from rrrserve.batch.threads import in_order
+from rrrserve.client.talk import retry_after_seconds
 from rrrserve.net import tls
 
 _UNDER_WAY = 4  # requests
@@ -188,7 +189,7 @@ def _answer(service: Service, method: str, path: str, **request: Any) -> httpx.R
             reason = f"{document['error']['message']} ({document['error']['code']})"
             if answer.status_code not in _AGAIN:
                 raise CheckFailedError(f"{service.url}{path} answered HTTP {answer.status_code}: {reason}")
-            wait_seconds = float(answer.headers.get("Retry-After", "1"))
+            wait_seconds = retry_after_seconds(answer)
         if time.monotonic() + wait_seconds > end or service.stopping.wait(wait_seconds):
             raise CheckFailedError(
                 f"no answer from {service.url} ({reason}): start the service with rrr serve, or name another --url"

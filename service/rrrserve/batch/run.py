@@ -1,6 +1,5 @@
 """From sources to a finished table: what `rrr predict --out` does, whoever answers."""
 
-import signal
 import sys
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ from rrrnet import output, tables
 from rrrnet.commands.score_tables import answer_lines, class_lines, scores_table
 from rrrnet.errors import ArtifactError, CheckFailedError, RRRError, UsageError
 from rrrnet.files import check_writable
+from rrrnet.stopping import stop_requested
 from rrrserve.batch.answers import Answered, Wanted
 from rrrserve.batch.listing import File, Listing
 from rrrserve.batch.scores import Scores
@@ -103,7 +103,7 @@ def run(
         answerer.members,
     )
     count = _Count()
-    with _stop_requested() as requested, output.progress_bar() as bar:
+    with stop_requested("stopping after these images (again: at once)") as requested, output.progress_bar() as bar:
         task = bar.add_task("listing files", total=None, text="")
         for found in files.add(sources):
             bar.update(task, text=f"{found} so far")
@@ -219,34 +219,3 @@ def _tell(
         output.print_line("\n".join([*answer_lines(figures), *class_lines(figures)]))
     output.print_line(f"written: {table.out} ({rows_before + count.images} rows)")
     output.next_step(*answerer.next_step)
-
-
-@dataclass
-class _Requested:
-    """Whether rows are written, so that a signal has something to wait for, and whether one has come."""
-
-    running: bool = False
-    stop: bool = False
-
-    def check(self) -> None:
-        if self.stop:
-            raise KeyboardInterrupt
-
-
-@contextmanager
-def _stop_requested() -> Iterator[_Requested]:
-    """While rows are written, the first signal asks to stop after the next of them; any other interrupts at once."""
-    requested = _Requested()
-
-    def on_signal(_number: int, _frame: Any) -> None:
-        if requested.stop or not requested.running:
-            raise KeyboardInterrupt
-        requested.stop = True
-        output.say("stopping after these images (again: at once)")
-
-    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield requested
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -110,7 +110,7 @@ def _exchange(request: Send) -> Exchange[dict[str, Any]]:
             return _document(response)
         except ServiceError as error:
             # Longer each time, and not all clients at the same moment.
-            pause = _retry_after(response) * patience * random.uniform(1.0, 1.25)  # noqa: S311 - no secret
+            pause = retry_after_seconds(response) * patience * random.uniform(1.0, 1.25)  # noqa: S311 - no secret
             if error.status not in _RETRIED or time.monotonic() + pause >= end:
                 raise
             patience *= 2
@@ -161,7 +161,8 @@ def _results_of(document: Mapping[str, Any]) -> list[Result]:
     ]
 
 
-def _retry_after(response: "httpx.Response") -> float:
+def retry_after_seconds(response: "httpx.Response") -> float:
+    """How long a refusal asks to wait; a second where it says no number, as a proxy may that names a date."""
     told = response.headers.get("Retry-After", "")
     return max(float(told), 0.1) if told.isdecimal() else _FIRST_WAIT_SECONDS
 
