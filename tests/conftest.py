@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from harness import needs
+from harness.fake_hub import FakeHub, running
 from harness.service import Service
 from rrrbuild.build import build_engine
 from rrrbuild.manifest import BatchRange
@@ -132,6 +133,19 @@ def client(service: Service) -> Iterator[httpx.Client]:
     """An HTTP client of the service."""
     with httpx.Client(base_url=service.url, timeout=30, trust_env=False) as opened:
         yield opened
+
+
+@pytest.fixture
+def fake_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A hub of one's own, asked in place of the real one, and an empty cache."""
+    from huggingface_hub import constants
+
+    with running() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        yield hub
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from rrrnet import __version__, sealed
 from rrrnet.checkpoint import DOCUMENT, SPLIT, read_checkpoint
 from rrrnet.data.dataset import REMEMBERED
 from rrrnet.errors import IncompatibleError, RRRError, UsageError
+from rrrnet.hub.reference import named
 
 if TYPE_CHECKING:
     from rrrbuild.quantize import Quantiser
@@ -222,5 +223,5 @@ def _command(checkpoint_path: Path, order: BuildOrder, manifest: Manifest, optio
     """The command line that builds it again."""
     plan = AUTO if manifest.plan_by_batch or manifest.cascade else manifest.plan
     sizes = f"{order.batch.min},{order.batch.opt},{order.batch.max}"
-    words = ["rrr", "build", str(checkpoint_path), "--target", order.target.name, "--plan", plan, "--batch", sizes]
+    words = ["rrr", "build", named(checkpoint_path), "--target", order.target.name, "--plan", plan, "--batch", sizes]
     return shlex.join([*words, *options, "--out", str(order.out)])

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from rrrnet.checkpoint import SPLIT, Checkpoint
 from rrrnet.data.dataset import TEST_DATA, ImageSet, load_arrays, read_again, read_split, select
 from rrrnet.errors import ArtifactError, UsageError
+from rrrnet.hub.reference import is_in_cache
 from rrrnet.images.preprocess import Preprocess, Uint8Array
 from rrrnet.names import spelled_as
 
@@ -32,7 +33,9 @@ class HeldOut:
     source: str
 
 
-def held_out_images(checkpoint: Checkpoint, data: Path | None, *, limit: int, without: Collection[str] = ()) -> HeldOut:
+def held_out_images(
+    checkpoint: Checkpoint, data: Path | None, *, limit: int, without: Collection[str] = (), or_made: bool = False
+) -> HeldOut:
     """At most `limit` images, spread evenly over the split so that every class has its share.
 
     Args:
@@ -40,15 +43,21 @@ def held_out_images(checkpoint: Checkpoint, data: Path | None, *, limit: int, wi
         data: a data set to use instead; of one that the split does not know, all images are used.
         limit: the most images to take.
         without: names of images that were used otherwise, e.g. to calibrate.
+        or_made: whether made images will do where the remembered ones are gone; those of a checkpoint from the hub
+            never were here, so there they always do.
 
     Raises:
         UsageError: the remembered data set is gone and no other is given.
         ArtifactError: `data` has a class that the checkpoint does not know.
     """
-    data = data if data is not None else remembered_data(checkpoint)
+    recorded = checkpoint.training.get("data")
+    gone = recorded is not None and not Path(recorded["path"]).is_dir()
+    reason = "its images are not on this machine" if gone else "the checkpoint never had data"
+    if data is None and not (gone and (or_made or is_in_cache(checkpoint.path))):
+        data = remembered_data(checkpoint)
     if data is None:
         generated = generated_images(checkpoint.preprocess, limit)
-        return HeldOut(generated, None, "generated patterns: the checkpoint never had data, so no accuracy is known")
+        return HeldOut(generated, None, f"generated patterns: {reason}, so no accuracy is known")
     everything = read_again(checkpoint.training.get("data") or {}, data)
     everything = replace(everything, classes=spelled_as(everything.classes, checkpoint.labels))
     chosen, part = _test_part(checkpoint, everything)

@@ -12,9 +12,10 @@ from rrrbuild.calibration import Calibration
 from rrrbuild.heldout import HeldOut
 from rrrbuild.job import BuildOrder, Compiled, CompileJob
 from rrrbuild.manifest import FIRST, STEM
-from rrrbuild.plan_runner import Run
+from rrrbuild.plan_runner import Probabilities, Run
 from rrrbuild.targets import Plan, Target
 from rrrnet.checkpoint import Checkpoint
+from rrrnet.images.preprocess import Uint8Array
 from rrrnet.training.threads import wait_asleep
 
 if TYPE_CHECKING:
@@ -29,6 +30,21 @@ def export_onnx(
 
     half = target.precision == "fp16"
     return export.export_onnx(checkpoint, plan=plan.graph, half=half, align=plan.align, groups=groups)
+
+
+def onnx_file(checkpoint: Checkpoint, *, members: bool, license_: str | None) -> tuple[bytes, dict[str, str], int]:
+    """The model of `exchange.onnx_file`, its metadata, and its opset."""
+    from rrrbuild import exchange, graph
+
+    model = exchange.onnx_file(checkpoint, members=members, license_=license_)
+    return model, exchange.metadata(checkpoint, members=members, license_=license_), graph.OPSET
+
+
+def onnx_answers(model: bytes, images: Uint8Array) -> Probabilities:
+    """See `exchange.answers`."""
+    from rrrbuild import exchange
+
+    return exchange.answers(model, images)
 
 
 def cut(model: bytes) -> tuple[dict[str, bytes], dict[str, Any]]:

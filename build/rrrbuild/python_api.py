@@ -18,6 +18,7 @@ from rrrbuild.evaluation import Evaluation
 from rrrbuild.manifest import BatchRange, Manifest
 from rrrbuild.trust import Trust
 from rrrnet import output
+from rrrnet.checkpoint import local_checkpoint
 from rrrnet.python_api import needing
 
 AnyPath: TypeAlias = str | os.PathLike[str]
@@ -44,7 +45,7 @@ def build_engine(
     """Export, compile, verify on real images and measure, as `rrr build` does.
 
     Args:
-        checkpoint: the folder that `rrrnet.train` or `rrr train` wrote.
+        checkpoint: the folder that `rrrnet.train` or `rrr train` wrote, or "hf://OWNER/NAME".
         target: such as "openvino-fp32"; None tries all and takes the fastest that runs here and passes its gate.
         plan: "auto" is the fastest for each batch size.
         batch: smallest, usual and largest.
@@ -78,9 +79,10 @@ def build_engine(
         "calibration_images": calibration_images,
         "trust": Trust(cascade, cascade_max_drop, calibrate, _path(calibration_data)),
     }
+    folder = local_checkpoint(Path(checkpoint), say)
     if target is None:
-        return build_best(Path(checkpoint), **options, report=say)[0]
-    return build.build_engine(Path(checkpoint), target, **options, report=say)
+        return build_best(folder, **options, report=say)[0]
+    return build.build_engine(folder, target, **options, report=say)
 
 
 @needing("train")
@@ -88,7 +90,7 @@ def evaluate(model: AnyPath, data: AnyPath | None = None, *, split: str = "test"
     """Score a checkpoint or an engine on real images, as `rrr evaluate` does.
 
     Args:
-        model: the folder of either.
+        model: the folder of either, or "hf://OWNER/NAME" of a checkpoint.
         data: labelled images; None is the data set that the model was trained on.
         split: "test", "val", "train" or "all".
         effort: of a cascade, which members are asked: "fast", "auto" or "full".
@@ -98,7 +100,7 @@ def evaluate(model: AnyPath, data: AnyPath | None = None, *, split: str = "test"
         ArtifactError: the model is damaged, the data set has other classes, or the split is not recorded.
         IncompatibleError: the engine cannot run on this machine.
     """
-    return evaluation.evaluate(Path(model), _path(data), split, effort)
+    return evaluation.evaluate(local_checkpoint(Path(model), output.say), _path(data), split, effort)
 
 
 def open_engine(engine: AnyPath, *, threads: int | None = None) -> Engine:

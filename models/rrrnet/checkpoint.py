@@ -3,8 +3,9 @@
 Read without torch, so that engines can be exported and served where torch is not installed.
 """
 
+import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from rrrnet import __version__, sealed
-from rrrnet.errors import ArtifactError
+from rrrnet.errors import ArtifactError, UsageError
+from rrrnet.hub.card import hub_config, model_card
+from rrrnet.hub.download import look
+from rrrnet.hub.reference import parse
+from rrrnet.hub.told import CONFIG
 from rrrnet.images.preprocess import Preprocess
+from rrrnet.names import check_model_name
 from rrrnet.network.architecture import Architecture
 
 DOCUMENT = "model.json"
@@ -67,7 +73,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     with sealed.describing(path / DOCUMENT, remedy=REMEDY):
         return Checkpoint(
             path=path.absolute(),
-            name=document["name"],
+            name=_checked(document["name"]),
             method=document["method"],
             architecture=Architecture.from_json(document["architecture"]),
             labels=tuple(document["labels"]),
@@ -76,6 +82,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
             command=document["command"],
             files=frozenset(document["files"]),
         )
+
+
+def _checked(name: str) -> str:
+    """A name that makes a path nowhere but below its folder: a checkpoint may be somebody else's."""
+    check_model_name(name, remedy=lambda allowed: f"{allowed!r} would be one")
+    return name
 
 
 def read_weights(checkpoint: Checkpoint) -> Arrays:
@@ -94,9 +106,11 @@ def read_weights(checkpoint: Checkpoint) -> Arrays:
 
 
 def write_checkpoint(checkpoint: Checkpoint, weights: Mapping[str, npt.NDArray[np.float32]], folder: Path) -> None:
-    """Write weights and document into `folder` (see `sealed.staged`) and seal it with all that lies there."""
+    """Write weights, what the hub shows and the document into `folder` (see `sealed.staged`), and seal all there."""
     arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in weights.items()}
     save_file(arrays, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(hub_config(checkpoint), indent=2, ensure_ascii=False) + "\n", "utf-8")
+    (folder / sealed.PAGE).write_text(model_card(checkpoint), "utf-8")
     sealed.seal(
         folder,
         DOCUMENT,
@@ -113,3 +127,34 @@ def write_checkpoint(checkpoint: Checkpoint, weights: Mapping[str, npt.NDArray[n
             "python_version": sys.version.split()[0],
         },
     )
+
+
+def local_checkpoint(given: Path, say: Callable[[str], None]) -> Path:
+    """The folder of a checkpoint; for `hf://OWNER/NAME` its copy in the hub's cache, downloaded where it is not there.
+
+    Args:
+        given: a folder, or the name of a repository of the hub.
+        say: is told of a download, and of a hub that is out of reach.
+
+    Raises:
+        UsageError: no such repository.
+        ArtifactError: it holds no checkpoint, or is neither cached nor reachable.
+        NoSpaceError: the disk is full.
+    """
+    reference = parse(str(given))
+    if reference is None:
+        return given
+    if reference.file is not None:
+        raise UsageError(f"{reference}: a checkpoint is the whole repository: leave out :{reference.file}")
+    found = look(reference, say)
+    if DOCUMENT not in found.sizes:
+        holds = ", ".join(list(found.sizes)[:5]) or "nothing"
+        raise ArtifactError(
+            f"{reference} holds no checkpoint of rrr train (no {DOCUMENT}, but {holds}); a ResNet of another trainer "
+            f"becomes one by rrr train --method full --epochs 0 --weights {reference} --out DIR"
+        )
+    found.bring([DOCUMENT], say)
+    listed = sealed.read_document(found.folder, DOCUMENT, remedy=f"upload it again: hf upload {reference.repository} DIR")
+    found.bring([name for name in listed["files"] if name in found.sizes], say)
+    found.remember()
+    return found.folder

@@ -81,6 +81,7 @@ class TrainingOptions(TypedDict, total=False):
     groups: str
     min_per_class: int
     overwrite: bool
+    license: str
 
 
 @needing("train")

@@ -28,6 +28,8 @@ KINDS = {
 }
 # What is said about a sealed folder later (`seal_alone`); it may come, change or be damaged, and the folder stays good.
 APART = "claims.json"
+# A checkpoint's page on the hub. Its digest is sealed too, but people edit it, there as well, and the folder stays good.
+PAGE = "README.md"
 _BLANK = "0" * 64
 _HERE, _RENAME_EXCHANGE = -100, 2  # AT_FDCWD and the flag, in <fcntl.h> and <linux/fs.h>
 _SEAL = re.compile(rb'\A\{\n  "seal": "([0-9a-f]{64})"')
@@ -63,7 +65,7 @@ def seal_alone(target: Path, document: dict[str, Any]) -> None:
 
 
 def read_sealed(folder: Path, name: str, *, remedy: str) -> dict[str, Any]:
-    """Read `folder/name` and check its own seal and every file it lists.
+    """Read `folder/name` and check its own seal and every file it lists, but for `PAGE`.
 
     Args:
         folder: the sealed folder.
@@ -75,7 +77,8 @@ def read_sealed(folder: Path, name: str, *, remedy: str) -> dict[str, Any]:
     """
     document = read_document(folder, name, remedy=remedy)
     for relative, entry in document["files"].items():
-        check_file(folder / relative, entry, remedy=remedy)
+        if relative != PAGE:
+            check_file(folder / relative, entry, remedy=remedy)
     return document
 
 
@@ -199,6 +202,15 @@ def unlisted(folder: Path, name: str, document: dict[str, Any]) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in strangers]
 
 
+def page_changed(folder: Path, name: str) -> bool:
+    """Whether somebody edited the `PAGE` of a folder since its document `name` was sealed."""
+    try:
+        entry = json.loads((folder / name).read_bytes())["files"][PAGE]
+        return sha256_of(folder / PAGE) != entry["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):  # there is no such page, or nothing that is known of it
+        return False
+
+
 def check_target(target: Path, *, document: str) -> None:
     """Make sure, before long work, that `staged` can write to `target`: its parent exists and can be written.
 
@@ -249,6 +261,7 @@ def staged(target: Path, *, document: str) -> Iterator[Path]:
 
     A folder that already stands at `target` is replaced only if it is empty or all that it holds is ours: a mistyped
     `--out` must not delete a user's files.
+    An edited `PAGE` stays as it is.
 
     Raises:
         UsageError: `target` exists and is not such a folder.
@@ -263,6 +276,8 @@ def staged(target: Path, *, document: str) -> Iterator[Path]:
         try:
             temporary.mkdir()
             yield temporary
+            if page_changed(target, document):
+                shutil.copyfile(target / PAGE, temporary / PAGE)
             make_readable(temporary)
             for path in (*temporary.rglob("*"), temporary):
                 _sync(path)

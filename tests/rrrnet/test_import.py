@@ -17,8 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from harness.fake_hub import running
+from harness.foreign_names import by_transformers
 from harness.service import RRR
 from rrrnet.checkpoint import read_checkpoint, read_weights
+from rrrnet.inference import predictor
 from rrrnet.network.backbone import backbone_shapes
 from rrrnet.network.ensemble import RRRNet
 
@@ -281,3 +284,24 @@ def test_what_cannot_be_kept_is_refused_by_the_command_with_both_numbers(
     said = rrr("train", *common, "--weights", tmp_path / "net.pth", expect=3)
     assert "net.pth: fc has 1000 classes, --labels has 3" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_a_network_of_the_hub_answers_as_its_file_does(
+    tmp_path: Path, state: dict[str, Tensor], images: npt.NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, out = tmp_path / "model.safetensors", tmp_path / "out"
+    save_file({by_transformers(name): value for name, value in state.items()}, file)
+    config = {"model_type": "resnet", "id2label": {str(number): label for number, label in enumerate(LABELS)}}
+    documents = {"config.json": config, "preprocessor_config.json": {"size": {"height": SIZE, "width": SIZE}}}
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    with running() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        texts = {name: json.dumps(document).encode() for name, document in documents.items()}
+        hub.put("me/net", {**texts, file.name: file.read_bytes()})
+        said = rrr("train", "--method", "full", "--epochs", "0", "--weights", "hf://me/net", "--out", out)
+        assert "hf://me/net names 3 labels: 2, 10, 1;" in said
+        assert "rrr: there is no repository me/other" in rrr("train", "--weights", "hf://me/other", "--data", tmp_path, "--out", tmp_path / "x", expect=2)
+    checkpoint = read_checkpoint(out)
+    assert (checkpoint.labels, checkpoint.preprocess.size) == (LABELS, SIZE)
+    found = predictor(checkpoint)(images)[:, 0]
+    np.testing.assert_allclose(found, plain(state, images), atol=1e-5)

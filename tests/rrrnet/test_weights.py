@@ -229,7 +229,7 @@ def test_a_hub_that_does_not_answer_is_given_up_after_the_time_that_is_set(
     monkeypatch: pytest.MonkeyPatch, silent_server: str
 ) -> None:
     monkeypatch.setattr("huggingface_hub.hf_hub_url", lambda *_: silent_server)
-    monkeypatch.setattr(hub, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("rrrnet.hub.download.PATIENCE_SECONDS", 0.2)
     with pytest.raises(ArtifactError, match=r"reachable from here \((no answer within 0\.2 s|.*timed out)"):
         hub.hub_weights(lambda _: None)
     assert hub.imagenet_or_none(lambda _: None) == "none"

@@ -26,12 +26,13 @@ from rrrbuild.plans import check_plan
 from rrrbuild.targets import TARGETS, target_named
 from rrrbuild.trust import Trust
 from rrrnet import output, tables
+from rrrnet.checkpoint import local_checkpoint
 from rrrnet.errors import UsageError
 from rrrnet.files import shown
 
 
 def build(
-    checkpoint: Annotated[Path, typer.Argument(help="A folder that rrr train wrote.")],
+    checkpoint: Annotated[Path, typer.Argument(help="A folder that rrr train wrote, or hf://OWNER/NAME.")],
     target: Annotated[
         list[str] | None,
         typer.Option(
@@ -100,6 +101,7 @@ def build(
         "trust": Trust(cascade, cascade_max_drop, calibrate, calibration_data),
     }
     manifests, choice = [], None
+    checkpoint = local_checkpoint(checkpoint, output.say)
     with output.Working("starting") as status:
         if not target:
             best, choice = build_best(checkpoint, **options, report=partial(_report, status, ""))

@@ -11,12 +11,14 @@ from rrrbuild.evaluation import evaluate as evaluate_model
 from rrrbuild.evaluation import write_predictions
 from rrrbuild.manifest import MANIFEST
 from rrrnet import output, tables
+from rrrnet.checkpoint import local_checkpoint
 from rrrnet.commands.score_tables import answer_lines, class_lines, scores_table
 from rrrnet.files import check_writable
+from rrrnet.hub.reference import named
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="CHECKPOINT|ENGINE", help="A checkpoint or an engine folder.")],
+    model: Annotated[Path, typer.Argument(metavar="CHECKPOINT|ENGINE", help="A checkpoint (or hf://OWNER/NAME) or an engine folder.")],
     data: Annotated[Path | None, typer.Option(help="Data folder; default: the one it was trained on.")] = None,
     split: Annotated[str, typer.Option(help="test, val, train or all.")] = "test",
     effort: Annotated[
@@ -30,6 +32,7 @@ def evaluate(
     """Score a checkpoint or an engine on real images."""
     if predictions is not None:
         check_writable(predictions, option="--predictions")
+    model = local_checkpoint(model, output.say)
     evaluation = evaluate_model(model, data, split, effort)
     if predictions is not None:
         write_predictions(evaluation.predictions, predictions)
@@ -40,4 +43,4 @@ def evaluate(
         title = f"{document['name']} ({document['target']}): {document['images']} {document['split']} images"
         tables.print_table(scores_table(title, document))
         output.print_line("\n".join([*answer_lines(document), *class_lines(document)]))
-        output.next_step(*(to_repository(model) if (model / MANIFEST).exists() else ("rrr", "build", model)))
+        output.next_step(*(to_repository(model) if (model / MANIFEST).exists() else ("rrr", "build", named(model))))

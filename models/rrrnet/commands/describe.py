@@ -7,14 +7,15 @@ import typer
 from rich.table import Table
 
 from rrrnet import output, tables
-from rrrnet.checkpoint import read_checkpoint
+from rrrnet.checkpoint import local_checkpoint, read_checkpoint
 from rrrnet.errors import UsageError
+from rrrnet.hub.reference import named
 from rrrnet.network import architecture as shapes
 from rrrnet.network.architecture import Architecture
 
 
 def describe(
-    checkpoint: Annotated[Path | None, typer.Argument(help="A checkpoint folder; or give --members.")] = None,
+    checkpoint: Annotated[Path | None, typer.Argument(help="A checkpoint folder, or hf://OWNER/NAME; or give --members.")] = None,
     members: Annotated[int | None, typer.Option(help="Branches of the ensemble; 1 is the reduced network.")] = None,
     classes: Annotated[int | None, typer.Option(help="Number of classes [default: 20].")] = None,
     size: Annotated[int | None, typer.Option(help="Image size in pixels [default: 128, or the checkpoint's].")] = None,
@@ -25,6 +26,7 @@ def describe(
     if checkpoint is not None and (members is not None or classes is not None or aligned):
         raise UsageError("give a checkpoint, or --members and --classes, not both")
     if checkpoint is not None:
+        checkpoint = local_checkpoint(checkpoint, output.say)
         read = read_checkpoint(checkpoint)
         document = summarise(read.architecture, read.preprocess.size if size is None else size)
         document = {"name": read.name, "method": read.method, "labels": list(read.labels), **document}
@@ -39,7 +41,7 @@ def describe(
         tables.print_table(_table(document))
         if checkpoint is not None:
             output.print_line(f"images: {document['preprocess_text']}")
-            output.next_step("rrr", "build", checkpoint)
+            output.next_step("rrr", "build", named(checkpoint))
         else:
             options = ["--members", document["members"], *(["--aligned"] if aligned else [])]
             sized = [] if size is None else ["--size", size]

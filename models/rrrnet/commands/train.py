@@ -34,7 +34,8 @@ def train(
     weights: Annotated[
         str | None,
         typer.Option(
-            help="imagenet, none, a ResNet152 (safetensors, or of torch.save), or a checkpoint of the same network.",
+            help="imagenet, none, a ResNet152 (safetensors, or of torch.save), one of the hub (hf://OWNER/NAME, "
+            "timm/resnet152.a1h_in1k), or a checkpoint of the same network.",
             show_default="imagenet, or none where the hub cannot be reached",
         ),
     ] = None,
@@ -119,6 +120,10 @@ def train(
         str | None, typer.Option(help="Column of labels.csv: images with the same cell stay on one side of the split.")
     ] = None,
     min_per_class: Annotated[int | None, typer.Option(help="Drop classes with fewer usable images.")] = None,
+    license_: Annotated[
+        str | None,
+        typer.Option("--license", help="The licence that the checkpoint's page for the hub names, like apache-2.0."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the checkpoint in --out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -159,6 +164,7 @@ def train(
         device=device,
         resume=resume,
         overwrite=overwrite,
+        license=license_,
         command=shlex.join(["rrr", *sys.argv[1:]]),
         data_options=DataOptions(strict, test_fraction, test_data, groups, min_per_class),
     )

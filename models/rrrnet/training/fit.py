@@ -14,9 +14,11 @@ from rrrnet.checkpoint import DOCUMENT, SPLIT, Checkpoint, read_checkpoint, writ
 from rrrnet.data.dataset import ImageSet, load_arrays, write_split
 from rrrnet.data.labels import in_order, read_labels
 from rrrnet.data.training_data import TrainingData, read_training_data
+from rrrnet.hub.told import Told
 from rrrnet.images.preprocess import Preprocess
 from rrrnet.images.preprocess_options import choose_preprocess
 from rrrnet.inference import probabilities
+from rrrnet.names import spelled_as
 from rrrnet.network import architecture as shapes
 from rrrnet.network.architecture import Architecture
 from rrrnet.network.ensemble import RRRNet, export_weights
@@ -31,6 +33,7 @@ from rrrnet.training.resuming import check_out, restore
 from rrrnet.training.settle import settle_weights
 from rrrnet.training.train import Report, Training, TrainingPlan
 from rrrnet.weights.importing import import_network
+from rrrnet.weights.repositories import repository_of, told_by
 from rrrnet.weights.start import Origin, start
 from rrrnet.weights.warm_start import frozen_in, is_checkpoint
 
@@ -103,10 +106,13 @@ def fit(
     first = options.weights_given or options.resume or options.data is None
     if first:
         options = settle_weights(options, say)
+    told = told_by(options.weights, read_checkpoint(options.out) if options.resume else None)
+    if told is not None:
+        options = _as_told(options, told, say)
     order = None if options.labels is None else read_labels(options.labels)
-    rule = _preprocess(options)
+    rule = _preprocess(options, told)
     if options.data is None:
-        return Outcome(import_network(options, order or (), rule, say), complete=True)
+        return Outcome(import_network(options, order or (), rule, told, say), complete=True)
     data = read_training_data(
         options.data,
         options.data_options,
@@ -117,6 +123,10 @@ def fit(
     )
     if order is not None:
         data = replace(data, images=in_order(data.images, order, f"--labels {options.labels}"))
+    elif told is not None and _keeps_labels(options, told, data.images):
+        order = told.labels
+        say(f"labels are in the order of {options.weights}; --labels FILE gives another")
+        data = replace(data, images=in_order(data.images, order, options.weights))
     if not first:
         options = settle_weights(options, say)
     images = data.images
@@ -133,7 +143,16 @@ def fit(
     torch.manual_seed(options.seed)
     model = RRRNet(architecture)
     ordered, trained = order is not None, options.epochs != 0
-    source = Origin(options.weights, options.weights_key, images.classes, ordered, trained, preprocess)
+    source = Origin(
+        options.weights,
+        options.weights_key,
+        images.classes,
+        ordered,
+        trained,
+        preprocess,
+        "--labels" if options.labels is not None else options.weights,
+        told is not None and told.preprocess is not None,
+    )
     origin, fresh = ("", 0) if options.resume else start(model, source, say)
     job = _Job(options, data, architecture, origin, fresh, choice, _command(options, rule, choice))
     training = Training(
@@ -179,11 +198,33 @@ def _part(images: ImageSet, parts: tuple[str, ...], which: str) -> ImageSet:
     return images.take(index for index, part in enumerate(parts) if part == which)
 
 
-def _preprocess(options: Options) -> Preprocess:
-    """How images become inputs: as in the checkpoint that is gone on from, where the options leave it open."""
+def _as_told(options: Options, told: Told, say: Callable[[str], None]) -> Options:
+    """Say what the repository of the weights tells; the options with the size of a squashed image as it is there."""
+    for note in told.notes:
+        say(note)
+    rule = told.preprocess
+    if rule is None:
+        return options
+    if not options.resume:
+        say(f"{options.weights} was trained on images so: {rule.describe()}; --size, --preprocess and others change it")
+    squashed = rule.mode == "squash" and options.preprocess.preprocess != "crop" and options.preprocess.crop is None
+    return replace(options, size=rule.size) if squashed and options.size is None else options
+
+
+def _keeps_labels(options: Options, told: Told, images: ImageSet) -> bool:
+    """Whether the outputs of the repository's classifier go on to mean what they mean there."""
+    if options.method not in ("head", "full") or not told.labels:
+        return False
+    return options.epochs == 0 or set(spelled_as(told.labels, images.classes)) == set(images.classes)
+
+
+def _preprocess(options: Options, told: Told | None) -> Preprocess:
+    """How images become inputs: as in what is gone on from, where the options leave it open."""
     if options.resume:
         return read_checkpoint(options.out).preprocess
     source = read_checkpoint(Path(options.weights)).preprocess if is_checkpoint(options.weights) else None
+    if told is not None and (source := told.preprocess) is not None and options.size is not None:
+        source = replace(source, mode="squash", resize_size=None)
     return choose_preprocess(options.preprocess, options.size, source)
 
 
@@ -286,7 +327,12 @@ def _write(
             "selection": _selection(training),
             "seed": options.seed,
             "frozen": list(plan.frozen),
-            "weights": {"origin": job.origin, "fresh_tensors": job.fresh},
+            "weights": {
+                "origin": job.origin,
+                "fresh_tensors": job.fresh,
+                "repository": repository_of(options.weights),
+            },
+            "license": options.license,
             "device": plan.device,
             "mixed_precision": plan.mixed_precision,
             "metrics": {"test": metrics} if metrics else {},

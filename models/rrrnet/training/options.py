@@ -8,6 +8,7 @@ from rrrnet.data.dataset import MAX_PIXELS
 from rrrnet.data.training_data import DataOptions
 from rrrnet.errors import UsageError
 from rrrnet.images.preprocess_options import PreprocessOptions, choose_preprocess
+from rrrnet.names import is_text
 from rrrnet.network import architecture as shapes
 from rrrnet.training.balance import BALANCES
 from rrrnet.training.devices import find_device
@@ -49,6 +50,7 @@ class Options:
     device: str = "auto"
     resume: bool = False
     overwrite: bool = False
+    license: str | None = None
     command: str = "rrr train"
     data_options: DataOptions = field(default_factory=DataOptions)
 
@@ -84,6 +86,10 @@ class Options:
             (
                 not 1 <= self.members <= most,
                 f"members {self.members}: members is {self.members}, allowed are 1 to {most}",
+            ),
+            (
+                self.license is not None and not (self.license.strip() and is_text(self.license)),
+                f"license {self.license!r}: allowed is a word that the hub knows, like apache-2.0, mit or other",
             ),
             (not 0 <= self.seed < 2**32, f"seed {self.seed}: allowed are 0 to {2**32 - 1}"),
         ):

@@ -37,6 +37,10 @@ def check_out(options: "Options") -> None:
         resumable = (options.out / RESUME).exists()
         advice = "go on with --resume, or replace it with --overwrite" if resumable else "replace it with --overwrite"
         raise UsageError(f"{options.out} already holds a checkpoint: {advice}, or choose another --out")
+    if exists and sealed.page_changed(options.out, DOCUMENT):
+        raise UsageError(
+            f"{options.out / sealed.PAGE} was changed after rrr wrote it, and a new one would take its place: move it away"
+        )
     sealed.check_target(options.out, document=DOCUMENT)
 
 

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 
 from rrrnet.checkpoint import read_checkpoint
 from rrrnet.errors import ArtifactError
+from rrrnet.hub.reference import parse_weights
 from rrrnet.training import training_state
 from rrrnet.weights.hub import hub_weights, imagenet_or_none
 from rrrnet.weights.pretrained import read_pretrained
+from rrrnet.weights.repositories import download_weights
 from rrrnet.weights.start import Say
 from rrrnet.weights.warm_start import is_checkpoint
 
@@ -27,6 +29,11 @@ def settle_weights(options: "Options", say: Say) -> "Options":
             given holds no such network.
     """
     if options.weights_given:
+        reference = parse_weights(options.weights)
+        if reference is not None and options.resume:
+            return options  # what it goes on with is in the checkpoint
+        if reference is not None:
+            download_weights(reference, say)
         if options.weights == "imagenet":
             hub_weights(say)
         elif options.data is not None and not is_checkpoint(options.weights) and options.weights != "none":

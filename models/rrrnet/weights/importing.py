@@ -8,9 +8,12 @@ import torch
 from rrrnet import sealed
 from rrrnet.checkpoint import DOCUMENT, Checkpoint, write_checkpoint
 from rrrnet.errors import UsageError
+from rrrnet.hub.reference import parse_weights
+from rrrnet.hub.told import Told
 from rrrnet.images.preprocess import Preprocess
 from rrrnet.network import architecture as shapes
 from rrrnet.network.ensemble import RRRNet, export_weights
+from rrrnet.weights.repositories import repository_of
 from rrrnet.weights.start import Origin, Say, start
 
 if TYPE_CHECKING:
@@ -26,21 +29,38 @@ def check_no_data(options: "Options") -> None:
     if options.data is not None:
         return
     whole = options.method in ("full", "head") and options.weights not in ("none", "imagenet")
-    if not whole or options.epochs != 0 or options.labels is None:
+    labels = options.labels is not None or parse_weights(options.weights) is not None
+    if not whole or options.epochs != 0 or not labels:
         raise UsageError(
             "--data is missing: give the folder of the images; only an import may leave it out: "
-            "--method full --epochs 0 --weights FILE --labels FILE"
+            "--method full --epochs 0 --weights FILE --labels FILE, or --weights hf://OWNER/NAME"
         )
 
 
-def import_network(options: "Options", labels: tuple[str, ...], preprocess: Preprocess, say: Say) -> Checkpoint:
+def import_network(options: "Options", labels: tuple[str, ...], preprocess: Preprocess, told: Told | None, say: Say) -> Checkpoint:
     """Write a checkpoint of the network in `options.weights`, which never saw data here: no split and no accuracy.
+
+    Args:
+        options: name it.
+        labels: in the order of its outputs; empty for those that its repository tells.
+        preprocess: how images reach it.
+        told: by its repository; None for a file.
+        say: is told each stage.
 
     Raises:
         UsageError, ArtifactError, NoSpaceError: see the message.
     """
+    labels_from = "--labels" if labels else options.weights
+    labels = labels or (told.labels if told is not None else ())
+    if not labels:
+        raise UsageError(f"{options.weights} names no labels: give them by --labels FILE, in the order of its outputs")
+    if labels_from != "--labels":
+        shown = ", ".join(labels[:3]) + (", ..." if labels[3:] else "")
+        say(f"{labels_from} names {len(labels)} labels: {shown}; --labels FILE gives others")
     model = RRRNet(shapes.full(len(labels)))
-    origin, fresh = start(model, Origin(options.weights, options.weights_key, labels, True, False, preprocess), say)
+    source = Origin(options.weights, options.weights_key, labels, True, False, preprocess, labels_from, told is not None and told.preprocess is not None)
+    origin, fresh = start(model, source, say)
+    say(f"images: {preprocess.describe()}")
     say("no --data: the accuracy is not known; rrr build will verify engines on made images")
     checkpoint = Checkpoint(
         path=options.out.absolute(),
@@ -58,7 +78,12 @@ def import_network(options: "Options", labels: tuple[str, ...], preprocess: Prep
             "epochs_done": 0,
             "seed": options.seed,
             "frozen": [],
-            "weights": {"origin": origin, "fresh_tensors": fresh},
+            "weights": {
+                "origin": origin,
+                "fresh_tensors": fresh,
+                "repository": repository_of(options.weights),
+            },
+            "license": options.license,
             "device": "cpu",
             "mixed_precision": False,
             "metrics": {},

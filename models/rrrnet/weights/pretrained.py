@@ -13,15 +13,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from rrrnet.errors import ArtifactError, UsageError
+from rrrnet.hub.reference import named, parse_weights
 from rrrnet.network.backbone import check_values, some
 from rrrnet.sealed import sha256_of
 from rrrnet.weights.hub import HUB_REPOSITORY, hub_weights
+from rrrnet.weights.repositories import downloaded
 from rrrnet.weights.state_dict import Found, find_resnet152
 from rrrnet.weights.warm_start import is_checkpoint
 
 _MODULES = "torch.nn."
 _MOST_UNREAD = 100  # kinds of objects beside the tensors
-_ALLOWED = "imagenet, none, the path of a ResNet152 (safetensors, or what torch.save wrote of tensors)"
+_ALLOWED = "imagenet, none, the path of a ResNet152 (safetensors, or what torch.save wrote of tensors), hf://OWNER/NAME"
 _FOREIGN_ENDINGS = {
     ".onnx": "an ONNX model",
     ".keras": "a Keras model",
@@ -84,7 +86,7 @@ def read_pretrained(weights: str, *, key: str | None = None) -> Pretrained:
     """Read the ResNet152 named by `--weights`.
 
     Args:
-        weights: "imagenet", or the path of a file.
+        weights: "imagenet", the path of a file, or what names a repository of the hub, whose file was downloaded.
         key: `--weights-key`: which network is meant, where the file holds several.
 
     Raises:
@@ -92,8 +94,14 @@ def read_pretrained(weights: str, *, key: str | None = None) -> Pretrained:
         ArtifactError: the file cannot be read or holds another network, or the hub cannot be reached.
     """
     check_source(weights, key=key)
-    path = hub_weights(lambda _: None) if weights == "imagenet" else Path(weights)
-    name = f"{HUB_REPOSITORY} from the Hugging Face hub" if weights == "imagenet" else path.name
+    reference = parse_weights(weights)
+    if reference is not None:
+        path, shown = downloaded(reference), str(reference)
+        origin = named(path)
+    else:
+        path = hub_weights(lambda _: None) if weights == "imagenet" else Path(weights)
+        shown = path.name
+        origin = f"{HUB_REPOSITORY} from the Hugging Face hub" if weights == "imagenet" else path.name
     unread: list[str] = []
     # By its ending too, where it is so damaged that nothing else tells.
     if _is_safetensors(path) or (path.suffix.lower() == ".safetensors" and not zipfile.is_zipfile(path)):
@@ -104,17 +112,17 @@ def read_pretrained(weights: str, *, key: str | None = None) -> Pretrained:
     else:
         content, unread = _read_pickled(path)
     try:
-        found = find_resnet152(content, path.name, key=key)
+        found = find_resnet152(content, shown, key=key)
     except ArtifactError as error:
         if not unread:
             raise
         whole = any(name.startswith(_MODULES) for name in unread)
         raise ArtifactError(_refusal(path, unread, content) if whole else f"{error} ({_note(unread)})") from error
-    check_values(found.tensors, path.name)
+    check_values(found.tensors, shown)
     if unread:
-        note = f"{path.name}: {_note(unread)}"
+        note = f"{shown}: {_note(unread)}"
         found = Found(found.tensors, found.head, found.head_problem, (*found.notes, note))
-    return Pretrained(found, path.name, f"{name}, sha256 {sha256_of(path)}")
+    return Pretrained(found, shown, f"{origin}, sha256 {sha256_of(path)}")
 
 
 def check_source(weights: str, *, key: str | None = None) -> None:
@@ -124,10 +132,10 @@ def check_source(weights: str, *, key: str | None = None) -> None:
         UsageError: no such file.
         ArtifactError: its content is that of another program.
     """
-    named = weights in ("imagenet", "none") or is_checkpoint(weights)
-    if key is not None and named:
+    named_here = weights in ("imagenet", "none") or is_checkpoint(weights)
+    if key is not None and named_here:
         raise UsageError(f"--weights-key {key}: it chooses a network in a file, but --weights is {weights}")
-    if named:
+    if named_here or parse_weights(weights) is not None:
         return
     path = Path(weights)
     if path.is_dir():

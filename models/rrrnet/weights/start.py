@@ -26,6 +26,8 @@ class Origin:
         ordered: whether a person gave that order.
         trained: whether training follows.
         preprocess: how images will reach the network.
+        labels_from: who gave them, where `ordered`.
+        rule_told: whether `preprocess` is known to be how the network was trained.
     """
 
     weights: str
@@ -34,6 +36,8 @@ class Origin:
     ordered: bool
     trained: bool
     preprocess: Preprocess
+    labels_from: str = "--labels"
+    rule_told: bool = False
 
 
 def start(model: RRRNet, origin: Origin, say: Say) -> tuple[str, int]:
@@ -78,7 +82,7 @@ def _problem(pretrained: Pretrained, origin: Origin) -> str:
     if found.head_problem:
         return f"{pretrained.name}: {found.head_problem}"
     outputs, classes = len(found.tensors["fc.weight"]), len(origin.labels)
-    whose = "--labels has" if origin.ordered else "the data have"
+    whose = f"{origin.labels_from} has" if origin.ordered else "the data have"
     return "" if outputs == classes else f"{pretrained.name}: {found.head} has {outputs} classes, {whose} {classes}"
 
 
@@ -102,5 +106,5 @@ def _about_import(pretrained: Pretrained, origin: Origin, say: Say) -> None:
             f"note: {pretrained.found.head} of {pretrained.name} is kept; its outputs are taken to be, in this order: "
             f"{labels}; --labels FILE gives another order"
         )
-    if note := squash_note(origin.preprocess):
+    if not origin.rule_told and (note := squash_note(origin.preprocess)):
         say(note)
