@@ -1,6 +1,6 @@
 """A checkpoint as one ONNX file for other programs, which tells them all that they need, and its own answers.
 
-    images (N, S, S, 3) uint8 RGB -> probabilities (N, C) float32, the mean of the members; or (N, M, C), each member's
+images (N, S, S, 3) uint8 RGB -> probabilities (N, C) float32, the mean of the members; or (N, M, C), each member's
 """
 
 import json

@@ -154,7 +154,9 @@ def local_checkpoint(given: Path, say: Callable[[str], None]) -> Path:
             f"becomes one by rrr train --method full --epochs 0 --weights {reference} --out DIR"
         )
     found.bring([DOCUMENT], say)
-    listed = sealed.read_document(found.folder, DOCUMENT, remedy=f"upload it again: hf upload {reference.repository} DIR")
+    listed = sealed.read_document(
+        found.folder, DOCUMENT, remedy=f"upload it again: hf upload {reference.repository} DIR"
+    )
     found.bring([name for name in listed["files"] if name in found.sizes], say)
     found.remember()
     return found.folder

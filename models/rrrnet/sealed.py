@@ -28,7 +28,7 @@ KINDS = {
 }
 # What is said about a sealed folder later (`seal_alone`); it may come, change or be damaged, and the folder stays good.
 APART = "claims.json"
-# A checkpoint's page on the hub. Its digest is sealed too, but people edit it, there as well, and the folder stays good.
+# A checkpoint's page on the hub. Its digest is sealed too, but people edit it, and the folder stays good.
 PAGE = "README.md"
 _BLANK = "0" * 64
 _HERE, _RENAME_EXCHANGE = -100, 2  # AT_FDCWD and the flag, in <fcntl.h> and <linux/fs.h>
@@ -206,7 +206,7 @@ def page_changed(folder: Path, name: str) -> bool:
     """Whether somebody edited the `PAGE` of a folder since its document `name` was sealed."""
     try:
         entry = json.loads((folder / name).read_bytes())["files"][PAGE]
-        return sha256_of(folder / PAGE) != entry["sha256"]
+        return bool(sha256_of(folder / PAGE) != entry["sha256"])
     except (OSError, ValueError, KeyError, TypeError):  # there is no such page, or nothing that is known of it
         return False
 

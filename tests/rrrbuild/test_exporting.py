@@ -75,7 +75,9 @@ def test_a_file_that_answers_otherwise_is_not_written(
     answer = lazy.onnx_answers
     for wrong in (2e-4, np.nan):
         monkeypatch.setattr(lazy, "onnx_answers", lambda *given, by=wrong: answer(*given) + by)
-        with pytest.raises(CheckFailedError, match="differs from PyTorch's by .* allowed is 0.0001; nothing was written"):
+        with pytest.raises(
+            CheckFailedError, match=r"differs from PyTorch's by .* allowed is 0\.0001; nothing was written"
+        ):
             export_model(checkpoint.path, tmp_path / "duo.onnx", images=2)
     assert list(tmp_path.iterdir()) == []
 

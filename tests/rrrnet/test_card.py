@@ -45,7 +45,11 @@ def test_the_hub_reads_of_the_page_what_was_measured_and_nothing_else(trained: C
     from huggingface_hub import ModelCard
 
     data = ModelCard(model_card(trained)).data
-    assert (data.license, data.library_name, data.pipeline_tag) == ("apache-2.0", "rrrnet-serving", "image-classification")
+    assert (data.license, data.library_name, data.pipeline_tag) == (
+        "apache-2.0",
+        "rrrnet-serving",
+        "image-classification",
+    )
     assert (data.base_model, data.metrics) == ("timm/resnet152.a1h_in1k", ["accuracy"])
     results = {result.metric_type: result.metric_value for result in data.eval_results}
     assert results == FIGURES

@@ -1,4 +1,4 @@
-"""Repositories of the hub: how they are named, what is downloaded of them, and what is said where that is not possible."""
+"""Repositories of the hub: their names, what is downloaded of them, and what is said where that is not possible."""
 
 from pathlib import Path
 
@@ -35,7 +35,9 @@ def test_a_repository_is_named_by_hf_or_as_timm_does(text: str, reference: Refer
         assert str(reference) == text
 
 
-@pytest.mark.parametrize("text", ["hf://net", "hf://me/net/config.json", "hf://me/net@", "hf://me/../net", "hf://me/a--b"])
+@pytest.mark.parametrize(
+    "text", ["hf://net", "hf://me/net/config.json", "hf://me/net@", "hf://me/../net", "hf://me/a--b"]
+)
 def test_what_only_begins_like_a_repository_is_refused_with_the_forms(text: str) -> None:
     with pytest.raises(UsageError, match=r"no name of a repository of the hub; allowed are hf://OWNER/NAME, "):
         parse(text)
@@ -92,7 +94,7 @@ def test_out_of_reach_what_was_downloaded_before_is_taken_and_told(
     said: list[str] = []
     download_weights(NET, said.append)
     assert said[0].startswith("note: the hub is out of reach (")
-    assert said[0].endswith(f": taking hf://me/net as it was downloaded, {commit}")
+    assert said[0].endswith(f": taking hf://me/net as it was downloaded, commit {commit}")
     with pytest.raises(ArtifactError, match=r"hf://me/other is neither cached nor reachable .*hf download me/other"):
         download_weights(Reference("me/other"), said.append)
 

@@ -1,4 +1,4 @@
-"""`rrr train --weights hf://OWNER/NAME`: a network of the hub becomes a checkpoint with its labels and preprocessing."""
+"""`rrr train --weights hf://OWNER/NAME`: a checkpoint with the labels and preprocessing of the repository."""
 
 import io
 import json
@@ -6,14 +6,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from harness.fake_hub import FakeHub
 from harness.foreign_names import by_transformers
 from rrrnet.checkpoint import Checkpoint, read_checkpoint
+from rrrnet.data.dataset import ImageSet
 from rrrnet.errors import ArtifactError, UsageError
+from rrrnet.hub.told import Told
 from rrrnet.images.preprocess import Preprocess
 from rrrnet.network import architecture as shapes
 from rrrnet.network.backbone import backbone_shapes
@@ -54,9 +58,19 @@ def put(hub: FakeHub, weights: bytes, config: Any = CONFIG, processor: Any = PRO
 
 def imported(out: Path, **options: Any) -> tuple[Checkpoint, list[str]]:
     """The checkpoint of an import without data, and what was said."""
+    import_it: dict[str, Any] = {"method": "full", "epochs": 0}
+    return trained(None, out, **import_it, **options)
+
+
+def trained(data: Path | None, out: Path, *, stop: bool = False, **options: Any) -> tuple[Checkpoint, list[str]]:
     said: list[str] = []
-    asked = Options(None, out, **({"method": "full", "epochs": 0, "weights": "hf://me/net"} | options))
-    fitting.fit(asked, report=lambda *_: None, stop=lambda: False, say=said.append, started=lambda *_: None)
+    fitting.fit(
+        Options(data, out, weights="hf://me/net", **options),
+        report=lambda *_: None,
+        stop=lambda: stop,
+        say=said.append,
+        started=lambda *_: None,
+    )
     return read_checkpoint(out), said
 
 
@@ -110,6 +124,7 @@ def test_a_repository_without_labels_or_with_too_many_says_so(
     assert not (tmp_path / "net").exists()
 
 
+@pytest.mark.usefixtures("_no_network")
 def test_another_network_is_refused_as_in_a_local_file_and_by_its_config_before_it_is_downloaded(
     fake_hub: FakeHub, weights: bytes, tmp_path: Path
 ) -> None:
@@ -125,5 +140,57 @@ def test_another_network_is_refused_as_in_a_local_file_and_by_its_config_before_
 
 
 def test_without_data_only_a_whole_network_of_the_hub_is_taken(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--data is missing: .*or --weights hf://OWNER/NAME"):
+    with pytest.raises(UsageError, match=r"--data is missing: .*or --weights hf://OWNER/NAME"):
         Options(None, tmp_path, method="ensemble", epochs=0, weights="hf://me/net")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """3 x 4 images of 40 x 40 noisy pixels."""
+    random = np.random.default_rng(0)
+    for label in ("blue", "green", "red"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for number in range(4):
+            image = Image.fromarray(random.integers(0, 256, (40, 40, 3), dtype=np.uint8))
+            image.save(tmp_path / "data" / label / f"{number}.png")
+    return tmp_path / "data"
+
+
+@pytest.mark.nightly  # it trains, and reads 60 million numbers three times
+def test_a_training_sees_images_as_the_repository_says_and_goes_on_without_the_hub(
+    fake_hub: FakeHub, weights: bytes, data: Path, tmp_path: Path
+) -> None:
+    put(fake_hub, weights, processor={"size": {"height": 32, "width": 32}, "image_mean": [0.5] * 3})
+    how: Any = {"method": "reduced", "epochs": 1, "batch_size": 4, "device": "cpu"}
+    stopped, said = trained(data, tmp_path / "net", stop=True, **how)
+    assert not stopped.training["complete"]
+    assert stopped.labels == ("blue", "green", "red")  # those of the data: the classifier is a fresh one
+    assert stopped.preprocess == Preprocess(32, mean=(0.5,) * 3)
+    assert "--method takes the first blocks of hf://me/net: the classifier starts fresh" in said
+    fake_hub.commits.clear()
+    gone_on, said = trained(data, tmp_path / "net", resume=True, **how)
+    assert gone_on.training["complete"]
+    assert gone_on.preprocess == stopped.preprocess
+    assert gone_on.training["weights"] == stopped.training["weights"]
+
+
+def test_a_size_that_is_squashed_to_comes_with_the_weights_unless_another_is_given(tmp_path: Path) -> None:
+    rule = Preprocess(384, "bicubic")
+    for given, size in ((None, 384), (64, 64)):
+        asked = Options(None, tmp_path, method="full", epochs=0, weights="hf://me/net", size=given)
+        options = fitting._as_told(asked, Told(preprocess=rule), lambda _: None)
+        assert fitting._preprocess(options, Told(preprocess=rule)) == Preprocess(size, "bicubic")
+
+
+def test_the_order_of_the_labels_is_the_repositorys_where_its_classifier_is_kept() -> None:
+    images = ImageSet("data", Path("data"), (), (), ("blue", "red"), (), "")
+    for method, epochs, labels, kept in (
+        ("full", 5, ("red", "blue"), True),
+        ("head", 0, ("red", "blue"), True),
+        ("full", 5, ("cat", "dog"), False),
+        ("full", 0, ("cat", "dog"), True),  # and refused, for the classes differ
+        ("full", 0, (), False),
+        ("ensemble", 0, ("red", "blue"), False),
+    ):
+        options: Any = SimpleNamespace(method=method, epochs=epochs)
+        assert fitting._keeps_labels(options, Told(labels), images) == kept

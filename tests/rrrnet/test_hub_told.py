@@ -29,7 +29,13 @@ TRANSFORMERS = {
     "depths": [3, 8, 36, 3],
     "downsample_in_first_stage": False,
     "hidden_act": "relu",
-    "id2label": {"0": "tench, Tinca tinca", "1": "crane", "10": "brambling", "2": "crane", **{str(i): str(i) for i in range(3, 10)}},
+    "id2label": {
+        "0": "tench, Tinca tinca",
+        "1": "crane",
+        "10": "brambling",
+        "2": "crane",
+        **{str(i): str(i) for i in range(3, 10)},
+    },
     "layer_type": "bottleneck",
     "model_type": "resnet",
 }
@@ -91,7 +97,7 @@ def test_images_become_inputs_as_the_files_say(config: Any, processor: Any, prep
         (timm(crop_mode="border"), None, "crop_mode is border with crop_pct 0.9"),
         (timm(input_size=[3, 224, 192]), None, "input_size is 224 x 192"),
         (timm(input_size="large"), None, "its mean, std and sizes are not taken"),
-        (None, CONVNEXT | {"resample": 0}, "resize rule is \"number 0 of Pillow's\""),
+        (None, CONVNEXT | {"resample": 0}, 'resize rule is "another of Pillow\'s"'),
         (None, {"size": {"shortest_edge": 224}}, "no square comes of it"),
         (None, CONVNEXT | {"rescale_factor": 1}, "rescale_factor is 1, and not 1/255"),
         ({"id2label": {"0": "a", "2": "b"}}, None, "its labels are not taken: their numbers are not 0 to 1"),
@@ -117,10 +123,16 @@ def test_labels_are_in_the_order_of_their_numbers_and_each_is_another() -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (TRANSFORMERS | {"downsample_in_bottleneck": True}, "downsample_in_bottleneck is True, so it strides in the first"),
+        (
+            TRANSFORMERS | {"downsample_in_bottleneck": True},
+            "downsample_in_bottleneck is True, so it strides in the first",
+        ),
         (TRANSFORMERS | {"downsample_in_first_stage": True}, "its first stage strides"),
         (TRANSFORMERS | {"model_type": "vit"}, "model_type is vit, so it is another network"),
-        (TIMM | {"architecture": "resnetaa50"}, "architecture is resnetaa50: taken are resnet50, resnet101 and resnet152"),
+        (
+            TIMM | {"architecture": "resnetaa50"},
+            "architecture is resnetaa50: taken are resnet50, resnet101 and resnet152",
+        ),
         (TIMM | {"global_pool": "max"}, "global_pool is max"),
     ],
 )

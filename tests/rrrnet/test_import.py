@@ -300,7 +300,9 @@ def test_a_network_of_the_hub_answers_as_its_file_does(
         hub.put("me/net", {**texts, file.name: file.read_bytes()})
         said = rrr("train", "--method", "full", "--epochs", "0", "--weights", "hf://me/net", "--out", out)
         assert "hf://me/net names 3 labels: 2, 10, 1;" in said
-        assert "rrr: there is no repository me/other" in rrr("train", "--weights", "hf://me/other", "--data", tmp_path, "--out", tmp_path / "x", expect=2)
+        assert "rrr: there is no repository me/other" in rrr(
+            "train", "--weights", "hf://me/other", "--data", tmp_path, "--out", tmp_path / "x", expect=2
+        )
     checkpoint = read_checkpoint(out)
     assert (checkpoint.labels, checkpoint.preprocess.size) == (LABELS, SIZE)
     found = predictor(checkpoint)(images)[:, 0]

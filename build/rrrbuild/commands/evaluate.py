@@ -18,7 +18,9 @@ from rrrnet.hub.reference import named
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="CHECKPOINT|ENGINE", help="A checkpoint (or hf://OWNER/NAME) or an engine folder.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT|ENGINE", help="A checkpoint (or hf://OWNER/NAME) or an engine folder.")
+    ],
     data: Annotated[Path | None, typer.Option(help="Data folder; default: the one it was trained on.")] = None,
     split: Annotated[str, typer.Option(help="test, val, train or all.")] = "test",
     effort: Annotated[

@@ -15,7 +15,9 @@ from rrrnet.network.architecture import Architecture
 
 
 def describe(
-    checkpoint: Annotated[Path | None, typer.Argument(help="A checkpoint folder, or hf://OWNER/NAME; or give --members.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="A checkpoint folder, or hf://OWNER/NAME; or give --members.")
+    ] = None,
     members: Annotated[int | None, typer.Option(help="Branches of the ensemble; 1 is the reduced network.")] = None,
     classes: Annotated[int | None, typer.Option(help="Number of classes [default: 20].")] = None,
     size: Annotated[int | None, typer.Option(help="Image size in pixels [default: 128, or the checkpoint's].")] = None,

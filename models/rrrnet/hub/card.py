@@ -1,7 +1,7 @@
 """What makes a checkpoint's folder a repository of the hub: its page (`README.md`) and `config.json`.
 
 Both hold only what the checkpoint knows: what was measured, how it was trained, how images become inputs. Readers of
-the hub know the keys: the page's front matter is the hub's, `config.json` has labels as transformers and images as timm.
+the hub know the keys: the page has the hub's front matter, `config.json` labels as transformers, images as timm.
 """
 
 import json
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rrrnet.images.preprocess import Preprocess
 from rrrnet.names import is_text, text_of
+from rrrnet.network.architecture import REDUCED_BLOCKS
 
 if TYPE_CHECKING:
     from rrrnet.checkpoint import Checkpoint
@@ -44,7 +45,7 @@ def hub_config(checkpoint: "Checkpoint") -> dict[str, Any]:
 
 
 def crop_share(preprocess: Preprocess) -> float:
-    """timm's `crop_pct`, from which it computes the shorter side as floor(size / crop_pct)."""
+    """The `crop_pct` from which timm computes the shorter side as floor(size / crop_pct)."""
     size, edge = preprocess.size, preprocess.resize_size
     if edge is None:
         return 1.0
@@ -78,10 +79,12 @@ def _front_matter(checkpoint: "Checkpoint") -> dict[str, Any]:
 
 def _page(checkpoint: "Checkpoint") -> Iterator[str]:
     architecture, training, scores = checkpoint.architecture, checkpoint.training, _scores(checkpoint)
-    members = f"{architecture.members} members in parallel" if architecture.members > 1 else "1 network"
+    whole = architecture.blocks != REDUCED_BLOCKS
+    network = "a whole ResNet" if whole else "a ResNet reduced to the first block of each stage"
+    if architecture.members > 1:
+        network += f", the last two recycled as {architecture.members} members in parallel"
     yield from (f"# {checkpoint.name}", "")
-    yield f"Images to {len(checkpoint.labels)} classes by {members} (blocks {', '.join(map(str, architecture.blocks))}):"
-    yield "a ResNet whose blocks are reused, reduced and recycled ([RRR-Net](https://arxiv.org/abs/2310.01157))."
+    yield f"Images to {len(checkpoint.labels)} classes by {network} ([RRR-Net](https://arxiv.org/abs/2310.01157))."
     yield from ("", "## Use", "", "```", f"pip install '{LIBRARY}[build,serve]'")
     yield from ("rrr build hf://OWNER/NAME        # compiled for your machine, and verified", "```", "")
     yield from ("## Images", "", f"{checkpoint.preprocess.describe()}.", "", "## Scores", "")

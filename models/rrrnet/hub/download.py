@@ -68,9 +68,11 @@ class Listing:
                     )
         except Exception as error:  # of HTTP libraries that differ from version to version, and of the system
             if isinstance(error, OSError) and error.errno in FULL_DISK:
-                raise NoSpaceError(f"no space left to download {self.reference}: set HF_HOME to a larger disk") from error
+                raise NoSpaceError(
+                    f"no space left to download {self.reference}: set HF_HOME to a larger disk"
+                ) from error
             raise refusal(error, self.reference) or ArtifactError(
-                f"{self.reference}: the download broke off ({short(error)}): run it again, which goes on with what is there"
+                f"{self.reference}: the download broke off ({short(error)}): run it again, it goes on from there"
             ) from error
 
     def remember(self) -> None:
@@ -111,7 +113,8 @@ def look(reference: Reference, say: Say) -> Listing:
                 f"{reference} is neither cached nor reachable from here ({short(error)}): download it elsewhere "
                 f"(hf download {reference.repository} --local-dir DIR) and give the path"
             ) from error
-        say(f"note: the hub is out of reach ({short(error)}): taking {reference} as it was downloaded, {before.folder.name}")
+        reason = f"note: the hub is out of reach ({short(error)})"
+        say(f"{reason}: taking {reference} as it was downloaded, commit {before.folder.name}")
         return before
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     return Listing(reference, _cache_of(reference) / "snapshots" / str(info.sha), sizes)
@@ -169,7 +172,9 @@ def refusal(error: Exception, reference: Reference) -> RRRError | None:
         page = f"{constants.ENDPOINT}/{repository}"
         return ArtifactError(f"{reference} is gated: accept its conditions at {page}, then say who you are ({log_in})")
     if isinstance(error, RevisionNotFoundError):
-        return UsageError(f"{repository} has no revision {reference.revision}: {constants.ENDPOINT}/{repository} lists them")
+        return UsageError(
+            f"{repository} has no revision {reference.revision}: {constants.ENDPOINT}/{repository} lists them"
+        )
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else 500
     if isinstance(error, RepositoryNotFoundError) or status in (401, 404):
         return UsageError(

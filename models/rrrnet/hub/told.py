@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,9 @@ def check_network(documents: Mapping[str, Mapping[str, Any]], source: str) -> No
     if "pretrained_cfg" in config:
         architecture, pool = config.get("architecture"), config.get("global_pool", "avg")
         if not _TIMM_RESNETS.fullmatch(str(architecture)):
-            wrong = f"architecture is {architecture}: taken are resnet50, resnet101 and resnet152, and not their relatives"
+            wrong = (
+                f"architecture is {architecture}: taken are resnet50, resnet101 and resnet152, and not their relatives"
+            )
         elif pool not in ("avg", "fast"):
             wrong = f"global_pool is {pool}: our networks take the mean (avg)"
     elif "model_type" in config:
@@ -149,32 +151,37 @@ def _of_timm(config: Mapping[str, Any]) -> Preprocess:
 def _of_transformers(config: Mapping[str, Any]) -> Preprocess:
     """As transformers' image processors of the same entries."""
     kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
-    resample, size = config.get("resample", 2), config["size"]
-    edge = None
-    if isinstance(size, Mapping):
-        sides = {size.get("height"), size.get("width")} - {None}
-        edge, size = size.get("shortest_edge"), next(iter(sides)) if len(sides) == 1 else None
+    given: Any = config["size"]
+    edge = side = given  # a number is the shorter side to those that crop, and both to those that squash
+    if isinstance(given, Mapping):
+        edge, side = given.get("shortest_edge"), given.get("height")
+        side = side if side == given.get("width") else None
+    size: Any = side
     if "ConvNext" in kind or "crop_pct" in config:
-        size = size or edge
+        size = edge or side
         squashed = size >= _CONVNEXT_SQUASHED
         edge = None if squashed else int(size / (config.get("crop_pct") or 224 / 256))
     elif config.get("do_center_crop"):
         crop = config["crop_size"]
-        edge = edge or size
         size = crop["height"] if isinstance(crop, Mapping) else crop
+    else:
+        edge = None
     if not size:
-        raise ValueError(f"size is {config['size']}, and no square comes of it")
-    mean, std = (config.get("image_mean") or IMAGENET_MEAN, config.get("image_std") or IMAGENET_STD)
+        raise ValueError(f"size is {given}, and no square comes of it")
+    mean, std = config.get("image_mean") or IMAGENET_MEAN, config.get("image_std") or IMAGENET_STD
     if config.get("do_normalize") is False:
-        mean, std = (0.0,) * 3, (1.0,) * 3
+        mean, std = (0, 0, 0), (1, 1, 1)
     if not math.isclose(float(config.get("rescale_factor", 1 / 255)), 1 / 255, rel_tol=1e-3):
         raise ValueError(f"rescale_factor is {config['rescale_factor']}, and not 1/255")
-    return _rule(size, edge, _RESAMPLE.get(resample, f"number {resample} of Pillow's"), mean, std)
+    return _rule(size, edge, _RESAMPLE.get(config.get("resample", 2), "another of Pillow's"), mean, std)
 
 
 def _rule(size: int, edge: int | None, resize: str, mean: Any, std: Any) -> Preprocess:
     """The rule with a shorter side of `edge` before the crop; None squashes."""
-    means, stds = tuple(map(float, mean)), tuple(map(float, std))
-    if edge is None:
-        return Preprocess(int(size), resize, means, stds)
-    return Preprocess(int(size), resize, means, stds, jpeg_oversize=0, mode="crop", resize_size=edge)
+    rule = Preprocess(int(size), resize, _triple(mean), _triple(std))
+    return rule if edge is None else replace(rule, jpeg_oversize=0, mode="crop", resize_size=edge)
+
+
+def _triple(values: Any) -> tuple[float, float, float]:
+    red, green, blue = map(float, values)
+    return red, green, blue

@@ -106,13 +106,13 @@ def fit(
     first = options.weights_given or options.resume or options.data is None
     if first:
         options = settle_weights(options, say)
-    told = told_by(options.weights, read_checkpoint(options.out) if options.resume else None)
-    if told is not None:
-        options = _as_told(options, told, say)
+    repository = told_by(options.weights, read_checkpoint(options.out) if options.resume else None)
+    if repository is not None:
+        options = _as_told(options, repository, say)
     order = None if options.labels is None else read_labels(options.labels)
-    rule = _preprocess(options, told)
+    rule = _preprocess(options, repository)
     if options.data is None:
-        return Outcome(import_network(options, order or (), rule, told, say), complete=True)
+        return Outcome(import_network(options, order or (), rule, repository, say), complete=True)
     data = read_training_data(
         options.data,
         options.data_options,
@@ -123,8 +123,8 @@ def fit(
     )
     if order is not None:
         data = replace(data, images=in_order(data.images, order, f"--labels {options.labels}"))
-    elif told is not None and _keeps_labels(options, told, data.images):
-        order = told.labels
+    elif repository is not None and _keeps_labels(options, repository, data.images):
+        order = repository.labels
         say(f"labels are in the order of {options.weights}; --labels FILE gives another")
         data = replace(data, images=in_order(data.images, order, options.weights))
     if not first:
@@ -151,7 +151,7 @@ def fit(
         trained,
         preprocess,
         "--labels" if options.labels is not None else options.weights,
-        told is not None and told.preprocess is not None,
+        repository is not None and repository.preprocess is not None,
     )
     origin, fresh = ("", 0) if options.resume else start(model, source, say)
     job = _Job(options, data, architecture, origin, fresh, choice, _command(options, rule, choice))

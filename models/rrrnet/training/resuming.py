@@ -39,7 +39,7 @@ def check_out(options: "Options") -> None:
         raise UsageError(f"{options.out} already holds a checkpoint: {advice}, or choose another --out")
     if exists and sealed.page_changed(options.out, DOCUMENT):
         raise UsageError(
-            f"{options.out / sealed.PAGE} was changed after rrr wrote it, and a new one would take its place: move it away"
+            f"{options.out / sealed.PAGE} was changed after rrr wrote it, and a new one would replace it: move it away"
         )
     sealed.check_target(options.out, document=DOCUMENT)
 

@@ -35,7 +35,9 @@ def hub_weights(say: Callable[[str], None]) -> Path:
     try:
         with progress_bar() as bar:
             tqdm_class: Any = download.told_to(bar, bar.add_task("downloading, MB", total=None, text=""))
-            return Path(hf_hub_download(HUB_REPOSITORY, HUB_FILE, etag_timeout=download.PATIENCE_SECONDS, tqdm_class=tqdm_class))
+            return Path(
+                hf_hub_download(HUB_REPOSITORY, HUB_FILE, etag_timeout=download.PATIENCE_SECONDS, tqdm_class=tqdm_class)
+            )
     except Exception as error:  # of HTTP libraries that differ from version to version, and of the operating system
         if isinstance(error, OSError) and error.errno in FULL_DISK:
             raise NoSpaceError(f"no space left to download {HUB_REPOSITORY}: set HF_HOME to a larger disk") from error

@@ -37,7 +37,9 @@ def check_no_data(options: "Options") -> None:
         )
 
 
-def import_network(options: "Options", labels: tuple[str, ...], preprocess: Preprocess, told: Told | None, say: Say) -> Checkpoint:
+def import_network(
+    options: "Options", labels: tuple[str, ...], preprocess: Preprocess, told: Told | None, say: Say
+) -> Checkpoint:
     """Write a checkpoint of the network in `options.weights`, which never saw data here: no split and no accuracy.
 
     Args:
@@ -58,7 +60,16 @@ def import_network(options: "Options", labels: tuple[str, ...], preprocess: Prep
         shown = ", ".join(labels[:3]) + (", ..." if labels[3:] else "")
         say(f"{labels_from} names {len(labels)} labels: {shown}; --labels FILE gives others")
     model = RRRNet(shapes.full(len(labels)))
-    source = Origin(options.weights, options.weights_key, labels, True, False, preprocess, labels_from, told is not None and told.preprocess is not None)
+    source = Origin(
+        options.weights,
+        options.weights_key,
+        labels,
+        True,
+        False,
+        preprocess,
+        labels_from,
+        told is not None and told.preprocess is not None,
+    )
     origin, fresh = start(model, source, say)
     say(f"images: {preprocess.describe()}")
     say("no --data: the accuracy is not known; rrr build will verify engines on made images")

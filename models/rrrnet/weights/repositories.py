@@ -1,4 +1,4 @@
-"""`--weights hf://OWNER/NAME`, or an id of timm's: the file of weights, and what its repository tells of the network."""
+"""`--weights hf://OWNER/NAME`, or an id of timm's: the file of weights, and what its repository tells of it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A hub on this machine: repositories of files at commits, over the routes that `huggingface_hub` asks and uploads by."""
+"""A hub on this machine: repositories of files at commits, by the routes that `huggingface_hub` asks and uploads by."""
 
 import base64
 import hashlib
