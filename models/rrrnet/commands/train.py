@@ -120,9 +120,8 @@ def train(
         str | None, typer.Option(help="Column of labels.csv: images with the same cell stay on one side of the split.")
     ] = None,
     min_per_class: Annotated[int | None, typer.Option(help="Drop classes with fewer usable images.")] = None,
-    license_: Annotated[
-        str | None,
-        typer.Option("--license", help="The licence that the checkpoint's page for the hub names, like apache-2.0."),
+    license: Annotated[  # noqa: A002 - the flag's name, and that of the function's argument (rrrnet.train)
+        str | None, typer.Option(help="The licence that the checkpoint's page for the hub names, like apache-2.0.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the checkpoint in --out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -164,7 +163,7 @@ def train(
         device=device,
         resume=resume,
         overwrite=overwrite,
-        license=license_,
+        license=license,
         command=shlex.join(["rrr", *sys.argv[1:]]),
         data_options=DataOptions(strict, test_fraction, test_data, groups, min_per_class),
     )
