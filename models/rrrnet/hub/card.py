@@ -102,7 +102,7 @@ def _page(checkpoint: "Checkpoint") -> Iterator[str]:
     if training.get("complete") is False:
         yield from ("It was stopped before its end.", "")
     if origin := training.get("weights", {}).get("origin"):
-        yield from (f"It started from {_plain(origin)}.", "")
+        yield from (f"Weights at its start: {_plain(origin)}.", "")
     yield from ("```", _plain(checkpoint.command), "```", "", "## Labels", "")
     more = len(checkpoint.labels) - _MOST_LABELS
     shown = ", ".join(f"`{_plain(label)}`" for label in checkpoint.labels[:_MOST_LABELS])

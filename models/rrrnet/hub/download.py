@@ -42,7 +42,7 @@ class Listing:
     sizes: Mapping[str, int]
 
     def bring(self, names: Iterable[str], say: Say) -> None:
-        """Download those that are not in the cache, with a bar.
+        """Download those that are not in the cache, the largest last, with a bar.
 
         Raises:
             UsageError, ArtifactError: the hub refuses, or the download breaks off.
@@ -50,7 +50,7 @@ class Listing:
         """
         from huggingface_hub import hf_hub_download
 
-        missing = [name for name in names if not (self.folder / name).is_file()]
+        missing = [name for name in sorted(names, key=self.sizes.__getitem__) if not (self.folder / name).is_file()]
         if not missing:
             return
         size = sum(self.sizes[name] for name in missing)
@@ -79,8 +79,9 @@ class Listing:
         """Note which commit the revision is, for the time when the hub is out of reach."""
         if self.folder.name != self.reference.revision:
             ref = self.folder.parents[1] / "refs" / self.reference.revision
-            ref.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(ref, self.folder.name.encode())
+            if not ref.is_file() or ref.read_text().strip() != self.folder.name:  # a cache may be read-only
+                ref.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(ref, self.folder.name.encode())
 
 
 def look(reference: Reference, say: Say) -> Listing:
@@ -202,7 +203,8 @@ def told_to(bar: "Progress", task: "TaskID") -> Callable[..., Any]:
 
     class Told(tqdm):  # type: ignore[misc]  # a class of a package without types
         def display(self, *_: Any, **__: Any) -> bool:
-            bar.update(task, completed=self.n / 1e6, total=self.total and self.total / 1e6)
+            if self.total is None or self.total >= 1e6:  # a smaller file is there before a bar is drawn
+                bar.update(task, completed=self.n / 1e6, total=self.total and self.total / 1e6)
             return True
 
     return partial(Told, file=io.StringIO())
