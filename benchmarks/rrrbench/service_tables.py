@@ -71,7 +71,9 @@ def start_table(document: Case) -> str:
         ]
         for case in document["start"]
     ]
-    return markdown([f"ensemble and {BASELINE_TITLE} loaded", "start until /readyz (s)", "memory of all processes (MB)"], rows)
+    return markdown(
+        [f"ensemble and {BASELINE_TITLE} loaded", "start until /readyz (s)", "memory of all processes (MB)"], rows
+    )
 
 
 def service_tables(document: Case) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A ResNet50 and a ResNet101 of elsewhere go the whole way: reduced, trained, built, served and verified beside itself."""
+"""A ResNet50 and a ResNet101 of elsewhere go the whole way: trained, built, served and verified beside themselves."""
 
 import json
 import subprocess
@@ -12,7 +12,6 @@ import yaml
 from harness.service import RRR, Service
 from rrrnet.checkpoint import read_checkpoint, read_weights
 from rrrnet.network import architecture as shapes
-from rrrnet.network.branches import output_indices
 from rrrnet.network.ensemble import RRRNet
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1200)]
@@ -78,7 +77,7 @@ def test_a_smaller_backbone_goes_the_whole_way_and_ratios_are_told_to_it(tmp_pat
 
 
 def verify(folder: Path, url: str, ratios: dict[str, float]) -> dict[str, str]:
-    """Verdicts by kind on the ratios to the whole backbone: what the documents say to a hundredth, and faster at all."""
+    """Verdicts by kind on the ratios to the whole backbone: as documents tell them, and faster at all."""
     pair = {"model": "members", "baseline": "whole"}
     claims: list[dict[str, Any]] = [
         {"name": kind, "kind": kind, **pair, "at_least": ratio - 0.01, "at_most": ratio + 0.01}

@@ -1,4 +1,7 @@
-"""A ResNet50, 101 or 152 is found in what trainers save, or what was saved instead is named. Tensors without values are enough."""
+"""A ResNet50, 101 or 152 is found in what trainers save, or what was saved instead is named.
+
+Tensors without values are enough.
+"""
 
 from collections.abc import Callable
 
@@ -153,8 +156,10 @@ def test_of_a_network_and_its_average_the_network_is_taken_unless_a_key_names_th
 
 
 def of_blocks(*blocks: int, bottlenecks: bool = True) -> Tensors:
-    """A backbone's names and shapes with so many blocks in its stages; without bottlenecks a block has two convolutions."""
-    convs = [conv for _, conv in convolutions(Architecture(2, blocks)) if conv.name != "fc"]  # type: ignore[arg-type]
+    """Names and shapes of a ResNet with so many blocks in its stages, of three convolutions each or of two."""
+    backbone = next((name for name, whole in BACKBONES.items() if whole == blocks), "resnet152")
+    network = Architecture(2, blocks, backbone=backbone)  # type: ignore[arg-type]  # four numbers each time
+    convs = [conv for _, conv in convolutions(network) if conv.name != "fc"]
     return {
         name: torch.empty(shape, device="meta")
         for conv in convs
@@ -171,7 +176,10 @@ def with_layer1(shapes: tuple[tuple[int, ...], tuple[int, ...]], backbone: str =
 @pytest.mark.parametrize(
     ("tensors", "words"),
     [
-        (of_blocks(2, 2, 2, 2, bottlenecks=False), "this is a ResNet18, of 2-2-2-2 blocks, not a ResNet50, ResNet101 or"),
+        (
+            of_blocks(2, 2, 2, 2, bottlenecks=False),
+            "this is a ResNet18, of 2-2-2-2 blocks, not a ResNet50, ResNet101 or",
+        ),
         (of_blocks(3, 4, 6, 3, bottlenecks=False), "this is a ResNet34, of 3-4-6-3 blocks"),
         (of_blocks(2, 2, 2, 2), "this is a ResNet26"),
         (of_blocks(3, 24, 36, 3), "this is a ResNet200"),

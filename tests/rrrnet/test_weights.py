@@ -258,7 +258,7 @@ def test_the_file_tells_its_backbone_and_is_refused_where_another_is_insisted_on
     for options in (asked, replace(asked, backbone=backbone)):
         assert settle_weights(options, print).backbone == backbone
     title, wanted = backbone_title(backbone), backbone_title(other)
-    with pytest.raises(UsageError, match=rf"net\.pth is a {title}, not a {wanted}: leave out --backbone {other}, or give"):
+    with pytest.raises(UsageError, match=rf"net\.pth is a {title}, not a {wanted}: leave out --backbone {other}"):
         settle_weights(replace(asked, backbone=other), print)
 
 
