@@ -38,7 +38,7 @@ def saved(tensors: dict[str, Tensor]) -> bytes:
 
 @pytest.fixture(scope="module")
 def weights() -> bytes:
-    every = backbone_shapes() | {"fc.weight": (3, 2048), "fc.bias": (3,)}
+    every = backbone_shapes("resnet152") | {"fc.weight": (3, 2048), "fc.bias": (3,)}
     return saved({by_transformers(name): torch.ones(1).expand(shape) for name, shape in every.items()})
 
 

@@ -13,7 +13,7 @@ from rrrbuild.repository_document import Repository, ServedModel, read_repositor
 from rrrnet import sealed
 from rrrnet.errors import UsageError
 from rrrnet.images.preprocess import Preprocess
-from rrrnet.network.architecture import FULL_BLOCKS, Architecture, ensemble, full
+from rrrnet.network.architecture import Architecture, ensemble, full
 from rrrserve.claims.claims_file import read_claims
 from rrrserve.commands.claims import init
 from rrrserve.judge.artifacts import Artifacts
@@ -56,10 +56,10 @@ def write(folder: Path, *manifests: Manifest, bytes_each: int = 1000) -> Reposit
         for one in manifests:
             version = stage / one.name / "1"
             version.mkdir(parents=True)
-            size = bytes_each * (7 if one.architecture.blocks == FULL_BLOCKS else 1)
+            size = bytes_each * (7 if one.architecture.is_full else 1)
             (version / "model.bin").write_bytes(bytes(size))
             write_manifest(one, version)
-            weight = 70 if one.architecture.blocks == FULL_BLOCKS else 10
+            weight = 70 if one.architecture.is_full else 10
             models.append(
                 ServedModel(
                     name=one.name,
@@ -98,6 +98,20 @@ def test_beside_a_resnet152_claims_are_ratios_to_it(tmp_path: Path, capsys: pyte
     assert found["accuracy_difference"]["baseline"] == "whole"
     assert -6 < found["accuracy_difference"]["at_least_points"] < -4
     assert found["agreement"]["at_least"] == 0.97
+
+
+def test_beside_several_whole_backbones_each_model_is_compared_with_its_own(tmp_path: Path) -> None:
+    networks = [
+        manifest("whole-152", full(2), 96.0, PROOF),
+        manifest("whole-50", full(2, backbone="resnet50"), 35.0, PROOF),
+        manifest("mine-50", ensemble(2, 8, backbone="resnet50"), 15.0, PROOF),
+        manifest("mine-101", ensemble(2, 8, backbone="resnet101"), 15.0, PROOF),
+    ]
+    repository = write(tmp_path / "repository", *networks)
+    init(repository.path, tmp_path / "mine.yaml", engines=tmp_path, force=False, as_json=True)
+    found = [claim.model_dump() for claim in read_claims(tmp_path / "mine.yaml").claims]
+    pairs = {(claim["model"], claim["baseline"]) for claim in found if claim["kind"] == "speedup"}
+    assert pairs == {("mine-50", "whole-50"), ("mine-101", "whole-152")}, "of its own backbone, else the first there is"
 
 
 def test_without_one_they_are_bounds_of_each_model_and_what_documents_hold_passes(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def import_network(
     if labels_from != "--labels":
         shown = ", ".join(labels[:3]) + (", ..." if labels[3:] else "")
         say(f"{labels_from} names {len(labels)} labels: {shown}; --labels FILE gives others")
-    model = RRRNet(shapes.full(len(labels)))
+    model = RRRNet(shapes.full(len(labels), backbone=options.backbone or shapes.DEFAULT_BACKBONE))
     source = Origin(
         options.weights,
         options.weights_key,
@@ -92,7 +92,7 @@ def import_network(
             "weights": {
                 "origin": origin,
                 "fresh_tensors": fresh,
-                "repository": repository_of(options.weights),
+                "repository": repository_of(options.weights, model.architecture.backbone),
             },
             "license": options.license,
             "device": "cpu",

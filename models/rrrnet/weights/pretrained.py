@@ -1,10 +1,10 @@
-"""Where pre-trained ResNet152 tensors come from: a file, judged by its content, the hub, or nowhere."""
+"""Where pre-trained tensors come from: a file, judged by its content, the hub, or nowhere."""
 
 import re
 import struct
 import warnings
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,17 @@ from safetensors.torch import load_file
 
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.hub.reference import named, parse_weights
-from rrrnet.network.backbone import check_values, some
+from rrrnet.network.architecture import DEFAULT_BACKBONE
+from rrrnet.network.backbone import TAKEN, check_values, some
 from rrrnet.sealed import sha256_of
-from rrrnet.weights.hub import HUB_REPOSITORY, hub_weights
+from rrrnet.weights.hub import HUB_REPOSITORIES, hub_weights
 from rrrnet.weights.repositories import downloaded
-from rrrnet.weights.state_dict import Found, find_resnet152
+from rrrnet.weights.state_dict import Found, find_resnet
 from rrrnet.weights.warm_start import is_checkpoint
 
 _MODULES = "torch.nn."
 _MOST_UNREAD = 100  # kinds of objects beside the tensors
-_ALLOWED = "imagenet, none, the path of a ResNet152 (safetensors, or what torch.save wrote of tensors), hf://OWNER/NAME"
+_ALLOWED = f"imagenet, none, the path of a {TAKEN} (safetensors, or what torch.save wrote of tensors), hf://OWNER/NAME"
 _FOREIGN_ENDINGS = {
     ".onnx": "an ONNX model",
     ".keras": "a Keras model",
@@ -49,7 +50,7 @@ _FOREIGN_STARTS = {
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A ResNet152 that was read: what was found, where, and its origin in words."""
+    """A backbone that was read: what was found, where, and its origin in words."""
 
     found: Found
     name: str
@@ -82,12 +83,13 @@ class _Unread:
         """As a list would."""
 
 
-def read_pretrained(weights: str, *, key: str | None = None) -> Pretrained:
-    """Read the ResNet152 named by `--weights`.
+def read_pretrained(weights: str, *, key: str | None = None, backbone: str = DEFAULT_BACKBONE) -> Pretrained:
+    """Read the backbone named by `--weights`.
 
     Args:
         weights: "imagenet", the path of a file, or what names a repository of the hub, whose file was downloaded.
         key: `--weights-key`: which network is meant, where the file holds several.
+        backbone: which one is "imagenet"; a file tells its own.
 
     Raises:
         UsageError: no such file, or no such key in it.
@@ -99,9 +101,9 @@ def read_pretrained(weights: str, *, key: str | None = None) -> Pretrained:
         path, shown = downloaded(reference), str(reference)
         origin = named(path)
     else:
-        path = hub_weights(lambda _: None) if weights == "imagenet" else Path(weights)
+        path = hub_weights(lambda _: None, backbone) if weights == "imagenet" else Path(weights)
         shown = path.name
-        origin = f"{HUB_REPOSITORY} from the Hugging Face hub" if weights == "imagenet" else path.name
+        origin = f"{HUB_REPOSITORIES[backbone]} from the Hugging Face hub" if weights == "imagenet" else path.name
     unread: list[str] = []
     # By its ending too, where it is so damaged that nothing else tells.
     if _is_safetensors(path) or (path.suffix.lower() == ".safetensors" and not zipfile.is_zipfile(path)):
@@ -112,7 +114,7 @@ def read_pretrained(weights: str, *, key: str | None = None) -> Pretrained:
     else:
         content, unread = _read_pickled(path)
     try:
-        found = find_resnet152(content, shown, key=key)
+        found = find_resnet(content, shown, key=key)
     except ArtifactError as error:
         if not unread:
             raise
@@ -121,7 +123,7 @@ def read_pretrained(weights: str, *, key: str | None = None) -> Pretrained:
     check_values(found.tensors, shown)
     if unread:
         note = f"{shown}: {_note(unread)}"
-        found = Found(found.tensors, found.head, found.head_problem, (*found.notes, note))
+        found = replace(found, notes=(*found.notes, note))
     return Pretrained(found, shown, f"{origin}, sha256 {sha256_of(path)}")
 
 

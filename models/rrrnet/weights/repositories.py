@@ -7,7 +7,7 @@ from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.hub.download import Listing, Say, cached, look
 from rrrnet.hub.reference import Reference, parse_weights
 from rrrnet.hub.told import DOCUMENTS, Told, check_network, read_documents, understand
-from rrrnet.weights.hub import HUB_REPOSITORY
+from rrrnet.weights.hub import HUB_REPOSITORIES
 
 _FILES = ("model.safetensors", "pytorch_model.bin")  # the first that is there
 
@@ -53,10 +53,10 @@ def told_by(weights: str, stopped: Checkpoint | None) -> Told | None:
     return understand(read_documents(_cached(reference).folder), str(reference))
 
 
-def repository_of(weights: str) -> str | None:
-    """The repository that a training starts from, as the hub names it; None without one."""
+def repository_of(weights: str, backbone: str) -> str | None:
+    """The repository that a training of a backbone starts from, as the hub names it; None without one."""
     if weights == "imagenet":
-        return HUB_REPOSITORY
+        return HUB_REPOSITORIES[backbone]
     reference = parse_weights(weights)
     return None if reference is None else reference.repository
 
