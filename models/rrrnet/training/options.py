@@ -42,6 +42,10 @@ class Options:
     minutes: float | None = None
     balance: str = "none"
     early_stopping: bool = True
+    teacher: Path | None = None
+    teacher_temperature: float | None = None
+    teacher_weight: float | None = None
+    unlabelled: Path | None = None
     preprocess: PreprocessOptions = field(default_factory=PreprocessOptions)
     max_pixels: int = MAX_PIXELS
     seed: int = 0
