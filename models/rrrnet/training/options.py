@@ -12,6 +12,7 @@ from rrrnet.network import architecture as shapes
 from rrrnet.training.balance import BALANCES
 from rrrnet.training.devices import find_device
 from rrrnet.training.recipes import AUGMENTATIONS, METHODS, Method, find_recipe
+from rrrnet.training.teacher import check_teacher
 from rrrnet.weights.importing import check_no_data
 from rrrnet.weights.pretrained import check_source
 
@@ -97,12 +98,14 @@ class Options:
         find_recipe(self.recipe)
         check_source(self.weights, key=self.weights_key)
         check_no_data(self)
+        check_teacher(self)
         find_device(self.device)
 
     def settings(self) -> dict[str, Any]:
         """What a resumed training must have in common with the stopped one."""
         left_out = (
             *("data", "out", "labels", "resume", "overwrite", "command", "precision", "device"),
+            *("teacher", "teacher_temperature", "teacher_weight", "unlabelled"),  # see `teacher.settings`
             *("data_options", "preprocess", "max_pixels", "weights_given"),
         )
         own = {key: value for key, value in asdict(self).items() if key not in left_out}
