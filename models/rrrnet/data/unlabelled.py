@@ -61,8 +61,8 @@ def read_unlabelled(root: Path, data: TrainingData, *, max_pixels: int, say: Cal
     known = copies(images, parts)
     images = images.take(index for index, file in enumerate(files) if file not in known)
     told = [f"left out {line}" for line in describe_left_out(images.left_out)]
-    for part, count in Counter(parts[path] for path in known.values()).items():
-        told.append(f"left out {count} copies of images {_USED[part]}")
+    counts = Counter(parts[path] for path in known.values())
+    told += [f"left out {counts[part]} copies of images {words}" for part, words in _USED.items() if counts[part]]
     if not images.files:
         raise ArtifactError(f"--unlabelled {root} has no image to take: {'. '.join(told) or 'it is empty'}")
     for line in (f"{len(images.files)} images without a label", *told):

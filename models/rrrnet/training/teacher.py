@@ -116,7 +116,7 @@ def meet(
                 + (", ..." if len(theirs) > 5 else "")
             )
     if (flags := _framing(checkpoint.preprocess)) != _framing(rule):
-        say(f"note: the teacher was trained on images framed otherwise than what it sees here; {flags} makes it the same")
+        say(f"note: the teacher was trained on images framed otherwise than here; {flags} frames these as those were")
     tested = trained_on_tested(checkpoint, data)
     if tested is None:
         say("note: what the teacher was trained on is not recorded; if test images were, their accuracy flatters")
