@@ -99,7 +99,7 @@ def train(
     augmentation: Annotated[
         str | None,
         typer.Option(
-            help="Random changes of training images: paper, quick, or scratch (colours too) [default: the recipe's; "
+            help="Random changes of training images: paper, quick, scratch (colours too) or none [default: the recipe's; "
             "scratch for quick from random weights in 20 epochs and more]."
         ),
     ] = None,
