@@ -9,6 +9,7 @@ Adapted checkpoints are left in --cache. Figures of checkpoints of other names s
 import argparse
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def main() -> None:
     sizes, result = tuple(options.size or (64, 96, 128)), ResultFile(options.out)
     for path in options.checkpoints:
         key = {"name": path.name}
-        result.measure("adapt", key, lambda path=path: measured(path, sizes, options.epochs, options.cache))
+        result.measure("adapt", key, partial(measured, path, sizes, options.epochs, options.cache))
     if "adapt" in result.document:
         write_between(options.page, "adapt", SCRIPT, table(result.document))
         print(f"written: {options.out}, {options.page}")

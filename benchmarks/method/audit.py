@@ -10,6 +10,7 @@ that the page shows is told there.
 import argparse
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def main() -> None:
     options = parser.parse_args()
     result = ResultFile(options.out)
     for path in options.checkpoints:
-        result.measure("audit", {"name": path.name}, lambda path=path: measured(path))
+        result.measure("audit", {"name": path.name}, partial(measured, path))
     if "audit" in result.document:
         write_between(options.page, "audit", SCRIPT, tables(result.document))
         print(f"written: {options.out}, {options.page}")

@@ -12,6 +12,7 @@ from rrrbuild.audit import attacks
 from rrrbuild.audit.attacks import Share
 from rrrbuild.audit.forms import best_only, forms, label_only
 from rrrbuild.confidence.wilson import wilson_limits
+from rrrbuild.manifest import Manifest
 from rrrnet.checkpoint import SPLIT, Arrays, Checkpoint, write_checkpoint
 from rrrnet.data.dataset import read_dataset, split_dataset, write_split
 from rrrserve.cli import run
@@ -136,6 +137,16 @@ def test_a_network_that_was_never_trained_gives_nothing_away(checkpoint: Checkpo
     assert "duo (pytorch): 12 training images against 12 held out" in printed
     assert "these attacks found nothing, which is no proof that there is nothing to find" in printed
     assert f"next: rrr build {checkpoint.path}" in printed
+
+
+@pytest.mark.nightly  # it may have to build the engine
+def test_an_engine_is_audited_by_the_calibrated_probabilities_that_are_served(
+    cascade_engine: Manifest, capsys: Capture
+) -> None:
+    document = audited(capsys, cascade_engine.path)
+    assert (document["target"], document["pairs"]) == ("openvino-fp32", 12)
+    assert run(["audit", str(cascade_engine.path)]) == 0
+    assert f"next: rrr repository {cascade_engine.path} --out " in capsys.readouterr().out
 
 
 def with_split(checkpoint: Checkpoint, data: Path, weights: Arrays, seed: int) -> Path:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.nightly  # a network that learns by heart takes half a 
 
 @pytest.fixture(scope="module")
 def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """10 classes of 12 images of tiles at random: a label says nothing about an image, so it can only be kept by heart."""
+    """10 classes of 12 random images: a label says nothing about an image, so it can only be learned by heart."""
     root, random = tmp_path_factory.mktemp("noise"), np.random.default_rng(6)
     for label in "abcdefghij":
         (root / label).mkdir()
@@ -44,7 +44,7 @@ def train(data: Path, out: Path, epochs: int) -> Path:
 
 
 def test_random_labels_learned_by_heart_are_found_in_nine_pairs_of_ten(noise: Path, tmp_path: Path) -> None:
-    found = audit(train(noise, tmp_path / "byheart", epochs=60))
+    found = audit(train(noise, tmp_path / "byheart", epochs=15))
     assert found["accuracy"]["train"] > 0.95
     assert found["accuracy"]["held_out"] < 0.3
     rows = {row["attack"]: row for row in found["attacks"]}

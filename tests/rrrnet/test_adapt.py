@@ -16,7 +16,7 @@ from rrrnet.images.preprocess import Preprocess
 from rrrnet.network.architecture import REDUCED_BLOCKS, Architecture, cost
 from rrrnet.network.ensemble import RRRNet, export_weights
 from rrrnet.training import adapt as adapting
-from rrrnet.training.adapt import AdaptOptions, Adapted, at_size, frozen_but, tuned_parts
+from rrrnet.training.adapt import Adapted, AdaptOptions, at_size, frozen_but, tuned_parts
 from rrrserve.cli import run
 
 Capture = pytest.CaptureFixture[str]

@@ -40,7 +40,7 @@ class Share(NamedTuple):
 
 def loss_score(mean: FloatArray, labels: Labels) -> Scores:
     """Minus the cross-entropy of the right label: (N, C) probabilities and (N,) to (N,), in nats."""
-    return np.log(np.maximum(mean[np.arange(len(labels)), labels].astype(np.float64), _FLOOR))
+    return np.asarray(np.log(np.maximum(mean[np.arange(len(labels)), labels].astype(np.float64), _FLOOR)))
 
 
 def attack_scores(mean: FloatArray, members: FloatArray, labels: Labels) -> dict[str, Scores]:
@@ -166,7 +166,6 @@ def privacy(told_apart: Share) -> Share:
 def utility(hits: int, images: int, classes: int) -> Share:
     """max((c A - 1) / (c - 1), 0) of an accuracy A in c classes: 0 is guessing, 1 always right (LTU Attacker)."""
     value, low, high = (
-        max((classes * share - 1) / (classes - 1), 0.0)
-        for share in (hits / images, *wilson_limits(hits, images, _Z))
+        max((classes * share - 1) / (classes - 1), 0.0) for share in (hits / images, *wilson_limits(hits, images, _Z))
     )
     return Share(value, low, high)

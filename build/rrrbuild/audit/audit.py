@@ -101,7 +101,7 @@ def _as_told(subject: EvaluatedModel, found: Predictions) -> tuple[npt.NDArray[n
 def _own_thresholds(
     references: Sequence[Path], subject: EvaluatedModel, found: Predictions, data: Path | None
 ) -> Scores:
-    """A loss for each image of `found`, shape (N,), from networks that were trained on it and networks that were not."""
+    """A loss for each image of `found`, shape (N,), by networks that were trained on it and networks that were not."""
     shape = (len(references), len(found.files))
     losses, trained, held_out = np.zeros(shape), np.zeros(shape, bool), np.zeros(shape, bool)
     place = {file: index for index, file in enumerate(found.files)}

@@ -40,4 +40,4 @@ def best_only(mean: FloatArray, count: int) -> FloatArray:
 
 def label_only(mean: FloatArray) -> FloatArray:
     """1 for the first label, 0 for the others: an attacker sees whether it is the right one, and no more."""
-    return np.eye(mean.shape[1])[mean.argmax(axis=1)]
+    return np.asarray(np.eye(mean.shape[1])[mean.argmax(axis=1)])

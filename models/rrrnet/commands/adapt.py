@@ -42,9 +42,7 @@ def adapt(
     from rrrnet.training.bar import training_bar
 
     command = shlex.join(["rrr", *sys.argv[1:]])
-    options = adapting.AdaptOptions(
-        checkpoint, out, tuple(size), data, epochs, lr, seed, device, overwrite, command
-    )
+    options = adapting.AdaptOptions(checkpoint, out, tuple(size), data, epochs, lr, seed, device, overwrite, command)
     with stop_requested(_STOPPING) as requested, training_bar(reads_images=True) as (started, report):
 
         def report_and_run(progress: "Progress", steps: int) -> None:

@@ -1,4 +1,4 @@
-"""A trained network at other image sizes: its classifiers and last BNs tuned there (FixRes, arXiv 1906.06423, section 4).
+"""A trained network at other image sizes: classifiers and last BNs tuned there (FixRes, arXiv 1906.06423).
 
 Objects that look larger or smaller than in training shift the statistics of what is pooled, so an accurate network
 loses at another size what a short tuning of its last layers gives back. Tuned is on training images as they are served
@@ -7,7 +7,7 @@ loses at another size what a short tuning of its last layers gives back. Tuned i
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -82,7 +82,7 @@ class Adapted:
     Attributes:
         checkpoint: what was written.
         macs: multiply-accumulates of one image.
-        milliseconds: of one image in PyTorch, the median of some calls.
+        milliseconds: of one image in PyTorch, the median of some calls in turns with the other sizes.
         before: accuracy of the network as it was at this size, on the images `val` (None without any) and `test`.
         after: the same after the tuning.
         tuned: whether the tuned weights were taken; they are unless the validation images are against it.
@@ -118,7 +118,10 @@ def adapt(
 
     Args:
         options: what is asked for.
-        report, stop, say, started: see `fit.fit`; `started` is called for each size.
+        report: called after each optimisation step.
+        stop: asked after each step; true ends the work, and the size that is being tuned is not written.
+        say: called with a line of text at each stage.
+        started: called with epochs and steps per epoch before the first step of each size.
 
     Raises:
         UsageError, ArtifactError, NoSpaceError, CheckFailedError: see the message.
@@ -134,7 +137,7 @@ def adapt(
     images, parts = remembered_images(source, options.data)
     if images.sha256 != source.training["data"]["sha256"]:
         say(f"note: the images in {images.root} are not, or not all, those {source.name} was trained on")
-    sets = {part: select(images, parts, part) for part in ("train", "test")}  # type: ignore[arg-type]  # two of its words
+    sets = {part: select(images, parts, part) for part in ("train", "test")}
     sets["val"] = images.take(index for index, file in enumerate(images.files) if parts.get(file) == "val")
     if not sets["val"].files:
         say("no validation images are recorded: the tuned weights are taken whatever they are worth")
@@ -150,7 +153,7 @@ def adapt(
         training.estimate_statistics(list(network.modules()), 1)
         started(options.epochs, training.steps_per_epoch)
         if not training.run(report, stop):
-            return found
+            break
         result = training.result().eval()
         after = accuracies(result, preprocess, arrays)
         tuned = before["val"] is None or (after["val"] or 0.0) >= before["val"]
@@ -158,10 +161,9 @@ def adapt(
             say(f"{size} pixels: tuned, it is worse on the validation images: the weights are left as they were")
             result = load_model(source).to(device)
         cost = shapes.cost(source.architecture, size)["total"]["macs"]
-        took = _milliseconds(result, preprocess)
-        adapted = Adapted(replace(source, path=out.absolute()), cost, took, before, after, tuned)
+        adapted = Adapted(replace(source, path=out.absolute()), cost, 0.0, before, after, tuned)
         found.append(_write(options, source, adapted, preprocess, result, arrays["test"]))
-    return found
+    return timed(found, device)
 
 
 def at_size(preprocess: Preprocess, size: int) -> Preprocess:
@@ -213,14 +215,19 @@ def _plan(options: AdaptOptions, source: Checkpoint, preprocess: Preprocess, net
     )
 
 
-def _milliseconds(model: RRRNet, preprocess: Preprocess) -> float:
-    """Of one image, from host memory to host memory."""
-    image, times = np.zeros((1, preprocess.size, preprocess.size, 3), np.uint8), []
+def timed(found: Sequence[Adapted], device: str) -> list[Adapted]:
+    """The same with the time of one image, from host memory to host memory; all sizes are timed in turns."""
+    networks = [load_model(one.checkpoint).to(device) for one in found]
+    times: list[list[float]] = [[] for _ in found]
     for _ in range(_TIMED_CALLS):
-        start = time.perf_counter()
-        probabilities(model, preprocess, image)
-        times.append(1000 * (time.perf_counter() - start))
-    return median(times[_WARM_UP_CALLS:])
+        for one, network, row in zip(found, networks, times, strict=True):
+            preprocess = one.checkpoint.preprocess
+            image = np.zeros((1, preprocess.size, preprocess.size, 3), np.uint8)
+            start = time.perf_counter()
+            probabilities(network, preprocess, image)
+            row.append(1000 * (time.perf_counter() - start))
+    rows = zip(found, times, strict=True)
+    return [replace(one, milliseconds=median(row[_WARM_UP_CALLS:])) for one, row in rows]
 
 
 def _write(
