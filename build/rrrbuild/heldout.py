@@ -10,6 +10,7 @@ import numpy.typing as npt
 from rrrnet.checkpoint import SPLIT, Checkpoint
 from rrrnet.data.copies import copies, used_files
 from rrrnet.data.dataset import ImageSet, load_arrays, read_again, read_split, select
+from rrrnet.data.remembered import remembered_data
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.hub.reference import is_in_cache
 from rrrnet.images.preprocess import Preprocess, Uint8Array
@@ -115,24 +116,6 @@ def _with_labels(chosen: ImageSet, checkpoint: Checkpoint, source: str) -> HeldO
     images, labels = load_arrays(chosen, checkpoint.preprocess)
     to_output = np.array([checkpoint.labels.index(name) for name in chosen.classes])
     return HeldOut(images, to_output[labels], source)
-
-
-def remembered_data(checkpoint: Checkpoint) -> Path | None:
-    """The folder of the data set that the checkpoint was trained on; None if it never had one.
-
-    Raises:
-        UsageError: the folder is gone.
-    """
-    remembered = checkpoint.training.get("data")
-    if remembered is None:
-        return None
-    data = Path(remembered["path"])
-    if not data.is_dir():
-        raise UsageError(
-            f"checkpoint {checkpoint.name} remembers its images at {data}, which is no folder any more: "
-            "tell where they are with --data DIR"
-        )
-    return data
 
 
 def evenly(images: ImageSet, limit: int) -> ImageSet:

@@ -255,6 +255,11 @@ def test_augmentation_keeps_shape_and_range_and_follows_the_seed(name: str) -> N
     assert not torch.equal(first, augment(images))
 
 
+def test_augmentation_none_leaves_images_as_they_are() -> None:
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(make_augmentation("none")(images), images)
+
+
 def test_zero_epochs_of_a_random_network_give_finite_varied_answers(data: Path, tmp_path: Path) -> None:
     outcome = run(replace(options(data, tmp_path / "full"), method="full", epochs=0))
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)

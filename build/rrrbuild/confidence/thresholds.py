@@ -12,6 +12,7 @@ import numpy.typing as npt
 from rrrbuild.cascade_runner import AUTO, answered_by
 from rrrbuild.confidence.order import greedy_order
 from rrrbuild.confidence.temperature import fit_temperature, tempered
+from rrrbuild.confidence.wilson import wilson_limits
 
 FloatArray = npt.NDArray[np.floating[Any]]
 Labels = npt.NDArray[np.integer[Any]]
@@ -65,16 +66,9 @@ def drop_bound_points(losses: int, wins: int, images: int) -> float:
         wins: images whose wrong label became the right one.
         images: of all.
     """
-    (lost, most_lost), (won, least_won) = _wilson(losses, images, 1), _wilson(wins, images, -1)
+    z, lost, won = NormalDist().inv_cdf(_ONE_SIDED), losses / images, wins / images
+    most_lost, least_won = wilson_limits(losses, images, z)[1], wilson_limits(wins, images, z)[0]
     return 100 * (lost - won + math.hypot(most_lost - lost, won - least_won))
-
-
-def _wilson(hits: int, images: int, side: int) -> tuple[float, float]:
-    z = NormalDist().inv_cdf(_ONE_SIDED)
-    share, total = hits / images, images + z * z
-    half = z * math.sqrt(share * (1 - share) * images + z * z / 4) / total
-    limit = (hits + z * z / 2) / total + side * half
-    return share, min(max(limit, 0.0), 1.0)
 
 
 def steps(probabilities: FloatArray, labels: Labels, order: Sequence[int], k: int) -> list[Step]:

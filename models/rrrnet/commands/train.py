@@ -130,8 +130,8 @@ def train(
     augmentation: Annotated[
         str | None,
         typer.Option(
-            help="Random changes of training images: paper, quick, or scratch (colours too) [default: the recipe's; "
-            "scratch for quick from random weights in 20 epochs and more]."
+            help="Random changes of training images: paper, quick, scratch (colours too) or none [default: the "
+            "recipe's; scratch for quick from random weights in 20 epochs and more]."
         ),
     ] = None,
     aligned: Annotated[bool, typer.Option("--aligned", help="Widths in multiples of 8 (not the paper's).")] = False,

@@ -4,6 +4,7 @@
 `quick`: one affine warp for every image and the negative of half of them; cheap enough for a CPU.
 `scratch`: the same, then other colours for half of the images and a rectangle erased from half; for networks that start
 from random weights, which otherwise learn a few hundred images by heart (docs/training.md has what it gains).
+`none`: images as they are.
 """
 
 import os
@@ -22,6 +23,8 @@ Augmentation = Callable[[Tensor], Tensor]
 
 def make_augmentation(name: Augmentations) -> Augmentation:
     """The named pipeline. Shape: (N, 3, H, W) float in [0, 1] -> the same."""
+    if name == "none":
+        return nn.Identity()
     if name == "quick":
         return nn.Sequential(*_quick_changes())
     if name == "scratch":

@@ -7,8 +7,8 @@ from typing import Literal
 from rrrnet.errors import UsageError
 
 Method = Literal["head", "full", "reduced", "ensemble"]
-Augmentations = Literal["paper", "quick", "scratch"]
-AUGMENTATIONS: tuple[Augmentations, ...] = ("paper", "quick", "scratch")
+Augmentations = Literal["paper", "quick", "scratch", "none"]
+AUGMENTATIONS: tuple[Augmentations, ...] = ("paper", "quick", "scratch", "none")
 METHODS: tuple[Method, ...] = ("head", "full", "reduced", "ensemble")  # the paper's [A], [B], [C], [D]
 
 

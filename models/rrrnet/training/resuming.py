@@ -1,6 +1,7 @@
 """Going on with a stopped training: what must be there, and what must be the same."""
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rrrnet import sealed
@@ -18,31 +19,51 @@ if TYPE_CHECKING:
     from rrrnet.training.options import Options
 
 
-def check_out(options: "Options") -> None:
-    """Refuse to lose a trained network or to resume one that is not there, before any work is done.
+def check_new(out: Path, *, overwrite: bool) -> None:
+    """Refuse a name that no model can have, and to lose a trained network, before any work is done.
 
     Raises:
         UsageError: says what to give instead.
     """
-    place = str(options.out.absolute())
+    _check_readable(out)
+    name = out.absolute().name
+    check_model_name(name, remedy=lambda allowed: f"give --out {shlex.quote(str(out.parent / allowed))}")
+    if (out / DOCUMENT).exists() and not overwrite:
+        resumable = (out / RESUME).exists()
+        advice = "go on with --resume, or replace it with --overwrite" if resumable else "replace it with --overwrite"
+        raise UsageError(f"{out} already holds a checkpoint: {advice}, or choose another --out")
+    _check_target(out)
+
+
+def check_out(options: "Options") -> None:
+    """What `check_new` refuses, and to resume a training that is not there.
+
+    Raises:
+        UsageError: says what to give instead.
+    """
+    if not options.resume:
+        check_new(options.out, overwrite=options.overwrite)
+        return
+    _check_readable(options.out)
+    if not (options.out / RESUME).exists():
+        state = "is complete" if (options.out / DOCUMENT).exists() else "does not exist"
+        raise UsageError(f"--resume: the checkpoint {options.out} {state}; only a stopped training can be resumed")
+    _check_target(options.out)
+
+
+def _check_readable(out: Path) -> None:
+    place = str(out.absolute())
     if readable(place) != place:
         raise UsageError(f"--out {readable(place)} is a name that is not UTF-8: choose another")
-    if not options.resume:
-        name = options.out.absolute().name
-        check_model_name(name, remedy=lambda allowed: f"give --out {shlex.quote(str(options.out.parent / allowed))}")
-    exists = (options.out / DOCUMENT).exists()
-    if options.resume and not (options.out / RESUME).exists():
-        state = "is complete" if exists else "does not exist"
-        raise UsageError(f"--resume: the checkpoint {options.out} {state}; only a stopped training can be resumed")
-    if exists and not options.resume and not options.overwrite:
-        resumable = (options.out / RESUME).exists()
-        advice = "go on with --resume, or replace it with --overwrite" if resumable else "replace it with --overwrite"
-        raise UsageError(f"{options.out} already holds a checkpoint: {advice}, or choose another --out")
-    if exists and sealed.page_changed(options.out, DOCUMENT):
+
+
+def _check_target(out: Path) -> None:
+    """Refuse to replace what rrr did not write."""
+    if (out / DOCUMENT).exists() and sealed.page_changed(out, DOCUMENT):
         raise UsageError(
-            f"{options.out / sealed.PAGE} was changed after rrr wrote it, and a new one would replace it: move it away"
+            f"{out / sealed.PAGE} was changed after rrr wrote it, and a new one would replace it: move it away"
         )
-    sealed.check_target(options.out, document=DOCUMENT)
+    sealed.check_target(out, document=DOCUMENT)
 
 
 def restore(options: "Options", choice: Choice, images: ImageSet, training: Training) -> Checkpoint:

@@ -6,23 +6,20 @@ from statistics import NormalDist
 
 import numpy as np
 
+from rrrbuild.confidence.wilson import wilson_limits
 from rrrserve.judge.intervals import Interval
 
 
 def proportion(hits: int, images: int, alpha: float) -> Interval:
-    """A share (Wilson, Journal of the American Statistical Association 22, 1927): good down to few images.
+    """A share, with Wilson's limits.
 
     Args:
         hits: images that count.
         images: of all.
         alpha: 1 - confidence.
     """
-    z = NormalDist().inv_cdf(1 - alpha / 2)
-    share = hits / images
-    center = (share + z * z / (2 * images)) / (1 + z * z / images)
-    half = z / (1 + z * z / images) * math.sqrt(share * (1 - share) / images + z * z / (4 * images * images))
-    # The exact limits at 0 and 1 are lost to rounding.
-    return Interval(share, 0.0 if hits == 0 else center - half, 1.0 if hits == images else center + half)
+    low, high = wilson_limits(hits, images, NormalDist().inv_cdf(1 - alpha / 2))
+    return Interval(hits / images, low, high)
 
 
 def exact(hits: int, images: int, alpha: float) -> Interval:

@@ -1,0 +1,1 @@
+"""What answers give away about the images that a network was trained on: membership inference, from probabilities."""
