@@ -89,10 +89,10 @@ def train(
         ),
     ] = None,
     teacher_temperature: Annotated[
-        float | None, typer.Option(help="Softens what the teacher says; 1 leaves it as it is [default: 2].")
+        float | None, typer.Option(help="Softens what the teacher says; 1 leaves it as it is.", show_default="2")
     ] = None,
     teacher_weight: Annotated[
-        float | None, typer.Option(help="Its share of the loss; the labels have the rest [default: 0.9].")
+        float | None, typer.Option(help="Its share of the loss; the labels have the rest.", show_default="0.9")
     ] = None,
     unlabelled: Annotated[
         Path | None,

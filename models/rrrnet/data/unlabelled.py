@@ -62,7 +62,9 @@ def read_unlabelled(root: Path, data: TrainingData, *, max_pixels: int, say: Cal
     images = images.take(index for index, file in enumerate(files) if file not in known)
     told = [f"left out {line}" for line in describe_left_out(images.left_out)]
     counts = Counter(parts[path] for path in known.values())
-    told += [f"left out {counts[part]} copies of images {words}" for part, words in _USED.items() if counts[part]]
+    for part, words in _USED.items():
+        if count := counts[part]:
+            told.append(f"left out {count} {'copy' if count == 1 else 'copies'} of images {words}")
     if not images.files:
         raise ArtifactError(f"--unlabelled {root} has no image to take: {'. '.join(told) or 'it is empty'}")
     for line in (f"{len(images.files)} images without a label", *told):
