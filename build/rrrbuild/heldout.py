@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rrrnet.checkpoint import SPLIT, Checkpoint
-from rrrnet.data.dataset import TEST_DATA, ImageSet, load_arrays, read_again, read_split, select
+from rrrnet.data.dataset import TEST_DATA, ImageSet, evenly, load_arrays, read_again, read_split, select
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.images.preprocess import Preprocess, Uint8Array
 from rrrnet.names import spelled_as
@@ -143,12 +143,6 @@ def remembered_data(checkpoint: Checkpoint) -> Path | None:
             "tell where they are with --data DIR"
         )
     return data
-
-
-def evenly(images: ImageSet, limit: int) -> ImageSet:
-    """At most `limit` of the images, spread evenly; they are listed by class, so every class has its share."""
-    count = len(images.files)
-    return images.take(np.unique(np.linspace(0, count - 1, min(limit, count)).round().astype(int)))
 
 
 def _test_part(checkpoint: Checkpoint, images: ImageSet) -> tuple[ImageSet, str]:
