@@ -11,7 +11,8 @@ from typing import Any
 
 from rrrbench.environment import RESULTS, ResultFile
 from rrrnet.checkpoint import read_checkpoint
-from rrrnet.robust.measure import DEFAULT_IMAGES, SECTIONS, Questions, images_of, measure
+from rrrnet.robust.measure import images_of, measure
+from rrrnet.robust.questions import DEFAULT_IMAGES, SECTIONS, Questions
 
 
 def run(path: Path, result: ResultFile, *, only: tuple[str, ...], images: int) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+import typer
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -27,7 +29,8 @@ from rrrnet.network.architecture import REDUCED_BLOCKS, Architecture
 from rrrnet.network.ensemble import RRRNet, export_weights, normalise
 from rrrnet.robust import attack, corruptions, sensitivity
 from rrrnet.robust.factors import by_factor, interval
-from rrrnet.robust.measure import SECTIONS, Questions, images_of, measure, pieces
+from rrrnet.robust.measure import images_of, measure, pieces
+from rrrnet.robust.questions import Questions, eps_of
 
 Images = npt.NDArray[np.uint8]
 
@@ -42,7 +45,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     model = RRRNet(Architecture(3, REDUCED_BLOCKS, 2, (8, 8)))
     with torch.no_grad():
         for tail in model.tails():
-            tail.get_submodule("fc").weight.mul_(30)  # type: ignore[operator]  # a tensor
+            tail.get_submodule("fc").weight.mul_(3)  # type: ignore[operator]  # a tensor
     data = {"name": images.name, "path": str(images.root), "sha256": images.sha256}
     made = Checkpoint(
         root / "net", "net", "ensemble", model.architecture, images.classes, Preprocess(32), {"data": data}, "tests"
@@ -67,8 +70,8 @@ def test_a_corruption_goes_further_from_the_image_with_each_severity_and_is_the_
     found = [corruptions.corrupt(smooth, name, severity, seed=1) for severity in corruptions.SEVERITIES]
     distances = [float(np.abs(image.astype(float) - smooth).mean()) for image in found]
 
-    assert [(image.shape, image.dtype) for image in found] == [(smooth.shape, np.uint8)] * 5
-    assert 0 < distances[0] < distances[4]
+    assert [(image.shape, str(image.dtype)) for image in found] == [(smooth.shape, "uint8")] * 5
+    assert 0 <= distances[0] < distances[4]  # at 64 pixels the weakest blur changes no byte
     assert distances == sorted(distances) or name in ("JPEG", "pixelate")  # blocks may fall well
     assert np.array_equal(found[2], corruptions.corrupt(smooth, name, 3, seed=1))
 
@@ -82,7 +85,7 @@ def test_an_attack_stays_in_the_ball_and_raises_the_loss_of_the_ensemble(
     def loss(inputs: torch.Tensor) -> float:
         return float(attack.mean_nll(model(normalise(inputs, checkpoint.preprocess)), labels).mean())
 
-    found = attack.attacked(model, checkpoint.preprocess, images, labels, eps=8.0, seed=0)
+    found = attack.attacked(model, checkpoint.preprocess, images, labels, eps=8.0, seed=0, steps=10)
 
     assert float((found - images).abs().max()) <= 8
     assert 0 <= float(found.min()) <= float(found.max()) <= 255
@@ -174,21 +177,19 @@ def test_every_section_answers_about_the_test_images_alone(checkpoint: Checkpoin
 
 
 def ask(*words: str) -> Any:
-    import typer
-
     app = typer.Typer()
     app.command()(robust)
     return CliRunner().invoke(app, list(words))
 
 
 def test_the_command_tells_tables_and_what_they_mean_and_the_next_step(checkpoint: Checkpoint) -> None:
-    answer = ask(str(checkpoint.path), "--images", "4", "--eps", "1", "--steps", "1")
+    answer = ask(str(checkpoint.path), "--images", "2", "--eps", "1", "--steps", "1")
 
     assert answer.exit_code == 0, answer.output
     for words in (
         "accuracy by factor, 18 test images",
-        "accuracy under corruptions, 4 test images",
-        "accuracy under attack (PGD on the ensemble), 4 test images",
+        "accuracy under corruptions, 2 test images",
+        "accuracy under attack (PGD on the ensemble), 2 test images",
         "MRS-style sensitivity",
         "the answer hangs most on",
         f"next: rrr build {checkpoint.path}",
@@ -227,10 +228,12 @@ def test_questions_that_cannot_be_asked_are_refused_with_what_can(wrong: dict[st
         Questions(**wrong)
 
 
-def test_a_checkpoint_without_images_asks_for_some(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    import dataclasses
+def test_radii_that_are_no_numbers_are_refused_with_an_example() -> None:
+    with pytest.raises(UsageError, match="--eps is '1,two': give numbers with commas between"):
+        eps_of("1,two")
 
-    homeless = dataclasses.replace(checkpoint, training={"data": {"path": str(tmp_path / "gone"), "name": "x"}})
+
+def test_a_checkpoint_without_images_asks_for_some(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    homeless = replace(checkpoint, training={"data": {"path": str(tmp_path / "gone"), "name": "x"}})
     with pytest.raises(UsageError, match=r"gone, which is no folder any more: give labelled ones with --data DIR"):
         images_of(homeless, None)
-    assert SECTIONS == ("factors", "corruptions", "attack", "sensitivity")

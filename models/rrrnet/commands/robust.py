@@ -1,6 +1,6 @@
 """`rrr robust`: a checkpoint under corruptions and attacks, its weak spots, and accuracy by factor."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,10 +10,11 @@ from rich.table import Table
 
 from rrrnet import output, tables
 from rrrnet.checkpoint import read_checkpoint
-from rrrnet.errors import UsageError
+from rrrnet.robust.questions import DEFAULT_EPS, DEFAULT_IMAGES, DEFAULT_STEPS, SECTIONS, Questions, eps_of
 from rrrnet.stopping import stop_requested
 from rrrnet.training.threads import wait_asleep
 
+_EPS = ",".join(f"{radius:g}" for radius in DEFAULT_EPS)
 _STOPPING = "stopping: what was measured is told (again: stop now and lose it)"
 
 
@@ -30,9 +31,11 @@ def robust(
         str | None,
         typer.Option(help="Some of factors, corruptions, attack, sensitivity, with commas.", show_default="all"),
     ] = None,
-    images: Annotated[int, typer.Option(help="The most test images to corrupt and attack; factors look at all.")] = 256,
-    eps: Annotated[str, typer.Option(help="Largest changes of a pixel by an attack, of 255, ascending.")] = "1,2,4,8",
-    steps: Annotated[int, typer.Option(help="Gradient steps of an attack.")] = 10,
+    images: Annotated[
+        int, typer.Option(help="The most test images to corrupt and attack; factors look at all.")
+    ] = DEFAULT_IMAGES,
+    eps: Annotated[str, typer.Option(help="Largest changes of a pixel by an attack, of 255, ascending.")] = _EPS,
+    steps: Annotated[int, typer.Option(help="Gradient steps of an attack.")] = DEFAULT_STEPS,
     seed: Annotated[int, typer.Option(help="Decides noise and random starts.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -43,11 +46,11 @@ def robust(
     """
     wait_asleep()
     read = read_checkpoint(checkpoint)
-    from rrrnet.robust.measure import SECTIONS, Questions, images_of, measure, pieces
+    from rrrnet.robust.measure import images_of, measure, pieces
     from rrrnet.training.devices import find_device
 
     sections = SECTIONS if only is None else tuple(word.strip() for word in only.split(","))
-    questions = Questions(sections, images, _numbers(eps), steps, seed, find_device(device))
+    questions = Questions(sections, images, eps_of(eps), steps, seed, find_device(device))
     with output.progress_bar() as bar, stop_requested(_STOPPING) as requested:
         task = bar.add_task(read.name, total=None, text="reading images")
         chosen = images_of(read, data)
@@ -72,16 +75,9 @@ def robust(
         output.next_step("rrr", "build", checkpoint)
 
 
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(word) for word in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"--eps is {text!r}: give numbers with commas between, e.g. --eps 1,2,4,8") from error
-
-
 def _show(document: dict[str, Any]) -> None:
     """A table for each section that has rows, and below it what it means."""
-    shows = {
+    shows: dict[str, Callable[[Any], None]] = {
         "factors": _show_factors,
         "corruptions": _show_corruptions,
         "attack": _show_attack,

@@ -12,7 +12,6 @@ from torch import Tensor
 from rrrnet.images.preprocess import Preprocess
 from rrrnet.network.ensemble import RRRNet, normalise
 
-STEPS = 10
 _STEP_SHARE = 0.25  # of the ball's radius: 2/255 of 8/255, as in that paper
 
 
@@ -23,7 +22,7 @@ def mean_nll(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def attacked(
-    model: RRRNet, preprocess: Preprocess, images: Tensor, labels: Tensor, *, eps: float, seed: int, steps: int = STEPS
+    model: RRRNet, preprocess: Preprocess, images: Tensor, labels: Tensor, *, eps: float, seed: int, steps: int
 ) -> Tensor:
     """Images that differ by at most `eps` from those given, and that the network takes for something else if it can.
 

@@ -1,7 +1,7 @@
 """A checkpoint's robustness on its test images, section by section; what was measured when somebody stops stays."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,49 +18,15 @@ from rrrnet.inference import load_model, probabilities
 from rrrnet.names import spelled_as
 from rrrnet.network.ensemble import RRRNet, normalise
 from rrrnet.robust import attack, corruptions, factors, sensitivity
+from rrrnet.robust.questions import SECTIONS, Questions
 from rrrnet.training.metrics import mean_of_members
 
-SECTIONS = ("factors", "corruptions", "attack", "sensitivity")
-# Of the attacks' largest changes, in steps of a pixel's 255.
-DEFAULT_EPS = (1.0, 2.0, 4.0, 8.0)
-DEFAULT_IMAGES = 256
 _SENSITIVITY_IMAGES = 64
 _BATCH = 32
 _CHUNK = 256  # images in memory where all test images are looked at
 
 # Is told what runs now, and of how many pieces of work it is the next one.
 Step = Callable[[str, int], None]
-
-
-@dataclass(frozen=True)
-class Questions:
-    """What to measure.
-
-    Attributes:
-        only: the sections, of `SECTIONS`.
-        images: the most test images that are corrupted and attacked, spread evenly; factors look at all.
-        eps: radii of the attacks, ascending, in steps of a pixel's 255.
-        steps: of an attack.
-        seed: of noise and random starts.
-        device: where torch computes.
-    """
-
-    only: tuple[str, ...] = SECTIONS
-    images: int = DEFAULT_IMAGES
-    eps: tuple[float, ...] = DEFAULT_EPS
-    steps: int = attack.STEPS
-    seed: int = 0
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in self.only if name not in SECTIONS]
-        if unknown or not self.only:
-            raise UsageError(f"--only {','.join(self.only)}: allowed are {', '.join(SECTIONS)}, with commas between")
-        if self.images < 1 or self.steps < 1:
-            raise UsageError(f"--images is {self.images} and --steps {self.steps}: at least 1 of each is needed")
-        if not self.eps or not all(0 < eps <= 255 for eps in self.eps) or list(self.eps) != sorted(set(self.eps)):
-            told = ",".join(f"{eps:g}" for eps in self.eps)
-            raise UsageError(f"--eps is {told!r}: give ascending numbers above 0 and up to 255, e.g. --eps 1,2,4,8")
 
 
 def images_of(checkpoint: Checkpoint, data: Path | None) -> ImageSet:
@@ -179,7 +145,7 @@ class _Work:
         arrays, labels = self._some(_SENSITIVITY_IMAGES)
         eps = self._questions.eps[0]  # large ones leave an undefended network nothing to lose
         attacked = torch.cat(list(self._attacked(arrays, labels, eps)))
-        inputs = [normalise(images, self._preprocess) for images in (attacked, self._tensor(arrays))]
+        inputs = normalise(attacked, self._preprocess), normalise(self._tensor(arrays), self._preprocess)
         rows: list[dict[str, Any]] = []
         self._found["sensitivity"] = {"images": len(labels), "eps": eps, "radius": sensitivity.RADIUS, "modules": rows}
         for stage, member, module in sensitivity.modules_of(self._model):

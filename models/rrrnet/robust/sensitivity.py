@@ -48,20 +48,22 @@ def rise(model: RRRNet, module: nn.Module, attacked: Tensor, clean: Tensor, labe
         clean: the same, as they were.
         labels: shape (N,).
     """
-    with torch.inference_mode():
-        before = [float(mean_nll(model(images), labels).mean()) for images in (attacked, clean)]
+
+    def losses() -> list[float]:
+        with torch.no_grad():
+            return [float(mean_nll(model(images), labels).mean()) for images in (attacked, clean)]
+
     with _moving(module) as (weights, originals):
+        found = before = losses()
         for _ in range(ASCENT_STEPS):
-            loss = mean_nll(model(attacked), labels).mean()
-            gradients = torch.autograd.grad(loss, weights)
+            gradients = torch.autograd.grad(mean_nll(model(attacked), labels).mean(), weights)
             with torch.no_grad():
                 for weight, original, gradient in zip(weights, originals, gradients, strict=True):
                     radius = RADIUS * original.norm()
                     moved = weight - original + _STEP_SHARE * radius * gradient / gradient.norm().clamp_min(1e-12)
                     weight.copy_(original + moved * (radius / moved.norm().clamp_min(1e-12)).clamp(max=1))
-        with torch.no_grad():
-            after = [float(mean_nll(model(images), labels).mean()) for images in (attacked, clean)]
-    return after[0] - before[0], after[1] - before[1]
+            found = max(found, losses())  # the worst on the way: a step may overshoot
+    return found[0] - before[0], found[1] - before[1]
 
 
 @contextmanager
