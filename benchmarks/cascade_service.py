@@ -40,13 +40,12 @@ from rrrbench.tables import markdown
 from rrrbench.turns import median_interval
 from rrrbuild.build import build_engine
 from rrrbuild.cascade_runner import FAST
-from rrrbuild.heldout import evenly
 from rrrbuild.manifest import MANIFEST, BatchRange
 from rrrbuild.repository import write_repository
 from rrrbuild.repository_document import DOCUMENT, PYTHON_BACKEND
 from rrrbuild.trust import Trust
 from rrrnet.checkpoint import SPLIT
-from rrrnet.data.dataset import read_dataset, read_split, select
+from rrrnet.data.dataset import evenly, read_dataset, read_split, select
 from rrrserve.bench import loops
 from rrrserve.bench.clients.client import RequestFailedError
 from rrrserve.bench.clients.http_client import HttpClient

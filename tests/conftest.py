@@ -85,17 +85,19 @@ def repository(
 ) -> Path:
     """Both networks as ONNX Runtime engines in one Triton repository; the ensemble's members run side by side.
 
-    It has the first three pictures as samples, red, green and blue.
+    The single one gives embeddings. The repository has the first three pictures as samples, red, green and blue.
     """
     folder = tmp_path_factory.mktemp("engines")
     for checkpoint in checkpoints:
+        several = checkpoint.architecture.members > 1
         build_engine(
             checkpoint.path,
             "onnxruntime-fp32",
-            plan="split" if checkpoint.architecture.members > 1 else "sequential",
+            plan="split" if several else "sequential",
             batch=BatchRange(1, 2, MAX_BATCH),
             out=folder / checkpoint.name,
             images=8,
+            embed=not several,
         )
     out = tmp_path_factory.mktemp("served") / "repository"
     samples = [(folder / f"{label}.png", label) for label in LABELS]

@@ -13,8 +13,8 @@ from rrrbuild.calibration import Calibration, calibration_images
 from rrrbuild.engine import incompatibility
 from rrrbuild.heldout import HeldOut, held_out_images
 from rrrbuild.job import BuildOrder, Report
-from rrrbuild.manifest import INPUT, MANIFEST, OUTPUT, BatchRange, Manifest, read_engine, write_manifest
-from rrrbuild.plans import AUTO, check_plan, plans_to_build
+from rrrbuild.manifest import EMBEDDING, INPUT, MANIFEST, OUTPUT, BatchRange, Manifest, read_engine, write_manifest
+from rrrbuild.plans import AUTO, check_embed, check_plan, plans_to_build
 from rrrbuild.targets import Plan, Target, build_obstacle, run_obstacle, target_named
 from rrrbuild.trust import DEFAULT_TRUST, Trust, with_confidence
 from rrrnet import __version__, sealed
@@ -22,6 +22,7 @@ from rrrnet.checkpoint import DOCUMENT, SPLIT, read_checkpoint
 from rrrnet.data.dataset import REMEMBERED
 from rrrnet.errors import IncompatibleError, RRRError, UsageError
 from rrrnet.hub.reference import named
+from rrrnet.network.architecture import embedding_dim
 
 if TYPE_CHECKING:
     from rrrbuild.quantize import Quantiser
@@ -44,6 +45,7 @@ class BuildOptions(TypedDict):
     images: int
     calibration_images: int
     trust: Trust
+    embed: bool
 
 
 def build_engine(
@@ -58,6 +60,7 @@ def build_engine(
     images: int = DEFAULT_IMAGES,
     calibration_images: int = DEFAULT_CALIBRATION_IMAGES,
     trust: Trust = DEFAULT_TRUST,
+    embed: bool = False,
     report: Report = lambda _: None,
 ) -> Manifest:
     """Build, verify and measure one engine; nothing is left at `out` if any step fails.
@@ -73,6 +76,7 @@ def build_engine(
         images: the most images to verify on.
         calibration_images: the most images of the training split to take INT8 ranges from.
         trust: whether a cascade and temperatures are wanted, and on which images they are chosen.
+        embed: whether the engine gives an image's embedding too; then there is no cascade.
         report: is told each step in words.
 
     Raises:
@@ -85,15 +89,17 @@ def build_engine(
     check_plan(plan, target)
     check_limits(images, calibration_images, max_drop)
     trust.check(plan)
+    if embed:
+        check_embed(plan, target, cascade=trust.cascade)
     checkpoint = read_checkpoint(checkpoint_path)
-    plans = plans_to_build(plan, target, checkpoint.architecture)
+    plans = plans_to_build(plan, target, checkpoint.architecture, embed=embed)
     if obstacle := build_obstacle(target):
         raise IncompatibleError(f"{target.name} cannot be built here: {obstacle}")
     machine.require("onnx", extra="build")
     out = out if out is not None else ENGINES / checkpoint.name / target.name
     if checkpoint.training.get("complete") is False:
         report(f"the training of {checkpoint.name} is not complete")
-    order = BuildOrder(checkpoint, target, batch, out, max_drop, report)
+    order = BuildOrder(checkpoint, target, batch, out, max_drop, report, embed)
     calibration, held_out = _read_images(order, data, images, calibration_images)
     quantiser = lazy.quantiser(order, calibration, held_out) if calibration and held_out else None
     given: list[tuple[str, object, object]] = [
@@ -103,7 +109,8 @@ def build_engine(
         ("--calibration-images", calibration_images if quantiser else None, None),
         *trust.options(),
     ]
-    options = [word for name, value, usual in given if value != usual for word in (name, str(value))] + trust.flags()
+    options = [word for name, value, usual in given if value != usual for word in (name, str(value))]
+    options += [*trust.flags(), *(["--embed"] if embed else [])]
 
     with sealed.staged(out, document=MANIFEST) as folder:
         manifest = _fill(folder, order, plans, held_out, quantiser)
@@ -180,6 +187,9 @@ def describe(order: BuildOrder, folder: Path) -> Manifest:
     checkpoint, target = order.checkpoint, order.target
     size, architecture = checkpoint.preprocess.size, checkpoint.architecture
     recorded = checkpoint.training.get("data")
+    outputs = [{"name": OUTPUT, "dtype": "float32", "shape": [-1, architecture.members, architecture.num_classes]}]
+    if order.embed:
+        outputs.append({"name": EMBEDDING, "dtype": "float32", "shape": [-1, embedding_dim(architecture)]})
     return Manifest(
         path=folder,
         name=checkpoint.name,
@@ -192,7 +202,7 @@ def describe(order: BuildOrder, folder: Path) -> Manifest:
         preprocess=checkpoint.preprocess,
         batch=order.batch,
         inputs=[{"name": INPUT, "dtype": "uint8", "shape": [-1, size, size, 3]}],
-        outputs=[{"name": OUTPUT, "dtype": "float32", "shape": [-1, architecture.members, architecture.num_classes]}],
+        outputs=outputs,
         versions=_versions(target),
         device={},
         verified=False,

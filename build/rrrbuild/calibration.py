@@ -4,9 +4,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from rrrbuild.heldout import evenly
 from rrrnet.checkpoint import SPLIT, Checkpoint
-from rrrnet.data.dataset import load_arrays, read_again, read_split, select, split_dataset
+from rrrnet.data.dataset import evenly, load_arrays, read_again, read_split, select, split_dataset
 from rrrnet.data.remembered import remembered_data
 from rrrnet.errors import UsageError
 from rrrnet.images.preprocess import Uint8Array

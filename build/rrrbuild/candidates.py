@@ -7,19 +7,20 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rrrbuild import lazy, machine
+from rrrbuild import lazy, machine, plan_runner
 from rrrbuild.engine import Runner, load_runner
 from rrrbuild.heldout import HeldOut
 from rrrbuild.job import BuildOrder, Compiled, CompileJob, Report
 from rrrbuild.manifest import MANIFEST, MODEL, TIMING_CACHE, Manifest, read_engine, to_document
 from rrrbuild.measure import measure_latency
-from rrrbuild.plan_runner import SPLIT, Probabilities
+from rrrbuild.plan_runner import SPLIT, Embeddings, Probabilities
 from rrrbuild.plans import winners
 from rrrbuild.targets import Plan, Target
-from rrrbuild.verify import compare, run_all
+from rrrbuild.verify import compare, compare_embeddings, run_all
 from rrrnet import sealed
 from rrrnet.checkpoint import DOCUMENT
 from rrrnet.errors import FULL_DISK, ArtifactError, CheckFailedError, IncompatibleError, RRRError
@@ -35,7 +36,7 @@ def compile_plan(order: BuildOrder, plan: Plan, folder: Path, quantise: Quantise
     """
     checkpoint, target = order.checkpoint, order.target
     order.report(f"exporting {checkpoint.name} to ONNX, plan {plan.name}")
-    model = lazy.export_onnx(checkpoint, target, plan)
+    model = lazy.export_onnx(checkpoint, target, plan, embed=order.embed)
     if quantise is not None:
         model = quantise(model, plan.name, None)
     parts, features = lazy.cut(model) if plan.name == SPLIT else ({MODEL: model}, None)
@@ -73,10 +74,20 @@ def leaving_out(name: str, left_out: dict[str, RRRError], report: Report) -> Ite
         report(f"{name} is left out: {left_out[name]}")
 
 
+def pytorch_embeddings(order: BuildOrder, held_out: HeldOut) -> Embeddings | None:
+    """PyTorch's embeddings of the images, (N, D); None for an engine without."""
+    return lazy.embedder(order.checkpoint)(held_out.images) if order.embed else None
+
+
 def check(
-    order: BuildOrder, manifest: Manifest, plan: str, held_out: HeldOut, reference: Probabilities
+    order: BuildOrder,
+    manifest: Manifest,
+    plan: str,
+    held_out: HeldOut,
+    reference: Probabilities,
+    embeddings: Embeddings | None,
 ) -> tuple[Runner, dict[str, Any]]:
-    """Load what lies in the plan's folder and compare it with PyTorch's answers, `reference`.
+    """Load what lies in the plan's folder and compare it with PyTorch's answers, `reference`, and its `embeddings`.
 
     Raises:
         CheckFailedError: it is not the network that was trained.
@@ -85,7 +96,11 @@ def check(
     document = to_document(replace(manifest, plan=plan))
     runner = load_runner(manifest.path / plan, order.target, document, threads=None)
     found = run_all(runner, held_out.images, order.batch)
-    return runner, compare(found, reference, held_out, order.target, max_drop=order.max_drop)
+    verified = compare(found, reference, held_out, order.target, max_drop=order.max_drop)
+    if embeddings is not None:
+        found = run_all(partial(plan_runner.embed, runner), held_out.images, order.batch)
+        verified["embedding"] = compare_embeddings(found, embeddings, order.target)
+    return runner, verified
 
 
 def prove(order: BuildOrder, manifest: Manifest, plans: Sequence[str], held_out: HeldOut) -> Manifest:
@@ -98,6 +113,7 @@ def prove(order: BuildOrder, manifest: Manifest, plans: Sequence[str], held_out:
     report, checkpoint, batch = order.report, order.checkpoint, order.batch
     report(f"verifying against PyTorch on {len(held_out.images)} images ({held_out.source})")
     reference = lazy.predictor(checkpoint)(held_out.images)
+    embeddings = pytorch_embeddings(order, held_out)
     if sealed.sha256_of(checkpoint.path / DOCUMENT) != manifest.checkpoint["sha256"]:
         raise ArtifactError(f"{checkpoint.path} was rewritten meanwhile: let rrr train finish, then build again")
     runners: dict[str, Runner] = {}
@@ -105,7 +121,7 @@ def prove(order: BuildOrder, manifest: Manifest, plans: Sequence[str], held_out:
     left_out: dict[str, RRRError] = {}
     for plan in plans:
         with leaving_out(f"plan {plan}", left_out, report):
-            runners[plan], verified[plan] = check(order, manifest, plan, held_out, reference)
+            runners[plan], verified[plan] = check(order, manifest, plan, held_out, reference, embeddings)
     if not runners:
         raise _refusal(order.target, left_out[f"plan {plans[0]}"])
     report(f"measuring latency at batch {', '.join(map(str, batch.sizes()))}")

@@ -14,13 +14,13 @@ from typing import Any
 from rrrbuild import lazy, machine
 from rrrbuild.build import build_engine, check_limits, describe
 from rrrbuild.calibration import Calibration, calibration_images
-from rrrbuild.candidates import check, compile_plan, leaving_out
+from rrrbuild.candidates import check, compile_plan, leaving_out, pytorch_embeddings
 from rrrbuild.engine import Runner
 from rrrbuild.heldout import HeldOut, held_out_images
 from rrrbuild.job import BuildOrder, Report
 from rrrbuild.manifest import BatchRange, Manifest
 from rrrbuild.measure import measure_latency
-from rrrbuild.plans import AUTO, fastest
+from rrrbuild.plans import AUTO, check_embed, fastest
 from rrrbuild.targets import TARGETS, Target, build_obstacle, run_obstacle
 from rrrbuild.trust import DEFAULT_TRUST, Trust
 from rrrnet.checkpoint import Checkpoint, read_checkpoint
@@ -75,6 +75,7 @@ def build_best(
     calibration_images: int,
     report: Report,
     trust: Trust = DEFAULT_TRUST,
+    embed: bool = False,
 ) -> tuple[Manifest, Choice]:
     """Try every target that runs here and build the fastest that passes; arguments as of `build.build_engine`.
 
@@ -86,7 +87,9 @@ def build_best(
     """
     check_limits(images, calibration_images, max_drop)
     trust.check(plan)
-    trials = _Trials(read_checkpoint(checkpoint_path), batch, max_drop, report)
+    if embed:
+        check_embed(plan, None, cascade=trust.cascade)
+    trials = _Trials(read_checkpoint(checkpoint_path), batch, max_drop, report, embed=embed)
     trials.run(plan, data, min(images, _TRIAL_IMAGES), calibration_images)
     while True:  # ends: each round without a return takes a target out
         choice = trials.choice()
@@ -103,6 +106,7 @@ def build_best(
                 images=images,
                 calibration_images=calibration_images,
                 trust=trust,
+                embed=embed,
                 report=_named(choice.target, report),
             )
         except CheckFailedError as error:  # passed on few images only
@@ -119,10 +123,14 @@ def _named(target: str, report: Report) -> Report:
 class _Trials:
     """The trials of one network."""
 
-    def __init__(self, checkpoint: Checkpoint, batch: BatchRange, max_drop: float, report: Report) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, batch: BatchRange, max_drop: float, report: Report, *, embed: bool
+    ) -> None:
         self._checkpoint, self._batch, self._max_drop, self._report = checkpoint, batch, max_drop, report
-        # A target of a GPU is none of this machine's without one: `rrr targets` lists it.
-        here = [target for target in TARGETS.values() if not target.on_gpu or machine.gpu() is not None]
+        self._embed = embed
+        # A target of a GPU is none of this machine's without one: `rrr targets` lists it. None gives embeddings.
+        gpu = machine.gpu() is not None and not embed
+        here = [target for target in TARGETS.values() if gpu or not target.on_gpu]
         self._targets = sorted(here, key=lambda target: _ORDER.index(target.precision))
         self._plan = ""
         self.left_out: dict[str, RRRError] = {}
@@ -175,14 +183,15 @@ class _Trials:
     ) -> tuple[Runner, dict[str, Any]]:
         folder.mkdir()
         report = _named(target.name, self._report)
-        order = BuildOrder(self._checkpoint, target, self._batch, folder, self._max_drop, report)
+        order = BuildOrder(self._checkpoint, target, self._batch, folder, self._max_drop, report, self._embed)
         plan = next(plan for plan in target.plans if plan.name == self._plan)
         quantise = None
         if target.precision == "int8" and calibration is not None:
             quantise = lazy.quantiser(order, calibration, held_out).quantise
         compiled = compile_plan(order, plan, folder, quantise)
         manifest = replace(describe(order, folder), features=compiled.features)
-        runner, verified = check(order, manifest, plan.name, held_out, reference)
+        embeddings = pytorch_embeddings(order, held_out)
+        runner, verified = check(order, manifest, plan.name, held_out, reference, embeddings)
         return runner, {name: verified[name] for name in _JUDGED}
 
     def choice(self) -> Choice:

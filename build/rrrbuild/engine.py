@@ -11,7 +11,7 @@ import numpy as np
 from rrrbuild import cascade_runner, lazy, machine, plan_runner
 from rrrbuild.answers import Answers, answers_of
 from rrrbuild.cascade_runner import AUTO, EFFORTS, FULL
-from rrrbuild.manifest import Manifest, read_engine, to_document
+from rrrbuild.manifest import Manifest, how_to_embed, read_engine, to_document
 from rrrbuild.targets import EXACT_INT8, TARGETS, Target, int8_kernels, run_obstacle
 from rrrnet.data.given import ImageLike, as_input, several
 from rrrnet.errors import ArtifactError, IncompatibleError, UsageError
@@ -19,6 +19,7 @@ from rrrnet.images.preprocess import Uint8Array
 
 Float32Array = plan_runner.Probabilities
 Runner = plan_runner.Run
+_NO_IMAGES = "no images are given: give one at least"
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,29 @@ class Engine:
             return np.concatenate([self.runner(batch) for batch in batches])
         return np.concatenate([plan_runner.ask(self.runner, batch, [effort] * len(batch)) for batch in batches])
 
+    def embed(self, images: ImageLike | Iterable[ImageLike]) -> Float32Array:
+        """Embeddings of images, which are decoded and resized as the service does it, a batch at a time.
+
+        Args:
+            images: as of `predict`.
+
+        Returns:
+            Shape (N, D), float32; each row has length 1, so that a product of two is their cosine.
+
+        Raises:
+            UsageError: the engine gives none, no image, or something that is none.
+            ImageError: one that cannot be read; says which.
+        """
+        manifest = self.manifest
+        if manifest.embedding_dim is None:
+            raise UsageError(f"{manifest.path} gives no embeddings: {how_to_embed(manifest.target)}")
+        left, found = iter(several(images)), []
+        while batch := [as_input(image, manifest.preprocess) for image in islice(left, manifest.batch.max)]:
+            found.append(plan_runner.embed(self.runner, np.stack(batch)))
+        if not found:
+            raise UsageError(_NO_IMAGES)
+        return np.concatenate(found)
+
     def predict(self, images: ImageLike | Iterable[ImageLike], *, effort: str = AUTO) -> Answers:
         """What is on images, which are decoded and resized as the service does it, a batch at a time.
 
@@ -76,7 +100,7 @@ class Engine:
         while batch := [as_input(image, manifest.preprocess) for image in islice(left, manifest.batch.max)]:
             found.append(self(np.stack(batch), effort=effort))
         if not found:
-            raise UsageError("no images are given: give one at least")
+            raise UsageError(_NO_IMAGES)
         answering = effort if effort in self.efforts else FULL
         return answers_of(np.concatenate(found), manifest.labels, manifest.confidence, answering)
 

@@ -8,7 +8,13 @@ from rrrnet.checkpoint import Checkpoint
 
 
 def export_onnx(
-    checkpoint: Checkpoint, *, plan: str, half: bool, align: int = 1, groups: Groups | None = None
+    checkpoint: Checkpoint,
+    *,
+    plan: str,
+    half: bool,
+    align: int = 1,
+    groups: Groups | None = None,
+    embed: bool = False,
 ) -> bytes:
     """The checkpoint as a checked ONNX model; the same checkpoint gives the same bytes.
 
@@ -18,12 +24,13 @@ def export_onnx(
         half: FP16 weights and activations instead of FP32.
         align: channel counts inside the members are zero-padded to a multiple of it, which changes no output.
         groups: see `graph.build_graph`.
+        embed: see there too.
 
     Raises:
         ArtifactError: the weights do not fit the architecture.
     """
     model = build_graph(
-        fold_network(checkpoint), checkpoint.preprocess, plan=plan, half=half, align=align, groups=groups
+        fold_network(checkpoint), checkpoint.preprocess, plan=plan, half=half, align=align, groups=groups, embed=embed
     )
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString(deterministic=True))

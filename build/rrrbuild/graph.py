@@ -3,6 +3,8 @@
     images (N, S, S, 3) uint8 -> normalise -> stem -> M members -> logits (N, M*C) -> softmax
         -> probabilities (N, M, C) float32
 
+and, where it is asked for, the members' pooled features side by side -> embedding (N, D) float32, of length 1.
+
 `N` is free. A plan (`PLANS`) is one way to express the members: `sequential` writes them as separate branches,
 `merged` as one branch of grouped convolutions. A cascade has two such branches, to be cut apart (`cutting`).
 In a half-precision graph, weights and activations are FP16; normalisation and softmax stay in FP32.
@@ -17,14 +19,16 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from rrrbuild.folding import FoldedNetwork, Layer, Layers
-from rrrbuild.manifest import FIRST, INPUT, OUTPUT, REST
+from rrrbuild.manifest import EMBEDDING, FIRST, INPUT, OUTPUT, REST
 from rrrbuild.merging import align_members, merge_members
 from rrrnet.images.preprocess import Preprocess
+from rrrnet.network.architecture import embedding_dim
 
 # Old enough for every runtime in the table of targets, new enough for all operators used here.
 OPSET = 17
 IR_VERSION = 8
 Groups = tuple[Sequence[int], Sequence[int]]
+_SHORTEST = 1e-12  # an image whose features are all 0 has the embedding 0, as PyTorch's `normalize` has it
 
 
 class _Graph:
@@ -80,47 +84,75 @@ class _Graph:
             x = self.bottleneck(x, layers, f"{stage}.{index}", scope)
         return x
 
-    def classifier(self, x: str, layer: Layer, scope: str) -> str:
+    def pooled(self, x: str, scope: str) -> str:
         x = self.node("GlobalAveragePool", [x], f"{scope}avgpool")  # (N, F, 1, 1)
-        x = self.node("Flatten", [x], f"{scope}flatten", axis=1)  # (N, F)
+        return self.node("Flatten", [x], f"{scope}flatten", axis=1)  # (N, F)
+
+    def classifier(self, x: str, layer: Layer, scope: str) -> str:
         return self.node("Gemm", [x, *self._weights(layer, scope)], f"{scope}fc.output", transB=1)  # (N, C)
 
 
-def _sequential(graph: _Graph, x: str, network: FoldedNetwork) -> str:
-    """Every member as a branch of its own, one after the other; returns logits (N, M*C)."""
+def _sequential(graph: _Graph, x: str, network: FoldedNetwork) -> tuple[str, list[str]]:
+    """Every member as a branch of its own, one after the other; returns logits (N, M*C), pooled features M (N, F)."""
     architecture = network.architecture
-    logits = []
+    logits, pooled = [], []
     for index, layers in enumerate(network.members):
         scope = f"members.{index}." if architecture.members > 1 else ""
         y = graph.stage(x, layers, "layer3", architecture.blocks[2], scope)
         y = graph.stage(y, layers, "layer4", architecture.blocks[3], scope)
-        logits.append(graph.classifier(y, layers["fc"], scope))
-    return graph.node("Concat", logits, "member_logits", axis=1)
+        pooled.append(graph.pooled(y, scope))
+        logits.append(graph.classifier(pooled[-1], layers["fc"], scope))
+    return graph.node("Concat", logits, "member_logits", axis=1), pooled
 
 
-def _merged(graph: _Graph, x: str, network: FoldedNetwork, scope: str = "") -> str:
-    """All members as one branch, their channels side by side; returns logits (N, M*C).
+def _merged(graph: _Graph, x: str, network: FoldedNetwork, scope: str = "") -> tuple[str, list[str]]:
+    """All members as one branch, their channels side by side; returns logits (N, M*C), pooled features (N, M*F, 1, 1).
 
     The number of operators does not depend on the number of members.
     """
     architecture, layers = network.architecture, merge_members(network)
     x = graph.stage(x, layers, "layer3", architecture.blocks[2], scope)
     x = graph.stage(x, layers, "layer4", architecture.blocks[3], scope)
-    x = graph.node("GlobalAveragePool", [x], f"{scope}avgpool")  # (N, M*F, 1, 1)
-    x = graph.conv(x, layers["fc"], scope)  # (N, M*C, 1, 1)
-    return graph.node("Flatten", [x], f"{scope}member_logits", axis=1)
+    pooled = graph.node("GlobalAveragePool", [x], f"{scope}avgpool")  # (N, M*F, 1, 1)
+    x = graph.conv(pooled, layers["fc"], scope)  # (N, M*C, 1, 1)
+    return graph.node("Flatten", [x], f"{scope}member_logits", axis=1), [pooled]
 
 
 def _cascade(graph: _Graph, x: str, network: FoldedNetwork, groups: Groups) -> str:
     """Each group of members as one branch, in the groups' order; returns logits (N, M*C)."""
     logits = [
-        _merged(graph, x, replace(network, members=tuple(network.members[member] for member in group)), f"{name}.")
+        _merged(graph, x, replace(network, members=tuple(network.members[member] for member in group)), f"{name}.")[0]
         for name, group in zip((FIRST, REST), groups, strict=True)
     ]
     return graph.node("Concat", logits, "member_logits", axis=1)
 
 
-PLANS: dict[str, Callable[[_Graph, str, FoldedNetwork], str]] = {"sequential": _sequential, "merged": _merged}
+def _embedding(graph: _Graph, pooled: list[str], network: FoldedNetwork, *, half: bool) -> None:
+    """The pooled features without the channels that alignment added, side by side, divided by their length."""
+    architecture = network.architecture
+    members, wide = architecture.members, network.members[0]["fc"].conv.in_channels
+    x = graph.node("Concat", pooled, "embedding.pooled", axis=1) if len(pooled) > 1 else pooled[0]
+    if half:
+        x = graph.node("Cast", [x], "embedding.float32", to=TensorProto.FLOAT)
+    by_member = graph.constant("embedding.by_member.shape", np.array([-1, members, wide], np.int64))
+    x = graph.node("Reshape", [x, by_member], "embedding.by_member")  # (N, M, F)
+    dim = embedding_dim(architecture)
+    bounds = {"starts": 0, "ends": dim // members, "axes": 2}
+    slices = [graph.constant(f"embedding.{name}", np.array([value], np.int64)) for name, value in bounds.items()]
+    x = graph.node("Slice", [x, *slices], "embedding.trained")  # (N, M, 4 * width)
+    flat = graph.constant("embedding.flat.shape", np.array([-1, dim], np.int64))
+    x = graph.node("Reshape", [x, flat], "embedding.flat")  # (N, D)
+    length = graph.node("ReduceL2", [x], "embedding.length", axes=[1], keepdims=1)
+    length = graph.node(
+        "Max", [length, graph.constant("embedding.shortest", np.array(_SHORTEST, np.float32))], "embedding.above_0"
+    )
+    graph.node("Div", [x, length], EMBEDDING)
+
+
+PLANS: dict[str, Callable[[_Graph, str, FoldedNetwork], tuple[str, list[str]]]] = {
+    "sequential": _sequential,
+    "merged": _merged,
+}
 
 
 def build_graph(
@@ -131,6 +163,7 @@ def build_graph(
     half: bool,
     align: int = 1,
     groups: Groups | None = None,
+    embed: bool = False,
 ) -> onnx.ModelProto:
     """The complete model.
 
@@ -142,6 +175,7 @@ def build_graph(
         align: channel counts inside the members are zero-padded to a multiple of it; 1 leaves them as they are.
         groups: members to be written as two branches, those asked first and the rest, in place of a plan's way; the
             output has the members in this order.
+        embed: whether it has the output `embedding` too; not with `groups`.
     """
     network = align_members(network, align)
     graph, architecture = _Graph(half=half), network.architecture
@@ -151,20 +185,24 @@ def build_graph(
     x = graph.stage(x, network.stem, "layer1", architecture.blocks[0])
     x = graph.stage(x, network.stem, "layer2", architecture.blocks[1])
     # (N, M*C)
-    logits = PLANS[plan](graph, x, network) if groups is None else _cascade(graph, x, network, groups)
+    logits, pooled = PLANS[plan](graph, x, network) if groups is None else (_cascade(graph, x, network, groups), [])
     if half:
         logits = graph.node("Cast", [logits], "member_logits.float32", to=TensorProto.FLOAT)
     members, classes = architecture.members, architecture.num_classes
     shape = graph.constant("probabilities.shape", np.array([-1, members, classes], np.int64))
     logits = graph.node("Reshape", [logits, shape], "logits")  # (N, M, C)
     graph.node("Softmax", [logits], OUTPUT, axis=2)
+    outputs = [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["N", members, classes])]
+    if embed:
+        _embedding(graph, pooled, network, half=half)
+        outputs.append(helper.make_tensor_value_info(EMBEDDING, TensorProto.FLOAT, ["N", embedding_dim(architecture)]))
 
     size = preprocess.size
     body = helper.make_graph(
         graph.nodes,
         "rrrnet",
         [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["N", size, size, 3])],
-        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["N", members, classes])],
+        outputs,
         graph.constants,
     )
     return helper.make_model(

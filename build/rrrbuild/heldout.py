@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from rrrnet.checkpoint import SPLIT, Checkpoint
 from rrrnet.data.copies import copies, used_files
-from rrrnet.data.dataset import ImageSet, load_arrays, read_again, read_split, select
+from rrrnet.data.dataset import ImageSet, evenly, load_arrays, read_again, read_split, select
 from rrrnet.data.remembered import remembered_data
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.hub.reference import is_in_cache
@@ -116,12 +116,6 @@ def _with_labels(chosen: ImageSet, checkpoint: Checkpoint, source: str) -> HeldO
     images, labels = load_arrays(chosen, checkpoint.preprocess)
     to_output = np.array([checkpoint.labels.index(name) for name in chosen.classes])
     return HeldOut(images, to_output[labels], source)
-
-
-def evenly(images: ImageSet, limit: int) -> ImageSet:
-    """At most `limit` of the images, spread evenly; they are listed by class, so every class has its share."""
-    count = len(images.files)
-    return images.take(np.unique(np.linspace(0, count - 1, min(limit, count)).round().astype(int)))
 
 
 def _test_part(checkpoint: Checkpoint, images: ImageSet) -> tuple[ImageSet, str]:

@@ -24,6 +24,7 @@ class BuildOrder:
         out: the engine folder; an engine that stands there is replaced.
         max_drop: percentage points of accuracy that the engine may lose.
         report: is told each step.
+        embed: whether the engine gives an image's embedding too.
     """
 
     checkpoint: Checkpoint
@@ -32,6 +33,7 @@ class BuildOrder:
     out: Path
     max_drop: float
     report: Report
+    embed: bool = False
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,18 @@ if TYPE_CHECKING:
 
 
 def export_onnx(
-    checkpoint: Checkpoint, target: Target, plan: Plan, groups: tuple[Sequence[int], Sequence[int]] | None = None
+    checkpoint: Checkpoint,
+    target: Target,
+    plan: Plan,
+    groups: tuple[Sequence[int], Sequence[int]] | None = None,
+    *,
+    embed: bool = False,
 ) -> bytes:
     """See `export.export_onnx`."""
     from rrrbuild import export
 
     half = target.precision == "fp16"
-    return export.export_onnx(checkpoint, plan=plan.graph, half=half, align=plan.align, groups=groups)
+    return export.export_onnx(checkpoint, plan=plan.graph, half=half, align=plan.align, groups=groups, embed=embed)
 
 
 def onnx_file(checkpoint: Checkpoint, *, members: bool, license_: str | None) -> tuple[bytes, dict[str, str], int]:
@@ -117,3 +122,11 @@ def predictor(checkpoint: Checkpoint) -> Run:
     from rrrnet import inference
 
     return inference.predictor(checkpoint)
+
+
+def embedder(checkpoint: Checkpoint) -> Run:
+    """The same for embeddings: images (N, S, S, 3) -> (N, D)."""
+    wait_asleep()
+    from rrrnet import inference
+
+    return inference.embedder(checkpoint)

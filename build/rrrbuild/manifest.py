@@ -18,6 +18,8 @@ MAX_BATCH = 256
 # Tensor names in every engine.
 INPUT = "images"
 OUTPUT = "probabilities"
+# The second output of an engine that was built with --embed: (N, D) float32, each row of length 1.
+EMBEDDING = "embedding"
 # What an engine file is named by: the whole network, or a part of plan `split`.
 MODEL = "model"
 STEM = "stem"
@@ -36,6 +38,11 @@ _RECORDS = (BUILD_LOG, TIMING_CACHE, ENGINE_INFO, SPLIT)
 def member_part(index: int) -> str:
     """Name of a member's part of plan `split`: `member_0`, `member_1`, ..."""
     return f"member_{index}"
+
+
+def how_to_embed(target: str) -> str:
+    """What to do about an engine without embeddings, with the command."""
+    return f"build it with rrr build CHECKPOINT --target {target} --embed"
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,11 @@ class Manifest:
     def kept_plans(self) -> tuple[str, ...]:
         """The plans whose files the folder holds, the overall fastest first."""
         return tuple(dict.fromkeys((self.plan, *self.plan_by_batch.values())))
+
+    @property
+    def embedding_dim(self) -> int | None:
+        """D of the output `embedding`; None where the engine was built without one."""
+        return next((output["shape"][1] for output in self.outputs if output["name"] == EMBEDDING), None)
 
     @property
     def engine_bytes(self) -> int:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 Images = npt.NDArray[np.uint8]
 Probabilities = npt.NDArray[np.float32]
+Embeddings = npt.NDArray[np.float32]
 Run = Callable[[Images], Probabilities]  # see `load`
 SPLIT = "split"
 CASCADE = "cascade"
@@ -38,7 +39,8 @@ def load(runtime: Any, cascades: Any, folder: Path, manifest: Mapping[str, Any],
     Returns:
         images (N, S, S, 3) uint8 -> probabilities (N, M, C) float32, for one caller at a time. Where plan `split` is
         kept, its attribute `member_seconds` holds M durations of the last call, or None if another plan ran that.
-        A cascade and plan `split` have a method `ask` too, which may leave members out.
+        A cascade and plan `split` have a method `ask` too, which may leave members out. An engine built with --embed
+        has the attribute `embedding`: (N, D) float32 of the last call.
     """
     if manifest["plan"] == CASCADE:
         first, rest = runtime.load_cascade(folder, manifest, threads)
@@ -67,7 +69,8 @@ def plans_by_size(manifest: Mapping[str, Any]) -> dict[int, str]:
 def _load_plan(runtime: Any, folder: Path, manifest: Mapping[str, Any], threads: int | None) -> Run:
     run: Run
     if manifest["plan"] != SPLIT:
-        run = runtime.load(folder, manifest, threads)
+        loaded: Any = runtime.load(folder, manifest, threads)
+        run = WithEmbedding(loaded) if len(manifest["outputs"]) > 1 else loaded
     elif hasattr(runtime, "load_split"):  # a GPU runs the members on streams; no thread of ours has to drive them
         run = runtime.load_split(folder, manifest)
     else:
@@ -93,6 +96,26 @@ def status_of(run: Any, probabilities: Probabilities) -> npt.NDArray[np.uint8]:
     return np.where(np.isfinite(probabilities).all(axis=2), _USED, _NOT_FINITE).astype(np.uint8)
 
 
+def embed(run: Any, images: Images) -> Embeddings:
+    """Embeddings (N, D) by a runner that gives them."""
+    run(images)
+    found: Embeddings = run.embedding
+    return found
+
+
+class WithEmbedding:
+    """Keeps the embeddings of the last call, (N, D), as `embedding`, beside the probabilities that it returns."""
+
+    def __init__(self, both: Callable[[Images], tuple[Probabilities, Embeddings]]) -> None:
+        self._both = both
+        self.embedding: Embeddings | None = None
+
+    def __call__(self, images: Images) -> Probabilities:
+        """Images (N, S, S, 3) -> probabilities (N, M, C)."""
+        probabilities, self.embedding = self._both(images)
+        return probabilities
+
+
 class ByBatch:
     """Calls the runner of the smallest size that holds the batch."""
 
@@ -100,12 +123,13 @@ class ByBatch:
         self._sizes, self._runs = list(runs), list(runs.values())
         self.member_seconds: list[float] | None = None
         self.status: npt.NDArray[np.uint8] | None = None
+        self.embedding: Embeddings | None = None
 
     def __call__(self, images: Images) -> Probabilities:
         """Images (N, S, S, 3), N at most the largest size -> probabilities (N, M, C)."""
         run = self._runs[bisect_left(self._sizes, len(images))]
         probabilities = run(images)
-        self.member_seconds = getattr(run, "member_seconds", None)
+        self.member_seconds, self.embedding = (getattr(run, name, None) for name in ("member_seconds", "embedding"))
         return probabilities
 
     def ask(self, images: Images, efforts: Sequence[str], deadline: float | None = None) -> Probabilities:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from statistics import geometric_mean
 
-from rrrbuild.targets import Plan, Target
+from rrrbuild.plan_runner import SPLIT
+from rrrbuild.targets import TARGETS, Plan, Target
 from rrrnet.errors import UsageError
 from rrrnet.network.architecture import Architecture
 
@@ -27,8 +28,37 @@ def check_plan(name: str, target: Target) -> None:
         raise UsageError(f"plan {name!r} is not one of {target.name}: allowed are {', '.join(allowed)}")
 
 
-def plans_to_build(name: str, target: Target, architecture: Architecture) -> tuple[Plan, ...]:
+def check_embed(name: str, target: Target | None, *, cascade: bool | None) -> None:
+    """Check that an engine with embeddings can be built in that way, before anything is read.
+
+    Args:
+        name: of the plan.
+        target: None where it is chosen later.
+        cascade: whether one is asked for.
+
+    Raises:
+        UsageError: a cascade or plan `split` is asked for too, or the target is of a GPU.
+    """
+    if cascade:
+        raise UsageError(
+            "--embed and --cascade: an embedding holds the features of all members, and a cascade leaves most of them "
+            "out; leave one of the two away, or build two engines"
+        )
+    if name == SPLIT:
+        raise UsageError(f"--embed and --plan {SPLIT}: its members hand on their answers only; leave --plan out")
+    if target is not None and target.on_gpu:
+        allowed = ", ".join(other.name for other in TARGETS.values() if not other.on_gpu)
+        raise UsageError(f"--embed is not for {target.name}: allowed are {allowed}")
+
+
+def plans_to_build(name: str, target: Target, architecture: Architecture, *, embed: bool = False) -> tuple[Plan, ...]:
     """The plan called `name`, or for `auto` all that the target can express for this network, `sequential` first.
+
+    Args:
+        name: as above.
+        target: the engine's.
+        architecture: the network's.
+        embed: whether the engine gives embeddings, which plan `split` does not.
 
     Raises:
         UsageError: the plan is not one of the target, or the network has one member.
@@ -36,6 +66,7 @@ def plans_to_build(name: str, target: Target, architecture: Architecture) -> tup
     check_plan(name, target)
     # With one member there is nothing to execute in another way.
     expressible = target.plans if architecture.members > 1 else target.plans[:1]
+    expressible = tuple(plan for plan in expressible if not (embed and plan.name == SPLIT))
     if name == AUTO:
         return expressible
     found = tuple(plan for plan in expressible if plan.name == name)

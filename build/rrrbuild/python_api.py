@@ -40,6 +40,7 @@ def build_engine(
     cascade_max_drop: float = DEFAULT_CASCADE_MAX_DROP,
     calibrate: bool = True,
     calibration_data: AnyPath | None = None,
+    embed: bool = False,
     say: Callable[[str], None] = output.say,
 ) -> Manifest:
     """Export, compile, verify on real images and measure, as `rrr build` does.
@@ -58,6 +59,7 @@ def build_engine(
         cascade_max_drop: percentage points of accuracy that it may lose against all members.
         calibrate: whether temperatures are fitted.
         calibration_data: labelled images to choose cascade and temperatures on; None is the validation images.
+        embed: whether the engine gives embeddings too (`Engine.embed`); then there is no cascade.
         say: is told each step in a line; by default it is written to standard error.
 
     Returns:
@@ -78,6 +80,7 @@ def build_engine(
         "images": images,
         "calibration_images": calibration_images,
         "trust": Trust(cascade, cascade_max_drop, calibrate, _path(calibration_data)),
+        "embed": embed,
     }
     folder = local_checkpoint(Path(checkpoint), say)
     if target is None:

@@ -169,6 +169,7 @@ def _write_model(
         engine_sha256=engine_sha256,
         cascade=manifest.cascade and {key: manifest.cascade[key] for key in SERVED_OF_CASCADE},
         confidence=manifest.confidence,
+        embedding_dim=manifest.embedding_dim,
     )
 
 

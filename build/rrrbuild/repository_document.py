@@ -47,6 +47,7 @@ class ServedModel:
         engine_sha256: of that folder's manifest, which holds the digests of the engine's files.
         cascade: `k`, `tau` and `order` where the first k members may answer alone; None where all are always asked.
         confidence: temperatures, scores of sets and references of drift; None where none were fitted.
+        embedding_dim: D of the output `embedding` (N, D); None where the engine was built without --embed.
     """
 
     name: str
@@ -66,6 +67,7 @@ class ServedModel:
     engine_sha256: str | None = None
     cascade: Mapping[str, Any] | None = None
     confidence: Confidence | None = None
+    embedding_dim: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict that `from_json` reads back."""

@@ -9,9 +9,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 
-def load(
-    folder: Path, manifest: Mapping[str, Any], threads: int | None
-) -> Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]:
+def load(folder: Path, manifest: Mapping[str, Any], threads: int | None) -> Callable[[npt.NDArray[np.uint8]], Any]:
     """Open an ONNX file for this CPU.
 
     Args:
@@ -20,15 +18,20 @@ def load(
         threads: CPU threads for one inference; None leaves the choice to ONNX Runtime.
 
     Returns:
-        images (N, S, S, 3) uint8 -> probabilities (N, M, C) float32, for one caller at a time.
+        images (N, S, S, 3) uint8 -> probabilities (N, M, C) float32, for one caller at a time; with the output
+        `embedding` -> a pair of these and embeddings (N, D) float32.
     """
     session = _session(folder / "model.onnx", threads)
-    name, outputs = manifest["inputs"][0]["name"], [manifest["outputs"][0]["name"]]
+    name, outputs = manifest["inputs"][0]["name"], [output["name"] for output in manifest["outputs"]]
 
     def run(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         return np.asarray(session.run(outputs, {name: images})[0])
 
-    return run
+    def run_both(images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        probabilities, embedding = session.run(outputs, {name: images})
+        return np.asarray(probabilities), np.asarray(embedding)
+
+    return run_both if len(outputs) > 1 else run
 
 
 def load_cascade(

@@ -22,9 +22,7 @@ _LARGE_IMAGE_PIXELS = 192
 _TRIES = 5  # of each way to do a batch, of which the best counts
 
 
-def load(
-    folder: Path, manifest: Mapping[str, Any], threads: int | None
-) -> Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]:
+def load(folder: Path, manifest: Mapping[str, Any], threads: int | None) -> Callable[[npt.NDArray[np.uint8]], Any]:
     """Compile an IR for this CPU.
 
     One image is computed by all cores together. Several are shared out among streams of their own cores, which meet at
@@ -36,7 +34,8 @@ def load(
         threads: CPU threads for one inference; None: one for each core.
 
     Returns:
-        images (N, S, S, 3) uint8 -> probabilities (N, M, C) float32, for one caller at a time.
+        images (N, S, S, 3) uint8 -> probabilities (N, M, C) float32, for one caller at a time; with the output
+        `embedding` -> a pair of these and embeddings (N, D) float32.
     """
     network = _Network(ov.Core(), folder / "model.xml", manifest, threads)
     (_, *shape), dtype = (manifest["outputs"][0][key] for key in ("shape", "dtype"))
@@ -46,8 +45,15 @@ def load(
         network(_writeable(images), output)
         return output
 
-    network.settle(lambda count: run(np.zeros((count, *manifest["inputs"][0]["shape"][1:]), np.uint8)))
-    return run
+    def run_both(images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        output = np.empty((len(images), *shape), dtype)
+        embedding = np.empty((len(images), *manifest["outputs"][1]["shape"][1:]), np.float32)
+        network(_writeable(images), output, embedding)
+        return output, embedding
+
+    chosen: Callable[[npt.NDArray[np.uint8]], Any] = run_both if len(manifest["outputs"]) > 1 else run
+    network.settle(lambda count: chosen(np.zeros((count, *manifest["inputs"][0]["shape"][1:]), np.uint8)))
+    return chosen
 
 
 def load_cascade(

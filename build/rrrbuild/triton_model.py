@@ -23,6 +23,7 @@ import triton_python_backend_utils as pb_utils
 MEMBER_SECONDS = "member_seconds"
 MEMBERS_USED = "members_used"
 MEMBER_STATUS = "member_status"
+EMBEDDING = "embedding"
 _SEAL = re.compile(rb'\A\{\n  "seal": "([0-9a-f]{64})"')
 
 
@@ -47,6 +48,7 @@ class TritonPythonModel:
         self._output = manifest["outputs"][0]["name"]
         self._output_shape = tuple(manifest["outputs"][0]["shape"][1:])  # (M, C)
         outputs = [output["name"] for output in config["output"]]
+        self._embeds = EMBEDDING in outputs
         self._tells_seconds, self._leaves_out = MEMBER_SECONDS in outputs, MEMBER_STATUS in outputs
         names = ("runtime", "cascade_runner", "plan_runner")
         runtime, self._cascades, self._runner = (_load_module(folder / f"{name}.py") for name in names)
@@ -73,6 +75,10 @@ class TritonPythonModel:
         seconds = self._member_seconds() if self._tells_seconds else None
         stops = np.cumsum([len(part) for part in parts])[:-1]
         shares = np.split(probabilities, stops)
+        if self._embeds:
+            embeddings = np.split(self._run.embedding, stops)
+            each = zip(requests, shares, embeddings, strict=True)
+            return [self._response(share, seconds, _wanted(request, embedding)) for request, share, embedding in each]
         if not asked:
             return [self._response(share, seconds) for share in shares]
         states = np.split(self._runner.status_of(self._run, probabilities), stops)
@@ -94,11 +100,14 @@ class TritonPythonModel:
         seconds = getattr(self._run, "member_seconds", None)
         return np.full(self._output_shape[0], np.nan if seconds is None else seconds, np.float32)
 
-    def _response(self, probabilities: Any, seconds: Any) -> Any:
-        """One request's share: probabilities (N, M, C), and the members' durations (N, M), a row for each image."""
+    def _response(self, probabilities: Any, seconds: Any, embedding: Any = None) -> Any:
+        """One request's share: probabilities (N, M, C), the members' durations (N, M), an embedding (N, D) if asked."""
         if not np.isfinite(probabilities).all():
             return _failure(f"{self._name}: the engine's output holds NaN or infinity")
-        return pb_utils.InferenceResponse(self._tensors(probabilities, seconds))
+        tensors = self._tensors(probabilities, seconds)
+        if embedding is not None:
+            tensors.append(pb_utils.Tensor(EMBEDDING, np.ascontiguousarray(embedding)))
+        return pb_utils.InferenceResponse(tensors)
 
     def _partial_response(self, probabilities: Any, seconds: Any, status: Any, quorum: int) -> Any:
         """One request's share where members may be left out, if each image has enough of them.
@@ -133,6 +142,11 @@ class _Asked:
         # On the clock that waiting goes by, which nobody sets.
         self.deadline = None if deadline_us is None else time.monotonic() + int(deadline_us) / 1e6 - time.time()
         self.quorum = int(given.get("quorum", 1))
+
+
+def _wanted(request: Any, embedding: Any) -> Any:
+    """The embedding (N, D) for a request that asks for it, else None: it is many times as large as the answer."""
+    return embedding if EMBEDDING in request.requested_output_names() else None
 
 
 def _failure(message: str) -> Any:

@@ -145,6 +145,8 @@ def _cascade(
     """The cascade, or why there is none."""
     if trust.cascade is False:
         return None, "--no-cascade"
+    if order.embed:
+        return None, "--embed gives the features of all members, and a cascade leaves some of them out"
     if manifest.architecture.members == 1:
         return None, "the network has one member"
     if wanted_plan != AUTO:

@@ -6,7 +6,7 @@ import numpy as np
 
 from rrrbuild.heldout import HeldOut
 from rrrbuild.manifest import BatchRange
-from rrrbuild.plan_runner import Probabilities, Run
+from rrrbuild.plan_runner import Embeddings, Probabilities, Run
 from rrrbuild.targets import Target
 from rrrnet.errors import CheckFailedError
 from rrrnet.images.preprocess import Uint8Array
@@ -16,6 +16,11 @@ from rrrnet.images.preprocess import Uint8Array
 _TIE_MARGIN = 0.01
 # A relative error is formed only from probabilities of at least this; below, any rounding would look large.
 _RELATIVE_FLOOR = 0.01
+# Least cosine of an engine's and PyTorch's embedding of an image, by precision: embeddings are compared by angles, and
+# the rounding of BF16 and INT8 moves single numbers. In FP32 each number is judged too.
+_LEAST_COSINE = {"fp32": 0.9999, "bf16": 0.99, "int8": 0.9}
+_MAX_EMBEDDING_ERROR = 1e-3
+_LENGTH_TOLERANCE = 0.02  # BF16 rounds a length by up to 0.4 %
 
 
 def run_all(runner: Run, images: Uint8Array, batch: BatchRange) -> Probabilities:
@@ -77,6 +82,49 @@ def compare(
         result |= {"accuracy": right, "reference_accuracy": right_there}
         drop = 100 * (right_there - right_decided)
     _judge(result, target, agreement=float((decided == reference_labels).mean()), drop=drop)
+    return result
+
+
+def compare_embeddings(found: Embeddings, reference: Embeddings, target: Target) -> dict[str, Any]:
+    """Judge an engine's embeddings, (N, D), by PyTorch's.
+
+    Returns:
+        What the manifest keeps as `verified["embedding"]`.
+
+    Raises:
+        CheckFailedError: another shape, no numbers, a length that is not 1, or outside the tolerance.
+    """
+    if found.shape != reference.shape:
+        raise CheckFailedError(f"{target.name}: embeddings have shape {found.shape}, PyTorch's have {reference.shape}")
+    lengths = np.linalg.norm(found.astype(np.float64), axis=1)
+    expected = np.linalg.norm(reference.astype(np.float64), axis=1)
+    if not (np.abs(lengths - expected) <= _LENGTH_TOLERANCE).all():  # NaN fails this as well
+        raise CheckFailedError(
+            f"{target.name}: an embedding's length is {lengths[np.argmax(np.abs(lengths - 1))]:.3g}, not 1"
+        )
+    cosines = (found * reference).sum(axis=1, dtype=np.float64) / np.maximum(lengths * expected, 1e-12)
+    # Two images without any feature have no angle, and are equal.
+    cosine = float(np.where((lengths == 0) & (expected == 0), 1.0, cosines).min())
+    error = float(np.abs(found - reference).max())
+    tolerance = {"min_cosine": _LEAST_COSINE[target.precision]}
+    if target.precision == "fp32":
+        tolerance["max_abs_error"] = _MAX_EMBEDDING_ERROR
+    result = {
+        "dim": found.shape[1],
+        "min_cosine": cosine,
+        "max_abs_error": error,
+        "tolerance": tolerance,
+    }
+    if error > tolerance.get("max_abs_error", error):
+        raise CheckFailedError(
+            f"{target.name}: a number of an embedding differs from PyTorch's by {error:.3g} on {len(found)} images; "
+            f"allowed is {_MAX_EMBEDDING_ERROR:g}"
+        )
+    if cosine < _LEAST_COSINE[target.precision]:
+        raise CheckFailedError(
+            f"{target.name}: an embedding's cosine with PyTorch's is {cosine:.4f} on {len(found)} images; "
+            f"at least {_LEAST_COSINE[target.precision]:g} is asked for"
+        )
     return result
 
 

@@ -10,6 +10,7 @@ import torch
 from rrrnet.checkpoint import REMEDY, Checkpoint, read_weights
 from rrrnet.errors import ArtifactError
 from rrrnet.images.preprocess import Preprocess, Uint8Array
+from rrrnet.network.architecture import embedding_dim
 from rrrnet.network.ensemble import RRRNet, channels_last, normalise
 
 
@@ -51,6 +52,25 @@ def probabilities(
     return found
 
 
+def embeddings(
+    model: RRRNet, preprocess: Preprocess, images: Uint8Array, batch_size: int = 32
+) -> npt.NDArray[np.float32]:
+    """Embedding of each image, (N, D), see `RRRNet.embed`; images and network as of `probabilities`."""
+    device = next(model.parameters()).device
+    found = np.empty((len(images), embedding_dim(model.architecture)), np.float32)
+    with torch.inference_mode():
+        for start in range(0, len(images), batch_size):
+            rows = slice(start, start + batch_size)
+            batch = torch.from_numpy(np.ascontiguousarray(images[rows])).to(device)
+            found[rows] = model.embed(normalise(batch, preprocess)).cpu().numpy()
+    return found
+
+
 def predictor(checkpoint: Checkpoint) -> Callable[[Uint8Array], npt.NDArray[np.float32]]:
     """The checkpoint's network, loaded once, as a function of images; see `probabilities`."""
     return partial(probabilities, load_model(checkpoint), checkpoint.preprocess)
+
+
+def embedder(checkpoint: Checkpoint) -> Callable[[Uint8Array], npt.NDArray[np.float32]]:
+    """The same for embeddings; see `embeddings`."""
+    return partial(embeddings, load_model(checkpoint), checkpoint.preprocess)

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rrrbuild.repository_document import Repository
-    from rrrserve.client.answers import Answer, Model, NoAnswerError, Prediction, ServiceError, Uncertainty, Vote
+    from rrrserve.client.answers import (
+        Answer,
+        Embedding,
+        Model,
+        NoAnswerError,
+        Prediction,
+        ServiceError,
+        Uncertainty,
+        Vote,
+    )
     from rrrserve.client.client import AsyncClient, Client
     from rrrserve.python_api import serve, write_repository
 
@@ -16,13 +25,14 @@ if TYPE_CHECKING:
 _PLACES = {
     **dict.fromkeys(("AsyncClient", "Client"), "client.client"),
     **dict.fromkeys(("Answer", "Model", "NoAnswerError", "Prediction", "ServiceError"), "client.answers"),
-    **dict.fromkeys(("Uncertainty", "Vote"), "client.answers"),
+    **dict.fromkeys(("Embedding", "Uncertainty", "Vote"), "client.answers"),
     **dict.fromkeys(("Repository", "serve", "write_repository"), "python_api"),
 }
 __all__ = [
     "Answer",
     "AsyncClient",
     "Client",
+    "Embedding",
     "Model",
     "NoAnswerError",
     "Prediction",

@@ -18,7 +18,8 @@ from rrrserve.process.environment import do_not_track
 
 # The help page: the commands in the order of the work. What another package registers comes last.
 PANELS = {
-    "Train": ("data", "train", "adapt", "evaluate", "audit", "describe"),
+    "Train": ("data", "train", "adapt", "evaluate"),
+    "Examine": ("describe", "audit", "robust"),
     "Build": ("targets", "build", "export", "repository", "tune"),
     "Serve": ("serve", "reload", "predict"),
     "Measure": ("bench", "claims", "verify", "report", "doctor"),
@@ -26,7 +27,7 @@ PANELS = {
 _OTHERS = "Others"
 # The extra without which a command lacks packages; without any it is the client.
 EXTRAS = {
-    **dict.fromkeys(("data", "train", "adapt", "evaluate", "audit"), "train"),
+    **dict.fromkeys(("data", "train", "adapt", "evaluate", "audit", "robust"), "train"),
     **dict.fromkeys(("build", "export", "repository"), "build"),
     **dict.fromkeys(("serve", "reload", "tune"), "serve"),
     **dict.fromkeys(("bench", "claims", "verify", "report"), "bench"),

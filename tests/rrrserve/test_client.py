@@ -20,6 +20,7 @@ from rrrbuild.repository_document import read_models
 from rrrnet.errors import ImageError, UsageError
 from rrrserve import Answer, AsyncClient, Client, NoAnswerError, Prediction, ServiceError
 from rrrserve.client import talk
+from rrrserve.client.answers import answer_of
 from rrrserve.client.talk import Send, Wait
 
 Picture = Callable[[int], npt.NDArray[np.uint8]]
@@ -149,7 +150,7 @@ def refusal(status: int, code: str, **headers: str) -> httpx.Response:
 
 
 def test_a_refusal_for_the_moment_is_waited_out_longer_each_time_until_the_time_is_over() -> None:
-    steps = talk.ask_one(Send("/v1/predict", 3.5, {}), b"image")
+    steps = talk.ask_one(Send("/v1/predict", 3.5, {}), b"image", answer_of)
     busy = refusal(429, "overloaded", Retry_After="1")
     for least in (1.0, 2.0):
         assert isinstance(next(steps), Send)
@@ -174,7 +175,7 @@ def test_a_refusal_for_the_moment_is_waited_out_longer_each_time_until_the_time_
     ],
 )
 def test_what_asking_again_would_not_mend_is_raised_at_once(response: httpx.Response, wait: float | None) -> None:
-    steps = talk.ask_one(Send("/v1/predict", 60, {}), b"image")
+    steps = talk.ask_one(Send("/v1/predict", 60, {}), b"image", answer_of)
     next(steps)
     if wait is None:
         with pytest.raises(ServiceError, match=r"\(deadline_exceeded\)|\(internal_error\)|is this an rrr service\?"):
@@ -190,7 +191,7 @@ def test_batches_are_cut_to_what_the_service_takes_and_what_is_too_large_alone_i
     images = [b"%d" % index for index in range(40)] + [large] * 7 + [b"huge"]
     sent: list[list[bytes]] = []
     found: list[Any] = []
-    response, steps = None, talk.ask_many(Send("/v1/predict_batch", 10, {}), images)
+    response, steps = None, talk.ask_many(Send("/v1/predict_batch", 10, {}), images, answer_of)
     while True:
         try:
             step = steps.send(response)

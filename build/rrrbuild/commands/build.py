@@ -22,7 +22,7 @@ from rrrbuild.commands.first_step import to_repository
 from rrrbuild.commands.trust_lines import trust_lines
 from rrrbuild.heldout import NO_ACCURACY
 from rrrbuild.manifest import BatchRange, Manifest
-from rrrbuild.plans import check_plan
+from rrrbuild.plans import check_embed, check_plan
 from rrrbuild.targets import TARGETS, target_named
 from rrrbuild.trust import Trust
 from rrrnet import output, tables
@@ -82,12 +82,17 @@ def build(
             show_default="the validation images of the training",
         ),
     ] = None,
+    embed: Annotated[
+        bool, typer.Option("--embed", help="Give an image's embedding too (/v1/embed); there is no cascade then.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Export, compile, verify on real images and measure: one engine for each target, or the best for this machine."""
     sizes = BatchRange.parse(batch)
     for name in target or ():  # a mistyped one is found before minutes are spent on the others
         check_plan(plan, target_named(name))
+        if embed:
+            check_embed(plan, target_named(name), cascade=cascade)
     if out is not None and len(target or ()) > 1:
         raise UsageError(f"--out takes one engine, but {len(target or ())} targets are given: leave --out away")
     options: BuildOptions = {
@@ -99,6 +104,7 @@ def build(
         "images": images,
         "calibration_images": calibration_images,
         "trust": Trust(cascade, cascade_max_drop, calibrate, calibration_data),
+        "embed": embed,
     }
     manifests, choice = [], None
     checkpoint = local_checkpoint(checkpoint, output.say)
@@ -173,6 +179,10 @@ def _pairs(manifest: Manifest) -> list[tuple[str, str]]:
             ("labels as PyTorch's", f"{proof['label_agreement']:.1%}"),
             ("accuracy", right),
         ]
+        if found := proof.get("embedding"):
+            pairs.append(
+                ("embedding", f"{found['dim']} numbers, cosine with PyTorch's at least {found['min_cosine']:.5f}")
+            )
     others = [f"{plan} for batch {size}" for size, plan in manifest.plan_by_batch.items() if plan != manifest.plan]
     pairs.append(("plan", ", ".join([manifest.plan, *others])))
     for plan, latencies in manifest.latency_ms.items():

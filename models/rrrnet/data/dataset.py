@@ -314,6 +314,12 @@ def select(images: ImageSet, parts: Mapping[str, str], which: Literal["train", "
     return images.take(chosen)
 
 
+def evenly(images: ImageSet, limit: int) -> ImageSet:
+    """At most `limit` of the images, spread evenly; they are listed by class, so every class has its share."""
+    count = len(images.files)
+    return images.take(np.unique(np.linspace(0, count - 1, min(limit, count)).round().astype(int)))
+
+
 def load_arrays(
     images: ImageSet, preprocess: Preprocess, *, progress: Callable[[int], None] | None = None
 ) -> tuple[Uint8Array, npt.NDArray[np.int64]]:

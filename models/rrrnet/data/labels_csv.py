@@ -57,7 +57,7 @@ def read_labels(path: Path, tree: Tree, info: dict[str, Any], groups: str | None
         ArtifactError: it cannot be read; names the line where one is at fault.
         UsageError: it has no column `groups`.
     """
-    names = (str(info.get("image_column_name", "FILE_NAME")), str(info.get("category_column_name", "CATEGORY")))
+    names = _names(info)
     table = _read_table(path, names)
     file_column, category_column = (_find(table.header, name) or 0 for name in names)  # _read_table found both
     split_column = _find(table.header, SPLIT_COLUMN)
@@ -83,6 +83,30 @@ def read_labels(path: Path, tree: Tree, info: dict[str, Any], groups: str | None
     if not rows:
         raise ArtifactError(f"{path} has a header but no rows: list every image in it, or remove it")
     return rows
+
+
+def read_columns(path: Path, tree: Tree, info: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """What labels.csv at `path` says of each file beside its class and part: cell by column and file.
+
+    Raises:
+        ArtifactError: it cannot be read.
+    """
+    names = _names(info)
+    table = _read_table(path, names)
+    super_category = str(info.get("super_category_column_name", "SUPER_CATEGORY"))
+    read = {_find(table.header, name) for name in (*names, super_category, SPLIT_COLUMN)}
+    file_column = _find(table.header, names[0]) or 0  # _read_table found it
+    files = _Locations(path, tree).of([(line, cells[file_column]) for line, cells in table.rows])
+    return {
+        column: {file: cells[index] for file, (_, cells) in zip(files, table.rows, strict=True)}
+        for index, column in enumerate(table.header)
+        if column and index not in read
+    }
+
+
+def _names(info: dict[str, Any]) -> tuple[str, str]:
+    """The columns of files and of classes."""
+    return str(info.get("image_column_name", "FILE_NAME")), str(info.get("category_column_name", "CATEGORY"))
 
 
 def _part(cell: str, where: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rrrnet.data.folder_tree import Tree, readable, scan
-from rrrnet.data.labels_csv import IMAGES, LABELS, SPLIT_COLUMN, Row, part_named, read_labels
+from rrrnet.data.labels_csv import IMAGES, LABELS, SPLIT_COLUMN, Row, part_named, read_columns, read_labels
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.names import check_labels
 
@@ -87,7 +87,7 @@ def list_files(root: Path, *, groups: str | None = None, least_classes: int = 2)
     if not any(root.iterdir()):
         raise ArtifactError(f"{root} is empty: {_EXPECTED}; rrr data glyphs {root} makes one")
     info, tree = _read_info(root / INFO), scan(root)
-    table = next((file for file in tree.files if file.casefold() == LABELS), LABELS)
+    table = _table_of(tree)
     if (root / table).exists():
         rows = read_labels(root / table, tree, info, groups)
         given = f"the column {SPLIT_COLUMN} of {LABELS}" if any(row.part for row in rows) else ""
@@ -122,6 +122,24 @@ def list_files(root: Path, *, groups: str | None = None, least_classes: int = 2)
         notes=(*layout.notes, *twins, *_case_note(classes)),
         test_fraction=0.2 if layout.parts_from or layout.others_kind == "without a class" else 0.5,
     )
+
+
+def list_columns(root: Path) -> dict[str, dict[str, str]]:
+    """What labels.csv of a data set says of each file beside its class and part: cell by column and file.
+
+    Empty where there is no labels.csv, or nothing else in it.
+
+    Raises:
+        ArtifactError: it cannot be read.
+    """
+    tree = scan(root)
+    table = root / _table_of(tree)
+    return read_columns(table, tree, _read_info(root / INFO)) if table.exists() else {}
+
+
+def _table_of(tree: Tree) -> str:
+    """What labels.csv is called there."""
+    return next((file for file in tree.files if file.casefold() == LABELS), LABELS)
 
 
 def _one_class(root: Path, name: str, tree: Tree) -> str:

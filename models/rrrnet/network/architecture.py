@@ -226,6 +226,11 @@ def cost(architecture: Architecture, image_size: int) -> dict[str, dict[str, int
     return totals
 
 
+def embedding_dim(architecture: Architecture) -> int:
+    """Numbers in an image's embedding: what layer4 of each member puts out, side by side."""
+    return architecture.members * architecture.widths[1] * EXPANSION
+
+
 def output_side(conv: Conv, image_size: int) -> int:
     """Height of a convolution's output: every stride-2 step halves, rounding up."""
     halvings = {"conv1": 1, "layer1": 2, "layer2": 3, "layer3": 4, "layer4": 5}

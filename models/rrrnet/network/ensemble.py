@@ -66,10 +66,24 @@ class RRRNet(nn.Module):
 
     def forward_member(self, index: int, features: Tensor) -> Tensor:
         """Logits (N, C) of member `index` from the stem's output."""
-        tail = self.tails()[index]
-        features = tail.get_submodule("layer4")(tail.get_submodule("layer3")(features))
-        logits: Tensor = tail.get_submodule("fc")(features.mean((2, 3)))
+        logits: Tensor = self.tails()[index].get_submodule("fc")(self.pool_member(index, features))
         return logits
+
+    def pool_member(self, index: int, features: Tensor) -> Tensor:
+        """What member `index` classifies: its layer4, averaged over the pixels, (N, F)."""
+        tail = self.tails()[index]
+        pooled: Tensor = tail.get_submodule("layer4")(tail.get_submodule("layer3")(features)).mean((2, 3))
+        return pooled
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The members' pooled features in their order, divided by their length, (N, D); D = members * F.
+
+        MultiGrain (arXiv 1902.05509, section 3) with p = 1 in its generalised mean: the average that the classifiers
+        were trained on.
+        """
+        features = self.forward_features(images)
+        pooled = [self.pool_member(index, features) for index in range(self.architecture.members)]
+        return F.normalize(torch.cat(pooled, 1), dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of every member, (N, M, C)."""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from rrrbuild.cascade_runner import AUTO, NOT_ASKED
 from rrrbuild.repository_document import MEMBER_SECONDS, Repository, ServedModel
-from rrrserve.api.answer import answer, answering_effort
+from rrrserve.api.answer import answer, answering_effort, embedding_answer
 from rrrserve.api.decoding import Decoded, DecodePool
 from rrrserve.api.drift import DriftWatch
 from rrrserve.api.errors import APIError
@@ -172,6 +172,18 @@ class DataPlane:
             self.answer(model, found, next(places), options) if isinstance(item, Decoded) else item for item in decoded
         ]
 
+    async def embed(
+        self, model: ServedModel, images: Sequence[bytes], options: Options, *, deadline: float, timing: Timing
+    ) -> list[dict[str, Any] | APIError]:
+        """The embedding of each image; all else as of `predict`."""
+        decoded = await self.decode(model, images, timing)
+        good = [item.array for item in decoded if isinstance(item, Decoded)]
+        if not good:
+            return [item for item in decoded if isinstance(item, APIError)]
+        found = await self.infer(model, good, options.effort, deadline=deadline, timing=timing, embed=True)
+        rows = iter(() if found.embedding is None else found.embedding)
+        return [embedding_answer(next(rows)) if isinstance(item, Decoded) else item for item in decoded]
+
     async def decode(self, model: ServedModel, images: Sequence[bytes], timing: Timing) -> list[Decoded | APIError]:
         """Encoded images as a model's inputs, in order; one that cannot be used gives its error in its place."""
         decoded = await self.pool.decode(images, model.preprocess)
@@ -197,8 +209,9 @@ class DataPlane:
         *,
         deadline: float,
         timing: Timing,
+        embed: bool = False,
     ) -> Inference:
-        """What the members say of N inputs (S, S, 3).
+        """What the members say of N inputs (S, S, 3), with `embed` their embeddings too.
 
         Raises:
             APIError: there is no answer.
@@ -206,7 +219,7 @@ class DataPlane:
         start = time.perf_counter()
         try:
             with timing.trace.asking("inference") as trace:
-                found = await self._infer(model, arrays, effort, deadline, trace)
+                found = await self._infer(model, arrays, effort, deadline, trace, embed=embed)
         except TritonError as error:
             if self.state.triton.up:  # else the supervisor has told, and every request would tell again
                 log.warning("inference with %s failed: %s", model.name, error)
@@ -243,18 +256,25 @@ class DataPlane:
         effort: str,
         deadline: float,
         trace: Fields | None = None,
+        *,
+        embed: bool,
     ) -> Inference:
         """What is said of N images (S, S, 3), in as many calls as the model's largest batch asks for."""
         step = model.max_batch_size
         if len(images) <= step:
-            return await self._call(model, images, effort, deadline, trace)
+            return await self._call(model, images, effort, deadline, trace, embed=embed)
         parts = (images[index : index + step] for index in range(0, len(images), step))
-        calls = [asyncio.ensure_future(self._call(model, part, effort, deadline, trace)) for part in parts]
+        calls = [asyncio.ensure_future(self._call(model, part, effort, deadline, trace, embed=embed)) for part in parts]
         try:
             found = await asyncio.gather(*calls)
             statuses = [part.status for part in found if part.status is not None]
             probabilities = np.concatenate([part.probabilities for part in found])
-            return Inference(probabilities, np.concatenate(statuses) if statuses else None)
+            embeddings = [part.embedding for part in found if part.embedding is not None]
+            return Inference(
+                probabilities,
+                np.concatenate(statuses) if statuses else None,
+                embedding=np.concatenate(embeddings) if embeddings else None,
+            )
         except BaseException:  # gather() leaves the others running, and nobody would count them
             for call in calls:
                 call.cancel()
@@ -268,6 +288,8 @@ class DataPlane:
         effort: str,
         deadline: float,
         trace: Fields | None,
+        *,
+        embed: bool,
     ) -> Inference:
         start = time.perf_counter()
         result = await self.client.infer(
@@ -277,6 +299,7 @@ class DataPlane:
             effort=answering_effort(model, effort),
             quorum=self._quorum,
             trace=trace,
+            embed=embed,
         )
         self._inference[model.name].observe(time.perf_counter() - start)
         if result.member_seconds is not None:

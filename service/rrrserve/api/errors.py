@@ -28,6 +28,7 @@ ERRORS: dict[str, ErrorKind] = {
     "unauthorized": ErrorKind(401, "no bearer token, or a wrong one, where the service wants one"),
     "not_found": ErrorKind(404, "no such path"),
     "unknown_model": ErrorKind(404, "the repository holds no model of that name"),
+    "no_embedding": ErrorKind(404, "the model was built without --embed, and gives no embeddings"),
     "method_not_allowed": ErrorKind(405, "the path exists, but not for this method; see the header Allow"),
     "request_timeout": ErrorKind(408, "the header or the body did not arrive in time"),
     "body_too_large": ErrorKind(413, "the body is larger than the limit, or in too many chunks"),

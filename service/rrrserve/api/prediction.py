@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl
 
 import httpx
 
+from rrrbuild.manifest import how_to_embed
 from rrrbuild.repository_document import Repository, ServedModel
 from rrrbuild.samples import Sample
 from rrrserve.api.admission import Admission
@@ -20,7 +21,7 @@ from rrrserve.api.data_plane import DataPlane, Timing
 from rrrserve.api.endpoint import Exchange, Reply, to_json
 from rrrserve.api.errors import APIError
 from rrrserve.api.keep_unsure import UnsureImages
-from rrrserve.api.requests import Options, Unpacked, ignored_header, options_of, timeout_ms, together, unpack
+from rrrserve.api.requests import OPTIONS, Options, Unpacked, ignored_header, options_of, timeout_ms, together, unpack
 from rrrserve.api.shedding import Shedding
 from rrrserve.config.service_config import ServiceConfig
 from rrrserve.stamps.model_list import ModelList
@@ -70,13 +71,14 @@ class Asked(NamedTuple):
         return self.deadline - time.perf_counter()
 
 
-async def predict(backend: Backend, exchange: Exchange, *, batch: bool) -> Reply:
+async def predict(backend: Backend, exchange: Exchange, *, batch: bool, embed: bool = False) -> Reply:
     """Answer with one image's labels, or in a batch with each image's; there an unusable one gives an error item.
 
     Args:
         backend: what answers.
         exchange: the request.
         batch: whether several images are asked about.
+        embed: whether their embeddings are asked for in place of labels.
 
     Raises:
         APIError: there is no answer.
@@ -84,29 +86,35 @@ async def predict(backend: Backend, exchange: Exchange, *, batch: bool) -> Reply
     plane = backend.data_plane
     with plane.in_use():  # all of the request is answered by one version
         asked = ask(backend, exchange)
+        if embed and asked.model.embedding_dim is None:
+            name = asked.model.name
+            raise APIError(
+                "no_embedding",
+                f"{name} gives no embeddings: {how_to_embed(asked.model.target)}, then rrr repository and rrr reload",
+            )
         backend.admission.check(asked.seconds_left())  # before the body is read: there may be many of them
         timing = Timing(exchange.started, exchange.trace)
         with backend.body_memory.begin(this_task().cancel) as coming:
             try:
                 async with asyncio.timeout(asked.seconds_left()):
                     body = await read(backend, exchange, asked, coming, timing, batch=batch)
-                    options = asked.options
+                    options, given = asked.options, query_of(exchange)
                     if body.options:
-                        given = together(query_of(exchange), body.options)
+                        given = together(given, body.options)
                         options = options_of(given, exchange.headers, num_classes=len(asked.model.labels))
                     options = backend.shedding.apply(asked.model, options, asked.seconds_left())
                     with backend.admission.admitted(len(body.images), asked.seconds_left()):
-                        results = await plane.predict(
-                            asked.model, body.images, options, deadline=asked.deadline, timing=timing
-                        )
+                        work = plane.embed if embed else plane.predict
+                        results = await work(asked.model, body.images, options, deadline=asked.deadline, timing=timing)
             except TimeoutError as error:
                 code = "deadline_exceeded" if coming.whole else "request_timeout"
                 raise APIError(code, f"the deadline of {asked.milliseconds} ms passed") from error
-        if backend.unsure is not None:
+        if backend.unsure is not None and not embed:
             for place, item in enumerate(results):
                 if not isinstance(item, APIError) and item["unsure"]:
                     backend.unsure.keep(exchange.request_id, place, body.images[place], asked.model.name, item)
-        headers = ignored_header([*options.ignored, *body.ignored])
+        unread = [name for name, _ in given if embed and name in OPTIONS and name != "timing"]
+        headers = ignored_header([*options.ignored, *body.ignored, *unread])
         reply = answer(plane, exchange, asked.model, results, timing if options.timing else None, headers, batch=batch)
         exchange.trace.stage("answer", timing.answering, time.perf_counter())
         return reply

@@ -227,7 +227,7 @@ def contents_of(body: bytes, headers: Headers, *, field: str, most: int) -> Unpa
         raise APIError("missing_image", f"no image in the request: {ways}")
     if number > most:
         code, what = (
-            ("too_many_images", "this route takes one, /v1/predict_batch several")
+            ("too_many_images", "this route takes one, the one that ends in _batch takes several")
             if most == 1
             else ("batch_too_large", f"most is {most}")
         )

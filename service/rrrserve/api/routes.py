@@ -2,7 +2,7 @@
 
 import asyncio
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -31,6 +31,7 @@ PREDICTION_ROUTES = (
     "/predict",
     "/predict_batch",
 )
+EMBEDDING_ROUTES = ("/v1/embed", "/v1/embed_batch", "/v1/models/{name}/embed", "/v1/models/{name}/embed_batch")
 
 
 class Routes:
@@ -56,14 +57,12 @@ class Routes:
     def open(self, backend: Backend) -> None:
         """Answer from this backend from now on."""
         plane = backend.data_plane
+        embedding = {name: model for name, model in plane.models.items() if model.embedding_dim is not None}
         instruments.create_series(
             ERRORS,
             plane.models.values(),
-            [
-                (route, name)
-                for route in PREDICTION_ROUTES
-                for name in (plane.models if "{name}" in route else (plane.default.name,))
-            ]
+            _answered(PREDICTION_ROUTES, plane.models, plane.default.name)
+            + _answered(EMBEDDING_ROUTES, embedding, plane.default.name)
             + [(route, name) for route in self.named_routes for name in plane.models],
         )
         self.backend = backend
@@ -104,8 +103,9 @@ class Routes:
         shared: dict[Handler, str] = {swagger_page: "/docs", handlers.page: "/"}  # templates of the files of a page
         endpoint = functools.partial(Endpoint, access=lambda: self.access, tracing=lambda: self.tracing)
         routes = []
-        for template in PREDICTION_ROUTES:
-            predict = functools.partial(self._predict, batch=template.endswith("_batch"))
+        for template in (*PREDICTION_ROUTES, *EMBEDDING_ROUTES):
+            embed = template in EMBEDDING_ROUTES
+            predict = functools.partial(self._predict, batch=template.endswith("_batch"), embed=embed)
             path = template.replace("{name}", "{name:path}")  # any name at all: what is none of ours is unknown_model
             # PUT as well as POST: it is what `curl -T cat.jpg` sends.
             routes.append(Route(path, endpoint(template, predict, in_flight=True), methods=["POST", "PUT"]))
@@ -119,9 +119,9 @@ class Routes:
         routes += v2.routes(self.now, endpoint)
         return Router(routes, redirect_slashes=False, default=endpoint(instruments.UNMATCHED, _not_found))
 
-    async def _predict(self, exchange: Exchange, *, batch: bool) -> Reply:
+    async def _predict(self, exchange: Exchange, *, batch: bool, embed: bool) -> Reply:
         """One image, one answer; of several an unusable one gives an error item and leaves the others as they are."""
-        return await predict(self.now(), exchange, batch=batch)
+        return await predict(self.now(), exchange, batch=batch, embed=embed)
 
     async def models(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """The repository's models, each with the claims that are stamped on it now."""
@@ -188,8 +188,16 @@ class Routes:
             needs_token=self.access.needs_token,
             has_triton_metrics=backend.triton_metrics_url is not None,
             samples=len(backend.samples),
+            embedding=[model.name for model in backend.data_plane.models.values() if model.embedding_dim is not None],
+            default=backend.data_plane.default.name,
         )
         return Reply(to_json(await asyncio.to_thread(describe)))
+
+
+def _answered(routes: Sequence[str], models: Iterable[str], default: str) -> list[tuple[str, str]]:
+    """Each route with each of the models that it may answer with."""
+    names = list(models)
+    return [(route, name) for route in routes for name in names if "{name}" in route or name == default]
 
 
 def _only(methods: str) -> Handler:

@@ -98,6 +98,21 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Embedding:
+    """What a service's model sees in an image.
+
+    Attributes:
+        vector: pooled features of all members in their order; of length 1, so that a product of two is their cosine.
+        model: the name of the one that answered.
+        request_id: of the request.
+    """
+
+    vector: tuple[float, ...] = field(repr=False)
+    model: str
+    request_id: str
+
+
+@dataclass(frozen=True)
 class Model:
     """A model that a service holds; `is_default` is asked where none is named."""
 
@@ -130,6 +145,11 @@ def answer_of(item: Mapping[str, Any], document: Mapping[str, Any]) -> Answer:
         request_id=document["request_id"],
         document=item,
     )
+
+
+def embedding_of(item: Mapping[str, Any], document: Mapping[str, Any]) -> Embedding:
+    """Read one image's part of an answer about embeddings; see `answer_of`."""
+    return Embedding(tuple(item["embedding"]), document["model"]["name"], document["request_id"])
 
 
 def models_of(document: Mapping[str, Any]) -> tuple[Model, ...]:

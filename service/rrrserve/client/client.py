@@ -11,9 +11,9 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from rrrnet.errors import UsageError
+from rrrnet.errors import ImageError, UsageError
 from rrrserve.client import talk
-from rrrserve.client.answers import Answer, Model, NoAnswerError
+from rrrserve.client.answers import Answer, Embedding, Model, NoAnswerError, answer_of, embedding_of
 from rrrserve.client.talk import Result, Send, Talk, Wait
 from rrrserve.net.tls import client_trust, failure
 
@@ -121,7 +121,7 @@ class Client(_Service[httpx.Client]):
 
     def predict(self, image: "ImageLike", **asking: Unpack[Asking]) -> Answer:
         """What is on an image: a path, encoded bytes, a uint8 array (H, W, 3) of RGB or (H, W) of grey, a PIL image."""
-        (answer,) = self._run(talk.ask_one(self._request("predict", asking), image))
+        (answer,) = self._run(talk.ask_one(self._request("predict", asking), image, answer_of))
         return answer
 
     def predict_many(self, images: "ImageLike | Iterable[ImageLike]", **asking: Unpack[Asking]) -> Iterator[Result]:
@@ -129,7 +129,18 @@ class Client(_Service[httpx.Client]):
 
         An image that cannot be used has an `ImageError` in its place: its `code` tells why.
         """
-        return self._run(talk.ask_many(self._request("predict_batch", asking), images))
+        return self._run(talk.ask_many(self._request("predict_batch", asking), images, answer_of))
+
+    def embed(self, image: "ImageLike", *, model: str | None = None) -> Embedding:
+        """The embedding of an image, of a model that was built with --embed; images as of `predict`."""
+        (answer,) = self._run(talk.ask_one(self._request("embed", {"model": model}), image, embedding_of))
+        return answer
+
+    def embed_many(
+        self, images: "ImageLike | Iterable[ImageLike]", *, model: str | None = None
+    ) -> Iterator[Embedding | ImageError]:
+        """The embeddings of any number of images; see `predict_many`."""
+        return self._run(talk.ask_many(self._request("embed_batch", {"model": model}), images, embedding_of))
 
     def models(self) -> tuple[Model, ...]:
         """The models that the service holds."""
@@ -170,14 +181,27 @@ class AsyncClient(_Service[httpx.AsyncClient]):
 
     async def predict(self, image: "ImageLike", **asking: Unpack[Asking]) -> Answer:
         """See `Client.predict`."""
-        (answer,) = [item async for item in self._run(talk.ask_one(self._request("predict", asking), image))]
+        found = self._run(talk.ask_one(self._request("predict", asking), image, answer_of))
+        (answer,) = [item async for item in found]
         return answer
 
     def predict_many(
         self, images: "ImageLike | Iterable[ImageLike]", **asking: Unpack[Asking]
     ) -> AsyncIterator[Result]:
         """See `Client.predict_many`; for `async for`."""
-        return self._run(talk.ask_many(self._request("predict_batch", asking), images))
+        return self._run(talk.ask_many(self._request("predict_batch", asking), images, answer_of))
+
+    async def embed(self, image: "ImageLike", *, model: str | None = None) -> Embedding:
+        """See `Client.embed`."""
+        found = self._run(talk.ask_one(self._request("embed", {"model": model}), image, embedding_of))
+        (answer,) = [item async for item in found]
+        return answer
+
+    def embed_many(
+        self, images: "ImageLike | Iterable[ImageLike]", *, model: str | None = None
+    ) -> AsyncIterator[Embedding | ImageError]:
+        """See `Client.embed_many`; for `async for`."""
+        return self._run(talk.ask_many(self._request("embed_batch", {"model": model}), images, embedding_of))
 
     async def models(self) -> tuple[Model, ...]:
         """See `Client.models`."""

@@ -7,10 +7,11 @@ import random
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from rrrnet.errors import ImageError
-from rrrserve.client.answers import Answer, Model, ServiceError, answer_of, models_of
+from rrrserve.client.answers import Answer, Model, ServiceError, models_of
 
 if TYPE_CHECKING:
     import httpx
@@ -26,6 +27,8 @@ _FIRST_WAIT_SECONDS = 1.0  # where a refusal says no time that can be read, as a
 
 T = TypeVar("T")
 Result: TypeAlias = Answer | ImageError
+# Reads one image's part of a document: `answer_of`, `embedding_of`.
+Read: TypeAlias = Callable[[Mapping[str, Any], Mapping[str, Any]], T]
 
 
 @dataclass(frozen=True)
@@ -55,17 +58,17 @@ def ask_models(seconds: float) -> Talk[tuple[Model, ...]]:
     yield _read(models_of, document)
 
 
-def ask_one(request: Send, image: "ImageLike") -> Talk[Answer]:
+def ask_one(request: Send, image: "ImageLike", read: Read[T]) -> Talk[T]:
     """Ask about an image."""
     document = yield from _exchange(replace(request, images=(_bytes(image),)))
-    yield _read(answer_of, document, document)
+    yield _read(read, document, document)
 
 
-def ask_many(request: Send, images: "ImageLike | Iterable[ImageLike]") -> Talk[Result]:
+def ask_many(request: Send, images: "ImageLike | Iterable[ImageLike]", read: Read[T]) -> Talk[T | ImageError]:
     """Ask about images, a batch at a time; each that cannot be used is answered by why, in its place."""
     from rrrnet.data.given import as_bytes, several
 
-    results: dict[int, Result] = {}
+    results: dict[int, T | ImageError] = {}
     waiting: list[tuple[int, bytes]] = []
     left, most, told, ended = enumerate(several(images)), MOST_IMAGES, 0, False
     while not ended or waiting:
@@ -89,7 +92,7 @@ def ask_many(request: Send, images: "ImageLike | Iterable[ImageLike]") -> Talk[R
                 if len(batch) > 1:
                     continue
                 answered = {"results": [{"error": {"code": error.code or "body_too_large", "message": error.message}}]}
-            results |= zip((index for index, _ in batch), _read(_results_of, answered), strict=True)
+            results |= zip((index for index, _ in batch), _read(partial(_results_of, read), answered), strict=True)
             waiting = waiting[len(batch) :]
         while told in results:
             yield results.pop(told)
@@ -154,9 +157,9 @@ def _read(read: Callable[..., T], *documents: Mapping[str, Any]) -> T:
         raise _stranger(200) from error
 
 
-def _results_of(document: Mapping[str, Any]) -> list[Result]:
+def _results_of(read: Read[T], document: Mapping[str, Any]) -> list[T | ImageError]:
     return [
-        ImageError(item["error"]["code"], item["error"]["message"]) if "error" in item else answer_of(item, document)
+        ImageError(item["error"]["code"], item["error"]["message"]) if "error" in item else read(item, document)
         for item in document["results"]
     ]
 

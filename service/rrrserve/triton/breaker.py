@@ -38,6 +38,7 @@ class TritonLink:
         effort: str = FULL,
         quorum: int | None = None,
         trace: Fields | None = None,
+        embed: bool = False,
     ) -> Inference:
         """See `TritonClient.infer`. Whether it answered is noted in the shared state.
 
@@ -47,7 +48,7 @@ class TritonLink:
         client = self._connected(timeout_seconds)
         try:
             result = await client.infer(
-                model, images, timeout_seconds=timeout_seconds, effort=effort, quorum=quorum, trace=trace
+                model, images, timeout_seconds=timeout_seconds, effort=effort, quorum=quorum, trace=trace, embed=embed
             )
         except TritonError as error:
             if error.code != "deadline_exceeded":  # that may be the client's own, and too short

@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError, Message
 from tritonclient.grpc import service_pb2 as pb
 
 from rrrbuild.cascade_runner import AUTO, FULL, LATE, USED
+from rrrbuild.manifest import EMBEDDING
 from rrrbuild.repository_document import MEMBER_SECONDS, MEMBER_STATUS, MEMBERS_USED, ServedModel
 from rrrserve.traces.context import Fields
 
@@ -28,6 +29,8 @@ INPUT = "images"
 OUTPUT = "probabilities"
 # Rounding in bfloat16 moves a row's sum by about 1 %; zeros or logits in place of probabilities miss it by far.
 SUM_TOLERANCE = 0.05
+# BF16 moves an embedding's length by less than 1 %; features that were not divided by it miss it by far.
+_LENGTH_TOLERANCE = 0.02
 # Before a request's deadline an answer without the late members must be on its way: this share of what is left, or so
 # many seconds if that is more.
 _MARGIN_SHARE, _MARGIN_SECONDS = 0.05, 0.005
@@ -68,11 +71,13 @@ class Inference:
         status: shape (N, M), what became of each member (see `rrrbuild.cascade_runner`), at least one of an image is
             `USED`; None where none can be left out.
         member_seconds: durations of the M members where they were run side by side and timed, else None.
+        embedding: shape (N, D), each row of length 1 (or 0, of an image without features); None where not asked for.
     """
 
     probabilities: npt.NDArray[np.float32]
     status: npt.NDArray[np.uint8] | None = None
     member_seconds: tuple[float, ...] | None = None
+    embedding: npt.NDArray[np.float32] | None = None
 
 
 class TritonClient:
@@ -92,6 +97,7 @@ class TritonClient:
         effort: str = FULL,
         quorum: int | None = None,
         trace: Fields | None = None,
+        embed: bool = False,
     ) -> Inference:
         """Per-member class probabilities of a batch.
 
@@ -102,16 +108,20 @@ class TritonClient:
             effort: which members of a cascade are asked; see `cascade_runner.EFFORTS`.
             quorum: see `quorum_of`.
             trace: told to Triton, as the metadata of the call.
+            embed: whether to ask for embeddings too; only of a model that has them.
 
         Raises:
             TritonError: Triton is not reachable or failed, the deadline passed, or the output is unusable.
         """
         if timeout_seconds <= 0:
             raise TritonError("deadline_exceeded", "the deadline passed before the inference began")
-        request = request_bytes(model, images, timeout_seconds=timeout_seconds, effort=effort, quorum=quorum)
+        request = request_bytes(
+            model, images, timeout_seconds=timeout_seconds, effort=effort, quorum=quorum, embed=embed
+        )
         response = _parsed(pb.ModelInferResponse, await _call(self._infer, request, timeout_seconds, trace))
         probabilities, status = checked_output(response, model, len(images))
-        return Inference(probabilities, status, member_seconds(response, model))
+        embedding = checked_embedding(response, model, len(images)) if embed else None
+        return Inference(probabilities, status, member_seconds(response, model), embedding)
 
     async def server_version(self, *, timeout_seconds: float) -> str:
         """Triton's version, such as "2.51.0".
@@ -179,6 +189,7 @@ def request_bytes(
     timeout_seconds: float,
     effort: str = FULL,
     quorum: int | None = None,
+    embed: bool = False,
 ) -> bytes:
     """A serialized `ModelInferRequest` that asks `model` about a batch; each image's pixels are copied once.
 
@@ -191,13 +202,14 @@ def request_bytes(
         timeout_seconds: see `TritonClient.infer`, also of the others.
         effort: told to a cascade, unless it is `auto`.
         quorum: told, with the deadline, to a model that may leave members out.
+        embed: see `TritonClient.infer`.
     """
     parts = MEMBER_STATUS in model.outputs
     head = _head(
         model.name,
         model.version,
         (len(images), *images[0].shape),
-        model.outputs,
+        model.outputs if embed else tuple(name for name in model.outputs if name != EMBEDDING),
         None if model.cascade is None or effort == AUTO else effort,
         quorum_of(model, quorum) if parts else None,
     )
@@ -260,6 +272,21 @@ def checked_output(
     if not right.all() or (found < -1e-3).any():
         raise _unusable(model, "values that are no probabilities")
     return found, status
+
+
+def checked_embedding(response: pb.ModelInferResponse, model: ServedModel, batch_size: int) -> npt.NDArray[np.float32]:
+    """The embeddings of an answer, (N, D), each made exactly as long as it should be.
+
+    Raises:
+        TritonError: `bad_model_output`.
+    """
+    found = _tensor(response, model, EMBEDDING, "FP32", (batch_size, model.embedding_dim or 0))
+    lengths = np.linalg.norm(found.astype(np.float64), axis=1, keepdims=True)
+    # NaN and infinity fail this comparison as well.
+    if not ((np.abs(lengths - 1) <= _LENGTH_TOLERANCE) | (lengths == 0)).all():
+        raise _unusable(model, "embeddings that are not of length 1")
+    embeddings: npt.NDArray[np.float32] = (found / np.where(lengths == 0, 1, lengths)).astype(np.float32)
+    return embeddings
 
 
 def _checked_status(

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 from pydantic import BaseModel
@@ -9,7 +10,7 @@ from pydantic.json_schema import models_json_schema
 
 from rrrbuild.cascade_runner import AUTO, EFFORTS
 from rrrnet import __version__
-from rrrserve.api.docs.schemas import Answer, BatchAnswer, Error, Models, Samples
+from rrrserve.api.docs.schemas import Answer, BatchAnswer, Embedding, EmbeddingBatch, Error, Models, Samples
 from rrrserve.api.endpoint import OPEN_ROUTES
 from rrrserve.api.errors import ERRORS
 from rrrserve.api.multipart import MAX_TEXT_BYTES
@@ -79,11 +80,23 @@ _PAGES = {
     "/docs.json": ("This document", "application/json"),
     "/docs": ("This document as a page", "text/html"),
 }
+# What is asked about images: in words, options, what one and several are answered with.
+_ASKING: dict[str, tuple[str, dict[str, dict[str, Any]], type[BaseModel], type[BaseModel]]] = {
+    "predict": ("Classify", _OPTIONS, Answer, BatchAnswer),
+    "embed": ("Embed", {"timing": _OPTIONS["timing"]}, Embedding, EmbeddingBatch),
+}
 _SHAPES: dict[str, type[BaseModel]] = {"/v1/models": Models, "/v1/samples": Samples}
 
 
 def document(
-    settings: ServiceConfig, models: Sequence[str], *, needs_token: bool, has_triton_metrics: bool, samples: int = 0
+    settings: ServiceConfig,
+    models: Sequence[str],
+    *,
+    needs_token: bool,
+    has_triton_metrics: bool,
+    samples: int = 0,
+    embedding: Sequence[str] = (),
+    default: str = "",
 ) -> dict[str, Any]:
     """The OpenAPI document.
 
@@ -93,14 +106,18 @@ def document(
         needs_token: whether requests must carry a bearer token.
         has_triton_metrics: whether the address of Triton's metrics is known; else there is no page of them.
         samples: how many the repository has.
+        embedding: those of the models that give embeddings.
+        default: the model that is asked where a path names none.
     """
     paths: dict[str, Any] = {}
-    for base in ("/v1", "/v1/models/{name}", ""):
-        for batch in (False, True):
-            path = f"{base}/predict{'_batch' if batch else ''}"
-            operation = _operation(settings, batch=batch, names=models if "{name}" in base else ())
-            # `curl -T` sends PUT; it means the same.
-            paths[path] = {"post": operation, "put": operation}
+    for base, asking, batch in product(("/v1", "/v1/models/{name}", ""), _ASKING, (False, True)):
+        names = models if asking == "predict" else embedding
+        named = "{name}" in base
+        if asking == "embed" and (not base or not names or not (named or default in names)):
+            continue  # BentoML's clients know none, nor do these models
+        operation = _operation(settings, asking, batch=batch, names=names if named else ())
+        # `curl -T` sends PUT; it means the same.
+        paths[f"{base}/{asking}{'_batch' if batch else ''}"] = {"post": operation, "put": operation}
     lacking = {TRITON_METRICS: not has_triton_metrics, SAMPLE: not samples}
     pages = {path: page for path, page in _PAGES.items() if not lacking.get(path)}
     for path, (summary, content_type) in pages.items():
@@ -127,7 +144,8 @@ def document(
 
 @functools.cache  # it takes 40 ms
 def _schemas() -> Any:
-    models: list[type[BaseModel]] = [Answer, BatchAnswer, Error, *_SHAPES.values()]
+    answers = [shape for _, _, *shapes in _ASKING.values() for shape in shapes]
+    models: list[type[BaseModel]] = [*answers, Error, *_SHAPES.values()]
     return models_json_schema([(model, "validation") for model in models], ref_template=_REFERENCE)[1]["$defs"]
 
 
@@ -139,14 +157,15 @@ def _parameter(name: str, place: str, schema: dict[str, Any], text: str) -> dict
     return {"name": name, "in": place, "required": place == "path", "schema": schema, "description": text}
 
 
-def _operation(settings: ServiceConfig, *, batch: bool, names: Sequence[str]) -> dict[str, Any]:
+def _operation(settings: ServiceConfig, asking: str, *, batch: bool, names: Sequence[str]) -> dict[str, Any]:
     """Several images or one; of a model that the path names, or not."""
+    verb, options, *shapes = _ASKING[asking]
     field, most = ("images", settings.max_batch_images) if batch else ("image", 1)
     raw = {"type": "string", "contentMediaType": "application/octet-stream"}
 
     def body(image: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
         images = {"type": "array", "items": image, "minItems": 1, "maxItems": most} if batch else image
-        properties = {field: images, **_OPTIONS}
+        properties = {field: images, **options}
         return {"schema": {"type": "object", "properties": properties, "required": [field], **others}}
 
     content = {
@@ -156,15 +175,15 @@ def _operation(settings: ServiceConfig, *, batch: bool, names: Sequence[str]) ->
     if not batch:
         content |= {kind: {"schema": raw} for kind in ("image/*", "application/octet-stream")}
     parameters = [_parameter("name", "path", {"type": "string", "enum": list(names)}, "of a model")] if names else []
-    parameters += [_parameter(name, "query", schema, schema["description"]) for name, schema in _OPTIONS.items()]
+    parameters += [_parameter(name, "query", schema, schema["description"]) for name, schema in options.items()]
     parameters += [_parameter(name, "header", schema, text) for name, (schema, text) in _HEADERS.items()]
     statuses: dict[int, list[str]] = {}
     for code, kind in ERRORS.items():
         statuses.setdefault(kind.status, []).append(f"{code}: {kind.meaning}")
     error = {"application/json": {"schema": _reference(Error)}}
-    answer = {"application/json": {"schema": _reference(BatchAnswer if batch else Answer)}}
+    answer = {"application/json": {"schema": _reference(shapes[batch])}}
     return {
-        "summary": f"Classify {f'up to {most} images' if batch else 'one image'}",
+        "summary": f"{verb} {f'up to {most} images' if batch else 'one image'}",
         "parameters": parameters,
         "requestBody": {"required": True, "content": content},
         "responses": {"200": {"description": "the answer", "headers": _IGNORED, "content": answer}}

@@ -115,6 +115,32 @@ class BatchAnswer(Envelope):
     results: list[Item] = Field(description="one for each image, in the order of the request")
 
 
+Vector = Annotated[
+    list[float], Field(description="pooled features of all members in their order, of length 1: a product is a cosine")
+]
+
+
+class Embedding(Envelope):
+    """The embedding of one image."""
+
+    dim: int = Field(ge=1, description="how many numbers it has")
+    embedding: Vector
+
+
+class EmbeddingItem(BaseModel):
+    """The embedding of one of several images, or an error."""
+
+    dim: int | None = None
+    embedding: Vector = Field(default_factory=list)
+    error: Problem | None = None
+
+
+class EmbeddingBatch(Envelope):
+    """The embeddings of several images."""
+
+    results: list[EmbeddingItem] = Field(description="one for each image, in the order of the request")
+
+
 class ServedClaim(BaseModel):
     """A sentence about the model that rrr verify judged, as stamped on the model."""
 

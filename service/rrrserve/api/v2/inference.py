@@ -123,7 +123,9 @@ async def infer(backend: Backend, call: Call, name: str, version: str, *, millis
                     options = backend.shedding.apply(model, question.options, left())
                     with backend.admission.admitted(len(question.images), left()):
                         arrays = question.images.arrays or await _decoded(plane, model, question, timing)
-                        found = await plane.infer(model, arrays, options.effort, deadline=deadline, timing=timing)
+                        found = await plane.infer(
+                            model, arrays, options.effort, deadline=deadline, timing=timing, embed=question.embed
+                        )
             except TimeoutError as error:
                 code = "deadline_exceeded" if coming.whole else "request_timeout"
                 raise APIError(code, f"the deadline of {milliseconds} ms passed") from error

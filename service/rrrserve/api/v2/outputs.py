@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rrrbuild.confidence.conformal import in_set
+from rrrbuild.manifest import EMBEDDING
 from rrrbuild.repository_document import ServedModel
 from rrrserve.api.answer import Told, answering_effort, ranking, told
 from rrrserve.api.v2.question import Question, Wanted
@@ -48,6 +49,8 @@ def _result(
 ) -> Result:
     if wanted.name == PROBABILITIES:
         return Result(wanted, "FP32", found.probabilities)
+    if wanted.name == EMBEDDING and found.embedding is not None:
+        return Result(wanted, "FP32", found.embedding)
     if wanted.name == MEMBERS_USED:
         return Result(wanted, "INT32", np.array([len(row.used) for row in rows], "<i4"))
     if wanted.name == IN_SET and question.options.coverage is not None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from rrrbuild.manifest import EMBEDDING
 from rrrbuild.repository_document import ServedModel
 from rrrserve.api.errors import APIError
 from rrrserve.api.near_misses import shown
@@ -52,6 +53,11 @@ class Question:
     options: Options
     wanted: Sequence[Wanted]
 
+    @property
+    def embed(self) -> bool:
+        """Whether an embedding is asked for."""
+        return any(wanted.name == EMBEDDING for wanted in self.wanted)
+
 
 def question(
     model: ServedModel,
@@ -71,7 +77,7 @@ def question(
         model: which model is asked.
         tensors: its inputs.
         parameters: of the request.
-        outputs: that it asks for; none: all that there are.
+        outputs: that it asks for; none: all that there are but the embedding.
         identifier: its `id`.
         headers: of HTTP.
         most: images allowed.
@@ -87,7 +93,8 @@ def question(
         raise APIError("bad_request", f"{model.name} has no sets: it was built without images to calibrate on")
     names = [name for name, *_ in outputs_of(model) if name != IN_SET or options.coverage is not None]
     if not outputs:
-        wanted = [Wanted(name, binary=binary) for name in names]
+        # Many times as large as all others together, so only for who names it.
+        wanted = [Wanted(name, binary=binary) for name in names if name != EMBEDDING]
     else:
         wanted = [_wanted(output, names, model) for output in outputs]
         if len({output.name for output in wanted}) != len(wanted):

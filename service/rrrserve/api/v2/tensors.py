@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rrrbuild.manifest import EMBEDDING
 from rrrbuild.repository_document import ServedModel
 from rrrserve.api import near_misses
 from rrrserve.api.errors import APIError
@@ -69,7 +70,11 @@ def outputs_of(model: ServedModel) -> list[tuple[str, str, list[int]]]:
         (MEAN, "FP32", [-1, classes]),
         (MEMBERS_USED, "INT32", [-1]),
     ]
-    return [*found, (IN_SET, "BOOL", [-1, classes])] if has_sets(model) else found
+    if has_sets(model):
+        found.append((IN_SET, "BOOL", [-1, classes]))
+    if model.embedding_dim is not None:
+        found.append((EMBEDDING, "FP32", [-1, model.embedding_dim]))
+    return found
 
 
 def images_of(tensors: Sequence[Tensor], model: ServedModel, most: int) -> Images:

@@ -1,0 +1,117 @@
+"""Nearest neighbours of test images by embedding and by pixels, and what embeddings cost an engine.
+
+.venv/bin/python benchmarks/method/embed.py --train          letters and a small ensemble first: 15 minutes on 2 cores
+.venv/bin/python benchmarks/method/embed.py CHECKPOINT ...   of checkpoints that remember their data
+.venv/bin/python benchmarks/method/embed.py --tables         the table of docs/embed.md; nothing is measured
+
+Each checkpoint becomes two engines of a target, with --embed and without, by the same plan: they are timed in turns.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rrrbench.environment import RESULTS, ResultFile
+from rrrbench.neighbours import nearest_alike, pixels_of
+from rrrbench.networks import CACHE
+from rrrbuild import plan_runner
+from rrrbuild.build import build_engine
+from rrrbuild.engine import load_engine
+from rrrbuild.heldout import held_out_images
+from rrrbuild.manifest import BatchRange
+from rrrbuild.measure import in_turns
+from rrrbuild.trust import Trust
+from rrrnet.checkpoint import read_checkpoint
+
+FOLDER = CACHE / "embed"
+RRR = Path(sys.executable).parent / "rrr"
+BATCH = BatchRange(1, 8, 32)
+_LIMIT = 2000
+_PLAN = "merged"
+
+
+def train(folder: Path) -> Path:
+    """Letters of the demo's kind and an ensemble of 4 members that has learnt them."""
+    letters, out = folder / "letters", folder / "members-4"
+    if not letters.is_dir():
+        options = ["--classes", "20", "--per-class", "200", "--size", "64", "--seed", "31"]
+        subprocess.run([str(RRR), "data", "glyphs", str(letters), *options], check=True)
+    if not out.is_dir():
+        options = ["--members", "4", "--weights", "none", "--size", "64", "--epochs", "8", "--test-fraction", "0.2"]
+        subprocess.run([str(RRR), "train", "--data", str(letters), "--out", str(out), *options], check=True)
+    return out
+
+
+def measure(path: Path, target: str) -> dict[str, Any]:
+    """One checkpoint: neighbours on its test images, and milliseconds with and without embeddings."""
+    checkpoint = read_checkpoint(path)
+    held_out = held_out_images(checkpoint, None, limit=_LIMIT)
+    assert held_out.labels is not None
+    with tempfile.TemporaryDirectory() as scratch:
+        engines = {}
+        for name, embed in (("without", False), ("with", True)):
+            out, trust = Path(scratch) / name, Trust(cascade=False)
+            build_engine(path, target, plan=_PLAN, batch=BATCH, out=out, trust=trust, embed=embed)
+            engines[name] = load_engine(out)
+        embeddings = engines["with"].embed(list(held_out.images))
+        times_ms = {}
+        for size in (BATCH.min, BATCH.opt):
+            calls = {name: partial(engine.runner, held_out.images[:size]) for name, engine in engines.items()}
+            times_ms[str(size)] = {name: row["median"] for name, row in in_turns(calls).items()}
+        found = plan_runner.embed(engines["with"].runner, held_out.images[:1])
+        verified = engines["with"].manifest.verified
+        assert verified is not False
+        return {
+            "images": len(held_out.images),
+            "classes": len(checkpoint.labels),
+            "members": checkpoint.architecture.members,
+            "dim": found.shape[1],
+            "nearest_alike": {
+                "embedding": nearest_alike(embeddings, held_out.labels),
+                "pixels": nearest_alike(pixels_of(held_out.images), held_out.labels),
+                "chance": float(np.mean([(held_out.labels == label).mean() for label in held_out.labels])),
+            },
+            "verified": verified["embedding"],
+            "median_ms": times_ms,
+        }
+
+
+def table(document: dict[str, Any]) -> str:
+    """What docs/embed.md shows."""
+    lines = [
+        "| checkpoint, target | images | nearest is of its class: embedding | pixels | chance | ms with, without |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for case in document.get("neighbours", []):
+        shares = [f"{case['nearest_alike'][name]:.1%}" for name in ("embedding", "pixels", "chance")]
+        times = case["median_ms"]["1"]
+        cells = [f"{case['checkpoint']}, {case['target']}", str(case["images"]), *shares]
+        lines.append(f"| {' | '.join(cells)} | {times['with']:.2f}, {times['without']:.2f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure into the result file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoints", nargs="*", type=Path)
+    parser.add_argument("--train", action="store_true")
+    parser.add_argument("--target", default="openvino-fp32")
+    parser.add_argument("--tables", action="store_true")
+    parser.add_argument("--save", type=Path, default=RESULTS / "embed.json")
+    options = parser.parse_args()
+    result = ResultFile(options.save)
+    if not options.tables:
+        for path in [*options.checkpoints, *([train(FOLDER)] if options.train else [])]:
+            key = {"checkpoint": path.name, "target": options.target}
+            result.measure("neighbours", key, partial(measure, path, options.target))
+    print(table(result.document))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Accuracy by what labels.csv says of each image beside its class: OmniPrint's font, rotation, shear and the like."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+LEAST_IMAGES = 10  # of a value that has a row of its own
+_Z = 1.96  # 95 %
+_QUARTILES = 4
+_MOST_VALUES = 12
+
+Right = npt.NDArray[np.bool_]
+
+
+def interval(hits: int, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share; (0, 1) of nothing."""
+    if count == 0:
+        return 0.0, 1.0
+    share, spread = hits / count, _Z**2 / count
+    middle = (share + spread / 2) / (1 + spread)
+    half = _Z * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def accuracy(right: Right) -> dict[str, Any]:
+    """Images, accuracy and its 95 % interval."""
+    hits, count = int(right.sum()), len(right)
+    return {"images": count, "accuracy": hits / count if count else None, "interval": list(interval(hits, count))}
+
+
+def by_factor(columns: Mapping[str, Sequence[str]], right: Right) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Accuracy by each column's values: numbers by quartile, words by value.
+
+    Args:
+        columns: N cells by column.
+        right: shape (N,), whether the answer to the image is right.
+
+    Returns:
+        For each column that tells something `column`, `kind` (`quartiles` or `values`) and `groups`: `value`, `images`,
+        `accuracy`, `interval`; with `differs`, whether the intervals of the best and of the worst are apart. And the
+        columns that tell nothing, each with the reason.
+    """
+    told, left_out = [], {}
+    for column, cells in columns.items():
+        reason, kind, keys = _grouped(cells)
+        if reason:
+            left_out[column] = reason
+            continue
+        groups = [{"value": name[1], **accuracy(right[[key == name for key in keys]])} for name in sorted(set(keys))]
+        worst, best = (pick(groups, key=lambda group: float(group["accuracy"])) for pick in (min, max))
+        differs = worst["interval"][1] < best["interval"][0]
+        told.append({"column": column, "kind": kind, "groups": groups, "differs": differs})
+    return told, left_out
+
+
+Key = tuple[int, str]  # where the group stands, and what it is called
+
+
+def _grouped(cells: Sequence[str]) -> tuple[str, str, list[Key]]:
+    """Why a column tells nothing, or else how it is grouped and each image's group."""
+    counts = Counter(cells)
+    if len(counts) == 1:
+        return f"the same for all images ({next(iter(counts)) or 'empty'})", "", []
+    numbers = [_number(cell) for cell in cells]
+    known = [number for number in numbers if number is not None]
+    if len(known) == sum(cell != "" for cell in cells) and len(set(known)) > _QUARTILES:
+        return "", "quartiles", _quartiles(numbers)
+    large = [value for value, count in counts.most_common(_MOST_VALUES) if count >= LEAST_IMAGES]
+    if not large:
+        return f"{len(counts)} values, none of which {LEAST_IMAGES} images have", "", []
+    others = len(counts) - len(large)
+    if len(large) + (others > 0) < 2:
+        return "one value only", "", []
+    order = {value: index for index, value in enumerate(sorted(large))}
+    rest = (len(large), f"{others} others")
+    return "", "values", [(order[cell], cell or "(empty)") if cell in order else rest for cell in cells]
+
+
+def _number(cell: str) -> float | None:
+    try:
+        number = float(cell)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _quartiles(numbers: Sequence[float | None]) -> list[Key]:
+    known = np.array([number for number in numbers if number is not None])
+    bounds = np.unique(np.quantile(known, np.linspace(0, 1, _QUARTILES + 1)))
+    names = [f"{low:.3g} to {high:.3g}" for low, high in pairwise(bounds)]
+    keys = []
+    for number in numbers:
+        if number is None:
+            keys.append((len(names), "(empty)"))
+            continue
+        place = min(int(np.searchsorted(bounds, number, side="right")) - 1, len(names) - 1)
+        keys.append((place, names[place]))
+    return keys
