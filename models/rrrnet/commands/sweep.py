@@ -39,6 +39,9 @@ def sweep(
             show_default="imagenet, or none where the hub cannot be reached",
         ),
     ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="resnet50, resnet101 or resnet152, as for rrr train.", show_default="of the weights")
+    ] = None,
     minutes_per_cell: Annotated[
         float | None, typer.Option(help="Train each for about so long; size and epochs follow, as of rrr train --minutes.")
     ] = None,
@@ -83,7 +86,7 @@ def sweep(
     if ray is not None:
         check_installed()
     training = {
-        "weights": _settled(weights),
+        **_settled(data[0], out, weights, backbone),
         "minutes": minutes_per_cell,
         "epochs": epochs,
         "size": size,
@@ -115,15 +118,17 @@ def sweep(
     _finish(plan, complete=complete, as_json=as_json)
 
 
-def _settled(weights: str | None) -> str:
-    """The weights of all cells, found here once and not in each of them."""
-    from rrrnet.weights.hub import hub_weights, imagenet_or_none
+def _settled(data: Path, out: Path, weights: str | None, backbone: str | None) -> dict[str, Any]:
+    """The weights of all cells and their backbone, found here once and not in each of them."""
+    from rrrnet.training.options import Options
+    from rrrnet.training.settle import settle_weights
 
-    if weights is None:
-        return imagenet_or_none(output.say)
-    if weights == "imagenet":
-        hub_weights(output.say)
-    return weights if weights in ("imagenet", "none") else str(Path(weights).absolute())
+    given = "imagenet" if weights is None else weights
+    if given not in ("imagenet", "none"):
+        given = str(Path(given).absolute())  # child processes and other machines have folders of their own
+    options = Options(data=data, out=out, weights=given, weights_given=weights is not None, backbone=backbone)
+    found = settle_weights(options, output.say)
+    return {"weights": found.weights, "backbone": found.backbone}
 
 
 def _todo(plan: "Plan") -> list[Any]:

@@ -50,6 +50,7 @@ def run(
                     shares[event.cell] = event.share
                 else:
                     del shares[event.cell]
+                    shutil.rmtree(_stage(plan, event.cell), ignore_errors=True)  # a process that crashed leaves it
                     done += 1
                     if event.result.document is None:
                         failed.add(event.cell)
