@@ -116,7 +116,15 @@ def test_extras_install_what_their_work_needs_and_no_more() -> None:
     assert locked("serving").keys() & {"kornia", "pytest", "mypy"} == set()
     kept = {"train", "heif", "otel", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx", "triton", "peers", "dev"}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert set(project["optional-dependencies"]) == kept | {"build", "bench", "report", "serve", "sweep", "batch", "ray"}
+    assert set(project["optional-dependencies"]) == kept | {
+        "build",
+        "bench",
+        "report",
+        "serve",
+        "sweep",
+        "batch",
+        "ray",
+    }
 
 
 def test_packages_whose_private_parts_are_used_have_an_upper_bound() -> None:

@@ -21,10 +21,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from rrrnet.training.threads import wait_asleep
-
-wait_asleep()  # before torch is imported
-
 import torch
 from safetensors.numpy import save_file
 
@@ -124,12 +120,19 @@ def make_plan(options: argparse.Namespace) -> Plan:
     )
     images = options.images
     if images is None:
-        drawing, step = picture_seconds(plan.glyphs()), budget.step_seconds(plan.architecture(), plan.training(), plan.size)
+        drawing, step = (
+            picture_seconds(plan.glyphs()),
+            budget.step_seconds(plan.architecture(), plan.training(), plan.size),
+        )
         learning = step / plan.batch_size
         images = int(60 * options.minutes / (learning + drawing))
-        output.say(f"here a picture takes {1e3 * drawing:.2f} ms to draw and {1e3 * learning:.2f} ms to learn from: {images}")
+        output.say(
+            f"here a picture takes {1e3 * drawing:.2f} ms to draw and {1e3 * learning:.2f} ms to learn from: {images}"
+        )
     if images < plan.batch_size:
-        raise UsageError(f"{images} pictures are fewer than a step of {plan.batch_size}: give more --minutes or --images")
+        raise UsageError(
+            f"{images} pictures are fewer than a step of {plan.batch_size}: give more --minutes or --images"
+        )
     passes = -(-images // _MOST_DRAWN)
     return replace(plan, drawn=images // passes, passes=passes, held_out=min(_HELD_OUT, max(64, images // 20)))
 

@@ -41,7 +41,9 @@ def collect(folder: Path) -> dict[str, Any]:
     return {
         "cells": {str(cell): {name: document[name] for name in _KEPT} for cell, document in results.items()},
         "failed": failed,
-        "machines": sorted({f"{each['machine']['cpu']}, {each['machine']['threads']} threads" for each in results.values()}),
+        "machines": sorted(
+            {f"{each['machine']['cpu']}, {each['machine']['threads']} threads" for each in results.values()}
+        ),
         "versions": first["versions"],
         "dates": sorted({document["date"] for document in results.values()}),
         "settings": {name: value for name, value in first["settings"].items() if name not in ("lr", "teacher")},

@@ -3,8 +3,8 @@
 import multiprocessing
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ class GlyphPool:
     @cached_property
     def array(self) -> Uint8Array:
         """All pictures, (N, S, S, 3), mapped into memory."""
-        return _mapped(self.folder / "images.npy", (self.images, self.options.size, self.options.size, 3))
+        mapped: Uint8Array = _mapped(self.folder / "images.npy", (self.images, self.options.size, self.options.size, 3))
+        return mapped
 
     @property
     def labels(self) -> npt.NDArray[np.int64]:
@@ -46,36 +47,27 @@ class GlyphPool:
     def draw(self) -> Iterator[int]:
         """Draw what is missing on all cores; gives how many pictures there are after each chunk."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        array = self.array
+        assert len(self.array)  # the file is there before the workers open it
         done = _mapped(self.folder / "done.npy", (-(-self.images // _CHUNK),))
         count = int(done.sum()) * _CHUNK
         yield min(count, self.images)
         left = [int(chunk) for chunk in np.flatnonzero(done == 0)]
         if not left:
             return
-        with multiprocessing.get_context("spawn").Pool(cores(), _begin, (self,)) as pool:
-            for chunk in pool.imap_unordered(_draw, left):
+        draw = partial(_draw, replace(self))  # a copy that has nothing mapped, so that no pictures are sent
+        # Ctrl-C reaches the whole group, and the parent ends its workers.
+        with multiprocessing.get_context("spawn").Pool(cores(), signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+            for chunk in pool.imap_unordered(draw, left):
                 done[chunk] = 1
                 count += _CHUNK
                 yield min(count, self.images)
-        array.flush()  # type: ignore[attr-defined]  # a memmap, which its type does not say
 
 
-_pool: list[GlyphPool] = []  # of a worker process, set once when it begins
-_letters: list[str] = []
-
-
-def _begin(pool: GlyphPool) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
-    _pool.append(pool)
-    _letters.extend(letter for letter, _ in pool.options.letters())
-
-
-def _draw(chunk: int) -> int:
+def _draw(pool: GlyphPool, chunk: int) -> int:
     """Draw one chunk, in a worker process."""
-    pool = _pool[0]
+    letters = [letter for letter, _ in pool.options.letters()]
     for index in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, pool.images)):
-        picture, _ = render_glyph(_letters[index % len(_letters)], pool.options, index // len(_letters))
+        picture, _ = render_glyph(letters[index % len(letters)], pool.options, index // len(letters))
         pool.array[index] = np.asarray(picture)
     return chunk
 

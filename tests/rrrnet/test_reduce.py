@@ -72,7 +72,9 @@ def test_members_batch_norms_and_classifiers_start_fresh(pretrained: dict[str, T
     assert torch.equal(model.state_dict()["members.0.layer3.0.bn1.weight"], torch.ones(79))
 
 
-def test_reduced_network_gives_the_features_of_the_originals_blocks(pretrained: dict[str, Tensor], backbone: str) -> None:
+def test_reduced_network_gives_the_features_of_the_originals_blocks(
+    pretrained: dict[str, Tensor], backbone: str
+) -> None:
     torch.manual_seed(5)
     whole, reduced = RRRNet(shapes.full(1000, backbone=backbone)).eval(), RRRNet(shapes.reduced(20)).eval()
     whole.load_state_dict(pretrained, strict=False)  # less num_batches_tracked

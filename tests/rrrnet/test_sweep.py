@@ -127,7 +127,7 @@ def test_a_teacher_is_trained_before_its_students_and_again_where_its_checkpoint
     ("options", "says"),
     [
         ({"methods": ("fulll",)}, "--methods fulll: no such method; allowed are head, full, reduced, ensemble"),
-        ({"methods": ("head", "full")}, "head trains the classifier .* give --weights FILE, or --methods full"),
+        ({"methods": ("head", "full")}, "from scratch is the same as full: give --weights FILE, or --methods full"),
         ({"seeds": 0}, "--seeds 0: allowed are 1 and more"),
         ({"lrs": {"full": (2.0,)}}, "--lr 2.0: allowed is a number between 0 and 1"),
         ({"training": {**TRAINING, "epochs": 0}}, "--epochs 0 trains nothing"),
@@ -159,7 +159,7 @@ def test_cells_of_other_settings_are_not_put_into_one_table() -> None:
     check_settings(measured, {"size": 64}, {Cell("letters", "full", 0): {"lr": [0.001]}})
     with pytest.raises(UsageError, match="letters/full-seed0 was measured with size 64, now it is 128"):
         check_settings(measured, {"size": 128}, {})
-    with pytest.raises(UsageError, match="with lr 0.001, now it is not given"):
+    with pytest.raises(UsageError, match=r"with lr 0\.001, now it is not given"):
         check_settings(measured, {"size": 64}, {Cell("letters", "full", 0): {"lr": None}})
 
 
@@ -167,7 +167,7 @@ def test_a_file_that_is_no_result_is_named(tmp_path: Path) -> None:
     path = Folder(tmp_path).result(Cell("letters", "full", 0))
     path.parent.mkdir(parents=True)
     path.write_text("{}")
-    with pytest.raises(ArtifactError, match=r"full-seed0.json is no result of rrr sweep .* remove it"):
+    with pytest.raises(ArtifactError, match=r"full-seed0\.json is no result of rrr sweep .* remove it"):
         Folder(tmp_path).results()
 
 
@@ -180,7 +180,7 @@ def test_validation_images_choose_and_equals_go_to_the_lower_rate() -> None:
 
 
 def test_a_cell_tells_counts_costs_and_the_command_that_repeats_it(letters: Path, tmp_path: Path) -> None:
-    asked = plan(letters, tmp_path, lrs={"reduced": (1e-4, 1e-3)})
+    asked = plan(letters, tmp_path, lrs={"reduced": (1e-4,)})
     cell, told = Cell("letters", "reduced", 0), list[float]()
     stage = tmp_path / "stage"
     options = tuple(asked.options(cell, lr, stage / str(lr) / "net") for lr in asked.lrs_of(cell))
@@ -190,12 +190,13 @@ def test_a_cell_tells_counts_costs_and_the_command_that_repeats_it(letters: Path
     found = result.document
     assert (found["images"], found["train_images"], found["val_images"]) == (12, 10, 2)
     assert found["correct"] == round(12 * found["accuracy"])
-    assert [trial["lr"] for trial in found["trials"]] == [1e-4, 1e-3]
-    assert found["lr"] in (1e-4, 1e-3)
-    assert "rrr train --data" in found["command"] and "--method reduced --seed 0" in found["command"]
-    assert (found["parameters"], found["settings"]["size"]) == (8020290, 32)
-    assert told == sorted(told) and told[-1] == 1.0
-    assert asked.folder.model(cell).is_dir() and not stage.exists()
+    assert (found["lr"], found["epochs"], found["trials"]) == (1e-4, 1, [])
+    assert found["command"].startswith("rrr train --data")
+    assert "--method reduced --seed 0" in found["command"]
+    assert (found["parameters"], found["settings"]["size"]) == (8020034, 32)
+    assert told == [0.5, 1.0], "two steps"
+    assert asked.folder.model(cell).is_dir()
+    assert not stage.exists()
 
 
 def test_an_error_of_a_training_is_its_reason(letters: Path, tmp_path: Path) -> None:

@@ -40,10 +40,12 @@ def sweep(
         ),
     ] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="resnet50, resnet101 or resnet152, as for rrr train.", show_default="of the weights")
+        str | None,
+        typer.Option(help="resnet50, resnet101 or resnet152, as for rrr train.", show_default="of the weights"),
     ] = None,
     minutes_per_cell: Annotated[
-        float | None, typer.Option(help="Train each for about so long; size and epochs follow, as of rrr train --minutes.")
+        float | None,
+        typer.Option(help="Train each for about so long; size and epochs follow, as of rrr train --minutes."),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images; default: the recipe's.")] = None,
     size: Annotated[int | None, typer.Option(help="Height and width of the input in pixels.")] = None,
@@ -66,7 +68,8 @@ def sweep(
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     cores: Annotated[
-        int | None, typer.Option(help="Of each cell; as many cells run at once as fit.", show_default="all of a machine")
+        int | None,
+        typer.Option(help="Of each cell; as many cells run at once as fit.", show_default="all of a machine"),
     ] = None,
     ray: Annotated[
         str | None, typer.Option(metavar="local|ADDRESS", help="Run the cells as tasks of a Ray cluster.")
@@ -155,7 +158,9 @@ def _runner(address: str | None, cores: int | None) -> "Iterator[Runner]":
     if address is None:
         threads = cores or available_cores()
         slots = available_cores() // threads
-        output.say(f"{_cells(slots)} at once, {threads} cores each" if slots > 1 else f"one at a time on {threads} cores")
+        output.say(
+            f"{_cells(slots)} at once, {threads} cores each" if slots > 1 else f"one at a time on {threads} cores"
+        )
         yield Processes(slots, threads)
         return
     with connected(address) as cluster:
@@ -188,7 +193,9 @@ def _finish(plan: "Plan", *, complete: bool, as_json: bool) -> None:
     failed = {str(cell): document["reason"] for cell, document in plan.folder.failures().items()}
     if results:
         summary = {**summarise(results, order=METHODS), "settings": plan.shared_settings(), "failed": failed}
-        write_atomically(folder.path / "sweep.json", (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
+        write_atomically(
+            folder.path / "sweep.json", (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode()
+        )
         write_atomically(folder.path / "sweep.md", f"{markdown.tables(summary)}\n".encode())
         drawn = plot.draw(summary, folder.path / "sweep.svg")
         if as_json:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+
 def tables(summary: Mapping[str, Any]) -> str:
     """All of them, with what their figures mean."""
     return "\n\n".join(
@@ -67,7 +68,9 @@ def _about_ranks(summary: Mapping[str, Any]) -> str:
         return " ".join(told)
     p = ranks["friedman_p"]
     told.append("Equal means share a rank, and each counts as a win.")
-    told.append(f"Friedman's test over {ranks['datasets']} data sets: " + ("no ranks differ." if p is None else f"p = {p:.3f}."))
+    told.append(
+        f"Friedman's test over {ranks['datasets']} data sets: " + ("no ranks differ." if p is None else f"p = {p:.3f}.")
+    )
     told.append(f"Average ranks less than {ranks['critical_difference']:.2f} apart do not differ (Nemenyi, 5 %).")
     return " ".join(told)
 

@@ -62,7 +62,9 @@ class Plan:
             if not path.is_dir():
                 raise UsageError(f"{path} is no folder: give folders of images as rrr train --data takes them")
             if names.count(name) > 1 or not is_text(name):
-                raise UsageError(f"{path}: {name!r} cannot name a data set beside {', '.join(names)}: rename the folder")
+                raise UsageError(
+                    f"{path}: {name!r} cannot name a data set beside {', '.join(names)}: rename the folder"
+                )
 
     def _check_training(self) -> None:
         weights = self.training.get("weights", "imagenet")

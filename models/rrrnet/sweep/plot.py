@@ -37,21 +37,24 @@ def draw(summary: dict[str, Any], path: Path) -> bool:
     axes.set_xlim(1 - 0.45 * (count - 1), count + 0.45 * (count - 1))
     axes.set_ylim(deepest + 1, -_ROWS_ABOVE)
     axes.axis("off")
-    line = {"color": "black", "linewidth": 1.0}
-    axes.plot([1, count], [0, 0], **line)
+
+    def line(x: list[float], y: list[float], width: float = 1.0) -> None:
+        axes.plot(x, y, color="black", linewidth=width)
+
+    line([1, count], [0, 0])
     for tick in range(1, count + 1):
-        axes.plot([tick, tick], [-0.2, 0], **line)
+        line([tick, tick], [-0.2, 0])
         axes.text(tick, -0.35, str(tick), ha="center", va="bottom")
     end = min(1 + critical, count + 0.4 * (count - 1))
-    axes.plot([1, end], [-1.6, -1.6], color="black", linewidth=1.5)
+    line([1, end], [-1.6, -1.6], 1.5)
     axes.text(1, -1.75, f"critical difference {critical:.2f} (Nemenyi, 5 %)", ha="left", va="bottom")
     for level, (first, last) in enumerate(joined):
-        axes.plot([ranks[first] - 0.04, ranks[last] + 0.04], [0.45 + level] * 2, color="black", linewidth=4.0)
+        line([ranks[first] - 0.04, ranks[last] + 0.04], [0.45 + level] * 2, 4.0)
     for index, (rank, method) in enumerate(rows):
         on_left = index < left
         depth = len(joined) + (index if on_left else count - 1 - index) + 0.6
         side = 0.9 if on_left else count + 0.1
-        axes.plot([rank, rank, side], [0, depth, depth], **line)
+        line([rank, rank, side], [0, depth, depth])
         text = f"{method} {rank:.2f}"
         axes.text(side + (-0.05 if on_left else 0.05), depth, text, ha="right" if on_left else "left", va="center")
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

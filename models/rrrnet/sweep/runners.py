@@ -128,7 +128,9 @@ class RayTasks:
             cell = self._running.pop(task)
             try:
                 result = self._ray.get(task)
-            except self._ray.exceptions.RayError as error:  # of that machine or process; what the training raises is told
+            except (
+                self._ray.exceptions.RayError
+            ) as error:  # of that machine or process; what the training raises is told
                 result = Result(None, str(error).strip().splitlines()[0])
             yield Event(cell, 1.0, result=result)
 

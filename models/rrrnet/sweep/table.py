@@ -1,8 +1,8 @@
 """From cells to what they say together: means with intervals, wins, ranks, and differences between methods.
 
-Intervals are Student's t at 95 %: over seeds for a mean; for a difference over its pairs (same data set, same seed), and
-over data sets, each with the mean of its pairs. Pairs of one data set share images, so the second is the one to judge
-by where the question is about other data sets. Ranks, Friedman's test and Nemenyi's critical difference follow Demsar
+Intervals are Student's t at 95 %: over seeds for a mean; for a difference over its pairs (same data set, same seed) and
+over data sets, each with the mean of its pairs. Pairs of one data set share images, so the second is to be judged by
+where the question is about other data sets. Ranks, Friedman's test and Nemenyi's critical difference follow Demsar
 (JMLR 7, 2006): each data set counts once, with the mean over its seeds.
 """
 
@@ -23,7 +23,7 @@ Results = Mapping[Cell, Mapping[str, Any]]
 
 
 def t_interval(values: Sequence[float]) -> dict[str, Any]:
-    """Mean and Student's 95 % interval of its expectation: `n`, `mean`, `low`, `high`; of one value without interval."""
+    """`n`, `mean`, and `low` and `high`: Student's 95 % interval of the expectation, None of one value."""
     mean, half = float(np.mean(values)), None
     if len(values) > 1:
         spread = float(np.std(values, ddof=1)) / math.sqrt(len(values))
@@ -52,7 +52,8 @@ def summarise(results: Results, *, order: Sequence[str] = ()) -> dict[str, Any]:
         for method in methods
         if (chosen := _of(results, dataset, method))
     ]
-    means = {(row["dataset"], row["method"]): row["accuracy"]["mean"] for row in rows}
+    # Rounded, so that means of equal counts are equal whatever the order of their sums.
+    means = {(row["dataset"], row["method"]): round(row["accuracy"]["mean"], 9) for row in rows}
     complete = [name for name in datasets if len({_seeds(results, name, method) for method in methods}) == 1]
     scores = np.array([[means[name, method] for method in methods] for name in complete]).reshape(-1, len(methods))
     return {
@@ -76,7 +77,7 @@ def _compared(ours: str, other: str) -> bool:
     """A small network with the whole one, the ensemble with one branch, and what was taught with what was not."""
     if not ours.startswith(_STUDENTS) or other not in _BASES or ours == other:
         return False
-    return other == "full" or ours.startswith("ensemble") or ours.startswith(other)
+    return other == "full" or ours.startswith(("ensemble", other))
 
 
 def _check_data(results: Results) -> None:

@@ -56,7 +56,7 @@ class Result:
     said: tuple[str, ...] = ()
 
 
-def attempt(request: Request, tell: Tell = lambda share, text: None) -> Result:
+def attempt(request: Request, tell: Tell | None = None) -> Result:
     """Train a cell; an error becomes the result's reason.
 
     Args:
@@ -67,7 +67,7 @@ def attempt(request: Request, tell: Tell = lambda share, text: None) -> Result:
     try:
         if request.threads is not None:
             torch.set_num_threads(request.threads)
-        return Result(_train(request, tell, said.append), said=tuple(said))
+        return Result(_train(request, tell or _silent, said.append), said=tuple(said))
     except RRRError as error:
         return Result(None, str(error), tuple(said))
     except Exception as error:  # whatever it is, the other cells go on, and the file tells it
@@ -75,6 +75,10 @@ def attempt(request: Request, tell: Tell = lambda share, text: None) -> Result:
         return Result(None, f"{error!r} in {Path(where.filename).name}, line {where.lineno}", tuple(said))
     finally:
         shutil.rmtree(request.stage, ignore_errors=True)
+
+
+def _silent(_share: float, _text: str) -> None:
+    pass
 
 
 def _train(request: Request, tell: Tell, say: Callable[[str], None]) -> dict[str, Any]:
@@ -85,7 +89,7 @@ def _train(request: Request, tell: Tell, say: Callable[[str], None]) -> dict[str
         tried.append((outcome, time.monotonic() - start))
     trials = [_trial(outcome, seconds) for outcome, seconds in tried]
     best = choose(trials)
-    outcome, seconds = tried[best]
+    outcome, _ = tried[best]
     if request.out is not None:
         shutil.rmtree(request.out, ignore_errors=True)
         request.out.parent.mkdir(parents=True, exist_ok=True)
