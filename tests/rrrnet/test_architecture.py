@@ -3,8 +3,8 @@
 import pytest
 
 from rrrnet.errors import UsageError
-from rrrnet.network.architecture import BACKBONES, Architecture
 from rrrnet.network import architecture as shapes
+from rrrnet.network.architecture import BACKBONES, Architecture
 
 # members: (widths, parameters in millions, MMACs at 128 pixels); 20 classes
 PAPER = {
