@@ -28,11 +28,12 @@ from rrrbench.environment import environment, rounded
 from rrrbench.glyph_pool import GlyphPool
 from rrrnet import output
 from rrrnet.errors import RRRError, UsageError
-from rrrnet.files import write_atomically
+from rrrnet.files import make_readable, write_atomically
 from rrrnet.glyphs.options import SCRIPTS, GlyphOptions
 from rrrnet.glyphs.picture import render_glyph
 from rrrnet.images.preprocess import Preprocess
 from rrrnet.network.architecture import BACKBONES, Architecture, cost, full
+from rrrnet.network.edges import start_from_edges
 from rrrnet.network.ensemble import RRRNet, export_weights
 from rrrnet.processor import cores
 from rrrnet.sealed import sha256_of
@@ -210,8 +211,10 @@ def learn(plan: Plan, work: Path, stop: Callable[[], bool]) -> tuple[Training, f
                 raise KeyboardInterrupt
     torch.manual_seed(plan.seed)
     seen, held_out = slice(0, plan.drawn), slice(plan.drawn, None)
+    network = RRRNet(plan.architecture())
+    start_from_edges(network)
     training = Training(
-        RRRNet(plan.architecture()),
+        network,
         plan.training(),
         pool.array[seen],
         pool.labels[seen],
@@ -232,11 +235,17 @@ def learn(plan: Plan, work: Path, stop: Callable[[], bool]) -> tuple[Training, f
     return training, saved.passed(), complete
 
 
+def work_folder(path: Path) -> Path:
+    """Where pictures and state lie until the file is there."""
+    return path.with_name(f"{path.name}.work")
+
+
 def write(path: Path, training: Training, plan: Plan, seconds: float) -> dict[str, Any]:
     """The file of weights, and beside it what it is."""
-    stage = path.with_name(f".{path.name}")
-    save_file(dict(export_weights(training.result())), stage, metadata={"format": "pt"})
-    stage.replace(path)
+    stage = work_folder(path)
+    save_file(dict(export_weights(training.result())), stage / path.name, metadata={"format": "pt"})
+    make_readable(stage)
+    (stage / path.name).replace(path)
     accuracy = training.progress.val_accuracy
     document = {
         "what": f"{plan.backbone}, pre-trained on drawn letters",
@@ -279,7 +288,7 @@ def pretrain(options: argparse.Namespace) -> int:
     if options.hub:
         copy_of_hub(options.backbone, path)
     else:
-        work = path.with_name(f"{path.name}.work")
+        work = work_folder(path)
         kept = work / _PLAN
         if kept.is_file():
             plan = Plan(**{**json.loads(kept.read_text()), "scripts": tuple(json.loads(kept.read_text())["scripts"])})

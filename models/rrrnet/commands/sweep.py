@@ -187,6 +187,7 @@ def _bar(count: int) -> Iterator[Any]:
 def _finish(plan: "Plan", *, complete: bool, as_json: bool) -> None:
     """Write and print the table of all that the folder has; exit with 130 if it was stopped, with 1 if cells failed."""
     from rrrnet.sweep import markdown, plot
+    from rrrnet.sweep.cells import TAUGHT
     from rrrnet.sweep.table import summarise
 
     folder, results = plan.folder, plan.folder.results()
@@ -220,7 +221,8 @@ def _finish(plan: "Plan", *, complete: bool, as_json: bool) -> None:
     if not as_json:
         best = min(summary["methods"], key=lambda row: row["rank"] or 0)["method"]
         data = plan.data[0]
-        output.next_step("rrr", "train", "--data", data, "--method", best, "--out", f"artifacts/models/{data.name}")
+        words = ["--method", best.removesuffix(TAUGHT), "--weights", plan.training["weights"]]
+        output.next_step("rrr", "train", "--data", data, *words, "--out", f"artifacts/models/{data.name}")
 
 
 def _table(title: str, header: list[str], rows: list[list[str]]) -> Table:

@@ -84,8 +84,12 @@ def _accuracy(found: Mapping[str, Any]) -> str:
 
 def _points(found: Mapping[str, Any]) -> str:
     if found["low"] is None:
-        return f"{100 * found['mean']:+.1f} ({found['n']})"
-    return f"{100 * found['mean']:+.1f} ({found['n']}; {100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
+        return f"{_signed(found['mean'])} ({found['n']})"
+    return f"{_signed(found['mean'])} ({found['n']}; {_signed(found['low'])} to {_signed(found['high'])})"
+
+
+def _signed(share: float) -> str:
+    return f"{round(100 * share, 1) + 0.0:+.1f}"  # never -0.0
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -134,7 +134,8 @@ class Plan:
             given["lr"] = lr
         if cell.taught and self.teacher:
             given["teacher"] = self.folder.model(Cell(cell.dataset, self.teacher, cell.seed))
-        return Options(data=data, out=out, overwrite=True, command=command_line(data, out, given), **given)
+        command = command_line(data, self.folder.model(cell), given)
+        return Options(data=data, out=out, overwrite=True, command=command, **given)
 
     def shared_settings(self) -> dict[str, Any]:
         """What all cells of one table have in common, as their files keep it; a file of weights by its digest."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rrrnet.errors import RRRError
 from rrrnet.sweep.cells import Cell
 from rrrnet.sweep.plan import Plan
 from rrrnet.sweep.runners import Event, Runner
@@ -43,8 +44,15 @@ def run(
                     _keep(plan, cell, Result(None, f"it needs {lost[0]}, which failed"), settings, say)
                 elif len(shares) < runner.slots and not any(need in waiting or need in shares for need in needed):
                     waiting.remove(cell)
-                    shares[cell] = 0.0
-                    runner.start(cell, _request(plan, cell, settings))
+                    try:
+                        request = _request(plan, cell, settings)
+                    except RRRError as error:  # what it needs has vanished meanwhile
+                        failed.add(cell)
+                        done += 1
+                        _keep(plan, cell, Result(None, str(error)), settings, say)
+                    else:
+                        shares[cell] = 0.0
+                        runner.start(cell, request)
             for event in runner.poll(_POLL_SECONDS):
                 if event.result is None:
                     shares[event.cell] = event.share
