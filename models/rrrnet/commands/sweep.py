@@ -158,9 +158,7 @@ def _runner(address: str | None, cores: int | None) -> "Iterator[Runner]":
     if address is None:
         threads = cores or available_cores()
         slots = available_cores() // threads
-        output.say(
-            f"{_cells(slots)} at once, {threads} cores each" if slots > 1 else f"one at a time on {threads} cores"
-        )
+        output.say(f"{_count(slots, 'cell')} at once, of {_count(threads, 'core')} each")
         yield Processes(slots, threads)
         return
     with connected(address) as cluster:
@@ -169,12 +167,12 @@ def _runner(address: str | None, cores: int | None) -> "Iterator[Runner]":
             raise CheckFailedError(f"--cores {threads}: the largest machine of the cluster has {max(cluster.cores)}")
         runner = RayTasks(cluster.cores, threads)
         where = "this machine" if address == LOCAL else f"{len(cluster.cores)} machines"
-        output.say(f"Ray on {where}: {_cells(runner.slots)} at once, {threads} cores each")
+        output.say(f"Ray on {where}: {_count(runner.slots, 'cell')} at once, of {_count(threads, 'core')} each")
         yield runner
 
 
-def _cells(count: int) -> str:
-    return f"{count} cell{'s' * (count != 1)}"
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 @contextmanager
@@ -212,7 +210,7 @@ def _finish(plan: "Plan", *, complete: bool, as_json: bool) -> None:
             names = ["sweep.json", "sweep.md", *(["sweep.svg"] if drawn else [])]
             output.print_line(f"written to {folder.path}: {', '.join(names)}")
     if failed:
-        output.say(f"{_cells(len(failed))} failed; the same command tries again: {', '.join(failed)}")
+        output.say(f"{_count(len(failed), 'cell')} failed; the same command tries again: {', '.join(failed)}")
     if not complete:
         output.say("stopped: the same command goes on with what is left")
         raise typer.Exit(130)
