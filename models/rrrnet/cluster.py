@@ -1,6 +1,5 @@
 """A Ray cluster, or Ray on this machine alone: connecting, and what is said where that fails."""
 
-import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -55,7 +54,6 @@ def connected(address: str) -> Iterator[Cluster]:
     except (OSError, ValueError, RuntimeError) as error:
         message = f"--ray {address}: no cluster answers there ({error})"
         raise CheckFailedError(f"{message}: ray start --head starts one, and --ray local needs none") from error
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         counts = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
         yield Cluster(tuple(filter(None, counts)))

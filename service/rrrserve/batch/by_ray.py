@@ -6,6 +6,7 @@ so that each machine must see them under the same path or URI.
 
 import itertools
 import json
+import logging
 import sys
 import tempfile
 import threading
@@ -51,6 +52,7 @@ def _answers(cluster: Cluster, path: Path, files: Iterable[File], wanted: Wanted
     import ray
     import ray.data
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # only now, for it sets its own when it is imported
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
