@@ -20,7 +20,7 @@ OVERLOAD ?=
 SOAK ?=
 VERIFY ?=
 
-EXTRAS := build,serve,report,heif,otel,ray,tensorrt-rtx,peers,dev
+EXTRAS := build,serve,report,sweep,heif,otel,ray,tensorrt-rtx,peers,dev
 TORCH := $(shell grep '^torch==' constraints.txt)
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 IMAGE := rrrnet-serving:$(VERSION)

@@ -110,12 +110,21 @@ def test_extras_install_what_their_work_needs_and_no_more() -> None:
     heavy = {"torch", "onnx", "openvino", "onnxruntime", "bentoml", "grpcio", "scipy", "nvidia-pytriton", "matplotlib"}
     assert names() & heavy == set()
     assert names("train") & heavy == {"torch", "matplotlib"}
+    assert names("sweep") & heavy == {"torch", "matplotlib", "scipy"}
     assert names("build") & heavy == {"torch", "matplotlib", "onnx", "openvino", "onnxruntime", "grpcio"}
     assert locked("serving").keys() & heavy == heavy - {"torch", "onnx", "matplotlib"}
     assert locked("serving").keys() & {"kornia", "pytest", "mypy"} == set()
     kept = {"train", "heif", "otel", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx", "triton", "peers", "dev"}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert set(project["optional-dependencies"]) == kept | {"build", "bench", "report", "serve", "batch", "ray"}
+    assert set(project["optional-dependencies"]) == kept | {
+        "build",
+        "bench",
+        "report",
+        "serve",
+        "sweep",
+        "batch",
+        "ray",
+    }
 
 
 def test_packages_whose_private_parts_are_used_have_an_upper_bound() -> None:

@@ -3,16 +3,16 @@
 import importlib.metadata
 import importlib.util
 import os
-import platform
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pynvml
 
 from rrrnet.errors import IncompatibleError
 from rrrnet.installing import install_line
+from rrrnet.processor import cpu_model as cpu_model
+from rrrnet.processor import cpuinfo
 
 # The CPU features that decide which precisions pay off; the manifest records those that are present.
 _FEATURES = (
@@ -40,26 +40,8 @@ def cpu_features() -> frozenset[str]:
 
 @cache
 def _all_cpu_features() -> frozenset[str]:
-    words = _cpuinfo("flags", "Features").split()
+    words = cpuinfo("flags", "Features").split()
     return frozenset(words) & frozenset(_FEATURES)
-
-
-@cache
-def cpu_model() -> str:
-    """The CPU's name, or the architecture where the system does not tell."""
-    return _cpuinfo("model name") or platform.machine()
-
-
-def _cpuinfo(*keys: str) -> str:
-    """First value of any of `keys` in /proc/cpuinfo; empty where there is no such file or key."""
-    path = Path("/proc/cpuinfo")
-    if not path.is_file():
-        return ""
-    for line in path.read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in keys:
-            return value.strip()
-    return ""
 
 
 @cache

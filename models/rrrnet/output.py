@@ -77,13 +77,14 @@ def print_json(document: Any) -> None:
     sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
-def progress_bar(*, refresh_per_second: float = 10) -> Progress:
+def progress_bar(*, refresh_per_second: float = 10, speed_over_seconds: float = 30) -> Progress:
     """A progress bar on standard error with a count, elapsed and remaining time; below it free text (`fields[text]`).
 
     Where standard error is no terminal: a plain line every 30 s and one at the end.
 
     Args:
         refresh_per_second: how often it is drawn, which takes the interpreter 1 ms each time.
+        speed_over_seconds: the time that is left is told by the speed of the last so many seconds.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -93,7 +94,13 @@ def progress_bar(*, refresh_per_second: float = 10) -> Progress:
         TimeRemainingColumn(),
     )
     kind = _Bar if messages.is_terminal else _Lines
-    return kind(*columns, console=messages, transient=False, refresh_per_second=refresh_per_second)
+    return kind(
+        *columns,
+        console=messages,
+        transient=False,
+        refresh_per_second=refresh_per_second,
+        speed_estimate_period=speed_over_seconds,
+    )
 
 
 class Working:

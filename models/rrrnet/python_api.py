@@ -4,7 +4,6 @@ Imported when one of its names is first used; torch when something is trained.
 """
 
 import os
-import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -23,6 +22,7 @@ from rrrnet.errors import NoSpaceError as NoSpaceError
 from rrrnet.errors import RRRError as RRRError
 from rrrnet.glyphs.options import GlyphOptions
 from rrrnet.installing import missing
+from rrrnet.training.command_line import command_line
 from rrrnet.training.recipes import Method
 from rrrnet.training.threads import wait_asleep
 
@@ -133,7 +133,7 @@ def train(
         preprocess=PreprocessOptions(**of(PreprocessOptions)),
         data_options=DataOptions(**of(DataOptions)),
         weights_given="weights" in given,
-        command=_command(data, out, given),
+        command=command_line(data, out, given),
         **of(Options, without="preprocess"),
     )
     with training_bar(reads_images=data is not None) as (started, report):
@@ -155,17 +155,3 @@ def draw_glyphs(out: AnyPath, options: GlyphOptions | None = None) -> ImageSet:
     from rrrnet.glyphs.generate import generate_glyphs
 
     return generate_glyphs(Path(out), options or GlyphOptions())
-
-
-def _command(data: AnyPath | None, out: AnyPath, given: Mapping[str, Any]) -> str:
-    """The command line that does the same, for whoever finds the checkpoint."""
-    words = ["rrr", "train", *([] if data is None else ["--data", str(data)]), "--out", str(out)]
-    for name, value in given.items():
-        flag = "--" + name.replace("_", "-")
-        if not isinstance(value, bool):
-            words += [flag, str(value)]
-        elif name == "bgr":
-            words.append("--bgr" if value else "--rgb")
-        elif value or name == "early_stopping":
-            words.append(flag if value else "--no-early-stopping")
-    return shlex.join(words)

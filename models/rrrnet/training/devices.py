@@ -1,10 +1,9 @@
 """Where a training computes, and in which precision."""
 
-from pathlib import Path
-
 import torch
 
 from rrrnet.errors import UsageError
+from rrrnet.processor import cpuinfo
 
 
 def find_device(wanted: str) -> str:
@@ -24,6 +23,5 @@ def computes_in_bfloat16(wanted: str, device: str) -> bool:
         return wanted == "bf16"
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = cpuinfo.read_text() if cpuinfo.exists() else ""
+    flags = cpuinfo("flags").split()
     return "avx512_bf16" in flags or "amx_bf16" in flags

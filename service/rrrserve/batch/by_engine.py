@@ -1,6 +1,5 @@
 """Images answered by an engine in this process: files are read and decoded by threads while the engine works."""
 
-import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +18,7 @@ from rrrnet.data.file_kinds import REMEDIES, is_picture, kind_of
 from rrrnet.data.reading import read_image
 from rrrnet.errors import ImageError
 from rrrnet.images.preprocess import Preprocess, Uint8Array, load_rgb, open_image, to_array
+from rrrnet.processor import cores
 from rrrserve.api.answer import answer
 from rrrserve.batch import remote
 from rrrserve.batch.answers import Answered, Wanted, failed, row_of
@@ -138,11 +138,6 @@ def _chunks(loaded: Iterable[tuple[File, Loaded]], batch: int) -> Iterator[list[
             chunk, images = [], 0
     if chunk:
         yield chunk
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def model_of(manifest: Manifest) -> ServedModel:

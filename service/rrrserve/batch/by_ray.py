@@ -7,83 +7,27 @@ so that each machine must see them under the same path or URI.
 import itertools
 import json
 import logging
-import signal
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
-from importlib.util import find_spec
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rrrnet.errors import CheckFailedError, IncompatibleError
-from rrrnet.installing import install_line
+from rrrnet.cluster import Cluster, connected
 from rrrnet.output import say
 from rrrserve.batch.answers import Answered, Wanted
-from rrrserve.batch.by_engine import LocalEngine, cores
+from rrrserve.batch.by_engine import LocalEngine
 from rrrserve.batch.by_engine import answers as local_answers
 from rrrserve.batch.listing import File
-from rrrserve.process.environment import quiet_ray
 
-LOCAL = "local"
 _FILES_AT_ONCE = 100_000  # known to Ray, which keeps all of them in memory
 _FILES_OF_A_TASK = 128  # what a machine that dies takes with it is asked about again
 _MEASURED_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """A cluster that this process is connected to: the cores of each machine that has some for us."""
-
-    cores: tuple[int, ...]
-
-
-def check_installed() -> None:
-    """Say what is missing before anything is done.
-
-    Raises:
-        IncompatibleError: Ray is not installed.
-    """
-    if find_spec("ray") is None or find_spec("pyarrow") is None:
-        raise IncompatibleError(f"--ray needs Ray, which is not installed: {install_line('ray')}")
-
-
-@contextmanager
-def _connected(address: str) -> Iterator[Cluster]:
-    """Connect to a cluster, or start one on this machine for `LOCAL`.
-
-    Raises:
-        CheckFailedError: there is no such cluster, or an engine fails there.
-    """
-    quiet_ray()
-    import ray
-    import ray.data
-
-    # Its own words are for people who know it.
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address == LOCAL:
-        options |= {"num_cpus": cores(), "include_dashboard": False}
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(address=address, **options)
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own ends the process on the spot
-    except (OSError, ValueError, RuntimeError) as error:
-        message = f"--ray {address}: no cluster answers there ({error})"
-        raise CheckFailedError(f"{message}: ray start --head starts one, and --ray local needs none") from error
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    try:
-        counts = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-        yield Cluster(tuple(filter(None, counts)))
-    except ray.exceptions.RayError as error:
-        cause = getattr(error, "cause", None) or error.__cause__ or error
-        raise CheckFailedError(f"--ray {address}: {str(cause).strip().splitlines()[-1]}") from error
-    finally:
-        ray.shutdown()
 
 
 def answers(address: str, path: Path, files: Iterable[File], wanted: Wanted) -> Generator[list[Answered]]:
@@ -99,14 +43,16 @@ def answers(address: str, path: Path, files: Iterable[File], wanted: Wanted) -> 
         CheckFailedError: there is no such cluster, or an engine fails there.
     """
     # Ray writes to standard output what it has to say of machines that die.
-    with redirect_stdout(sys.stderr), _connected(address) as cluster:
+    with redirect_stdout(sys.stderr), connected(address) as cluster:
         yield from _answers(cluster, path, files, wanted)
 
 
 def _answers(cluster: Cluster, path: Path, files: Iterable[File], wanted: Wanted) -> Iterator[list[Answered]]:
     import pyarrow
     import ray
+    import ray.data
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # only now, for it sets its own when it is imported
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False

@@ -9,6 +9,7 @@ from rrrbuild.cascade_runner import AUTO, FULL
 from rrrbuild.commands.first_step import to_repository
 from rrrbuild.manifest import MANIFEST, Manifest, read_engine
 from rrrnet import sealed
+from rrrnet.cluster import check_installed
 from rrrnet.errors import UsageError
 from rrrnet.output import Working, say
 from rrrserve.batch.answers import Answered, Wanted
@@ -79,7 +80,7 @@ def _by_engine(asked: Asked, path: Path) -> None:
     if asked.ray is not None:
         from rrrserve.batch import by_ray
 
-        by_ray.check_installed()
+        check_installed()
         address = asked.ray
         answerer = _answerer(manifest, wanted, path, lambda files: by_ray.answers(address, path, files, wanted))
         return run(asked.sources, answerer, table, wanted, resume=asked.resume, as_json=asked.as_json)

@@ -13,8 +13,3 @@ def do_not_track() -> None:
     os.environ.update(
         BENTOML_DO_NOT_TRACK="True", HF_HUB_DISABLE_TELEMETRY="1", RAY_USAGE_STATS_ENABLED="0", DO_NOT_TRACK="1"
     )
-
-
-def quiet_ray() -> None:
-    """Keep what Ray's core says to itself off the terminal, of this process and its children."""
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
