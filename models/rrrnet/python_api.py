@@ -52,6 +52,7 @@ class TrainingOptions(TypedDict, total=False):
     members: int
     weights: AnyPath
     weights_key: str
+    backbone: str
     labels: AnyPath
     recipe: str
     epochs: int
@@ -87,7 +88,7 @@ class TrainingOptions(TypedDict, total=False):
 def train(
     data: AnyPath | None, out: AnyPath, *, say: Callable[[str], None] = output.say, **options: Unpack[TrainingOptions]
 ) -> Checkpoint:
-    """Train a network, as `rrr train` does: reuse, reduce and recycle a ResNet152, or train from scratch.
+    """Train a network, as `rrr train` does: reuse, reduce and recycle a backbone, or train from scratch.
 
     Ctrl-C leaves what was last saved, at most two minutes old; the same call with `resume=True` goes on with it.
 

@@ -50,7 +50,7 @@ def make_app() -> typer.Typer:
     """The typer application: each entry point of the group `rrr.commands` is a command or a group of them."""
     app = typer.Typer(
         name="rrr",
-        help="Reduce a pre-trained ResNet152 to a parallel ensemble, compile it, serve it, and measure it.",
+        help="Reduce a pre-trained ResNet to a parallel ensemble, compile it, serve it, and measure it.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},

@@ -1,4 +1,4 @@
-"""What a network takes from the pre-trained ResNet152, tensor by tensor."""
+"""What a network takes from the pre-trained backbone, tensor by tensor."""
 
 from pathlib import Path
 
@@ -8,27 +8,35 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rrrnet.network import architecture as shapes
+from rrrnet.network.architecture import BACKBONES
 from rrrnet.network.branches import output_indices
 from rrrnet.network.ensemble import RRRNet
 from rrrnet.network.reduce import load_pretrained
 from rrrnet.weights.pretrained import read_pretrained
 
 
+@pytest.fixture(scope="module", params=BACKBONES)
+def backbone(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def resnet152_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def file(backbone: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(3)
-    state = RRRNet(shapes.full(1000)).state_dict()
+    state = RRRNet(shapes.full(1000, backbone=backbone)).state_dict()
     for name, value in state.items():
         if "bn" in name or "downsample.1" in name:
             value.copy_(torch.rand(value.shape) + 0.5 if value.is_floating_point() else value)
-    path = tmp_path_factory.mktemp("weights") / "resnet152.safetensors"
+    path = tmp_path_factory.mktemp("weights") / f"{backbone}.safetensors"
     save_file(state, path)
     return path
 
 
 @pytest.fixture(scope="module")
-def pretrained(resnet152_file: Path) -> dict[str, Tensor]:
-    return read_pretrained(str(resnet152_file)).found.tensors
+def pretrained(file: Path, backbone: str) -> dict[str, Tensor]:
+    found = read_pretrained(str(file)).found
+    assert found.backbone == backbone
+    return found.tensors
 
 
 def test_stem_of_an_ensemble_equals_the_file(pretrained: dict[str, Tensor]) -> None:
@@ -64,9 +72,9 @@ def test_members_batch_norms_and_classifiers_start_fresh(pretrained: dict[str, T
     assert torch.equal(model.state_dict()["members.0.layer3.0.bn1.weight"], torch.ones(79))
 
 
-def test_reduced_network_gives_the_features_of_the_originals_blocks(pretrained: dict[str, Tensor]) -> None:
+def test_reduced_network_gives_the_features_of_the_originals_blocks(pretrained: dict[str, Tensor], backbone: str) -> None:
     torch.manual_seed(5)
-    whole, reduced = RRRNet(shapes.full(1000)).eval(), RRRNet(shapes.reduced(20)).eval()
+    whole, reduced = RRRNet(shapes.full(1000, backbone=backbone)).eval(), RRRNet(shapes.reduced(20)).eval()
     whole.load_state_dict(pretrained, strict=False)  # less num_batches_tracked
     load_pretrained(reduced, pretrained)
     images = torch.randn(2, 3, 64, 64)
@@ -80,7 +88,7 @@ def test_reduced_network_gives_the_features_of_the_originals_blocks(pretrained: 
     assert torch.equal(found, x)
 
 
-def test_a_fine_tuned_resnet152_keeps_its_classifier(pretrained: dict[str, Tensor]) -> None:
-    model = RRRNet(shapes.full(1000))
+def test_a_fine_tuned_backbone_keeps_its_classifier(pretrained: dict[str, Tensor], backbone: str) -> None:
+    model = RRRNet(shapes.full(1000, backbone=backbone))
     assert load_pretrained(model, pretrained) == []
     assert torch.equal(model.state_dict()["fc.weight"], pretrained["fc.weight"])

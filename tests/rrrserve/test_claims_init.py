@@ -13,7 +13,7 @@ from rrrbuild.repository_document import Repository, ServedModel, read_repositor
 from rrrnet import sealed
 from rrrnet.errors import UsageError
 from rrrnet.images.preprocess import Preprocess
-from rrrnet.network.architecture import FULL_BLOCKS, Architecture, ensemble, full
+from rrrnet.network.architecture import Architecture, ensemble, full
 from rrrserve.claims.claims_file import read_claims
 from rrrserve.commands.claims import init
 from rrrserve.judge.artifacts import Artifacts
@@ -56,10 +56,10 @@ def write(folder: Path, *manifests: Manifest, bytes_each: int = 1000) -> Reposit
         for one in manifests:
             version = stage / one.name / "1"
             version.mkdir(parents=True)
-            size = bytes_each * (7 if one.architecture.blocks == FULL_BLOCKS else 1)
+            size = bytes_each * (7 if one.architecture.is_full else 1)
             (version / "model.bin").write_bytes(bytes(size))
             write_manifest(one, version)
-            weight = 70 if one.architecture.blocks == FULL_BLOCKS else 10
+            weight = 70 if one.architecture.is_full else 10
             models.append(
                 ServedModel(
                     name=one.name,

@@ -34,12 +34,21 @@ def train(
     weights: Annotated[
         str | None,
         typer.Option(
-            help="imagenet, none, a ResNet152 (safetensors, or of torch.save), or a checkpoint of the same network.",
+            help="imagenet, none, a ResNet50, 101 or 152 (safetensors, or of torch.save), or a checkpoint of the same "
+            "network.",
             show_default="imagenet, or none where the hub cannot be reached",
         ),
     ] = None,
     weights_key: Annotated[
         str | None, typer.Option(help="Which network in the file of --weights, like state_dict_ema.")
+    ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            help="resnet50, resnet101 or resnet152: which one imagenet and none are of; other weights tell it, and "
+            "are refused if it is another.",
+            show_default="that of the weights, else resnet152",
+        ),
     ] = None,
     labels: Annotated[
         Path | None,
@@ -122,7 +131,7 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the checkpoint in --out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Train a network: reuse, reduce and recycle a ResNet152, or train it from scratch.
+    """Train a network: reuse, reduce and recycle a ResNet50, 101 or 152, or train it from scratch.
 
     Of each class a part is kept to test and one to validate. Ctrl-C leaves a checkpoint that --resume goes on with.
     """
@@ -142,6 +151,7 @@ def train(
         weights="imagenet" if weights is None else weights,
         weights_given=weights is not None,
         weights_key=weights_key,
+        backbone=backbone,
         labels=labels,
         recipe=recipe,
         epochs=epochs,

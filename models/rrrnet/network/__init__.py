@@ -1,1 +1,1 @@
-"""The paper's networks: ResNet152, its first blocks, and members as branches."""
+"""The paper's networks: a backbone (ResNet50, 101, 152), its first blocks, and members as branches."""

@@ -10,11 +10,32 @@ from typing import Any, NamedTuple
 
 from rrrnet.errors import UsageError
 
-FULL_BLOCKS = (3, 8, 36, 3)
+# Bottleneck blocks in layer1..layer4 of the networks that are taken, by torchvision's and timm's names.
+BACKBONES: dict[str, tuple[int, int, int, int]] = {
+    "resnet50": (3, 4, 6, 3),
+    "resnet101": (3, 4, 23, 3),
+    "resnet152": (3, 8, 36, 3),
+}
+DEFAULT_BACKBONE = "resnet152"  # the paper's, and that of documents from before there were others
 REDUCED_BLOCKS = (1, 1, 1, 1)
 STAGE_WIDTHS = (64, 128, 256, 512)
 EXPANSION = 4
 MAX_MEMBERS = 256
+
+
+def backbone_title(backbone: str) -> str:
+    """What people call a backbone: `resnet50` is a ResNet50."""
+    return backbone.replace("resnet", "ResNet")
+
+
+def check_backbone_name(backbone: str) -> None:
+    """Require one of `BACKBONES`.
+
+    Raises:
+        UsageError: it is another name; lists what is allowed.
+    """
+    if backbone not in BACKBONES:
+        raise UsageError(f"--backbone {backbone}: no such backbone; allowed are {', '.join(BACKBONES)}")
 
 
 class Conv(NamedTuple):
@@ -42,19 +63,21 @@ class Conv(NamedTuple):
 
 @dataclass(frozen=True)
 class Architecture:
-    """A ResNet152, its reduced form, or a reduced ensemble.
+    """A backbone, its reduced form, or a reduced ensemble.
 
     Attributes:
         num_classes: outputs of each classifier.
         blocks: bottleneck blocks kept in layer1..layer4.
         members: branches after layer2, each with its own classifier; 1 means no split.
         widths: mid channels of layer3 and layer4 in each member; a block puts out 4 times as many.
+        backbone: a name of `BACKBONES`: what it is, was reduced from, and is compared with.
     """
 
     num_classes: int
-    blocks: tuple[int, int, int, int] = FULL_BLOCKS
+    blocks: tuple[int, int, int, int] = BACKBONES[DEFAULT_BACKBONE]
     members: int = 1
     widths: tuple[int, int] = (256, 512)
+    backbone: str = DEFAULT_BACKBONE
 
     def __post_init__(self) -> None:
         if self.num_classes < 2:
@@ -65,6 +88,14 @@ class Architecture:
             raise UsageError(f"an ensemble keeps the blocks {REDUCED_BLOCKS}, not {self.blocks}")
         if len(self.blocks) != 4 or min(self.blocks) < 1 or min(self.widths) < 1:
             raise UsageError(f"blocks {self.blocks} and widths {self.widths} must all be at least 1")
+        check_backbone_name(self.backbone)
+        if self.blocks in BACKBONES.values() and not self.is_full:
+            raise UsageError(f"blocks {self.blocks} are not those of a {backbone_title(self.backbone)}")
+
+    @property
+    def is_full(self) -> bool:
+        """Whether all blocks of the backbone are kept."""
+        return self.blocks == BACKBONES[self.backbone]
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict that `from_json` reads back."""
@@ -72,26 +103,38 @@ class Architecture:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Architecture":
-        """Read what `to_json` wrote."""
+        """Read what `to_json` wrote, also before it named the backbone."""
         first, second, third, fourth = values["blocks"]
         width3, width4 = values["widths"]
-        return cls(values["num_classes"], (first, second, third, fourth), values["members"], (width3, width4))
+        return cls(
+            values["num_classes"],
+            (first, second, third, fourth),
+            values["members"],
+            (width3, width4),
+            values.get("backbone", DEFAULT_BACKBONE),
+        )
 
 
-def full(num_classes: int) -> Architecture:
-    """ResNet152 as pre-trained: 50 bottleneck blocks."""
-    return Architecture(num_classes)
+def full(num_classes: int, *, backbone: str = DEFAULT_BACKBONE) -> Architecture:
+    """The backbone as pre-trained, all its blocks."""
+    check_backbone_name(backbone)
+    return Architecture(num_classes, BACKBONES[backbone], backbone=backbone)
 
 
-def reduced(num_classes: int) -> Architecture:
-    """The paper's [C]: the first block of each stage, one branch."""
-    return Architecture(num_classes, REDUCED_BLOCKS)
+def reduced(num_classes: int, *, backbone: str = DEFAULT_BACKBONE) -> Architecture:
+    """The paper's [C]: the first block of each stage, one branch; of the same shape for every backbone."""
+    return Architecture(num_classes, REDUCED_BLOCKS, backbone=backbone)
 
 
-def ensemble(num_classes: int, members: int, *, aligned: bool = False) -> Architecture:
-    """The paper's [D]: the first block of each stage, the last two recycled as `members` thin branches."""
+def ensemble(
+    num_classes: int, members: int, *, aligned: bool = False, backbone: str = DEFAULT_BACKBONE
+) -> Architecture:
+    """The paper's [D]: the first block of each stage, the last two recycled as `members` thin branches.
+
+    Of the same shape for every backbone: these differ only in how often the other blocks of a stage are repeated.
+    """
     widths = branch_widths(num_classes, members, aligned=aligned)
-    return Architecture(num_classes, REDUCED_BLOCKS, members, widths)
+    return Architecture(num_classes, REDUCED_BLOCKS, members, widths, backbone)
 
 
 def branch_widths(num_classes: int, members: int, *, aligned: bool = False) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Which network saved tensors are: a ResNet152's backbone, tensor by tensor, or what else they seem to be."""
+"""Which network saved tensors are: one of the backbones, tensor by tensor, or what else they seem to be."""
 
 import re
 from collections.abc import Iterable
@@ -7,21 +7,21 @@ import torch
 from torch import Tensor
 
 from rrrnet.errors import ArtifactError
-from rrrnet.network.architecture import FULL_BLOCKS, Architecture, Conv, convolutions
+from rrrnet.network.architecture import BACKBONES, Conv, backbone_title, convolutions, full
 
 Tensors = dict[str, Tensor]
 
-REMEDY = "give a ResNet152 file to --weights, or --weights none"
+*_FIRST, _LAST = (backbone_title(name) for name in BACKBONES)
+TAKEN = f"{', '.join(_FIRST)} or {_LAST}"
+REMEDY = f"give a {TAKEN} file to --weights, or --weights none"
 _BN_SUFFIXES = ("weight", "bias", "running_mean", "running_var")
 _RESNETS: dict[tuple[bool, tuple[int, ...]], str] = {
     (False, (2, 2, 2, 2)): "ResNet18",
     (False, (3, 4, 6, 3)): "ResNet34",
     (True, (2, 2, 2, 2)): "ResNet26",
-    (True, (3, 4, 6, 3)): "ResNet50",
-    (True, (3, 4, 23, 3)): "ResNet101",
-    (True, FULL_BLOCKS): "ResNet152",
     (True, (3, 24, 36, 3)): "ResNet200",
-    (True, (1, 1, 1, 1)): "ResNet152 that was reduced to 5 blocks",
+    (True, (1, 1, 1, 1)): "ResNet that was reduced to 5 blocks",
+    **{(True, blocks): backbone_title(name) for name, blocks in BACKBONES.items()},
 }
 _OTHERS = (
     (r"attn|self_attn|attention", "a transformer"),
@@ -46,38 +46,43 @@ def tensor_shapes(conv: Conv) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def backbone_shapes() -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor of a ResNet152 but its classifier's."""
-    convs = [conv for _, conv in convolutions(Architecture(2, FULL_BLOCKS)) if conv.name != "fc"]
+def backbone_shapes(backbone: str) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor of a backbone but its classifier's."""
+    convs = [conv for _, conv in convolutions(full(2, backbone=backbone)) if conv.name != "fc"]
     return {name: shape for conv in convs for name, shape in tensor_shapes(conv).items()}
 
 
-def check_backbone(tensors: Tensors, source: str) -> None:
-    """Require every tensor of a ResNet152's backbone in its shape, and no other.
+def recognise(tensors: Tensors, source: str) -> str:
+    """The backbone that these are every tensor of, in its shape, and no other.
 
     Raises:
-        ArtifactError: names the network that it is, or the first wrong tensors.
+        ArtifactError: they are of none; names the network that it is, or what is wrong by the nearest backbone.
     """
-    shapes = backbone_shapes()
+    wrong = {name: _wrong(tensors, backbone_shapes(name)) for name in BACKBONES}
+    nearest = min(wrong, key=lambda name: len(wrong[name]))
+    if not wrong[nearest]:
+        return nearest
+    if any(name.endswith(".zero_point") for name in tensors):
+        raise ArtifactError(f"{source} is quantised: give the network as it was before")
+    if name := other_resnet(tensors):
+        article = "an" if name.startswith(("SE", "ensemble")) else "a"
+        raise ArtifactError(f"{source}: this is {article} {name}, not a {TAKEN}; {REMEDY}")
+    told = f"{backbone_title(nearest)} with torchvision's names: {some(wrong[nearest])}"
+    raise ArtifactError(f"{source} is not a {told}; {REMEDY}")
+
+
+def _wrong(tensors: Tensors, shapes: dict[str, tuple[int, ...]]) -> list[str]:
     wrong = [f"{name} is missing" for name in shapes if name not in tensors]
     wrong += [
         f"{name} has shape {tuple(tensor.shape)}, expected {shapes[name]}"
         for name, tensor in tensors.items()
         if name in shapes and tuple(tensor.shape) != shapes[name]
     ]
-    wrong += [f"{name} is no part of it" for name in tensors if name not in shapes]
-    if not wrong:
-        return
-    if any(name.endswith(".zero_point") for name in tensors):
-        raise ArtifactError(f"{source} is quantised: give the network as it was before")
-    if name := other_resnet(tensors):
-        article = "an" if name.startswith(("SE", "ensemble")) else "a"
-        raise ArtifactError(f"{source}: this is {article} {name}, not a ResNet152; {REMEDY}")
-    raise ArtifactError(f"{source} is not a ResNet152 with torchvision's names: {some(wrong)}; {REMEDY}")
+    return wrong + [f"{name} is no part of it" for name in tensors if name not in shapes]
 
 
 def other_resnet(tensors: Tensors) -> str:
-    """Which relative of ResNet152 these tensors are; empty for a ResNet152 itself and for what is not known."""
+    """Which relative of the backbones these tensors are; empty for a backbone itself and for what is not known."""
     if "members.0.fc.weight" in tensors:
         return "ensemble of rrr train: give the checkpoint's folder instead"
     blocks = tuple(_count_blocks(tensors, stage) for stage in (1, 2, 3, 4))
@@ -93,7 +98,7 @@ def other_resnet(tensors: Tensors) -> str:
         kind = f"ResNeXt{kind.removeprefix('ResNet')} of {len(first) // second.shape[1]} groups"
     elif first is not None and len(first) > 64 and "layer1.0.conv3.weight" in tensors:
         kind = f"Wide {kind} ({len(first)} channels in layer1's blocks in place of 64)"
-    return "" if kind == "ResNet152" else f"{kind}, of {'-'.join(map(str, blocks))} blocks"
+    return "" if kind in map(backbone_title, BACKBONES) else f"{kind}, of {'-'.join(map(str, blocks))} blocks"
 
 
 def _count_blocks(names: Iterable[str], stage: int) -> int:

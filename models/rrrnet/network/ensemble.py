@@ -1,4 +1,4 @@
-"""RRRNet: one shared stem, M members in parallel; ResNet152 and its reduced form are the case M = 1.
+"""RRRNet: one shared stem, M members in parallel; a backbone and its reduced form are the case M = 1.
 
 Letters in shapes: N images, M members, C classes, H and W pixels.
 """

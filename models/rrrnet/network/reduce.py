@@ -1,4 +1,4 @@
-"""REDUCE: which tensors of the pre-trained ResNet152 a network starts from, and which start fresh.
+"""REDUCE: which tensors of the pre-trained backbone a network starts from, and which start fresh.
 
 Source: arXiv 2310.01157, and its authors' public code. The stem's blocks are taken whole, BN included. With one
 member so are the first blocks of layer3 and layer4. With more, each member gets slices (see `branches`).
@@ -6,23 +6,23 @@ member so are the first blocks of layer3 and layer4. With more, each member gets
 
 from torch import Tensor
 
-from rrrnet.network.architecture import FULL_BLOCKS, convolutions
+from rrrnet.network.architecture import convolutions
 from rrrnet.network.backbone import tensor_shapes
 from rrrnet.network.branches import member_slices
 from rrrnet.network.ensemble import RRRNet
 
 
 def load_pretrained(model: RRRNet, pretrained: dict[str, Tensor]) -> list[str]:
-    """Copy what the paper reuses of a ResNet152 into `model`; return the names of tensors left fresh.
+    """Copy what the paper reuses of a backbone into `model`; return the names of tensors left fresh.
 
-    The classifier is copied only if the whole ResNet152 is kept and its shape fits (an already fine-tuned model).
+    The classifier is copied only if the whole backbone is kept and its shape fits (an already fine-tuned model).
     """
     architecture = model.architecture
     source: dict[str, Tensor] = {}
     for part, conv in convolutions(architecture):
         if conv.name == "fc":
             fitting = pretrained.get("fc.weight")
-            if architecture.blocks == FULL_BLOCKS and fitting is not None and len(fitting) == architecture.num_classes:
+            if architecture.is_full and fitting is not None and len(fitting) == architecture.num_classes:
                 source |= {name: pretrained[name] for name in ("fc.weight", "fc.bias")}
         elif part == "member" and architecture.members > 1:
             weight = pretrained[f"{conv.name}.weight"]

@@ -62,12 +62,13 @@ class _Job:
 
 
 def choose_architecture(options: Options, num_classes: int) -> Architecture:
-    """The network that a method trains: [A], [B] the whole ResNet152, [C] 5 blocks, [D] 5 blocks in branches."""
+    """The network that a method trains: [A], [B] the whole backbone, [C] 5 blocks, [D] 5 blocks in branches."""
+    backbone = options.backbone or shapes.DEFAULT_BACKBONE
     if options.method in ("head", "full"):
-        return shapes.full(num_classes)
+        return shapes.full(num_classes, backbone=backbone)
     if options.method == "reduced":
-        return shapes.reduced(num_classes)
-    return shapes.ensemble(num_classes, options.members, aligned=options.aligned)
+        return shapes.reduced(num_classes, backbone=backbone)
+    return shapes.ensemble(num_classes, options.members, aligned=options.aligned, backbone=backbone)
 
 
 def frozen_parts(method: Method, weights: str) -> tuple[str, ...]:

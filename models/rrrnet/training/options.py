@@ -32,6 +32,7 @@ class Options:
     weights: str = "imagenet"
     weights_given: bool = True
     weights_key: str | None = None
+    backbone: str | None = None
     labels: Path | None = None
     recipe: str = "quick"
     epochs: int | None = None
@@ -89,6 +90,8 @@ class Options:
         ):
             if wrong:
                 raise UsageError(f"--{says}")
+        if self.backbone is not None:
+            shapes.check_backbone_name(self.backbone)
         choose_preprocess(self.preprocess, self.size)
         find_recipe(self.recipe)
         check_source(self.weights, key=self.weights_key)
@@ -99,7 +102,7 @@ class Options:
         """What a resumed training must have in common with the stopped one."""
         left_out = (
             *("data", "out", "labels", "resume", "overwrite", "command", "precision", "device"),
-            *("data_options", "preprocess", "max_pixels", "weights_given"),
+            *("data_options", "preprocess", "max_pixels", "weights_given", "backbone"),
         )
         own = {key: value for key, value in asdict(self).items() if key not in left_out}
         return own | asdict(self.preprocess) | self.data_options.settings()

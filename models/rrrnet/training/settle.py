@@ -1,10 +1,12 @@
-"""Which weights a training starts from where they are not given."""
+"""Which weights a training starts from where they are not given, and of which backbone."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rrrnet.checkpoint import read_checkpoint
-from rrrnet.errors import ArtifactError
+from rrrnet.errors import ArtifactError, UsageError
+from rrrnet.network.architecture import DEFAULT_BACKBONE, backbone_title
 from rrrnet.training import training_state
 from rrrnet.weights.hub import hub_weights, imagenet_or_none
 from rrrnet.weights.pretrained import read_pretrained
@@ -16,26 +18,49 @@ if TYPE_CHECKING:
 
 
 def settle_weights(options: "Options", say: Say) -> "Options":
-    """The options with the weights that are to be had; downloads them if need be.
+    """The options with the weights that are to be had, downloaded if need be, and the name of their backbone.
 
     Args:
         options: what is asked for, with `weights` "imagenet" where `weights_given` is false.
         say: is told of a download, and in loud words that there is none.
 
     Raises:
+        UsageError: the weights are of another backbone than `--backbone`.
         ArtifactError: `--weights imagenet` is given and out of reach, or nothing would be trained without it; the file
             given holds no such network.
     """
+    options = _with_weights(options, say)
+    found, where = _backbone_of_weights(options)
+    if options.backbone not in (None, found):
+        raise UsageError(
+            f"{where} is a {backbone_title(found)}, not a {backbone_title(options.backbone)}: leave out "
+            f"--backbone {options.backbone}, or give other --weights"
+        )
+    return replace(options, backbone=found)
+
+
+def _backbone_of_weights(options: "Options") -> tuple[str, str]:
+    """The backbone and where that is known from: a file is read before minutes of reading images."""
+    weights = options.weights
+    if options.resume:
+        return read_checkpoint(options.out).architecture.backbone, f"--resume: what {options.out} is trained from"
+    if weights in ("none", "imagenet"):
+        return options.backbone or DEFAULT_BACKBONE, ""
+    if is_checkpoint(weights):
+        return read_checkpoint(Path(weights)).architecture.backbone, f"--weights {weights}: what it was trained from"
+    return read_pretrained(weights, key=options.weights_key).found.backbone, f"--weights {weights}"
+
+
+def _with_weights(options: "Options", say: Say) -> "Options":
+    backbone = options.backbone or DEFAULT_BACKBONE
     if options.weights_given:
         if options.weights == "imagenet":
-            hub_weights(say)
-        elif options.data is not None and not is_checkpoint(options.weights) and options.weights != "none":
-            read_pretrained(options.weights, key=options.weights_key)  # refused before minutes of reading images
+            hub_weights(say, backbone)
         return options
     if options.resume and (options.out / training_state.RESUME).exists():
         read_checkpoint(options.out)  # its digests, before anything is parsed
         return replace(options, weights=training_state.read_settings(options.out)["weights"])
-    if options.resume or imagenet_or_none(say) == "imagenet":
+    if options.resume or imagenet_or_none(say, backbone) == "imagenet":
         return options
     if options.epochs == 0:
         raise ArtifactError(

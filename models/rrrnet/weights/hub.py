@@ -1,4 +1,4 @@
-"""The pre-trained ResNet152 of the Hugging Face hub: from the local cache, else downloaded, else soon given up."""
+"""The pre-trained backbones of the Hugging Face hub: from the local cache, else downloaded, else soon given up."""
 
 import io
 import os
@@ -14,17 +14,23 @@ from rrrnet.output import progress_bar
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-HUB_REPOSITORY = "timm/resnet152.a1h_in1k"  # the tag the paper's code uses; other tags are other models
+# timm's own choice for each; of ResNet152 the tag that the paper's code uses. Other tags are other models.
+HUB_REPOSITORIES = {
+    "resnet50": "timm/resnet50.a1_in1k",
+    "resnet101": "timm/resnet101.a1h_in1k",
+    "resnet152": "timm/resnet152.a1h_in1k",
+}
 HUB_FILE = "model.safetensors"
 PATIENCE_SECONDS = 4.0  # until the hub is taken for unreachable, name lookup included
 _REMEDY = f"download {HUB_FILE} elsewhere and give its path to --weights, or train from scratch: --weights none"
 
 
-def hub_weights(say: Callable[[str], None]) -> Path:
+def hub_weights(say: Callable[[str], None], backbone: str) -> Path:
     """Path of the hub's file in the local cache; downloaded on first use, with a bar.
 
     Args:
         say: is told of a download before it begins.
+        backbone: whose.
 
     Raises:
         ArtifactError: it is not cached, and the hub does not answer within `PATIENCE_SECONDS` or breaks off.
@@ -33,30 +39,31 @@ def hub_weights(say: Callable[[str], None]) -> Path:
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.utils.logging import set_verbosity_error
 
+    repository = HUB_REPOSITORIES[backbone]
     set_verbosity_error()  # its retries are not news; our own error tells how it ended
-    cached = try_to_load_from_cache(HUB_REPOSITORY, HUB_FILE)  # the one call that asks nothing of the network
+    cached = try_to_load_from_cache(repository, HUB_FILE)  # the one call that asks nothing of the network
     if isinstance(cached, str):
         return Path(cached)
-    size = _ask_hub()
-    say(f"downloading {HUB_REPOSITORY} from the Hugging Face hub, once ({size})")
+    size = _ask_hub(repository)
+    say(f"downloading {repository} from the Hugging Face hub, once ({size})")
     try:
         with progress_bar() as bar:
             tqdm_class: Any = _told_to(bar, bar.add_task("downloading, MB", total=None, text=""))
-            return Path(hf_hub_download(HUB_REPOSITORY, HUB_FILE, etag_timeout=PATIENCE_SECONDS, tqdm_class=tqdm_class))
+            return Path(hf_hub_download(repository, HUB_FILE, etag_timeout=PATIENCE_SECONDS, tqdm_class=tqdm_class))
     except Exception as error:  # of HTTP libraries that differ from version to version, and of the operating system
         if isinstance(error, OSError) and error.errno in FULL_DISK:
-            raise NoSpaceError(f"no space left to download {HUB_REPOSITORY}: set HF_HOME to a larger disk") from error
-        raise ArtifactError(_message(f"the download broke off ({_short(error)})")) from error
+            raise NoSpaceError(f"no space left to download {repository}: set HF_HOME to a larger disk") from error
+        raise ArtifactError(_message(repository, f"the download broke off ({_short(error)})")) from error
 
 
-def imagenet_or_none(say: Callable[[str], None]) -> str:
+def imagenet_or_none(say: Callable[[str], None], backbone: str) -> str:
     """What `--weights` is where it is not given: "imagenet", or "none" with a warning where the hub is out of reach.
 
     Raises:
         NoSpaceError: the disk is full.
     """
     try:
-        hub_weights(say)
+        hub_weights(say, backbone)
     except ArtifactError as error:
         say(
             f"WARNING: NO PRE-TRAINED WEIGHTS, TRAINING STARTS FROM SCRATCH: {error}".replace(
@@ -83,7 +90,7 @@ def _told_to(bar: "Progress", task: "TaskID") -> Callable[..., Any]:
     return partial(Told, file=io.StringIO())
 
 
-def _ask_hub() -> str:
+def _ask_hub(repository: str) -> str:
     """The size of the file in words; asked in a thread, for a lookup of the hub's name can hang for longer.
 
     Raises:
@@ -95,7 +102,7 @@ def _ask_hub() -> str:
 
     def ask() -> None:
         try:
-            answers.append(get_hf_file_metadata(hf_hub_url(HUB_REPOSITORY, HUB_FILE), timeout=PATIENCE_SECONDS).size)
+            answers.append(get_hf_file_metadata(hf_hub_url(repository, HUB_FILE), timeout=PATIENCE_SECONDS).size)
         except Exception as error:  # as above
             answers.append(error)
 
@@ -104,12 +111,12 @@ def _ask_hub() -> str:
     asking.join(PATIENCE_SECONDS)
     found = answers[0] if answers else TimeoutError(f"no answer within {PATIENCE_SECONDS:g} s")
     if isinstance(found, Exception):
-        raise ArtifactError(_message(_short(found))) from found
-    return f"{found / 1e6:.0f} MB" if found else "some 240 MB"
+        raise ArtifactError(_message(repository, _short(found))) from found
+    return f"{found / 1e6:.0f} MB" if found else "100 to 240 MB"
 
 
-def _message(reason: str) -> str:
-    return f"--weights imagenet: {HUB_REPOSITORY} is neither cached nor reachable from here ({reason}); {_REMEDY}"
+def _message(repository: str, reason: str) -> str:
+    return f"--weights imagenet: {repository} is neither cached nor reachable from here ({reason}); {_REMEDY}"
 
 
 def _short(error: Exception) -> str:

@@ -39,7 +39,7 @@ def import_network(options: "Options", labels: tuple[str, ...], preprocess: Prep
     Raises:
         UsageError, ArtifactError, NoSpaceError: see the message.
     """
-    model = RRRNet(shapes.full(len(labels)))
+    model = RRRNet(shapes.full(len(labels), backbone=options.backbone or shapes.DEFAULT_BACKBONE))
     origin, fresh = start(model, Origin(options.weights, options.weights_key, labels, True, False, preprocess), say)
     say("no --data: the accuracy is not known; rrr build will verify engines on made images")
     checkpoint = Checkpoint(

@@ -1,10 +1,10 @@
-"""Where pre-trained ResNet152 tensors come from: a file, judged by its content, the hub, or nowhere."""
+"""Where pre-trained tensors come from: a file, judged by its content, the hub, or nowhere."""
 
 import re
 import struct
 import warnings
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from rrrnet.errors import ArtifactError, UsageError
-from rrrnet.network.backbone import check_values, some
+from rrrnet.network.architecture import DEFAULT_BACKBONE
+from rrrnet.network.backbone import TAKEN, check_values, some
 from rrrnet.sealed import sha256_of
-from rrrnet.weights.hub import HUB_REPOSITORY, hub_weights
-from rrrnet.weights.state_dict import Found, find_resnet152
+from rrrnet.weights.hub import HUB_REPOSITORIES, hub_weights
+from rrrnet.weights.state_dict import Found, find_resnet
 from rrrnet.weights.warm_start import is_checkpoint
 
 _MODULES = "torch.nn."
 _MOST_UNREAD = 100  # kinds of objects beside the tensors
-_ALLOWED = "imagenet, none, the path of a ResNet152 (safetensors, or what torch.save wrote of tensors)"
+_ALLOWED = f"imagenet, none, the path of a {TAKEN} (safetensors, or what torch.save wrote of tensors)"
 _FOREIGN_ENDINGS = {
     ".onnx": "an ONNX model",
     ".keras": "a Keras model",
@@ -47,7 +48,7 @@ _FOREIGN_STARTS = {
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A ResNet152 that was read: what was found, where, and its origin in words."""
+    """A backbone that was read: what was found, where, and its origin in words."""
 
     found: Found
     name: str
@@ -80,20 +81,21 @@ class _Unread:
         """As a list would."""
 
 
-def read_pretrained(weights: str, *, key: str | None = None) -> Pretrained:
-    """Read the ResNet152 named by `--weights`.
+def read_pretrained(weights: str, *, key: str | None = None, backbone: str = DEFAULT_BACKBONE) -> Pretrained:
+    """Read the backbone named by `--weights`.
 
     Args:
         weights: "imagenet", or the path of a file.
         key: `--weights-key`: which network is meant, where the file holds several.
+        backbone: which one is "imagenet"; a file tells its own.
 
     Raises:
         UsageError: no such file, or no such key in it.
         ArtifactError: the file cannot be read or holds another network, or the hub cannot be reached.
     """
     check_source(weights, key=key)
-    path = hub_weights(lambda _: None) if weights == "imagenet" else Path(weights)
-    name = f"{HUB_REPOSITORY} from the Hugging Face hub" if weights == "imagenet" else path.name
+    path = hub_weights(lambda _: None, backbone) if weights == "imagenet" else Path(weights)
+    name = f"{HUB_REPOSITORIES[backbone]} from the Hugging Face hub" if weights == "imagenet" else path.name
     unread: list[str] = []
     # By its ending too, where it is so damaged that nothing else tells.
     if _is_safetensors(path) or (path.suffix.lower() == ".safetensors" and not zipfile.is_zipfile(path)):
@@ -104,7 +106,7 @@ def read_pretrained(weights: str, *, key: str | None = None) -> Pretrained:
     else:
         content, unread = _read_pickled(path)
     try:
-        found = find_resnet152(content, path.name, key=key)
+        found = find_resnet(content, path.name, key=key)
     except ArtifactError as error:
         if not unread:
             raise
@@ -113,7 +115,7 @@ def read_pretrained(weights: str, *, key: str | None = None) -> Pretrained:
     check_values(found.tensors, path.name)
     if unread:
         note = f"{path.name}: {_note(unread)}"
-        found = Found(found.tensors, found.head, found.head_problem, (*found.notes, note))
+        found = replace(found, notes=(*found.notes, note))
     return Pretrained(found, path.name, f"{name}, sha256 {sha256_of(path)}")
 
 

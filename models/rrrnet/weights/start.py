@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from rrrnet.errors import ArtifactError
 from rrrnet.images.preprocess import Preprocess, squash_note
-from rrrnet.network.architecture import FULL_BLOCKS
 from rrrnet.network.edges import start_from_edges
 from rrrnet.network.ensemble import RRRNet
 from rrrnet.network.reduce import load_pretrained
@@ -56,10 +55,10 @@ def start(model: RRRNet, origin: Origin, say: Say) -> tuple[str, int]:
         say(f"starting from {words.partition(',')[0]}, {fresh} tensors fresh")
         _about_classifier(origin, f"{weights} was trained with other labels" if fresh else "", say)
         return words, fresh
-    pretrained = read_pretrained(weights, key=origin.key)
+    pretrained = read_pretrained(weights, key=origin.key, backbone=model.architecture.backbone)
     for note in pretrained.found.notes:
         say(f"note: {note}")
-    if model.architecture.blocks == FULL_BLOCKS:
+    if model.architecture.is_full:
         _about_classifier(origin, _problem(pretrained, origin), say)
         if weights != "imagenet":
             _about_import(pretrained, origin, say)

@@ -1,4 +1,4 @@
-"""Finding a ResNet152 in whatever was saved: keys, prefixes and names of the usual trainers, and its classifier.
+"""Finding a backbone in whatever was saved: keys, prefixes and names of the usual trainers, and its classifier.
 
 Pure functions on tensors and their names; nothing is read from disk here. Names are brought to torchvision's. What is
 not understood is refused in words: a network that answers wrongly is worse than none.
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from rrrnet.errors import ArtifactError, UsageError
-from rrrnet.network.backbone import REMEDY, Tensors, check_backbone, other_family, some
+from rrrnet.network.architecture import backbone_title
+from rrrnet.network.backbone import REMEDY, TAKEN, Tensors, other_family, recognise, some
 
 FEATURES = 2048
 HEAD = ("fc.weight", "fc.bias")
@@ -64,19 +65,21 @@ class Found:
 
     Attributes:
         tensors: the backbone's by torchvision's names; also `fc.weight` and `fc.bias` if the classifier is understood.
+        backbone: which one it is.
         head: the classifier's name in the file; empty where it was not understood.
         head_problem: why it was not; empty where it was.
         notes: what was chosen or left aside, for people.
     """
 
     tensors: Tensors
+    backbone: str
     head: str
     head_problem: str
     notes: tuple[str, ...] = ()
 
 
-def find_resnet152(content: object, source: str, *, key: str | None = None) -> Found:
-    """Find the ResNet152 in what a file holds.
+def find_resnet(content: object, source: str, *, key: str | None = None) -> Found:
+    """Find the ResNet50, 101 or 152 in what a file holds.
 
     Args:
         content: a dictionary of tensors, or of such dictionaries.
@@ -94,18 +97,19 @@ def find_resnet152(content: object, source: str, *, key: str | None = None) -> F
     network = _choose(networks, source, key)
     others = [other for other in networks if other != network]
     names = _torchvision_names(network, groups[network.path])
-    backbone = {name: tensor for name, (_, tensor) in names.items() if _BODY.match(name)}
-    check_backbone(backbone, source)
-    taken = {full for name, (full, _) in names.items() if name in backbone}
+    body = {name: tensor for name, (_, tensor) in names.items() if _BODY.match(name)}
+    backbone = recognise(body, source)
+    taken = {full for name, (full, _) in names.items() if name in body}
     head, problem, beside = _find_head(_left_over(groups, network, others, taken))
     notes = []
     if key is None and others:
         names_of_others = ", ".join(other.name or "the top level" for other in others)
         notes.append(f"{source}: taking {network.name or 'the top level'}; --weights-key takes {names_of_others}")
     if beside:
-        notes.append(f"{source}: not taken, being no part of a ResNet152: {some(beside)}")
-    tensors = backbone | {ours: tensor for ours, (_, tensor) in zip(HEAD, head, strict=False)}
-    return Found(tensors, head[0][0].removesuffix("weight").rstrip(".") if head else "", problem, tuple(notes))
+        notes.append(f"{source}: not taken, being no part of a {backbone_title(backbone)}: {some(beside)}")
+    tensors = body | {ours: tensor for ours, (_, tensor) in zip(HEAD, head, strict=False)}
+    head_name = head[0][0].removesuffix("weight").rstrip(".") if head else ""
+    return Found(tensors, backbone, head_name, problem, tuple(notes))
 
 
 def _groups(content: object, path: str, depth: int) -> Iterator[tuple[str, Tensors]]:
@@ -246,4 +250,4 @@ def _no_network(content: object, groups: dict[str, Tensors], source: str) -> str
     names = [name for tensors in groups.values() for name in tensors]
     known = other_family(names)
     seems = f"; it seems to be {known}" if known else ""
-    return f"{source} is not a ResNet152 with names that are known{seems} (it holds {some(names)}); {REMEDY}"
+    return f"{source} is not a {TAKEN} with names that are known{seems} (it holds {some(names)}); {REMEDY}"

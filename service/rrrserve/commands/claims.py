@@ -29,7 +29,7 @@ def init(
 ) -> None:
     """Write a claims file about the models of a repository, with remarks: change its bounds to what you promise.
 
-    Beside a ResNet152 they are ratios to it, else bounds of each model.
+    Beside a whole ResNet50, 101 or 152 they are ratios to it, else bounds of each model.
     """
     from rrrbuild.repository_document import read_repository
     from rrrserve.claims.claims_file import read_claims

@@ -11,7 +11,6 @@ from rrrbuild.manifest import Manifest, read_engine
 from rrrbuild.repository_document import Repository, ServedModel
 from rrrbuild.proportions import Interval, exact
 from rrrnet.names import text_of
-from rrrnet.network.architecture import FULL_BLOCKS
 from rrrserve.claims.claims_file import DEFAULT_CONFIDENCE, VERSION
 from rrrserve.claims.kinds import AccuracyDifference, Agreement, Size
 from rrrserve.judge.artifacts import Artifacts
@@ -51,7 +50,8 @@ class _Entry:
 def draft(repository: Repository, engines: Path, *, commands: Sequence[str]) -> str:
     """The text of a claims file about all models of a repository.
 
-    A ResNet152 among them is what the others are compared with; without one, bounds are absolute.
+    A whole backbone (a ResNet50, 101 or 152) is what the others are compared with, each with its own if that is there;
+    without one, bounds are absolute.
 
     Args:
         repository: has been checked.
@@ -60,11 +60,11 @@ def draft(repository: Repository, engines: Path, *, commands: Sequence[str]) -> 
     """
     artifacts = Artifacts(repository.path, engines)
     manifests = {model.name: _manifest(repository, model, engines) for model in repository.models}
-    baseline = next((model for model in repository.models if _is_full(manifests[model.name])), None)
-    others = [model for model in repository.models if model is not baseline]
+    baselines = {model.name: _baseline(model, repository.models, manifests) for model in repository.models}
+    others = [model for model in repository.models if baselines[model.name] is not model]
     entries: list[_Entry] = []
     for model in others or repository.models:
-        reference = baseline if others else None
+        reference = baselines[model.name] if others else None
         if reference is not None:
             entries += _speedups(model, reference, manifests)
         entries += [_latency(model, manifests[model.name]), *_documented(model, reference, artifacts)]
@@ -83,8 +83,15 @@ def _manifest(repository: Repository, model: ServedModel, engines: Path) -> Mani
     return None
 
 
-def _is_full(manifest: Manifest | None) -> bool:
-    return manifest is not None and manifest.architecture.blocks == FULL_BLOCKS
+def _baseline(
+    model: ServedModel, models: Sequence[ServedModel], manifests: dict[str, Manifest | None]
+) -> ServedModel | None:
+    """The first whole network of the model's own backbone (perhaps itself), else of another."""
+    shapes = {name: manifest.architecture for name, manifest in manifests.items() if manifest is not None}
+    whole = [other for other in models if other.name in shapes and shapes[other.name].is_full]
+    backbone = shapes[model.name].backbone if model.name in shapes else None
+    own = [other for other in whole if shapes[other.name].backbone == backbone]
+    return next(iter(own or whole), None)
 
 
 def _engine_ms(manifest: Manifest | None) -> float | None:

@@ -13,6 +13,7 @@ from rrrnet import sealed
 from rrrnet.checkpoint import DOCUMENT, Checkpoint
 from rrrnet.commands.describe import summarise
 from rrrnet.files import shown
+from rrrnet.network.architecture import backbone_title
 from rrrserve.bench.result_file import BenchResult
 from rrrserve.report.calibration import calibration
 from rrrserve.report.mistakes import mistakes
@@ -24,9 +25,9 @@ from rrrserve.stamps.environment import describe
 
 METHODS = {
     "ensemble": "ensemble of thin branches on a shared stem, RRR-Net [D]",
-    "reduced": "ResNet152 reduced to 5 blocks, RRR-Net [C]",
-    "full": "ResNet152, RRR-Net [B]",
-    "head": "ResNet152 with a new classifier, RRR-Net [A]",
+    "reduced": "{backbone} reduced to 5 blocks, RRR-Net [C]",
+    "full": "{backbone}, RRR-Net [B]",
+    "head": "{backbone} with a new classifier, RRR-Net [A]",
 }
 _RATE_FIELDS = {"model", "p99_ms_limit", "rate_per_second", "p99_ms"}
 _NOT_SHOWN = {"rounds", "where", "repository", "engine_sha256"}
@@ -42,9 +43,12 @@ def model_section(sources: Sources) -> dict[str, Any]:
     shape = _shape(sources)
     method = shape.method if isinstance(shape, Checkpoint) else shape.checkpoint.get("method", "")
     architecture = shape.architecture
+    backbone = backbone_title(architecture.backbone)
     return {
         "method": method,
-        "method_text": METHODS.get(method, method),
+        "method_text": METHODS.get(method, "").format(backbone=backbone) or method,
+        "backbone": architecture.backbone,
+        "backbone_text": backbone,
         "members": architecture.members,
         "num_classes": architecture.num_classes,
         "image_size": shape.preprocess.size,
