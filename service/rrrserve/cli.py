@@ -18,7 +18,7 @@ from rrrserve.process.environment import do_not_track
 
 # The help page: the commands in the order of the work. What another package registers comes last.
 PANELS = {
-    "Train": ("data", "train", "evaluate", "describe"),
+    "Train": ("data", "advise", "train", "evaluate", "describe"),
     "Build": ("targets", "build", "repository", "tune"),
     "Serve": ("serve", "reload", "predict"),
     "Measure": ("bench", "claims", "verify", "report", "doctor"),
@@ -27,7 +27,7 @@ _OTHERS = "Others"
 # The extra without which a command lacks packages; without any it is the client.
 EXTRAS = {
     **dict.fromkeys(("data", "train", "evaluate"), "train"),
-    **dict.fromkeys(("build", "repository"), "build"),
+    **dict.fromkeys(("advise", "build", "repository"), "build"),
     **dict.fromkeys(("serve", "reload", "tune"), "serve"),
     **dict.fromkeys(("bench", "claims", "verify", "report"), "bench"),
 }

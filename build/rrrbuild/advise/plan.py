@@ -108,12 +108,12 @@ def divide(seconds: float, own: Cost | None, rows: Mapping[str, Cost], most: int
     own_epochs = 0
     if own is not None:
         others = _sum([*rows.values(), *([] if taught is None else [taught])]).seconds(most)
-        own_epochs = _fitting(max(seconds / 2, seconds - others), own, most)
+        own_epochs = fitting(max(seconds / 2, seconds - others), own, most)
         left -= own.seconds(own_epochs) if own_epochs else 0.0
     names = list(rows)
     reserved = [] if taught is None or (own is not None and not own_epochs) else [taught]
     while names:
-        epochs = _fitting(left, _sum([*(rows[name] for name in names), *reserved]), most)
+        epochs = fitting(left, _sum([*(rows[name] for name in names), *reserved]), most)
         if epochs:
             return Shares(own_epochs, epochs, tuple(names))
         if reserved:
@@ -127,7 +127,7 @@ def _sum(costs: Collection[Cost]) -> Cost:
     return Cost(sum(cost.once_seconds for cost in costs), sum(cost.epoch_seconds for cost in costs))
 
 
-def _fitting(seconds: float, cost: Cost, most: int) -> int:
+def fitting(seconds: float, cost: Cost, most: int) -> int:
     """Epochs that fit, `most` at most; 0 where not even one does."""
     if cost.epoch_seconds <= 0:
         return most

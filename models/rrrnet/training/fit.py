@@ -191,6 +191,23 @@ def fit(
     return Outcome(_write(job, training, complete=complete, metrics=metrics, stopped=not complete), complete)
 
 
+def cost_here(options: Options, counts: Counts, num_classes: int) -> tuple[float, float]:
+    """Estimated seconds of a training before any of it is done, by steps that are timed: once, and of each epoch.
+
+    Args:
+        options: what would be trained; no file of weights is read, so that `backbone` has to be given.
+        counts: of images.
+        num_classes: of the network.
+    """
+    rule = _preprocess(options)
+    plan = _plan(options, rule, Choice(rule.size, 1), counts)
+    step = budget.step_seconds(choose_architecture(options, num_classes), plan, rule.size)
+    none, one = (
+        budget.training_seconds(epochs, step, plan.recipe, counts, frozen=bool(plan.frozen)) for epochs in (0, 1)
+    )
+    return none, one - none
+
+
 def _part(images: ImageSet, parts: tuple[str, ...], which: str) -> ImageSet:
     """The images of one part; there may be none to validate on."""
     return images.take(index for index, part in enumerate(parts) if part == which)

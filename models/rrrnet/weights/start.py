@@ -72,12 +72,21 @@ def start(model: RRRNet, origin: Origin, say: Say) -> tuple[str, int]:
 
 
 def _problem(pretrained: Pretrained, origin: Origin) -> str:
-    """Why the file's classifier cannot be kept; empty if it can."""
+    return classifier_problem(pretrained, len(origin.labels), ordered=origin.ordered)
+
+
+def classifier_problem(pretrained: Pretrained, classes: int, *, ordered: bool) -> str:
+    """Why the file's classifier cannot be kept; empty if it can.
+
+    Args:
+        pretrained: what was read of the file.
+        classes: that are wanted.
+        ordered: whether a person gave them, by `--labels`.
+    """
     found = pretrained.found
     if found.head_problem:
         return f"{pretrained.name}: {found.head_problem}"
-    outputs, classes = len(found.tensors["fc.weight"]), len(origin.labels)
-    whose = "--labels has" if origin.ordered else "the data have"
+    outputs, whose = len(found.tensors["fc.weight"]), "--labels has" if ordered else "the data have"
     return "" if outputs == classes else f"{pretrained.name}: {found.head} has {outputs} classes, {whose} {classes}"
 
 
