@@ -85,7 +85,9 @@ def test_a_reduced_network_is_no_network_to_ask_about(checkpoint: Checkpoint) ->
 
 
 def test_flags_make_the_rule_that_they_were_made_of() -> None:
-    crop = Preprocess(224, mode="crop", resize_size=256, jpeg_oversize=0, resize="bicubic", mean=(0.5, 0.4, 0.3), bgr=True)
+    crop = Preprocess(
+        224, mode="crop", resize_size=256, jpeg_oversize=0, resize="bicubic", mean=(0.5, 0.4, 0.3), bgr=True
+    )
     for rule in (Preprocess(96), crop):
         flags = flags_of(rule)
         size = flags.pop("size", None)

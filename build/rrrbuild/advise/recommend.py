@@ -34,12 +34,14 @@ def difference(row: Row, own: Row) -> Interval:
     """Accuracy less that of one's own network on the same images, in percentage points."""
     wrong, own_wrong = set(row.wrong), set(own.wrong)
     found = changed(len(own_wrong) - len(wrong), len(own_wrong ^ wrong), row.images, ALPHA)
-    return Interval(*(_POINTS * figure for figure in (found.value, found.low, found.high)))
+    return Interval(_POINTS * found.value, _POINTS * found.low, _POINTS * found.high)
 
 
 def visible_points(images: int) -> float:
     """The least difference that so many images can show: all that changed are on one side, and the interval is too."""
-    fewest = next(count for count in range(1, images + 1) if count == images or changed(count, count, images, ALPHA).low > 0)
+    fewest = next(
+        count for count in range(1, images + 1) if count == images or changed(count, count, images, ALPHA).low > 0
+    )
     return _POINTS * fewest / images
 
 
@@ -58,7 +60,9 @@ def recommend(rows: Sequence[Row], own: Row, max_drop: float) -> Advice:
         best = max(tested, key=lambda row: (row.right, row.times_as_fast or 0.0))
         why = f"how good your network is on these images is not known; of the others {_told(best)} is the most accurate"
         return Advice(best.name, False, f"{why}, {accuracy(best).value:.1%}")
-    faster = sorted((row for row in tested if (row.times_as_fast or 0.0) > 1), key=lambda row: -(row.times_as_fast or 0.0))
+    faster = sorted(
+        (row for row in tested if (row.times_as_fast or 0.0) > 1), key=lambda row: -(row.times_as_fast or 0.0)
+    )
     differences = {row.name: difference(row, own) for row in faster}
     near = [row for row in faster if differences[row.name].value >= -max_drop]
     shown = [row for row in near if differences[row.name].low >= -max_drop]

@@ -101,7 +101,9 @@ def read_rows(folder: Path) -> Rows:
         try:
             row = Row.from_json(values)
         except (TypeError, KeyError) as error:
-            raise ArtifactError(f"{path} is no row of rrr advise ({error}): remove it, and it is measured anew") from error
+            raise ArtifactError(
+                f"{path} is no row of rrr advise ({error}): remove it, and it is measured anew"
+            ) from error
         rows.by_name[row.name] = row
     return rows
 

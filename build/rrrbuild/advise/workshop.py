@@ -100,7 +100,7 @@ class Workshop:
         flags = {**wanted.flags(), "weights": weights, **self._from_file, **self._flags}
         if wanted.teacher:
             flags["teacher"] = self._out / "models" / OWN
-        return options_of(self._root, out, flags | more)
+        return options_of(self._root, out, {**flags, **more})
 
     def train(self, wanted: Candidate, epochs: int, until: float) -> Trained:
         """Train it into models/, or go on with what was stopped there.
@@ -203,8 +203,6 @@ class Workshop:
         found = predict(open_model(engine), None, "test")
         answers = mean_of_members(found.probabilities).argmax(axis=1)
         wrong = tuple(
-            file
-            for file, answer, label in zip(found.files, answers, found.labels, strict=True)
-            if answer != label
+            file for file, answer, label in zip(found.files, answers, found.labels, strict=True) if answer != label
         )
         return len(found.files), wrong

@@ -1,4 +1,4 @@
-"""`rrr advise`: would a smaller network do for one's own, and how much faster is it?"""
+"""`rrr advise`: whether a smaller network would do for one's own, and how much faster it is."""
 
 import sys
 from pathlib import Path
@@ -61,7 +61,9 @@ def advise(
     resize: Annotated[int | None, typer.Option(help="Pixels of the shorter side, before --crop.")] = None,
     crop: Annotated[int | None, typer.Option(help="The network's size: a square from the middle.")] = None,
     interpolation: Annotated[str | None, typer.Option(help="bilinear or bicubic [default: bilinear].")] = None,
-    mean: Annotated[str | None, typer.Option(metavar="R,G,B", help="Of pixels in [0, 1] [default: ImageNet's].")] = None,
+    mean: Annotated[
+        str | None, typer.Option(metavar="R,G,B", help="Of pixels in [0, 1] [default: ImageNet's].")
+    ] = None,
     std: Annotated[str | None, typer.Option(metavar="R,G,B", help="Their standard deviation.")] = None,
     bgr: Annotated[bool | None, typer.Option("--bgr/--rgb", help="Order of the input channels [default: RGB].")] = None,
     test_data: Annotated[
@@ -76,7 +78,7 @@ def advise(
     min_per_class: Annotated[int | None, typer.Option(help="Drop classes with fewer usable images.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Will a smaller network be as good as yours, and how much faster?
+    """Measure whether a smaller network would be as good as yours, and how much faster it is.
 
     In the time given it trains reduced networks and ensembles, and measures their accuracy, speed and size beside
     yours. Ctrl-C keeps what was measured; the same command again goes on.
@@ -84,9 +86,9 @@ def advise(
     if max_drop < 0:
         raise UsageError(f"--max-drop {max_drop:g}: allowed are 0 and more percentage points")
     given = {
-        **{"labels": labels, "size": size, "preprocess": preprocess, "resize": resize, "crop": crop},
-        **{"interpolation": interpolation, "mean": mean, "std": std, "bgr": bgr},
-        **{"test_data": test_data, "test_fraction": test_fraction, "groups": groups, "min_per_class": min_per_class},
+        "labels": labels, "size": size, "preprocess": preprocess, "resize": resize, "crop": crop,
+        "interpolation": interpolation, "mean": mean, "std": std, "bgr": bgr,
+        "test_data": test_data, "test_fraction": test_fraction, "groups": groups, "min_per_class": min_per_class,
     }
     numbers = None if members is None else parse_members(members)
     wait_asleep()

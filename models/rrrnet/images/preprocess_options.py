@@ -137,8 +137,9 @@ def _divided(flag: str, text: str) -> str:
 
 def flags_of(rule: Preprocess) -> dict[str, str | int | bool]:
     """The options that make a rule: `choose_preprocess` read backwards. What is as by default is left out."""
-    crop = {"resize": rule.resize_size, "crop": rule.size}
-    flags: dict[str, str | int | bool | None] = {"size": rule.size} if rule.resize_size is None else crop
+    flags: dict[str, str | int | bool] = {"size": rule.size}
+    if rule.resize_size is not None:
+        flags = {"resize": rule.resize_size, "crop": rule.size}
     if rule.resize != FILTERS[0]:
         flags["interpolation"] = rule.resize
     for name, values, usual in (("mean", rule.mean, IMAGENET_MEAN), ("std", rule.std, IMAGENET_STD)):
@@ -146,4 +147,4 @@ def flags_of(rule: Preprocess) -> dict[str, str | int | bool]:
             flags[name] = ",".join(map(repr, values))
     if rule.bgr:
         flags["bgr"] = True
-    return {name: value for name, value in flags.items() if value is not None}
+    return flags

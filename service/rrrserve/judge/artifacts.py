@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from rrrbuild.manifest import MANIFEST, Manifest, read_engine
-from rrrbuild.repository_document import Repository, ServedModel, read_repository
 from rrrbuild.proportions import Interval, changed, difference, proportion
+from rrrbuild.repository_document import Repository, ServedModel, read_repository
 from rrrnet.errors import ArtifactError
 from rrrnet.files import shown
 from rrrserve.claims.claims_file import nearest

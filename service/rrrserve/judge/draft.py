@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rrrbuild.cascade_runner import AUTO, FULL
 from rrrbuild.manifest import Manifest, read_engine
-from rrrbuild.repository_document import Repository, ServedModel
 from rrrbuild.proportions import Interval, exact
+from rrrbuild.repository_document import Repository, ServedModel
 from rrrnet.names import text_of
 from rrrserve.claims.claims_file import DEFAULT_CONFIDENCE, VERSION
 from rrrserve.claims.kinds import AccuracyDifference, Agreement, Size
