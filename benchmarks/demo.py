@@ -24,6 +24,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
+from rrrbench.names import BASELINE_TITLE
 from rrrbench.names import DEMO_BASELINE as BASELINE
 from rrrbench.names import DEMO_ENSEMBLE as ENSEMBLE
 from rrrbench.servers import answers, free_port
@@ -213,7 +214,7 @@ def show(result: dict[str, Any]) -> None:
     table = Table(
         "",
         "RRR-Net x8",
-        "ResNet152",
+        BASELINE_TITLE,
         "ratio (95 % interval)",
         title=f"{result['target']}, {IMAGE_SIZE} pixels, batch 1",
     )

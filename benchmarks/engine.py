@@ -4,14 +4,15 @@
 .venv/bin/python benchmarks/engine.py --only ratios peak    some sections
 .venv/bin/python benchmarks/engine.py --missing             what the result file lacks: goes on with a divided run
 
-ratios   ResNet152, 8 members and 1 member at each size and batch
-targets  8 members in each target beside the first one: what a precision gains on this CPU
-members  1 to 32 members
-batch    1 to 64 images, 8 members; ResNet152 up to 16
-peak     ResNet152 and 8 members beside large matrix products of the same precision: the share of the limit
-eager    ResNet152 in PyTorch as users have it, beside the 8 members in each target, at batch 1
-layers   where OpenVINO's engines spend their time as members grow thinner, by kinds of layers
-profile  the same for ResNet152 beside 8 members, by stages
+ratios     ResNet152, 8 members and 1 member at each size and batch
+backbones  8 members beside ResNet50, 101 and 152, one image of the largest size
+targets    8 members in each target beside the first one: what a precision gains on this CPU
+members    1 to 32 members
+batch      1 to 64 images, 8 members; ResNet152 up to 16
+peak       ResNet152 and 8 members beside large matrix products of the same precision: the share of the limit
+eager      ResNet152 in PyTorch as users have it, beside the 8 members in each target, at batch 1
+layers     where OpenVINO's engines spend their time as members grow thinner, by kinds of layers
+profile    the same for ResNet152 beside 8 members, by stages
 
 Networks have random weights, which does not change their speed, and are built once into artifacts/benchmarks. All that
 is compared takes turns in one process; the file keeps the milliseconds of every round. benchmarks/performance.py makes
@@ -39,10 +40,10 @@ from rrrbuild.targets import TARGETS, run_obstacle, target_named
 from rrrnet.checkpoint import Checkpoint
 from rrrnet.errors import CheckFailedError
 from rrrnet.images.preprocess import Preprocess
-from rrrnet.network.architecture import cost
+from rrrnet.network.architecture import BACKBONES, cost
 from rrrnet.network.ensemble import normalise
 
-SECTIONS = ("ratios", "targets", "members", "batch", "peak", "eager", "layers", "profile")
+SECTIONS = ("ratios", "backbones", "targets", "members", "batch", "peak", "eager", "layers", "profile")
 # Beyond this batch size the ResNet152 takes seconds a call and no less for an image.
 LARGEST_BASELINE_BATCH = 16
 Timed = dict[str, Callable[[], object]]
@@ -114,6 +115,12 @@ class Measurements:
                 for batch in (1, 8):
                     key = {"target": target, "pixels": pixels, "batch": batch}
                     self._measure("ratios", key, (BASELINE, ENSEMBLE, SINGLE))
+
+    def backbones(self) -> None:
+        """8 members beside each backbone whole: what who owns a smaller one gains."""
+        for target in self.options.target:
+            key = {"target": target, "pixels": self.options.pixels[-1], "batch": 1}
+            self._measure("backbones", key, (ENSEMBLE, *BACKBONES))
 
     def targets(self) -> None:
         """8 members in all targets that pass, at each size."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rrrbench.names import BASELINE, SINGLE
+from rrrbench.names import BASELINE, BASELINE_TITLE, SINGLE
 from rrrbench.tables import markdown
 from rrrbench.turns import Interval
 
@@ -44,9 +44,9 @@ def _speed(cases: Sequence[Mapping[str, Any]]) -> str:
         ratios = [mean_ratio(times[name], times["cascade"]).text(2, "x") for name in (BASELINE, "all", SINGLE)]
         tail = case["p99_ms"]["cascade"] / case["p99_ms"]["all"]
         rows.append([f"`{case['target']}`", str(case["batch"]), *means, *ratios, f"{tail:.2f}"])
-    header = ["target", "batch", "ResNet152 (ms)", "8 members (ms)", "1 member (ms)", "cascade (ms)"]
+    header = ["target", "batch", f"{BASELINE_TITLE} (ms)", "8 members (ms)", "1 member (ms)", "cascade (ms)"]
     return markdown(
-        [*header, "ResNet152 / cascade", "8 members / cascade", "1 member / cascade", "p99 to 8 members'"], rows
+        [*header, f"{BASELINE_TITLE} / cascade", "8 members / cascade", "1 member / cascade", "p99 to 8 members'"], rows
     )
 
 

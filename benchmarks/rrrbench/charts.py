@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rrrbench.names import BASELINE, DEMO_BASELINE, DEMO_ENSEMBLE, ENSEMBLE
+from rrrbench.names import BASELINE, BASELINE_TITLE, DEMO_BASELINE, DEMO_ENSEMBLE, ENSEMBLE
 from rrrbench.service_tables import best_throughput
 from rrrbench.tables import case_ratio, median, shares
 from rrrbench.turns import Interval, median_interval
@@ -49,9 +49,9 @@ def draw_ratios(document: Document, path: Path) -> None:
     found = [case_ratio(case, BASELINE, ENSEMBLE) for case in cases]
     _bars(left, labels, found, colors=[colors[case["target"]] for case in cases], unit="x", digits=1)
     left.axvline(6, color="black", linestyle=":", linewidth=1)
-    left.set(xlabel="latency of ResNet152 / latency of 8 members (dotted: 6x)", title="How many times faster")
+    left.set(xlabel=f"latency of {BASELINE_TITLE} / latency of 8 members (dotted: 6x)", title="How many times faster")
     rows = [(case["target"], name, share) for case in document["peak"] for name, share in shares(case).items()]
-    titles = {BASELINE: "ResNet152", ENSEMBLE: "8 members"}
+    titles = {BASELINE: BASELINE_TITLE, ENSEMBLE: "8 members"}
     _bars(
         right,
         [f"{target}, {titles[name]}" for target, name, _ in rows],
@@ -84,7 +84,7 @@ def draw_scaling(document: Document, path: Path) -> None:
                 for case in document["batch"]
                 if case["target"] == target and name in case["times_ms"]
             )
-            label = f"{target}, {'8 members' if name == ENSEMBLE else 'ResNet152'}"
+            label = f"{target}, {'8 members' if name == ENSEMBLE else BASELINE_TITLE}"
             right.plot(*zip(*cases, strict=True), style, marker="o", markersize=4, color=color, label=label)
     _log_axes(right, sorted({case["batch"] for case in document["batch"]}), "batch size (images)")
     right.set_title("Latency against the batch size")
@@ -159,7 +159,7 @@ def draw_demo(result: Document, path: Path) -> None:
     figure = _figure(8, 2.6)
     axis = figure.subplots()
     colors = {DEMO_ENSEMBLE: OURS, DEMO_BASELINE: THEIRS}
-    names = {DEMO_ENSEMBLE: "RRR-Net, 8 members", DEMO_BASELINE: "ResNet152"}
+    names = {DEMO_ENSEMBLE: "RRR-Net, 8 members", DEMO_BASELINE: BASELINE_TITLE}
     for row, (key, title) in enumerate((("http", "over HTTP"), ("engine", "at the engine"))):
         for offset, model in ((0.2, DEMO_ENSEMBLE), (-0.2, DEMO_BASELINE)):
             p50, p95 = (result[key][model][quantile] for quantile in ("p50_ms", "p95_ms"))

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from rrrbench.names import BASELINE
 from rrrbuild.build import build_engine
 from rrrbuild.engine import Engine, load_engine
 from rrrbuild.manifest import MANIFEST, BatchRange
@@ -22,7 +21,7 @@ from rrrnet.glyphs.generate import generate_glyphs
 from rrrnet.glyphs.options import GlyphOptions
 from rrrnet.images.preprocess import Preprocess
 from rrrnet.network import architecture as shapes
-from rrrnet.network.architecture import Architecture
+from rrrnet.network.architecture import BACKBONES, Architecture
 from rrrnet.network.edges import start_from_edges
 from rrrnet.network.ensemble import RRRNet, export_weights, normalise
 
@@ -35,10 +34,10 @@ _MAX_DROP = 100.0
 
 def architecture_named(name: str, *, tiny: bool = False) -> Architecture:
     """The network of a name; `tiny` has a few channels, for a smoke test."""
-    members = 1 if name == BASELINE else int(name.removeprefix("members-"))
+    members = 1 if name in BACKBONES else int(name.removeprefix("members-"))
     if tiny:
         return Architecture(4, shapes.REDUCED_BLOCKS, members, (8, 8))
-    return shapes.full(CLASSES) if name == BASELINE else shapes.ensemble(CLASSES, members)
+    return shapes.full(CLASSES, backbone=name) if name in BACKBONES else shapes.ensemble(CLASSES, members)
 
 
 class Networks:
@@ -117,7 +116,7 @@ class Networks:
         checkpoint = Checkpoint(
             path=folder.absolute(),
             name=name,
-            method="full" if name == BASELINE else "ensemble",
+            method="full" if name in BACKBONES else "ensemble",
             architecture=model.architecture,
             labels=images.classes,
             preprocess=Preprocess(pixels),

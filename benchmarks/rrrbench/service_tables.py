@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rrrbench.names import BASELINE, ENSEMBLE
+from rrrbench.names import BASELINE, BASELINE_TITLE, ENSEMBLE
 from rrrbench.tables import bar_row, markdown, median
 from rrrbench.turns import Interval, median_interval, ratio
 
 Case = Mapping[str, Any]
 OURS = "rrr serve"
-_TITLES = {ENSEMBLE: "8 members", BASELINE: "ResNet152"}
+_TITLES = {ENSEMBLE: "8 members", BASELINE: BASELINE_TITLE}
 
 
 def latency_table(document: Case) -> str:
@@ -71,7 +71,9 @@ def start_table(document: Case) -> str:
         ]
         for case in document["start"]
     ]
-    return markdown(["ensemble and ResNet152 loaded", "start until /readyz (s)", "memory of all processes (MB)"], rows)
+    return markdown(
+        [f"ensemble and {BASELINE_TITLE} loaded", "start until /readyz (s)", "memory of all processes (MB)"], rows
+    )
 
 
 def service_tables(document: Case) -> dict[str, str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rrrbench.names import BASELINE, DEMO_BASELINE, DEMO_ENSEMBLE, ENSEMBLE
+from rrrbench.names import BASELINE, BASELINE_TITLE, DEMO_BASELINE, DEMO_ENSEMBLE, ENSEMBLE
 from rrrbench.service_tables import best_throughput
 from rrrbench.tables import case_ratio, markdown, median
 
@@ -29,7 +29,7 @@ def _engines(engine: Document) -> str:
     best = min((name for name in times if not name.startswith("torch-eager")), key=lambda name: median(times[name]))
     cells = [f"{median(times[name]):.1f} ms" for name in ("torch-eager", best)]
     rows.append([f"PyTorch eager; `{best}`", *cells, case_ratio(case, "torch-eager", best).text(1, "x")])
-    return markdown([f"{pixels} pixels, batch 1, p50", "ResNet152", "8 members", "ratio (95 % interval)"], rows)
+    return markdown([f"{pixels} pixels, batch 1, p50", BASELINE_TITLE, "8 members", "ratio (95 % interval)"], rows)
 
 
 def _servers(peers: Document) -> str:
@@ -69,7 +69,7 @@ def demo_summary(result: Document) -> str:
         rows.append((title, f"{small:.1f} {suffix}", f"{large:.1f} {suffix}", f"{large / small:.1f}x"))
     accuracy = f"{100 * scores['accuracy']:.1f} % (members: {100 * np.mean(members):.1f} % on average)"
     rows.append((f"accuracy on {scores['images']} test images", accuracy, "not trained", ""))
-    table = markdown(["", "RRR-Net, 8 members", "ResNet152", "ratio (95 % interval)"], rows)
+    table = markdown(["", "RRR-Net, 8 members", BASELINE_TITLE, "ratio (95 % interval)"], rows)
     cpu = result["machine"]["cpu"].split(":")[0]
     note = f"`{result['target']}`, batch 1, {result['rounds']} requests to each model in turns, on {cpu}."
     return f"{table}\n\n{note}"

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from rrrbench.names import BASELINE, ENSEMBLE, SINGLE
+from rrrbench.names import BASELINE, BASELINE_TITLE, ENSEMBLE, SINGLE
 from rrrbench.turns import Interval, ratio, share_of_peak
+from rrrnet.network.architecture import BACKBONES, backbone_title
 
 Case = Mapping[str, Any]
 
@@ -52,8 +53,20 @@ def ratio_table(document: Case) -> str:
         rows.append(
             [f"`{case['target']}`", str(case["pixels"]), str(case["batch"]), *latencies, over_ensemble, over_single]
         )
-    names = ["target", "px", "batch", "ResNet152 (ms)", "8 members (ms)", "1 member (ms)"]
-    return markdown([*names, "ResNet152 / 8 members", "8 members / 1"], rows)
+    names = ["target", "px", "batch", f"{BASELINE_TITLE} (ms)", "8 members (ms)", "1 member (ms)"]
+    return markdown([*names, f"{BASELINE_TITLE} / 8 members", "8 members / 1"], rows)
+
+
+def backbones_table(document: Case) -> str:
+    """8 members, each backbone whole, and its latency over theirs."""
+    rows = []
+    for case in document["backbones"]:
+        latencies = [f"{median(case['times_ms'][name]):.2f}" for name in (ENSEMBLE, *BACKBONES)]
+        ratios = [case_ratio(case, name, ENSEMBLE).text(2, "x") for name in BACKBONES]
+        rows.append([f"`{case['target']}`", str(case["pixels"]), str(case["batch"]), *latencies, *ratios])
+    titles = [backbone_title(name) for name in BACKBONES]
+    header = ["target", "px", "batch", *(f"{title} (ms)" for title in ("8 members", *titles))]
+    return markdown([*header, *(f"{title} / 8 members" for title in titles)], rows)
 
 
 def targets_table(document: Case) -> str:
@@ -91,7 +104,7 @@ def batch_table(document: Case) -> str:
                 cells += [f"{latency:.1f}", f"{1000 * case['batch'] / latency:.0f}"]
         ratios = [case_ratio(case, BASELINE, ENSEMBLE).text(2, "x")] if BASELINE in case["times_ms"] else [""] * 3
         rows.append([f"`{case['target']}`", str(case["batch"]), *cells, *ratios])
-    header = ["target", "batch", "8 members (ms)", "images/s", "ResNet152 (ms)", "images/s", "ratio"]
+    header = ["target", "batch", "8 members (ms)", "images/s", f"{BASELINE_TITLE} (ms)", "images/s", "ratio"]
     return markdown(header, rows)
 
 
@@ -110,7 +123,7 @@ def peak_table(document: Case) -> str:
         ]
         rows.append([f"`{case['target']}`", case["precision"], *(f"{rate:.0f}" for rate in rates), *percents])
     header = ["target", "precision", "OpenVINO MatMul (10^9/s)", "PyTorch matmul (10^9/s)"]
-    return markdown([*header, "8 members", "ResNet152"], rows)
+    return markdown([*header, "8 members", BASELINE_TITLE], rows)
 
 
 def eager_table(document: Case) -> str:
@@ -119,7 +132,7 @@ def eager_table(document: Case) -> str:
     rows = []
     for name, times in case["times_ms"].items():
         if name.startswith("torch-eager"):
-            rows.append([f"ResNet152, {name}", f"{median(times):.2f}", "", ""])
+            rows.append([f"{BASELINE_TITLE}, {name}", f"{median(times):.2f}", "", ""])
             continue
         ratios = [case_ratio(case, above, name).text(1, "x") for above in ("torch-eager", "torch-eager-channels-last")]
         rows.append([f"8 members, `{name}`", f"{median(times):.2f}", *ratios])
@@ -160,14 +173,15 @@ def _layer_cell(row: Case | None, group: str, batch: int) -> str:
 def engine_tables(document: Case) -> dict[str, str]:
     """All tables for which the file has figures, by title."""
     tables = {
-        "ratios": ("ResNet152, 8 members, 1 member", ratio_table),
+        "ratios": (f"{BASELINE_TITLE}, 8 members, 1 member", ratio_table),
+        "backbones": ("8 members beside each backbone", backbones_table),
         "targets": ("8 members by target", targets_table),
         "members": ("Members", members_table),
         "batch": ("Batch", batch_table),
         "peak": ("Share of the peak", peak_table),
         "eager": ("Against PyTorch eager", eager_table),
         "layers": ("Layers by members: ms (10^9 operations a second)", layers_table),
-        "profile": ("ResNet152 and 8 members by stages: ms (10^9 operations a second)", profile_table),
+        "profile": (f"{BASELINE_TITLE} and 8 members by stages: ms (10^9 operations a second)", profile_table),
     }
     return {title: table(document) for section, (title, table) in tables.items() if document.get(section)}
 
@@ -178,7 +192,7 @@ def bars(document: Case) -> str:
     for case in document.get("ratios", []):
         where = f"{case['target']}, {case['pixels']} px, batch {case['batch']}"
         over_ensemble, over_single = case_ratio(case, BASELINE, ENSEMBLE), case_ratio(case, ENSEMBLE, SINGLE)
-        rows.append(bar_row(f"ResNet152 / 8 members, {where}", over_ensemble, 6.0, at_least=True))
+        rows.append(bar_row(f"{BASELINE_TITLE} / 8 members, {where}", over_ensemble, 6.0, at_least=True))
         rows.append(bar_row(f"8 members / 1 member, {where}", over_single, 1.2, at_least=False))
     for case in document.get("targets", []):
         for family in ("openvino", "onnxruntime"):
@@ -195,7 +209,7 @@ def bars(document: Case) -> str:
         targets = [name for name in case["times_ms"] if not name.startswith("torch-eager")]
         best = min(targets, key=lambda name: median(case["times_ms"][name]))
         found = case_ratio(case, "torch-eager", best)
-        rows.append(bar_row(f"PyTorch eager ResNet152 / 8 members, {best}", found, 35.0, at_least=True))
+        rows.append(bar_row(f"PyTorch eager {BASELINE_TITLE} / 8 members, {best}", found, 35.0, at_least=True))
     return markdown(["bar", "limit", "measured", ""], rows)
 
 

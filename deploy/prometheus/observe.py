@@ -63,7 +63,7 @@ def rules(models: list[dict[str, Any]], baseline: str | None) -> str:
 
     Args:
         models: what the service serves.
-        baseline: its name; None keeps the rules' own where that matches a model, else takes the one with the most MACs.
+        baseline: its name; None keeps the rules' own where it matches one model, else takes the one with the most MACs.
 
     Raises:
         UsageError: the service is up and has no such model.
@@ -73,7 +73,7 @@ def rules(models: list[dict[str, Any]], baseline: str | None) -> str:
     if baseline is not None and names and baseline not in names:
         raise UsageError(f"--baseline is {baseline!r}: the service has {', '.join(names)}")
     own = _BASELINE.findall(text)[0]
-    if baseline is None and models and not any(re.fullmatch(own, name) for name in names):
+    if baseline is None and models and sum(bool(re.fullmatch(own, name)) for name in names) != 1:
         baseline = max(models, key=lambda model: int(model["macs"]))["name"]
     if baseline is None:
         return text

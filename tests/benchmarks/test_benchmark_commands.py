@@ -57,6 +57,8 @@ def test_the_engine_benchmark_measures_every_section(cache: Path) -> None:
     assert {name: len(times) for name, times in case["times_ms"].items()}.keys() == {BASELINE, ENSEMBLE, SINGLE}
     assert min(len(times) for times in case["times_ms"].values()) >= 5
     assert {"matmul-openvino", "matmul-torch", BASELINE, ENSEMBLE} == set(document["peak"][0]["times_ms"])
+    assert set(document["backbones"][0]["times_ms"]) == {ENSEMBLE, "resnet50", "resnet101", "resnet152"}
+    assert "ResNet50 / 8 members | ResNet101 / 8 members | ResNet152 / 8 members |" in printed
     assert {"torch-eager", "torch-eager-channels-last", "openvino-fp32"} == set(document["eager"][0]["times_ms"])
     assert set(document["layers"][0]["rows"]) == {"1", "8"}
     assert set(document["profile"][0]["rows"]) == {BASELINE, ENSEMBLE}

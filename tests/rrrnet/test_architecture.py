@@ -3,8 +3,8 @@
 import pytest
 
 from rrrnet.errors import UsageError
-from rrrnet.network.architecture import BACKBONES, Architecture
 from rrrnet.network import architecture as shapes
+from rrrnet.network.architecture import BACKBONES, Architecture
 
 # members: (widths, parameters in millions, MMACs at 128 pixels); 20 classes
 PAPER = {
@@ -67,7 +67,10 @@ def cost_by_hand(widths: tuple[int, int], members: int, blocks: tuple[int, ...])
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_costs_of_1_to_32_members_and_of_the_backbone_are_those_of_arithmetic(backbone: str) -> None:
-    for network in (shapes.full(20, backbone=backbone), *(shapes.ensemble(20, n, backbone=backbone) for n in range(1, 33))):
+    for network in (
+        shapes.full(20, backbone=backbone),
+        *(shapes.ensemble(20, n, backbone=backbone) for n in range(1, 33)),
+    ):
         total = shapes.cost(network, 64)["total"]
         expected = cost_by_hand(network.widths, network.members, network.blocks)
         assert (total["parameters"], total["macs"]) == expected, network

@@ -1,4 +1,4 @@
-"""A fine-tuned ResNet152 of elsewhere becomes a checkpoint that answers as its file does."""
+"""A fine-tuned ResNet152, 50 or 101 of elsewhere becomes a checkpoint that answers as its file does."""
 
 import argparse
 import json
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from harness.service import RRR
 from rrrnet.checkpoint import read_checkpoint, read_weights
+from rrrnet.network.architecture import BACKBONES
 from rrrnet.network.backbone import backbone_shapes
 from rrrnet.network.ensemble import RRRNet
 
@@ -41,7 +42,7 @@ def state() -> dict[str, Tensor]:
     """A ResNet152 in half precision by torchvision's names, whose blocks add little, so that no layer overflows."""
     generator = torch.Generator().manual_seed(1)
     tensors = {}
-    for name, shape in backbone_shapes().items():
+    for name, shape in backbone_shapes("resnet152").items():
         if len(shape) == 4:
             fan = shape[1] * shape[2] * shape[3]
             tensors[name] = torch.randn(shape, generator=generator) * (2 / fan) ** 0.5
@@ -68,9 +69,11 @@ def plain(state: dict[str, Tensor], images: npt.NDArray[np.uint8]) -> npt.NDArra
         return F.batch_norm(x, mean, var, scale, shift)
 
     x = F.max_pool2d(F.relu(conv(x, "conv1", "bn1", 2)), 3, 2, 1)
-    for stage, blocks in enumerate((3, 8, 36, 3), 1):
-        for block in range(blocks):
+    for stage, most in enumerate((3, 8, 36, 3), 1):
+        for block in range(most):
             name, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
+            if f"{name}.conv1.weight" not in state:
+                continue
             y = F.relu(conv(x, f"{name}.conv1", f"{name}.bn1"))
             y = F.relu(conv(y, f"{name}.conv2", f"{name}.bn2", stride))
             y = conv(y, f"{name}.conv3", f"{name}.bn3")
@@ -150,6 +153,8 @@ ANSWERED: dict[str, Wrap] = {
     "model.safetensors": lambda state: under("model.", {k.replace("fc.", "head.fc."): v for k, v in state.items()}),
     "numpy.pth": lambda state: {"state_dict": state, "best_acc": np.float64(91.0)},
     "namespace.pth": lambda state: {"model": state, "args": argparse.Namespace(lr=1)},
+    "resnet50.pth": partial(blocks, second=4, third=6),
+    "resnet101.pth": lambda state: {"model": under("module.", blocks(state, second=4, third=23))},
     "no_ending": dict,
     "model.PTH": dict,
     "model.pkl": dict,
@@ -169,8 +174,7 @@ REFUSED: dict[str, tuple[Wrap, str]] = {
         "fc has 1000 classes, --labels has 3",
     ),
     "fastai.pth": (lambda state: {"model": sequential(state), "opt": {}}, "it holds no classifier"),
-    "resnet50.pth": (partial(blocks, second=4, third=6), "this is a ResNet50, of 3-4-6-3 blocks"),
-    "resnet101.pth": (partial(blocks, second=4, third=23), "this is a ResNet101, of 3-4-23-3 blocks"),
+    "resnet50_half.pth": (partial(blocks, second=4, third=3), "is not a ResNet50 with torchvision's names: layer3.3"),
     "wide.pth": (wide, "this is a Wide ResNet152 (128 channels"),
     "whole.pth": (lambda _: torch.nn.Linear(2, 2), "it holds a whole model (torch.nn.modules.linear.Linear"),
     "lacking.pth": (
@@ -199,7 +203,10 @@ def test_the_classifier_of_every_wrapping_answers_as_the_files(
     inputs = ((torch.from_numpy(images).float() / 255 - mean) / std).permute(0, 3, 1, 2)
     with torch.no_grad():
         found = model(inputs).softmax(2)[:, 0].numpy()
-    rounded = state if name != "bfloat16.pth" else {key: value.bfloat16() for key, value in state.items()}
+    backbone = file.stem if file.stem in BACKBONES else "resnet152"
+    assert (checkpoint.architecture.backbone, checkpoint.architecture.is_full) == (backbone, True)
+    kept = {key: value for key, value in state.items() if key in tensors}
+    rounded = kept if name != "bfloat16.pth" else {key: value.bfloat16() for key, value in kept.items()}
     np.testing.assert_allclose(found, plain(rounded, images), atol=1e-5)
 
 

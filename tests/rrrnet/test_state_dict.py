@@ -1,4 +1,7 @@
-"""A ResNet152 is found in what trainers save, or what was saved instead is named. Tensors without values are enough."""
+"""A ResNet50, 101 or 152 is found in what trainers save, or what was saved instead is named.
+
+Tensors without values are enough.
+"""
 
 from collections.abc import Callable
 
@@ -7,11 +10,16 @@ import torch
 from torch import Tensor
 
 from rrrnet.errors import ArtifactError, UsageError
-from rrrnet.network.backbone import backbone_shapes
-from rrrnet.weights.state_dict import Found, find_resnet152
+from rrrnet.network.architecture import BACKBONES, Architecture, convolutions
+from rrrnet.network.backbone import backbone_shapes, tensor_shapes
+from rrrnet.weights.state_dict import Found, find_resnet
 
 Tensors = dict[str, Tensor]
-BACKBONE = {name: torch.empty(shape, device="meta") for name, shape in backbone_shapes().items()}
+WHOLE = {
+    backbone: {name: torch.empty(shape, device="meta") for name, shape in backbone_shapes(backbone).items()}
+    for backbone in BACKBONES
+}
+BACKBONE = WHOLE["resnet152"]
 RENAMED = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
 
 
@@ -48,7 +56,7 @@ def transformers(tensors: Tensors) -> Tensors:
 
 
 def find(content: object, key: str | None = None) -> Found:
-    return find_resnet152(content, "file.pth", key=key)
+    return find_resnet(content, "file.pth", key=key)
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "model.", "_orig_mod.", "module._orig_mod.net.", "student.f.0."])
@@ -76,18 +84,23 @@ def test_parts_that_were_saved_apart_are_put_together() -> None:
     assert (found.head, found.tensors["fc.bias"].shape) == ("head", (3,))
 
 
+@pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize(
     ("rename", "head"),
     [
+        (dict, "fc"),
         (lambda body: under("0.", sequential(body)), "9"),
         (sequential, "10"),
         (lambda body: under("feature_extractor.", sequential(body)), "classifier"),
         (transformers, "classifier.1"),
     ],
 )
-def test_names_of_other_libraries_become_torchvisions(rename: Callable[[Tensors], Tensors], head: str) -> None:
-    found = find(rename(BACKBONE) | layer(head, 5))
-    assert all(found.tensors[name] is tensor for name, tensor in BACKBONE.items())
+def test_each_backbone_is_recognised_and_names_of_other_libraries_become_torchvisions(
+    rename: Callable[[Tensors], Tensors], head: str, backbone: str
+) -> None:
+    found = find(rename(WHOLE[backbone]) | layer(head, 5))
+    assert found.backbone == backbone
+    assert all(found.tensors[name] is tensor for name, tensor in WHOLE[backbone].items())
     assert (found.head, found.head_problem) == (head, "")
 
 
@@ -142,32 +155,47 @@ def test_of_a_network_and_its_average_the_network_is_taken_unless_a_key_names_th
         find({"first": network, "second": average})
 
 
-def shortened(blocks: tuple[int, ...]) -> Tensors:
-    """The backbone with so many blocks in its stages."""
-    inside = {f"layer{stage}.{block}." for stage, count in enumerate(blocks, 1) for block in range(count)}
+def of_blocks(*blocks: int, bottlenecks: bool = True) -> Tensors:
+    """Names and shapes of a ResNet with so many blocks in its stages, of three convolutions each or of two."""
+    backbone = next((name for name, whole in BACKBONES.items() if whole == blocks), "resnet152")
+    network = Architecture(2, blocks, backbone=backbone)  # type: ignore[arg-type]  # four numbers each time
+    convs = [conv for _, conv in convolutions(network) if conv.name != "fc"]
     return {
-        name: tensor
-        for name, tensor in BACKBONE.items()
-        if not name.startswith("layer") or any(name.startswith(block) for block in inside)
+        name: torch.empty(shape, device="meta")
+        for conv in convs
+        if bottlenecks or "conv3" not in conv.name
+        for name, shape in tensor_shapes(conv).items()
     }
 
 
-def with_layer1(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> Tensors:
+def with_layer1(shapes: tuple[tuple[int, ...], tuple[int, ...]], backbone: str = "resnet152") -> Tensors:
     first, second = (torch.empty(shape, device="meta") for shape in shapes)
-    return BACKBONE | {"layer1.0.conv1.weight": first, "layer1.0.conv2.weight": second}
+    return WHOLE[backbone] | {"layer1.0.conv1.weight": first, "layer1.0.conv2.weight": second}
 
 
 @pytest.mark.parametrize(
     ("tensors", "words"),
     [
-        (shortened((3, 4, 6, 3)), "this is a ResNet50"),
-        (shortened((3, 4, 23, 3)), "this is a ResNet101"),
+        (
+            of_blocks(2, 2, 2, 2, bottlenecks=False),
+            "this is a ResNet18, of 2-2-2-2 blocks, not a ResNet50, ResNet101 or",
+        ),
+        (of_blocks(3, 4, 6, 3, bottlenecks=False), "this is a ResNet34, of 3-4-6-3 blocks"),
+        (of_blocks(2, 2, 2, 2), "this is a ResNet26"),
+        (of_blocks(3, 24, 36, 3), "this is a ResNet200"),
+        (of_blocks(1, 1, 1, 1), "this is a ResNet that was reduced to 5 blocks"),
+        (with_layer1(((128, 64, 1, 1), (128, 128, 3, 3)), "resnet50"), "this is a Wide ResNet50"),
         (with_layer1(((128, 64, 1, 1), (128, 128, 3, 3))), "this is a Wide ResNet152"),
+        (with_layer1(((128, 64, 1, 1), (128, 4, 3, 3)), "resnet50"), "this is a ResNeXt50 of 32 groups"),
         (with_layer1(((256, 64, 1, 1), (256, 8, 3, 3))), "this is a ResNeXt152 of 32 groups"),
+        (WHOLE["resnet50"] | {"layer1.0.se.fc1.weight": torch.empty(1)}, "this is an SE-ResNet50"),
         (BACKBONE | {"layer1.0.se.fc1.weight": torch.empty(1)}, "this is an SE-ResNet152"),
+        (WHOLE["resnet101"] | {"conv1.0.weight": torch.empty(1)}, "a ResNet101 with a deep stem .timm's resnet101d"),
         (BACKBONE | {"conv1.0.weight": torch.empty(1)}, "this is a ResNet152 with a deep stem"),
-        (shortened((1, 1, 0, 0)) | {"members.0.fc.weight": torch.empty(1)}, "this is an ensemble of rrr train"),
-        (shortened((3, 8, 35, 3)), r"layer3\.35\.conv1\.weight is missing.*and \d+ more"),
+        (of_blocks(3, 4, 5, 3), r"not a ResNet50 with torchvision's names: layer3\.5\.conv1\.weight is missing"),
+        (of_blocks(3, 4, 22, 3), r"not a ResNet101 with torchvision's names: layer3\.22\.conv1\.weight is missing"),
+        (of_blocks(1, 1, 1, 1) | {"members.0.fc.weight": torch.empty(1)}, "this is an ensemble of rrr train"),
+        (of_blocks(3, 8, 35, 3), r"layer3\.35\.conv1\.weight is missing.*and \d+ more"),
         (BACKBONE | {"conv1.weight": torch.empty(64, 1, 7, 7)}, r"conv1\.weight has shape \(64, 1, 7, 7\), expected"),
         (BACKBONE | {"layer1.0.conv1.bias": torch.empty(64)}, r"layer1\.0\.conv1\.bias is no part of it"),
         (BACKBONE | {"layer1.0.conv1.zero_point": torch.empty(1)}, "is quantised"),

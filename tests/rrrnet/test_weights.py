@@ -6,6 +6,7 @@ import socket
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -19,15 +20,18 @@ from torch import Tensor, nn
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.images.preprocess import Preprocess
 from rrrnet.network import architecture as shapes
+from rrrnet.network.architecture import backbone_title
 from rrrnet.network.backbone import backbone_shapes
 from rrrnet.network.ensemble import RRRNet
+from rrrnet.training.fit import choose_architecture
 from rrrnet.training.options import Options
+from rrrnet.training.settle import settle_weights
 from rrrnet.weights import hub, start
 from rrrnet.weights.pretrained import check_source, read_pretrained
 from rrrnet.weights.start import Origin
 
 # Whole in shape, one number in size: torch.save keeps what lies under a tensor, not its repetitions.
-BACKBONE = {name: torch.ones(1).expand(shape) for name, shape in backbone_shapes().items()}
+BACKBONE = {name: torch.ones(1).expand(shape) for name, shape in backbone_shapes("resnet152").items()}
 
 
 def layer(name: str, outputs: int) -> dict[str, Tensor]:
@@ -176,7 +180,7 @@ def test_an_import_says_in_which_order_its_outputs_are_and_what_images_it_will_s
     said = "\n".join(begin(classes=3, trained=False))
     assert "fc of net.pth is kept; its outputs are taken to be, in this order: 0, 1, 2; --labels FILE" in said
     assert "note: imported networks get our default squash: whole image to 64 x 64" in said
-    assert "starting from net.pth, 0 tensors fresh" in said
+    assert "starting from net.pth, a ResNet152, 0 tensors fresh" in said
     assert "its answers are random" in "\n".join(begin(classes=3, trained=False, full=False))
 
 
@@ -194,10 +198,13 @@ def test_offline_imagenet_weights_say_what_to_do_and_without_weights_training_st
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ArtifactError, match=r"neither cached nor reachable.*--weights none"):
+    with pytest.raises(ArtifactError, match=r"resnet152\.a1h_in1k is neither cached nor reachable.*--weights none"):
         read_pretrained("imagenet")
+    with pytest.raises(ArtifactError, match=r"timm/resnet50\.a1_in1k is neither cached"):
+        read_pretrained("imagenet", backbone="resnet50")
     said: list[str] = []
-    assert hub.imagenet_or_none(said.append) == "none"
+    assert hub.imagenet_or_none(said.append, "resnet101") == "none"
+    assert "timm/resnet101.a1h_in1k is neither cached" in said[0]
     assert said[0].startswith("WARNING: NO PRE-TRAINED WEIGHTS, TRAINING STARTS FROM SCRATCH")
 
 
@@ -212,8 +219,8 @@ def test_a_download_is_told_without_a_terminal_too(
         return str(tmp_path)
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    monkeypatch.setattr(hub, "_ask_hub", lambda: "240 MB")
-    assert hub.hub_weights(lambda _: None) == tmp_path
+    monkeypatch.setattr(hub, "_ask_hub", lambda _: "240 MB")
+    assert hub.hub_weights(lambda _: None, "resnet152") == tmp_path
     assert capsys.readouterr().err.startswith("downloading, MB: 120 of 240, ")
 
 
@@ -231,16 +238,39 @@ def test_a_hub_that_does_not_answer_is_given_up_after_the_time_that_is_set(
     monkeypatch.setattr("huggingface_hub.hf_hub_url", lambda *_: silent_server)
     monkeypatch.setattr(hub, "PATIENCE_SECONDS", 0.2)
     with pytest.raises(ArtifactError, match=r"reachable from here \((no answer within 0\.2 s|.*timed out)"):
-        hub.hub_weights(lambda _: None)
-    assert hub.imagenet_or_none(lambda _: None) == "none"
+        hub.hub_weights(lambda _: None, "resnet152")
+    assert hub.imagenet_or_none(lambda _: None, "resnet152") == "none"
 
 
 def test_safetensors_under_any_ending_are_read(tmp_path: Path) -> None:
     save_file(
         {"module.conv1.weight": torch.zeros(64, 3, 7, 7), "module.layer1.0.conv1.weight": torch.zeros(1)}, "net.pth"
     )
-    with pytest.raises(ArtifactError, match=r"not a ResNet152 with torchvision's names: bn1\.weight is missing"):
+    with pytest.raises(ArtifactError, match=r"not a ResNet50 with torchvision's names: bn1\.weight is missing"):
         read_pretrained("net.pth")
+
+
+@pytest.mark.parametrize(("backbone", "other"), [("resnet50", "resnet152"), ("resnet101", "resnet50")])
+def test_the_file_tells_its_backbone_and_is_refused_where_another_is_insisted_on(backbone: str, other: str) -> None:
+    tensors = {name: torch.ones(1).expand(shape) for name, shape in backbone_shapes(backbone).items()}
+    torch.save({"state_dict": tensors}, "net.pth")
+    asked = Options(Path("data"), Path("out"), weights="net.pth")
+    for options in (asked, replace(asked, backbone=backbone)):
+        assert settle_weights(options, print).backbone == backbone
+    title, wanted = backbone_title(backbone), backbone_title(other)
+    with pytest.raises(UsageError, match=rf"net\.pth is a {title}, not a {wanted}: leave out --backbone {other}"):
+        settle_weights(replace(asked, backbone=other), print)
+
+
+def test_without_weights_the_option_names_the_whole_network() -> None:
+    asked = Options(Path("data"), Path("out"), method="full", weights="none")
+    assert choose_architecture(settle_weights(asked, print), 3) == shapes.full(3, backbone="resnet152")
+    for method, blocks in (("full", (3, 4, 23, 3)), ("reduced", (1, 1, 1, 1)), ("ensemble", (1, 1, 1, 1))):
+        options = replace(asked, method=method, backbone="resnet101")  # type: ignore[arg-type]  # a method each
+        network = choose_architecture(settle_weights(options, print), 3)
+        assert (network.backbone, network.blocks) == ("resnet101", blocks)
+    with pytest.raises(UsageError, match="--backbone resnet34: no such backbone; allowed are resnet50, resnet101, res"):
+        replace(asked, backbone="resnet34")
 
 
 @pytest.mark.parametrize("wrong", [{"weights": "none"}, {"epochs": 1}, {"labels": None}, {"method": "ensemble"}])

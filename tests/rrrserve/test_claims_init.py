@@ -100,6 +100,20 @@ def test_beside_a_resnet152_claims_are_ratios_to_it(tmp_path: Path, capsys: pyte
     assert found["agreement"]["at_least"] == 0.97
 
 
+def test_beside_several_whole_backbones_each_model_is_compared_with_its_own(tmp_path: Path) -> None:
+    networks = [
+        manifest("whole-152", full(2), 96.0, PROOF),
+        manifest("whole-50", full(2, backbone="resnet50"), 35.0, PROOF),
+        manifest("mine-50", ensemble(2, 8, backbone="resnet50"), 15.0, PROOF),
+        manifest("mine-101", ensemble(2, 8, backbone="resnet101"), 15.0, PROOF),
+    ]
+    repository = write(tmp_path / "repository", *networks)
+    init(repository.path, tmp_path / "mine.yaml", engines=tmp_path, force=False, as_json=True)
+    found = [claim.model_dump() for claim in read_claims(tmp_path / "mine.yaml").claims]
+    pairs = {(claim["model"], claim["baseline"]) for claim in found if claim["kind"] == "speedup"}
+    assert pairs == {("mine-50", "whole-50"), ("mine-101", "whole-152")}, "of its own backbone, else the first there is"
+
+
 def test_without_one_they_are_bounds_of_each_model_and_what_documents_hold_passes(tmp_path: Path) -> None:
     repository = write(tmp_path / "repository", manifest("mine", ensemble(2, 4), 4.0, PROOF))
     found = claims_of(repository, tmp_path / "mine.yaml")

@@ -239,7 +239,11 @@ def test_the_baseline_is_the_rules_own_else_the_largest_model_else_the_one_that_
     def baseline(models: list[dict[str, Any]], name: str | None = None) -> list[str]:
         return re.findall('rrr_model_info{model=~"(.*?)"', rules(models, name))[:1]
 
-    assert baseline([]) == baseline([small, {"name": "cats-resnet152", "macs": 1}]) == ["(.*-)?resnet152"]
+    own = ["(.*-)?resnet(50|101|152)"]
+    assert baseline([]) == own
+    for whole in ("cats-resnet152", "resnet50", "cats-resnet101"):
+        assert baseline([small, {"name": whole, "macs": 1}]) == own
+    assert baseline([{"name": "resnet50", "macs": 4}, {"name": "resnet152", "macs": 12}]) == ["resnet152"]
     assert baseline([small, large]) == ["large"]
     assert baseline([small, large], "small") == ["small"]
     assert baseline([], "any-v1.2") == [r"any-v1\\.2"]

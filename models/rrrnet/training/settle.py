@@ -32,9 +32,9 @@ def settle_weights(options: "Options", say: Say) -> "Options":
     options = _with_weights(options, say)
     found, where = _backbone_of_weights(options)
     if options.backbone not in (None, found):
+        asked = backbone_title(options.backbone)
         raise UsageError(
-            f"{where} is a {backbone_title(found)}, not a {backbone_title(options.backbone)}: leave out "
-            f"--backbone {options.backbone}, or give other --weights"
+            f"{where} is a {backbone_title(found)}, not a {asked}: leave out --backbone {options.backbone}"
         )
     return replace(options, backbone=found)
 
@@ -54,7 +54,7 @@ def _backbone_of_weights(options: "Options") -> tuple[str, str]:
 def _with_weights(options: "Options", say: Say) -> "Options":
     backbone = options.backbone or DEFAULT_BACKBONE
     if options.weights_given:
-        if options.weights == "imagenet":
+        if options.weights == "imagenet" and not options.resume:  # what is resumed has its weights
             hub_weights(say, backbone)
         return options
     if options.resume and (options.out / training_state.RESUME).exists():

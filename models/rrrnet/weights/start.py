@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from rrrnet.errors import ArtifactError
 from rrrnet.images.preprocess import Preprocess, squash_note
+from rrrnet.network.architecture import backbone_title
 from rrrnet.network.edges import start_from_edges
 from rrrnet.network.ensemble import RRRNet
 from rrrnet.network.reduce import load_pretrained
@@ -67,7 +68,7 @@ def start(model: RRRNet, origin: Origin, say: Say) -> tuple[str, int]:
     else:
         say("note: this --method has a classifier of its own and --epochs 0 trains nothing: its answers are random")
     fresh = len(load_pretrained(model, pretrained.found.tensors))
-    say(f"starting from {pretrained.name}, {fresh} tensors fresh")
+    say(f"starting from {pretrained.name}, a {backbone_title(pretrained.found.backbone)}, {fresh} tensors fresh")
     return pretrained.origin, fresh
 
 
