@@ -1,7 +1,6 @@
 """The images that an engine is verified on: the test split of the data that the checkpoint was trained on."""
 
-import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rrrnet.checkpoint import SPLIT, Checkpoint
-from rrrnet.data.dataset import TEST_DATA, ImageSet, load_arrays, read_again, read_split, select
+from rrrnet.data.copies import copies, used_files
+from rrrnet.data.dataset import ImageSet, load_arrays, read_again, read_split, select
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.images.preprocess import Preprocess, Uint8Array
 from rrrnet.names import spelled_as
@@ -86,36 +86,17 @@ def unseen_images(checkpoint: Checkpoint, data: Path | None, calibration_data: P
 
 def _but_known(checkpoint: Checkpoint, data: Path | None, images: ImageSet) -> tuple[ImageSet, str]:
     """The images whose bytes are those of none that the checkpoint was trained or tested on, whatever their names."""
-    originals = list(_trained_or_tested(checkpoint, data))
-    there = [path for path in originals if path.is_file()]
-    sizes = {images.path(file).stat().st_size for file in images.files}
-    known = {_digest(path) for path in there if path.stat().st_size in sizes}
-    unknown = images.take(
-        index for index, file in enumerate(images.files) if not known or _digest(images.path(file)) not in known
-    )
+    originals = used_files(checkpoint, ("train", "test"), data)
+    known = copies(images, originals)
+    unknown = images.take(index for index, file in enumerate(images.files) if file not in known)
     if not unknown.files:
         raise UsageError(
             f"{checkpoint.name} was trained or tested on every image of {images.root}: give others with "
             "--calibration-data DIR"
         )
-    left_out, missing = len(images.files) - len(unknown.files), len(originals) - len(there)
+    left_out, missing = len(known), sum(not path.is_file() for path in originals)
     part = f"all images but {left_out} that it was trained or tested on" if left_out else "all images"
     return unknown, f"{part} (not compared with {missing} of those, which are gone)" if missing else part
-
-
-def _trained_or_tested(checkpoint: Checkpoint, data: Path | None) -> Iterator[Path]:
-    """Where the images lie, or lay, that the checkpoint was trained or tested on."""
-    recorded = checkpoint.training.get("data") or {}
-    root, tests = data or Path(recorded.get("path") or ""), Path(recorded.get("test_path") or "")
-    parts = read_split(checkpoint.path / SPLIT) if SPLIT in checkpoint.files else {}
-    for file, part in parts.items():
-        if part != "val":
-            yield tests / file.removeprefix(TEST_DATA) if file.startswith(TEST_DATA) else root / file
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _with_labels(chosen: ImageSet, checkpoint: Checkpoint, source: str) -> HeldOut:

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from rrrnet.training.options import Options
 
 AnyPath: TypeAlias = str | os.PathLike[str]
-_PATHS: Mapping[str, Callable[[Any], Any]] = {"weights": os.fspath, "labels": Path, "test_data": Path}
+_PATHS: Mapping[str, Callable[[Any], Any]] = {
+    "weights": os.fspath,
+    **dict.fromkeys(("labels", "test_data", "teacher", "unlabelled"), Path),
+}
 
 
 @contextmanager
@@ -63,6 +66,10 @@ class TrainingOptions(TypedDict, total=False):
     minutes: float
     balance: str
     early_stopping: bool
+    teacher: AnyPath
+    teacher_temperature: float
+    teacher_weight: float
+    unlabelled: AnyPath
     preprocess: str
     resize: int
     crop: int

@@ -83,7 +83,7 @@ def test_each_kind_that_is_not_taken_is_counted_named_and_told_how_to_mend(anima
     data, (_, *said) = read(animals)
     assert said == [
         "left out 4 TIFF: cat/IMG_0.jpg, cat/IMG_1.jpg, cat/IMG_2.jpg and 1 more; convert them to JPEG, PNG or WebP",
-        "left out 1 text: dog/notes.txt; they are no images: move them out of the folders of the classes",
+        "left out 1 text: dog/notes.txt; they are no images: move them elsewhere",
         "left out 1 PPM: dog/scan.ppm; convert them to JPEG, PNG or WebP",
         "left out 1 without a class: loose.png; they lie in no folder of a class: move them into one, or remove them",
     ]

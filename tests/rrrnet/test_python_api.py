@@ -22,6 +22,7 @@ def test_arguments_become_the_options_of_the_command_that_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
+    (tmp_path / "model.json").touch()  # all that is asked of a teacher before anything is read
 
     def fit_(options: Any, **_: Any) -> fit.Outcome:
         seen.append(options)
@@ -33,6 +34,8 @@ def test_arguments_become_the_options_of_the_command_that_is_kept(
         "out",
         weights="none",
         labels="labels.txt",
+        teacher=str(tmp_path),
+        teacher_weight=0.5,
         resize=256,
         crop=224,
         bgr=False,
@@ -46,7 +49,9 @@ def test_arguments_become_the_options_of_the_command_that_is_kept(
     assert (options.weights, options.weights_given, options.early_stopping) == ("none", True, False)
     assert (options.preprocess.resize, options.preprocess.crop, options.preprocess.bgr) == (256, 224, False)
     assert (options.data_options.strict, options.data_options.min_per_class) == (True, 3)
-    flags = "--weights none --labels labels.txt --resize 256 --crop 224 --rgb --strict --no-early-stopping"
+    assert (options.teacher, options.teacher_weight, options.unlabelled) == (tmp_path, 0.5, None)
+    flags = f"--weights none --labels labels.txt --teacher {shlex.quote(str(tmp_path))} --teacher-weight 0.5"
+    flags += " --resize 256 --crop 224 --rgb --strict --no-early-stopping"
     assert options.command == f"rrr train --data {shlex.quote(str(tmp_path))} --out out {flags} --min-per-class 3"
     assert rrrnet.train(tmp_path, "out") is None
     assert (seen[1].weights, seen[1].weights_given) == ("imagenet", False)

@@ -80,6 +80,28 @@ def train(
             "learning rate (recipe paper) and with 200 validation images or more.",
         ),
     ] = True,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            help="A checkpoint of the same classes, e.g. of --method full: each member learns its probabilities beside "
+            "the labels.",
+            show_default=False,
+        ),
+    ] = None,
+    teacher_temperature: Annotated[
+        float | None, typer.Option(help="Softens what the teacher says; 1 leaves it as it is [default: 2].")
+    ] = None,
+    teacher_weight: Annotated[
+        float | None, typer.Option(help="Its share of the loss; the labels have the rest [default: 0.9].")
+    ] = None,
+    unlabelled: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of images, at any depth, of which only the teacher says something: in each step as many as of "
+            "the labelled ones.",
+            show_default=False,
+        ),
+    ] = None,
     preprocess: Annotated[
         str | None, typer.Option(help="squash (the whole image to --size), or crop (--resize, then --crop).")
     ] = None,
@@ -162,6 +184,10 @@ def train(
         minutes=minutes,
         balance=balance,
         early_stopping=early_stopping,
+        teacher=teacher,
+        teacher_temperature=teacher_temperature,
+        teacher_weight=teacher_weight,
+        unlabelled=unlabelled,
         preprocess=PreprocessOptions(preprocess, resize, crop, interpolation, mean, std, bgr),
         max_pixels=max_pixels,
         seed=seed,

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from rrrnet.images.preprocess import Preprocess
 from rrrnet.network.architecture import Architecture
 from rrrnet.network.ensemble import RRRNet
 from rrrnet.training import validation
+from rrrnet.training.distill import picture_rule
 from rrrnet.training.recipes import Recipe
 from rrrnet.training.train import Training, TrainingPlan
 
@@ -153,19 +153,19 @@ def training_seconds(epochs: int, step: float, recipe: Recipe, counts: Counts, *
 
 
 def step_seconds(architecture: Architecture, plan: TrainingPlan, size: int, most_steps: int = _TIMED_STEPS) -> float:
-    """Seconds of one optimisation step here: the median of up to `most_steps` on noise, of a network made for it.
+    """Seconds of one optimisation step here, a teacher's part included: the median of up to `most_steps` on noise.
 
-    torch's generator is left as it was, so that measuring changes no training.
+    The network is made for it, and torch's generator left as it was, so that measuring changes no training.
     """
-    batch, rng = plan.recipe.batch_size, np.random.default_rng(0)
-    noise = rng.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
+    preprocess = replace(plan.preprocess, size=size)
+    batch, rng, side = plan.recipe.batch_size, np.random.default_rng(0), picture_rule(preprocess, plan.teaching).size
+    noise = rng.integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
     labels = np.arange(batch, dtype=np.int64) % architecture.num_classes
     timed: list[float] = []
     with torch.random.fork_rng(devices=[]):
-        preprocess: Preprocess = replace(plan.preprocess, size=size)
-        training = Training(
-            RRRNet(architecture), replace(plan, epochs=100, preprocess=preprocess, selects=False), noise, labels
-        )
+        plan = replace(plan, epochs=100, preprocess=preprocess, selects=False)
+        unlabelled = noise if plan.teaching and plan.teaching.unlabelled else None
+        training = Training(RRRNet(architecture), plan, noise, labels, unlabelled=unlabelled)
         began = time.perf_counter()
         training.step()  # the first one allocates
         while len(timed) < min(_TIMED_STEPS, most_steps) and (

@@ -20,10 +20,11 @@ from rrrnet.inference import probabilities
 from rrrnet.network import architecture as shapes
 from rrrnet.network.architecture import Architecture
 from rrrnet.network.ensemble import RRRNet, export_weights
-from rrrnet.training import budget, curve, training_state, validation
+from rrrnet.training import budget, curve, teacher, training_state, validation
 from rrrnet.training.balance import warning as balance_warning
 from rrrnet.training.budget import Choice, Counts
 from rrrnet.training.devices import computes_in_bfloat16, find_device
+from rrrnet.training.distill import Teaching, picture_rule
 from rrrnet.training.metrics import by_class, score
 from rrrnet.training.options import Options
 from rrrnet.training.recipes import Method, augmentation_of, find_recipe
@@ -108,6 +109,7 @@ def fit(
     rule = _preprocess(options)
     if options.data is None:
         return Outcome(import_network(options, order or (), rule, say), complete=True)
+    loaded = teacher.load_teacher(options, say)
     data = read_training_data(
         options.data,
         options.data_options,
@@ -126,12 +128,13 @@ def fit(
     if told := balance_warning(images.classes, images.labels, sets["train"].labels, options.balance):
         say(told)
 
+    teaching = teacher.meet(loaded, options, data, rule, say)
     architecture = choose_architecture(options, len(images.classes))
     ordered, trained = order is not None, options.epochs != 0
 
     def begin(choice: Choice) -> tuple[_Job, Training]:
         """The training as chosen, before its first step."""
-        plan = _plan(options, rule, choice, counts)
+        plan = _plan(options, rule, choice, counts, teaching)
         preprocess = plan.preprocess
         say(f"images: {preprocess.describe()}")
         torch.manual_seed(options.seed)
@@ -139,8 +142,13 @@ def fit(
         source = Origin(options.weights, options.weights_key, images.classes, ordered, trained, preprocess)
         origin, fresh = ("", 0) if options.resume else start(model, source, say)
         job = _Job(options, data, architecture, origin, fresh, choice, _command(options, rule, choice))
+        seen = picture_rule(preprocess, teaching)
         training = Training(
-            model, plan, *load_arrays(sets["train"], preprocess), held_back=load_arrays(sets["val"], preprocess)
+            model,
+            plan,
+            *load_arrays(sets["train"], seen),
+            held_back=load_arrays(sets["val"], preprocess),
+            unlabelled=load_arrays(teaching.unlabelled, seen)[0] if teaching and teaching.unlabelled else None,
         )
         if options.resume:
             previous = restore(options, choice, images, training)
@@ -152,7 +160,7 @@ def fit(
         started(plan.epochs, training.steps_per_epoch)
         return job, training
 
-    job, training = begin(_choose(options, rule, architecture, counts, time.monotonic() - began))
+    job, training = begin(_choose(options, rule, architecture, counts, time.monotonic() - began, teaching))
     random = training.plan.epochs == 0 and options.weights == "none"
     if random:
         say("0 epochs: only BN statistics are set from the training images, so that random weights give sane numbers")
@@ -200,7 +208,7 @@ def cost_here(options: Options, counts: Counts, num_classes: int) -> tuple[float
         num_classes: of the network.
     """
     rule = _preprocess(options)
-    plan = _plan(options, rule, Choice(rule.size, 1), counts)
+    plan = _plan(options, rule, Choice(rule.size, 1), counts, None)
     step = budget.step_seconds(choose_architecture(options, num_classes), plan, rule.size)
     none, one = (
         budget.training_seconds(epochs, step, plan.recipe, counts, frozen=bool(plan.frozen)) for epochs in (0, 1)
@@ -221,7 +229,14 @@ def _preprocess(options: Options) -> Preprocess:
     return choose_preprocess(options.preprocess, options.size, source)
 
 
-def _choose(options: Options, rule: Preprocess, architecture: Architecture, counts: Counts, passed: float) -> Choice:
+def _choose(
+    options: Options,
+    rule: Preprocess,
+    architecture: Architecture,
+    counts: Counts,
+    passed: float,
+    teaching: Teaching | None,
+) -> Choice:
     """Size and epochs: those of the stopped training, or given, or by the images, or by the minutes that are left."""
     if options.resume:
         previous = read_checkpoint(options.out)
@@ -231,7 +246,7 @@ def _choose(options: Options, rule: Preprocess, architecture: Architecture, coun
     choice = budget.choose(recipe, counts.train, scratch=scratch, size=size, epochs=options.epochs)
     if options.minutes is None:
         return choice
-    plan = _plan(options, rule, choice, counts)
+    plan = _plan(options, rule, choice, counts, teaching)
     sizes = budget.SCRATCH_SIZES if scratch and size is None else (choice.size,)
     seconds = budget.seconds_left(options.minutes, 2 * passed)  # the images that were read are read again
     return budget.fit_into(
@@ -276,7 +291,9 @@ def _say_how_long(job: _Job, plan: TrainingPlan, counts: Counts, done: int, say:
         say(f"the same again: {job.command}")
 
 
-def _plan(options: Options, rule: Preprocess, choice: Choice, counts: Counts) -> TrainingPlan:
+def _plan(
+    options: Options, rule: Preprocess, choice: Choice, counts: Counts, teaching: Teaching | None
+) -> TrainingPlan:
     """What the options make of their recipe for so many images."""
     recipe, device = find_recipe(options.recipe), find_device(options.device)
     warm = is_checkpoint(options.weights)
@@ -298,6 +315,7 @@ def _plan(options: Options, rule: Preprocess, choice: Choice, counts: Counts) ->
         mixed_precision=computes_in_bfloat16(options.precision, device),
         balance=options.balance,
         selects=validation.decides(recipe, counts.val, wanted=options.early_stopping),
+        teaching=teaching,
     )
 
 
@@ -328,6 +346,7 @@ def _write(
             "chosen": job.choice.why,
             "balance": plan.balance,
             "selection": _selection(training),
+            "teacher": teacher.document(plan.teaching),
             "seed": options.seed,
             "frozen": list(plan.frozen),
             "weights": {"origin": job.origin, "fresh_tensors": job.fresh},
@@ -349,7 +368,7 @@ def _write(
                 training.average,
                 training.optimizer,
                 training.progress,
-                options.settings(),
+                options.settings() | teacher.settings(plan.teaching),
                 training.best,
             )
         write_checkpoint(checkpoint, dict(export_weights(training.result())), folder)

@@ -12,6 +12,7 @@ from rrrnet.network import architecture as shapes
 from rrrnet.training.balance import BALANCES
 from rrrnet.training.devices import find_device
 from rrrnet.training.recipes import AUGMENTATIONS, METHODS, Method, find_recipe
+from rrrnet.training.teacher import check_teacher
 from rrrnet.weights.importing import check_no_data
 from rrrnet.weights.pretrained import check_source
 
@@ -43,6 +44,10 @@ class Options:
     minutes: float | None = None
     balance: str = "none"
     early_stopping: bool = True
+    teacher: Path | None = None
+    teacher_temperature: float | None = None
+    teacher_weight: float | None = None
+    unlabelled: Path | None = None
     preprocess: PreprocessOptions = field(default_factory=PreprocessOptions)
     max_pixels: int = MAX_PIXELS
     seed: int = 0
@@ -96,12 +101,14 @@ class Options:
         find_recipe(self.recipe)
         check_source(self.weights, key=self.weights_key)
         check_no_data(self)
+        check_teacher(self)
         find_device(self.device)
 
     def settings(self) -> dict[str, Any]:
         """What a resumed training must have in common with the stopped one."""
         left_out = (
             *("data", "out", "labels", "resume", "overwrite", "command", "precision", "device"),
+            *("teacher", "teacher_temperature", "teacher_weight", "unlabelled"),  # see `teacher.settings`
             *("data_options", "preprocess", "max_pixels", "weights_given", "backbone"),
         )
         own = {key: value for key, value in asdict(self).items() if key not in left_out}

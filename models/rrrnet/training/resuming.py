@@ -9,6 +9,7 @@ from rrrnet.data.dataset import ImageSet
 from rrrnet.data.folder_tree import readable
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.names import check_model_name
+from rrrnet.training import teacher
 from rrrnet.training.budget import Choice
 from rrrnet.training.train import Training
 from rrrnet.training.training_state import RESUME, load_state, read_settings
@@ -55,7 +56,7 @@ def restore(options: "Options", choice: Choice, images: ImageSet, training: Trai
         message = f"{options.out / RESUME} is not one of the checkpoint's sealed files"
         raise ArtifactError(f"{message}: remove it, and train again with --overwrite")
     settings = read_settings(options.out)
-    wanted = options.settings()
+    wanted = options.settings() | teacher.settings(training.plan.teaching)
     # What was chosen may be given as well, as the repeating command does.
     chosen = {"size": choice.size, "epochs": choice.epochs}
     same = {key for key, found in chosen.items() if wanted[key] == found}

@@ -18,6 +18,7 @@ from rrrnet.network.ensemble import RRRNet, channels_last, normalise
 from rrrnet.training import validation
 from rrrnet.training.augment import make_augmentation
 from rrrnet.training.balance import balanced_order, class_weights
+from rrrnet.training.distill import Teaching, beside, resized
 from rrrnet.training.recipes import Recipe, learning_rate
 from rrrnet.training.training_state import Progress
 
@@ -39,6 +40,7 @@ class TrainingPlan:
         mixed_precision: compute in bfloat16 where it is safe.
         balance: "none", "weights" or "sampler" (see `balance`).
         selects: the validation images end the training and choose its epoch (see `validation.decides`).
+        teaching: a teacher and how it teaches; None for none.
     """
 
     recipe: Recipe
@@ -50,6 +52,7 @@ class TrainingPlan:
     mixed_precision: bool
     balance: str = "none"
     selects: bool = False
+    teaching: Teaching | None = None
 
 
 class Training:
@@ -62,12 +65,17 @@ class Training:
         images: Uint8Array,
         labels: Int64Array,
         held_back: tuple[Uint8Array, Int64Array] | None = None,
+        unlabelled: Uint8Array | None = None,
     ) -> None:
-        """Take images (N, S, S, 3) with labels (N,) to train on, and `held_back`, the same to validate on."""
+        """Take images (N, S, S, 3) with labels (N,) to train on, and `held_back`, the same to validate on.
+
+        With a teacher S is that of `picture_rule`, also of `unlabelled` (U, S, S, 3); to validate it is the network's.
+        """
         self.model = channels_last(model.to(plan.device))
         self.plan = plan
         self.images = torch.from_numpy(images)
         self.labels = torch.from_numpy(labels)
+        self.unlabelled = None if unlabelled is None else torch.from_numpy(unlabelled)
         self.held_back = None if held_back is None or not len(held_back[1]) else held_back
         classes = model.architecture.num_classes
         weights = class_weights(self.labels, classes).to(plan.device) if plan.balance == "weights" else None
@@ -196,16 +204,17 @@ class Training:
         total = 0.0
         for draw in draws:
             torch.manual_seed(_seed(plan.seed, step, draw))  # of its own, so that no member's draws move another's
-            images, labels = self._batch(progress.epoch, progress.step, draw)
+            pictures, labels = self._batch(progress.epoch, progress.step, draw)
             served = [draw] if plan.recipe.own_batches else list(range(members))
             with self._precision():
-                features = self.model.forward_features(images)
+                taught = None if plan.teaching is None else plan.teaching.log_probabilities(pictures)
+                features = self.model.forward_features(self._inputs(pictures, progress.epoch))
                 logits = [self.model.forward_member(index, features).float() for index in served]
             # A sum over members: no member's gradient depends on how many others there are.
-            loss = torch.stack([self._loss(each, labels) for each in logits]).sum()
+            loss = torch.stack([self._loss(each, labels, taught) for each in logits]).sum()
             loss.backward()  # type: ignore[no-untyped-call]  # torch's stub leaves Tensor.backward untyped
             total += float(loss.detach())
-            progress.correct += sum(int((each.argmax(1) == labels).sum()) for each in logits)
+            progress.correct += sum(int((each[: len(labels)].argmax(1) == labels).sum()) for each in logits)
             progress.answers += len(labels) * len(logits)
         if not math.isfinite(total):
             raise CheckFailedError(
@@ -216,17 +225,26 @@ class Training:
             self._average()
         progress.loss_sum += total / members
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of one member. Class weights are 1 on average over all images, not over each batch."""
-        smoothing = self.plan.recipe.label_smoothing
+    def _loss(self, logits: Tensor, labels: Tensor, taught: Tensor | None) -> Tensor:
+        """Loss of one member. Class weights are 1 on average over all images, not over each batch.
+
+        Args:
+            logits: (N, C); N is larger than L where there are images without a label.
+            labels: (L,), of the first images.
+            taught: (N, C), what a teacher says of the images; None without one.
+        """
+        smoothing, labelled = self.plan.recipe.label_smoothing, logits[: len(labels)]
         if self.weights is None:
-            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
-        return (
-            F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none") * self.weights[labels]
-        ).mean()
+            own = F.cross_entropy(labelled, labels, label_smoothing=smoothing)
+        else:
+            each = F.cross_entropy(labelled, labels, label_smoothing=smoothing, reduction="none")
+            own = (each * self.weights[labels]).mean()
+        if self.plan.teaching is None or taught is None:
+            return own
+        return self.plan.teaching.loss(own, logits, taught, self.weights, labels)
 
     def _batch(self, epoch: int, step: int, draw: int) -> tuple[Tensor, Tensor]:
-        """Augmented, normalised images (N, 3, H, W) and labels (N,) of one step of one draw."""
+        """Augmented pictures (N, 3, H, W) in [0, 1] of one step of one draw, and the labels (L,) of the first."""
         plan = self.plan
         generator = torch.Generator().manual_seed(_seed(plan.seed, epoch, draw))
         if plan.balance == "sampler":
@@ -236,12 +254,19 @@ class Training:
         chosen = order[step * plan.recipe.batch_size : (step + 1) * plan.recipe.batch_size]
         if len(chosen) == 1:  # BN cannot normalise a single image whose map is 1 x 1
             chosen = order[-2:]
-        images = (self.images[chosen].permute(0, 3, 1, 2).float() / 255).to(plan.device)
-        images = self.augment(images)
+        images = self.images[chosen]
+        if self.unlabelled is not None:
+            others = beside(len(self.unlabelled), step, plan.recipe.batch_size, len(chosen), generator)
+            images = torch.cat([images, self.unlabelled[others]])
+        pictures = (images.permute(0, 3, 1, 2).float() / 255).to(plan.device)
+        return self.augment(pictures), self.labels[chosen].to(plan.device)
+
+    def _inputs(self, pictures: Tensor, epoch: int) -> Tensor:
+        """The network's input of pictures (N, 3, H, W) in [0, 1]: as large as this epoch wants it, and normalised."""
+        plan, side = self.plan, self.plan.preprocess.size
         if epoch < plan.recipe.small_share * plan.epochs:
-            side = max(32, round(plan.recipe.small_scale * plan.preprocess.size))
-            images = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
-        return self._normalise(images), self.labels[chosen].to(plan.device)
+            side = max(32, round(plan.recipe.small_scale * side))
+        return self._normalise(resized(pictures, side))
 
     def _normalise(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) in [0, 1] to the network's input, channels_last in memory."""
@@ -287,7 +312,8 @@ class Training:
             for epoch in range(passes):
                 for step in range(min(self.steps_per_epoch, most_batches or self.steps_per_epoch)):
                     torch.manual_seed(_seed(self.plan.seed, -1 - epoch, step))
-                    self.model(self._batch(self.plan.epochs + epoch, step, 0)[0])
+                    pictures, _ = self._batch(self.plan.epochs + epoch, step, 0)
+                    self.model(self._inputs(pictures, self.plan.epochs))
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
 
