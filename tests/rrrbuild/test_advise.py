@@ -189,10 +189,11 @@ class FakeShop:
         if trained:
             self.engines[wanted.name] = path
         macs = 3_500 if wanted.method == "full" else 500
-        return Built(path, target or "openvino-int8", 8, 8, macs, f"rrr build {wanted.name}")
+        return Built(path, target or "openvino-int8", 8, 8, macs, f"rrr build {wanted.name}", 20)
 
-    def kept(self, wanted: Candidate, target: str) -> Path | None:
-        return self.engines.get(wanted.name)
+    def kept(self, wanted: Candidate) -> tuple[Path, str] | None:
+        engine = self.engines.get(wanted.name)
+        return None if engine is None else (engine, "openvino-int8")
 
     def in_turns(self, engines: Mapping[str, Path]) -> dict[str, dict[str, float]]:
         self.now += 3 * len(engines)
@@ -310,9 +311,7 @@ def test_ctrl_c_keeps_what_was_measured_and_the_same_again_goes_on(tmp_path: Pat
     assert [name for name, one in kept.items() if one.images] == [OWN, "reduced"]
     assert kept["members-8"].times_as_fast == pytest.approx(6.67, abs=0.01)
     shop.stops_at, shop.done = None, []
-    again = Advising(
-        read_rows(tmp_path), shop, members=(1, 4, 8), more=False, target="openvino-int8", until=shop.now + 600
-    )
+    again = Advising(read_rows(tmp_path), shop, members=(1, 4, 8), more=False, target=None, until=shop.now + 600)
     again.run()
     assert {"own: kept, as it was measured before", "reduced: kept, as it was measured before"} <= set(shop.told)
     assert not {"train own 0", "build reduced"} & set(shop.done)

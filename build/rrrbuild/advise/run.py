@@ -30,7 +30,7 @@ _BUILD_SECONDS = 30.0  # of an engine, where none like it was built
 
 @dataclass(frozen=True)
 class Built:
-    """An engine: its folder, target, size, the network's costs, and the command that builds it again."""
+    """An engine: folder, target, size, the network's costs, the command that builds it again, and how long it took."""
 
     path: Path
     target: str
@@ -38,6 +38,7 @@ class Built:
     parameters: int
     macs: int
     command: str
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,8 @@ class Shop(Protocol):
     def build(self, wanted: Candidate, checkpoint: Path, target: str | None, *, trained: bool) -> Built:
         """Its engine; without a target for the best one of this machine."""
 
-    def kept(self, wanted: Candidate, target: str) -> Path | None:
-        """The engine of an earlier run."""
+    def kept(self, wanted: Candidate) -> tuple[Path, str] | None:
+        """The engine of an earlier run and its target; None where there is none."""
 
     def in_turns(self, engines: Mapping[str, Path]) -> dict[str, dict[str, float]]:
         """Milliseconds of a call at batch 1, by name; all take turns."""
@@ -142,12 +143,12 @@ class Advising:
 
     def _keep(self, row: Row) -> None:
         """What an earlier run measured is not measured again, if its engine is still there."""
-        engine = self._shop.kept(row.candidate, self.target) if row.images and self.target else None
-        if engine is None:
+        found = self._shop.kept(row.candidate) if row.images else None
+        if found is None or found[1] != (self.target or found[1]):
             row.images, row.wrong = 0, ()
         else:
             self._shop.say(f"{row.name}: kept, as it was measured before")
-            self._engines[row.name] = engine
+            self._engines[row.name], self.target = found
 
     def _measure_own(self) -> None:
         """One's own network: imported and tested where its classifier fits, else only built."""
@@ -176,9 +177,8 @@ class Advising:
         self._take_turns()
 
     def _build(self, row: Row, checkpoint: Path, *, trained: bool) -> None:
-        began = self._shop.clock()
         built = self._shop.build(row.candidate, checkpoint, self.target or None, trained=trained)
-        self._build_seconds[row.name] = self._shop.clock() - began
+        self._build_seconds[row.name] = built.seconds
         self.target = built.target
         self._engines[row.name] = built.path
         row.engine_bytes, row.parameters, row.macs = built.engine_bytes, built.parameters, built.macs

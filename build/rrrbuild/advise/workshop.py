@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from rrrbuild.advise.own import Own
 from rrrbuild.advise.plan import OWN, Candidate, Cost
 from rrrbuild.advise.run import Built, Trained
@@ -12,7 +14,7 @@ from rrrbuild.build import DEFAULT_MAX_DROP, build_engine
 from rrrbuild.choice import build_best
 from rrrbuild.engine import load_engine
 from rrrbuild.evaluation import open_model, predict
-from rrrbuild.manifest import MANIFEST, BatchRange
+from rrrbuild.manifest import MANIFEST, BatchRange, read_engine
 from rrrbuild.measure import measure_latency
 from rrrbuild.plans import AUTO, usual
 from rrrbuild.trust import Trust
@@ -32,11 +34,15 @@ from rrrnet.training.options import Options
 from rrrnet.training.recipes import find_recipe
 from rrrnet.training.training_state import Progress
 
-_BATCH = BatchRange(1, 8, 8)
 _NO_TRUST = Trust(cascade=False, calibrate=False)  # rrr build may find a cascade, which is faster still
 # Random weights: their accuracy and labels say nothing about an engine's speed.
-_UNTRAINED: dict[str, Any] = {"images": 32, "calibration_images": 32, "max_drop": 100.0}
-_TRAINED: dict[str, Any] = {"images": 256, "calibration_images": 128, "max_drop": DEFAULT_MAX_DROP}
+_UNTRAINED: dict[str, Any] = {"batch": BatchRange(1, 1, 1), "images": 32, "calibration_images": 32, "max_drop": 100.0}
+_TRAINED: dict[str, Any] = {
+    "batch": BatchRange(1, 8, 8),
+    "images": 256,
+    "calibration_images": 128,
+    "max_drop": DEFAULT_MAX_DROP,
+}
 
 
 class Workshop:
@@ -161,32 +167,38 @@ class Workshop:
         options: dict[str, Any] = {
             **(_TRAINED if trained else _UNTRAINED),
             "plan": AUTO if trained else usual(architecture),
-            "batch": _BATCH,
             "out": folder,
             "data": None,
             "trust": _NO_TRUST,
         }
-        with output.Working(f"{wanted.name}: building its engine") as status:
+        began = self.clock()
+        self.say(f"{wanted.name}: building its engine{'' if target else 's, to find the best target'}")
+        with output.Working(wanted.name) as status:
 
             def report(step: str) -> None:
-                self.say(f"{wanted.name}: {step}")
-                status.update(f"{wanted.name}: building its engine")
+                status.update(escape(f"{wanted.name}: {step}"), said=False)
 
             if target is None:
-                manifest, _ = build_best(checkpoint, **options, report=report)
+                manifest, choice = build_best(checkpoint, **options, report=report)
+                self.say(f"{wanted.name}: {choice.why}")
             else:
                 manifest = build_engine(checkpoint, target, **options, report=report)
+        seconds, tried = self.clock() - began, 0 if target else sum(bool(trial.latency_ms) for trial in choice.trials)
         costs = cost(architecture, manifest.preprocess.size)["total"]
         figures = (manifest.engine_bytes, costs["parameters"], costs["macs"])
-        return Built(folder, manifest.target, *figures, command=manifest.command)
+        return Built(folder, manifest.target, *figures, manifest.command, seconds / (tried + 1))
 
     def _engine(self, name: str) -> Path:
         return self._out / "engines" / name
 
-    def kept(self, wanted: Candidate, target: str) -> Path | None:
-        """The engine of an earlier run, for the same target."""
+    def kept(self, wanted: Candidate) -> tuple[Path, str] | None:
+        """The engine of an earlier run and its target.
+
+        Raises:
+            ArtifactError: it is damaged.
+        """
         folder = self._engine(wanted.name)
-        return folder if (folder / MANIFEST).is_file() else None
+        return (folder, read_engine(folder).target) if (folder / MANIFEST).is_file() else None
 
     def in_turns(self, engines: Mapping[str, Path]) -> dict[str, dict[str, float]]:
         """Milliseconds of a call at batch 1, by name."""

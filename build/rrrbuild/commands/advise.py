@@ -86,9 +86,19 @@ def advise(
     if max_drop < 0:
         raise UsageError(f"--max-drop {max_drop:g}: allowed are 0 and more percentage points")
     given = {
-        "labels": labels, "size": size, "preprocess": preprocess, "resize": resize, "crop": crop,
-        "interpolation": interpolation, "mean": mean, "std": std, "bgr": bgr,
-        "test_data": test_data, "test_fraction": test_fraction, "groups": groups, "min_per_class": min_per_class,
+        "labels": labels,
+        "size": size,
+        "preprocess": preprocess,
+        "resize": resize,
+        "crop": crop,
+        "interpolation": interpolation,
+        "mean": mean,
+        "std": std,
+        "bgr": bgr,
+        "test_data": test_data,
+        "test_fraction": test_fraction,
+        "groups": groups,
+        "min_per_class": min_per_class,
     }
     numbers = None if members is None else parse_members(members)
     wait_asleep()
