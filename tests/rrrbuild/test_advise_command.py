@@ -5,16 +5,20 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
 from rrrbuild.advise.ask import Asked
+from rrrbuild.advise.indifferent import make_indifferent
 from rrrbuild.advise.own import flattery, read_own
-from rrrnet.checkpoint import DOCUMENT, WEIGHTS, Checkpoint
+from rrrnet.checkpoint import DOCUMENT, WEIGHTS, Checkpoint, read_checkpoint
 from rrrnet.data.training_data import DataOptions, TrainingData, read_training_data
 from rrrnet.errors import UsageError
 from rrrnet.images.preprocess import Preprocess
 from rrrnet.images.preprocess_options import PreprocessOptions, choose_preprocess, flags_of
+from rrrnet.inference import predictor
 from rrrnet.network.architecture import full
 from rrrnet.network.ensemble import RRRNet
 from rrrserve.cli import run
@@ -82,6 +86,15 @@ def test_a_checkpoint_tells_how_it_sees_images_and_which_of_them_it_knows(
 def test_a_reduced_network_is_no_network_to_ask_about(checkpoint: Checkpoint) -> None:
     with pytest.raises(UsageError, match="is a reduced network already: give the whole one"):
         read_own(str(checkpoint.path), key=None, ordered=False, read_data=lambda _: pytest.fail("images were read"))
+
+
+def test_a_network_that_is_only_timed_answers_every_image_alike(
+    tmp_path: Path, make_checkpoint: Callable[..., Checkpoint], data: Path, images: npt.NDArray[np.uint8]
+) -> None:
+    random = make_checkpoint(tmp_path / "random", data=data)
+    assert np.ptp(predictor(random)(images), axis=2).max() > 0.05
+    make_indifferent(random.path)
+    assert np.ptp(predictor(read_checkpoint(random.path))(images), axis=2).max() < 0.005
 
 
 def test_flags_make_the_rule_that_they_were_made_of() -> None:

@@ -77,7 +77,7 @@ def measure(asked: Asked, requested: Stopping) -> tuple[Advising, bool]:
     Raises:
         UsageError, ArtifactError, IncompatibleError, NoSpaceError, CheckFailedError: see the message.
     """
-    until = time.monotonic() + usable_seconds(asked.minutes)
+    began = time.monotonic()
     own, data = read_own(
         asked.weights,
         key=asked.weights_key,
@@ -95,7 +95,7 @@ def measure(asked: Asked, requested: Stopping) -> tuple[Advising, bool]:
             members=asked.members or DEFAULT_MEMBERS,
             more=asked.members is None,
             target=target,
-            until=until,
+            until=began + usable_seconds(asked.minutes),
         )
         advising.notes += _notes(own, data)
         try:
@@ -104,6 +104,7 @@ def measure(asked: Asked, requested: Stopping) -> tuple[Advising, bool]:
             stopped = True
         else:
             stopped = False
+    output.say(f"took {(time.monotonic() - began) / 60:.1f} of {asked.minutes:g} minutes")
     if advising.target:
         settle_asked(asked.out, {**identity, "target": advising.target})
     return advising, stopped

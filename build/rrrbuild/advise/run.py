@@ -112,11 +112,9 @@ class Advising:
         self._slow = 1.0  # how long trainings take, as against what was estimated
 
     def table(self) -> list[Row]:
-        """All rows: one's own network, those that were asked for, others."""
-        first = [OWN, *(other.name for other in self._others)]
-        return sorted(
-            self.rows.by_name.values(), key=lambda row: first.index(row.name) if row.name in first else len(first)
-        )
+        """One's own network, those that were asked for, and what else was measured."""
+        first = [self._own, *(self.rows.of(other) for other in self._others)]
+        return [*first, *(row for row in self.rows.by_name.values() if row not in first and (row.images or row.note))]
 
     def run(self) -> None:
         """Measure all there is time for.

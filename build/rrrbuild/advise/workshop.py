@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.markup import escape
 
+from rrrbuild.advise.indifferent import make_indifferent
 from rrrbuild.advise.own import Own
 from rrrbuild.advise.plan import OWN, Candidate, Cost
 from rrrbuild.advise.run import Built, Trained
@@ -130,12 +131,13 @@ class Workshop:
         return Trained(folder, trained.training["epochs"], trained.command, found.complete)
 
     def untrained(self, wanted: Candidate) -> Path:
-        """A checkpoint of its shape with random weights, whose BN statistics give sane numbers."""
+        """A checkpoint of its shape with random weights, to be timed."""
         random = {"weights": "none", "backbone": self._own.backbone, "epochs": 0}
         self.say(f"{wanted.name}: random weights, to measure its speed")
         folder = self._scratch / wanted.name
         options = options_of(self._root, folder, {**wanted.flags(), **self._flags, **random})
         self._fit(options, float("inf"), told=False)
+        make_indifferent(folder)
         return folder
 
     def _fit(self, options: Options, until: float, *, told: bool = True) -> Any:

@@ -120,7 +120,8 @@ def _tell(advising: "Advising", max_drop: float, minutes: float, out: Path, *, s
         told: dict[str, Any] = {**document(rows, advising.target, advice, advising.notes), "stopped": stopped}
         output.print_json(told | {"next": output.quoted("rrr", *words)})
     else:
-        tables.print_table(table_of(rows, advising.target))
+        if own.speed is not None:
+            tables.print_table(table_of(rows, advising.target))
         output.print_line("\n".join([*lines_of(rows, advising.notes), advice.why]))
         if stopped:
             output.say(f"stopped: {out} keeps what was measured; the same command again goes on")
