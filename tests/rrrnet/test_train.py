@@ -123,6 +123,8 @@ def test_resuming_with_other_settings_names_the_difference(data: Path, tmp_path:
         run(replace(stopped, members=4))
     with pytest.raises(UsageError, match="size was 32, now 48; balance was none, now weights"):
         run(replace(stopped, size=48, balance="weights"))
+    with pytest.raises(UsageError, match=r"--resume: what .* is trained from is a ResNet152, not a ResNet50: leave out"):
+        run(replace(stopped, backbone="resnet50"))
 
 
 def test_a_training_whose_steps_were_timed_beside_other_work_starts_again_with_more_epochs(
@@ -323,4 +325,6 @@ def test_a_checkpoint_of_another_network_is_refused_with_both_shapes(data: Path,
     three = replace(options(data, tmp_path / "three"), members=3, weights=str(tmp_path / "two"))
     with pytest.raises(UsageError, match=r"members there is 2, of this network 3"):
         run(three)
+    with pytest.raises(UsageError, match=r"two: what it was trained from is a ResNet152, not a ResNet101: leave out"):
+        run(replace(three, members=2, backbone="resnet101"))
     assert not (tmp_path / "three").exists()
