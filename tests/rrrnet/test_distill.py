@@ -45,6 +45,11 @@ def teaching(size: int = 32, **changes: Any) -> Teaching:
     return replace(Teaching(checkpoint, "", Recorder().eval(), 2.0, 0.75), **changes)
 
 
+def shown_to(teacher: Teaching) -> list[Tensor]:
+    assert isinstance(teacher.network, Recorder)
+    return teacher.network.shown
+
+
 def logs(*probabilities: float) -> Tensor:
     return torch.tensor([probabilities]).log()
 
@@ -128,9 +133,14 @@ def test_teacher_and_members_see_the_same_augmented_picture_each_in_its_own_way(
     run = training(teacher)
     seen: list[Tensor] = []
     forward = run.model.forward_features
-    monkeypatch.setattr(run.model, "forward_features", lambda images: forward(seen.append(images) or images))
+
+    def keep(images: Tensor) -> Tensor:
+        seen.append(images)
+        return forward(images)
+
+    monkeypatch.setattr(run.model, "forward_features", keep)
     run.step()
-    (shown,) = teacher.network.shown  # type: ignore[union-attr]  # a Recorder's list
+    (shown,) = shown_to(teacher)
     rule = teacher.checkpoint.preprocess
     assert shown.shape == (8, 3, size, size)  # 4 labelled, 4 not
     pictures = shown.flip(1) * torch.tensor(rule.std).view(3, 1, 1) + torch.tensor(rule.mean).view(3, 1, 1)
@@ -144,7 +154,7 @@ def test_where_the_teacher_has_all_the_weight_labels_teach_nothing(recipe: str) 
         run = training(teaching(weight=weight), recipe, turned=turned)
         run.step()
         assert run.progress.answers == 4 * 2  # of the labelled images, by 2 members
-        return run.model.state_dict()["members.1.fc.weight"].clone()
+        return next(run.model.tails()[1].get_submodule("fc").parameters()).detach()
 
     assert torch.equal(trained(1, 0), trained(1, 1))
     assert not torch.equal(trained(0.5, 0), trained(0.5, 1))
@@ -163,4 +173,4 @@ def test_timed_steps_include_the_teacher_and_the_images_without_a_label() -> Non
         replace(RECIPES["quick"], batch_size=4), 3, 0, (), Preprocess(64), "cpu", False, teaching=teacher
     )
     assert step_seconds(THIN, plan, 32, 1) > 0
-    assert [shown.shape for shown in teacher.network.shown] == [(8, 3, 48, 48)] * 2  # type: ignore[union-attr]  # as above
+    assert [shown.shape for shown in shown_to(teacher)] == [(8, 3, 48, 48)] * 2

@@ -22,7 +22,7 @@ from rrrnet.network.ensemble import RRRNet, export_weights
 from rrrnet.training import fit as fitting
 from rrrnet.training.fit import Outcome, fit
 from rrrnet.training.options import Options
-from rrrnet.training.resuming import RESUME
+from rrrnet.training.training_state import RESUME
 
 CLASSES = ("blue", "green", "red")
 
@@ -45,7 +45,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def thin(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks with few channels in the place of those of the methods, and no plots, which take longer than they do."""
-    monkeypatch.setattr(fitting.curve, "write_curve", lambda *_: None)
+    monkeypatch.setattr("rrrnet.training.curve.write_curve", lambda *_: None)
     monkeypatch.setattr(fitting, "choose_architecture", lambda _, classes: _thin(classes, 2))
 
 
@@ -57,7 +57,7 @@ def imported(folder: Path, labels: tuple[str, ...] = CLASSES, rule: Preprocess |
     """A checkpoint that records no data."""
     torch.manual_seed(seed)
     architecture = _thin(len(labels), 1)
-    training = {"complete": True, "data": None, "split": None, "epochs": 0, "seed": 0, "metrics": {}}
+    training: dict[str, Any] = {"complete": True, "data": None, "split": None, "epochs": 0, "seed": 0, "metrics": {}}
     checkpoint = Checkpoint(
         folder, folder.name, "full", architecture, labels, rule or Preprocess(40), training, "tests"
     )
@@ -146,7 +146,8 @@ def test_a_teacher_and_what_it_taught_are_recorded_and_told(data: Path, wise: Pa
 def test_images_without_a_label_are_none_of_the_labelled_ones_whatever_their_names(
     data: Path, wise: Path, tmp_path: Path
 ) -> None:
-    others, said = tmp_path / "others", []
+    said: list[str] = []
+    others = tmp_path / "others"
     pictures(others, 2, seed=9)
     for number, path in enumerate(sorted(data.glob("red/*.png"))):
         shutil.copy(path, others / f"red {number}.png")

@@ -135,14 +135,13 @@ def fit(
     def begin(choice: Choice) -> tuple[_Job, Training]:
         """The training as chosen, before its first step."""
         plan = _plan(options, rule, choice, counts, teaching)
-        preprocess = plan.preprocess
+        preprocess, seen = plan.preprocess, picture_rule(plan.preprocess, teaching)
         say(f"images: {preprocess.describe()}")
         torch.manual_seed(options.seed)
         model = RRRNet(architecture)
         source = Origin(options.weights, options.weights_key, images.classes, ordered, trained, preprocess)
         origin, fresh = ("", 0) if options.resume else start(model, source, say)
         job = _Job(options, data, architecture, origin, fresh, choice, _command(options, rule, choice))
-        seen = picture_rule(preprocess, teaching)
         training = Training(
             model,
             plan,
