@@ -92,6 +92,6 @@ def test_the_first_hour_was_typed_as_the_readme_says_and_names_no_path_of_a_mach
 def test_the_help_page_lists_the_commands_in_the_order_of_the_way() -> None:
     names = list(get_command(make_app()).commands)  # type: ignore[attr-defined]  # a group has commands
     assert set(names) == {
-        "data", "train", "adapt", "evaluate", "describe", "audit", "robust", "targets", "build", "export", "repository",
-        "tune", "serve", "predict", "reload", "bench", "claims", "verify", "report", "doctor",
+        "data", "advise", "train", "sweep", "adapt", "evaluate", "describe", "audit", "robust", "targets", "build",
+        "export", "repository", "tune", "serve", "predict", "reload", "bench", "claims", "verify", "report", "doctor",
     }  # fmt: skip

@@ -20,7 +20,7 @@ from rrrbuild.heldout import HeldOut, held_out_images
 from rrrbuild.job import BuildOrder, Report
 from rrrbuild.manifest import BatchRange, Manifest
 from rrrbuild.measure import measure_latency
-from rrrbuild.plans import AUTO, check_embed, fastest
+from rrrbuild.plans import AUTO, check_embed, fastest, usual
 from rrrbuild.targets import TARGETS, Target, build_obstacle, run_obstacle
 from rrrbuild.trust import DEFAULT_TRUST, Trust
 from rrrnet.checkpoint import Checkpoint, read_checkpoint
@@ -139,8 +139,7 @@ class _Trials:
 
     def run(self, plan: str, data: Path | None, images: int, calibration_images: int) -> None:
         """Try all targets by one plan; for `auto` by that which mostly wins."""
-        several = self._checkpoint.architecture.members > 1
-        self._plan = plan if plan != AUTO else "merged" if several else "sequential"
+        self._plan = plan if plan != AUTO else usual(self._checkpoint.architecture)
         for target in self._targets:
             if obstacle := build_obstacle(target) or run_obstacle(target):
                 self.left_out[target.name] = IncompatibleError(obstacle)

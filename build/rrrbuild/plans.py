@@ -115,3 +115,8 @@ def fastest(latency_ms: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
         latency_ms: by plan and batch size, rows with a `median`, as `measure.measure_latency` gives them.
     """
     return min(latency_ms, key=lambda plan: geometric_mean(row["median"] for row in latency_ms[plan].values()))
+
+
+def usual(architecture: Architecture) -> str:
+    """The plan that mostly wins, where there is no time to try all."""
+    return "merged" if architecture.members > 1 else "sequential"

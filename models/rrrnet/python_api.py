@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeAlias, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
 
 from rrrnet import output
 from rrrnet.checkpoint import Checkpoint
@@ -25,6 +25,9 @@ from rrrnet.installing import missing
 from rrrnet.training.command_line import command_line
 from rrrnet.training.recipes import Method
 from rrrnet.training.threads import wait_asleep
+
+if TYPE_CHECKING:
+    from rrrnet.training.options import Options
 
 AnyPath: TypeAlias = str | os.PathLike[str]
 _PATHS: Mapping[str, Callable[[Any], Any]] = {
@@ -114,20 +117,37 @@ def train(
         UsageError, ArtifactError, IncompatibleError, NoSpaceError, CheckFailedError: see the message.
     """
     wait_asleep()
-    from rrrnet.data.training_data import DataOptions
-    from rrrnet.images.preprocess_options import PreprocessOptions
     from rrrnet.training.bar import training_bar
     from rrrnet.training.fit import fit
-    from rrrnet.training.options import Options
 
     if unknown := options.keys() - TrainingOptions.__annotations__.keys():
         raise UsageError(f"{', '.join(sorted(unknown))}: no such option; rrr train --help tells which there are")
-    given = {name: _PATHS[name](value) if name in _PATHS else value for name, value in options.items()}
+    asked = options_of(data, out, options)
+    with training_bar(reads_images=data is not None) as (started, report):
+        return fit(asked, report=report, stop=lambda: False, say=say, started=started).checkpoint
+
+
+def options_of(data: AnyPath | None, out: AnyPath, flags: Mapping[str, Any]) -> "Options":
+    """What a training is asked for by flags of `rrr train`; its `command` is the line with them.
+
+    Args:
+        data: as of `train`.
+        out: likewise.
+        flags: by their names in `TrainingOptions`.
+
+    Raises:
+        UsageError: a value that is not allowed.
+    """
+    from rrrnet.data.training_data import DataOptions
+    from rrrnet.images.preprocess_options import PreprocessOptions
+    from rrrnet.training.options import Options
+
+    given = {name: _PATHS[name](value) if name in _PATHS else value for name, value in flags.items()}
 
     def of(kind: Any, *, without: str = "") -> dict[str, Any]:
         return {entry.name: given[entry.name] for entry in fields(kind) if entry.name in given.keys() - {without}}
 
-    asked = Options(
+    return Options(
         data=None if data is None else Path(data),
         out=Path(out),
         preprocess=PreprocessOptions(**of(PreprocessOptions)),
@@ -136,8 +156,6 @@ def train(
         command=command_line(data, out, given),
         **of(Options, without="preprocess"),
     )
-    with training_bar(reads_images=data is not None) as (started, report):
-        return fit(asked, report=report, stop=lambda: False, say=say, started=started).checkpoint
 
 
 def draw_glyphs(out: AnyPath, options: GlyphOptions | None = None) -> ImageSet:

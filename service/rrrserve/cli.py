@@ -18,7 +18,7 @@ from rrrserve.process.environment import do_not_track
 
 # The help page: the commands in the order of the work. What another package registers comes last.
 PANELS = {
-    "Train": ("data", "train", "sweep", "adapt", "evaluate"),
+    "Train": ("data", "advise", "train", "sweep", "adapt", "evaluate"),
     "Examine": ("describe", "audit", "robust"),
     "Build": ("targets", "build", "export", "repository", "tune"),
     "Serve": ("serve", "reload", "predict"),
@@ -29,7 +29,7 @@ _OTHERS = "Others"
 EXTRAS = {
     **dict.fromkeys(("data", "train", "adapt", "evaluate", "audit", "robust"), "train"),
     "sweep": "sweep",
-    **dict.fromkeys(("build", "export", "repository"), "build"),
+    **dict.fromkeys(("advise", "build", "export", "repository"), "build"),
     **dict.fromkeys(("serve", "reload", "tune"), "serve"),
     **dict.fromkeys(("bench", "claims", "verify", "report"), "bench"),
 }

@@ -22,6 +22,7 @@ from rrrnet.images.preprocess import Preprocess
 from rrrnet.network import architecture as shapes
 from rrrnet.network.backbone import backbone_shapes
 from rrrnet.training import fit as fitting
+from rrrnet.training import planning
 from rrrnet.training.options import Options
 from rrrnet.weights import importing, start
 
@@ -178,8 +179,8 @@ def test_a_size_that_is_squashed_to_comes_with_the_weights_unless_another_is_giv
     rule = Preprocess(384, "bicubic")
     for given, size in ((None, 384), (64, 64)):
         asked = Options(None, tmp_path, method="full", epochs=0, weights="hf://me/net", size=given)
-        options = fitting._as_told(asked, Told(preprocess=rule), lambda _: None)
-        assert fitting._preprocess(options, Told(preprocess=rule)) == Preprocess(size, "bicubic")
+        options = planning.as_told(asked, Told(preprocess=rule), lambda _: None)
+        assert planning.preprocess_of(options, Told(preprocess=rule)) == Preprocess(size, "bicubic")
 
 
 def test_the_order_of_the_labels_is_the_repositorys_where_its_classifier_is_kept() -> None:
@@ -193,4 +194,4 @@ def test_the_order_of_the_labels_is_the_repositorys_where_its_classifier_is_kept
         ("ensemble", 0, ("red", "blue"), False),
     ):
         options: Any = SimpleNamespace(method=method, epochs=epochs)
-        assert fitting._keeps_labels(options, Told(labels), images) == kept
+        assert planning.keeps_labels(options, Told(labels), images) == kept

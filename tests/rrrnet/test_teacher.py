@@ -19,7 +19,7 @@ from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.images.preprocess import Preprocess
 from rrrnet.network.architecture import REDUCED_BLOCKS, Architecture
 from rrrnet.network.ensemble import RRRNet, export_weights
-from rrrnet.training import fit as fitting
+from rrrnet.training import planning
 from rrrnet.training.fit import Outcome, fit
 from rrrnet.training.options import Options
 from rrrnet.training.training_state import RESUME
@@ -46,7 +46,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def thin(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks with few channels in the place of those of the methods, and no plots, which take longer than they do."""
     monkeypatch.setattr("rrrnet.training.curve.write_curve", lambda *_: None)
-    monkeypatch.setattr(fitting, "choose_architecture", lambda _, classes: _thin(classes, 2))
+    monkeypatch.setattr(planning, "choose_architecture", lambda _, classes: _thin(classes, 2))
 
 
 def _thin(classes: int, members: int) -> Architecture:

@@ -23,8 +23,8 @@ from rrrnet.network import architecture as shapes
 from rrrnet.network.architecture import backbone_title
 from rrrnet.network.backbone import backbone_shapes
 from rrrnet.network.ensemble import RRRNet
-from rrrnet.training.fit import choose_architecture
 from rrrnet.training.options import Options
+from rrrnet.training.planning import choose_architecture
 from rrrnet.training.settle import settle_weights
 from rrrnet.weights import hub, start
 from rrrnet.weights.pretrained import check_source, read_pretrained

@@ -9,12 +9,11 @@ import numpy.typing as npt
 import pytest
 from scipy.signal import lfilter
 
+from rrrbuild.proportions import Interval, changed, difference, proportion
 from rrrserve.claims.reasons import UndecidableError
 from rrrserve.evidence.blocks import Blocks
 from rrrserve.judge import intervals
 from rrrserve.judge.drive import FIRST_LOOK_ROUNDS, LAST_LOOK_SHARE, look_share
-from rrrserve.judge.intervals import Interval
-from rrrserve.judge.proportions import changed, difference, proportion
 from rrrserve.metrics.instruments import BUCKETS
 
 RUNS, ALPHA, RATIO = 200, 0.05, 5.3

@@ -133,3 +133,18 @@ def _refuse_byte_scale(options: PreprocessOptions) -> None:
 
 def _divided(flag: str, text: str) -> str:
     return ",".join(f"{value / 255:.6g}" for value in _triple(flag, text))
+
+
+def flags_of(rule: Preprocess) -> dict[str, str | int | bool]:
+    """The options that make a rule: `choose_preprocess` read backwards. What is as by default is left out."""
+    flags: dict[str, str | int | bool] = {"size": rule.size}
+    if rule.resize_size is not None:
+        flags = {"resize": rule.resize_size, "crop": rule.size}
+    if rule.resize != FILTERS[0]:
+        flags["interpolation"] = rule.resize
+    for name, values, usual in (("mean", rule.mean, IMAGENET_MEAN), ("std", rule.std, IMAGENET_STD)):
+        if values != usual:
+            flags[name] = ",".join(map(repr, values))
+    if rule.bgr:
+        flags["bgr"] = True
+    return flags

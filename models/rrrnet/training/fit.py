@@ -4,7 +4,6 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,34 +13,24 @@ from rrrnet.checkpoint import DOCUMENT, SPLIT, Checkpoint, read_checkpoint, writ
 from rrrnet.data.dataset import ImageSet, load_arrays, write_split
 from rrrnet.data.labels import in_order, read_labels
 from rrrnet.data.training_data import TrainingData, read_training_data
-from rrrnet.hub.told import Told
-from rrrnet.images.preprocess import Preprocess
-from rrrnet.images.preprocess_options import choose_preprocess
 from rrrnet.inference import probabilities
-from rrrnet.names import spelled_as
-from rrrnet.network import architecture as shapes
 from rrrnet.network.architecture import Architecture
 from rrrnet.network.ensemble import RRRNet, export_weights
-from rrrnet.training import budget, curve, teacher, training_state, validation
+from rrrnet.training import budget, curve, planning, teacher, training_state
 from rrrnet.training.balance import warning as balance_warning
 from rrrnet.training.budget import Choice, Counts
-from rrrnet.training.devices import computes_in_bfloat16, find_device
-from rrrnet.training.distill import Teaching, picture_rule
+from rrrnet.training.distill import picture_rule
 from rrrnet.training.metrics import by_class, score
 from rrrnet.training.options import Options
-from rrrnet.training.recipes import Method, augmentation_of, find_recipe
 from rrrnet.training.resuming import check_out, restore
 from rrrnet.training.settle import settle_weights
 from rrrnet.training.train import Report, Training, TrainingPlan
 from rrrnet.weights.importing import import_network
 from rrrnet.weights.repositories import repository_of, told_by
 from rrrnet.weights.start import Origin, start
-from rrrnet.weights.warm_start import frozen_in, is_checkpoint
 
 SAVE_EVERY_SECONDS = 120
 _RANDOM_NETWORK_BATCHES = 8
-_STEM = ("conv1", "bn1", "layer1", "layer2")
-_BACKBONE = (*_STEM, "layer3", "layer4")
 
 
 @dataclass(frozen=True)
@@ -63,23 +52,6 @@ class _Job:
     fresh: int
     choice: Choice
     command: str
-
-
-def choose_architecture(options: Options, num_classes: int) -> Architecture:
-    """The network that a method trains: [A], [B] the whole backbone, [C] 5 blocks, [D] 5 blocks in branches."""
-    backbone = options.backbone or shapes.DEFAULT_BACKBONE
-    if options.method in ("head", "full"):
-        return shapes.full(num_classes, backbone=backbone)
-    if options.method == "reduced":
-        return shapes.reduced(num_classes, backbone=backbone)
-    return shapes.ensemble(num_classes, options.members, aligned=options.aligned, backbone=backbone)
-
-
-def frozen_parts(method: Method, weights: str) -> tuple[str, ...]:
-    """Prefixes of the modules that are not trained. From scratch everything is."""
-    if weights == "none" or method == "full":
-        return ()
-    return _BACKBONE if method == "head" else _STEM
 
 
 def fit(
@@ -110,9 +82,9 @@ def fit(
         options = settle_weights(options, say)
     repository = told_by(options.weights, read_checkpoint(options.out) if options.resume else None)
     if repository is not None:
-        options = _as_told(options, repository, say)
+        options = planning.as_told(options, repository, say)
     order = None if options.labels is None else read_labels(options.labels)
-    rule = _preprocess(options, repository)
+    rule = planning.preprocess_of(options, repository)
     if options.data is None:
         return Outcome(import_network(options, order or (), rule, repository, say), complete=True)
     loaded = teacher.load_teacher(options, say)
@@ -126,7 +98,7 @@ def fit(
     )
     if order is not None:
         data = replace(data, images=in_order(data.images, order, f"--labels {options.labels}"))
-    elif repository is not None and _keeps_labels(options, repository, data.images):
+    elif repository is not None and planning.keeps_labels(options, repository, data.images):
         order = repository.labels
         say(f"labels are in the order of {options.weights}; --labels FILE gives another")
         data = replace(data, images=in_order(data.images, order, options.weights))
@@ -139,12 +111,12 @@ def fit(
         say(told)
 
     teaching = teacher.meet(loaded, options, data, rule, say)
-    architecture = choose_architecture(options, len(images.classes))
+    architecture = planning.choose_architecture(options, len(images.classes))
     ordered, trained = order is not None, options.epochs != 0
 
     def begin(choice: Choice) -> tuple[_Job, Training]:
         """The training as chosen, before its first step."""
-        plan = _plan(options, rule, choice, counts, teaching)
+        plan = planning.plan_of(options, rule, choice, counts, teaching)
         preprocess, seen = plan.preprocess, picture_rule(plan.preprocess, teaching)
         say(f"images: {preprocess.describe()}")
         torch.manual_seed(options.seed)
@@ -160,7 +132,8 @@ def fit(
             repository is not None and repository.preprocess is not None,
         )
         origin, fresh = ("", 0) if options.resume else start(model, source, say)
-        job = _Job(options, data, architecture, origin, fresh, choice, _command(options, rule, choice))
+        again = planning.repeating_command(options, rule, choice)
+        job = _Job(options, data, architecture, origin, fresh, choice, again)
         training = Training(
             model,
             plan,
@@ -178,7 +151,7 @@ def fit(
         started(plan.epochs, training.steps_per_epoch)
         return job, training
 
-    job, training = begin(_choose(options, rule, architecture, counts, time.monotonic() - began, teaching))
+    job, training = begin(planning.choose(options, rule, architecture, counts, time.monotonic() - began, teaching))
     random = training.plan.epochs == 0 and options.weights == "none"
     if random:
         say("0 epochs: only BN statistics are set from the training images, so that random weights give sane numbers")
@@ -222,66 +195,6 @@ def _part(images: ImageSet, parts: tuple[str, ...], which: str) -> ImageSet:
     return images.take(index for index, part in enumerate(parts) if part == which)
 
 
-def _as_told(options: Options, told: Told, say: Callable[[str], None]) -> Options:
-    """Say what the repository of the weights tells; the options with the size of a squashed image as it is there."""
-    for note in told.notes:
-        say(note)
-    rule = told.preprocess
-    if rule is None:
-        return options
-    if not options.resume:
-        say(f"{options.weights} was trained on images so: {rule.describe()}; --size, --preprocess and others change it")
-    squashed = rule.mode == "squash" and options.preprocess.preprocess != "crop" and options.preprocess.crop is None
-    return replace(options, size=rule.size) if squashed and options.size is None else options
-
-
-def _keeps_labels(options: Options, told: Told, images: ImageSet) -> bool:
-    """Whether the outputs of the repository's classifier go on to mean what they mean there."""
-    if options.method not in ("head", "full") or not told.labels:
-        return False
-    return options.epochs == 0 or set(spelled_as(told.labels, images.classes)) == set(images.classes)
-
-
-def _preprocess(options: Options, told: Told | None) -> Preprocess:
-    """How images become inputs: as in what is gone on from, where the options leave it open."""
-    if options.resume:
-        return read_checkpoint(options.out).preprocess
-    source = read_checkpoint(Path(options.weights)).preprocess if is_checkpoint(options.weights) else None
-    if told is not None and (source := told.preprocess) is not None and options.size is not None:
-        source = replace(source, mode="squash", resize_size=None)
-    return choose_preprocess(options.preprocess, options.size, source)
-
-
-def _choose(
-    options: Options,
-    rule: Preprocess,
-    architecture: Architecture,
-    counts: Counts,
-    passed: float,
-    teaching: Teaching | None,
-) -> Choice:
-    """Size and epochs: those of the stopped training, or given, or by the images, or by the minutes that are left."""
-    if options.resume:
-        previous = read_checkpoint(options.out)
-        return Choice(previous.preprocess.size, previous.training["epochs"], previous.training.get("chosen", ""))
-    scratch, recipe = options.weights == "none", find_recipe(options.recipe)
-    size = rule.size if rule.mode == "crop" else options.size
-    choice = budget.choose(recipe, counts.train, scratch=scratch, size=size, epochs=options.epochs)
-    if options.minutes is None:
-        return choice
-    plan = _plan(options, rule, choice, counts, teaching)
-    sizes = budget.SCRATCH_SIZES if scratch and size is None else (choice.size,)
-    seconds = budget.seconds_left(options.minutes, 2 * passed)  # the images that were read are read again
-    return budget.fit_into(
-        seconds,
-        plan.recipe,
-        counts,
-        sizes,
-        lambda size: budget.step_seconds(architecture, plan, size),
-        frozen=bool(plan.frozen),
-    )
-
-
 def _faster(job: _Job, training: Training, counts: Counts, passed: float) -> Choice | None:
     """After an epoch: what to start again with, where `--minutes` leave time for many more epochs than were chosen."""
     progress, plan, minutes = training.progress, training.plan, job.options.minutes
@@ -290,13 +203,6 @@ def _faster(job: _Job, training: Training, counts: Counts, passed: float) -> Cho
     step = (progress.history[-1]["seconds"] or 0.0) / training.steps_per_epoch
     left = budget.seconds_left(minutes, passed)
     return budget.better(job.choice, step, left, plan.recipe, counts, frozen=bool(plan.frozen))
-
-
-def _command(options: Options, rule: Preprocess, choice: Choice) -> str:
-    """The command line for `model.json`: the one given, or where something was chosen the one that repeats it."""
-    if options.size is not None and options.epochs is not None:
-        return options.command
-    return budget.repeating(options.command, choice, options.weights, with_size=rule.mode == "squash")
 
 
 def _say_how_long(job: _Job, plan: TrainingPlan, counts: Counts, done: int, say: Callable[[str], None]) -> None:
@@ -312,34 +218,6 @@ def _say_how_long(job: _Job, plan: TrainingPlan, counts: Counts, done: int, say:
     say(f"{budget.about(seconds)}: {what}, {step:.2f} s a step here")
     if job.choice.why:
         say(f"the same again: {job.command}")
-
-
-def _plan(
-    options: Options, rule: Preprocess, choice: Choice, counts: Counts, teaching: Teaching | None
-) -> TrainingPlan:
-    """What the options make of their recipe for so many images."""
-    recipe, device = find_recipe(options.recipe), find_device(options.device)
-    warm = is_checkpoint(options.weights)
-    frozen = frozen_in(options.weights) if warm else frozen_parts(options.method, options.weights)
-    own = augmentation_of(recipe, choice.epochs, scratch=options.weights == "none")
-    recipe = replace(
-        recipe,
-        batch_size=options.batch_size or recipe.batch_size,
-        lr=options.lr or recipe.lr,
-        augmentation=options.augmentation or own,  # type: ignore[arg-type]  # Options has checked the word
-    )
-    return TrainingPlan(
-        recipe=recipe,
-        epochs=choice.epochs,
-        seed=options.seed,
-        frozen=frozen,
-        preprocess=replace(rule, size=choice.size),
-        device=device,
-        mixed_precision=computes_in_bfloat16(options.precision, device),
-        balance=options.balance,
-        selects=validation.decides(recipe, counts.val, wanted=options.early_stopping),
-        teaching=teaching,
-    )
 
 
 def _write(

@@ -77,12 +77,22 @@ def start(model: RRRNet, origin: Origin, say: Say) -> tuple[str, int]:
 
 
 def _problem(pretrained: Pretrained, origin: Origin) -> str:
-    """Why the file's classifier cannot be kept; empty if it can."""
+    return classifier_problem(pretrained, len(origin.labels), labels_from=origin.labels_from if origin.ordered else "")
+
+
+def classifier_problem(pretrained: Pretrained, classes: int, *, labels_from: str) -> str:
+    """Why the file's classifier cannot be kept; empty if it can.
+
+    Args:
+        pretrained: what was read of the file.
+        classes: that are wanted.
+        labels_from: where a person gave them, as `--labels`; empty where the data did.
+    """
     found = pretrained.found
     if found.head_problem:
         return f"{pretrained.name}: {found.head_problem}"
-    outputs, classes = len(found.tensors["fc.weight"]), len(origin.labels)
-    whose = f"{origin.labels_from} has" if origin.ordered else "the data have"
+    outputs = len(found.tensors["fc.weight"])
+    whose = f"{labels_from} has" if labels_from else "the data have"
     return "" if outputs == classes else f"{pretrained.name}: {found.head} has {outputs} classes, {whose} {classes}"
 
 

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from rrrbuild.manifest import MANIFEST, Manifest, read_engine
+from rrrbuild.proportions import Interval, changed, difference, proportion
 from rrrbuild.repository_document import Repository, ServedModel, read_repository
 from rrrnet.errors import ArtifactError
 from rrrnet.files import shown
 from rrrserve.claims.claims_file import nearest
 from rrrserve.claims.kinds import AccuracyDifference, Agreement, Size
 from rrrserve.claims.reasons import UndecidableError
-from rrrserve.judge.intervals import Interval
-from rrrserve.judge.proportions import changed, difference, proportion
 from rrrserve.judge.verdicts import Verdict, judge, undecided, unit_of
 
 _REMEDY = "build with more images (rrr build --images)"

@@ -10,6 +10,7 @@ import numpy as np
 from hdrh.codec import HdrCookieException, HdrHistogramSettingsException, HdrLengthException
 from hdrh.histogram import HdrHistogram
 
+from rrrbuild.proportions import Interval
 from rrrnet.errors import ArtifactError
 from rrrserve.bench.result_file import BenchResult, BenchRun, HighestRate, Round, read_result
 from rrrserve.claims.claims_file import nearest
@@ -18,7 +19,7 @@ from rrrserve.claims.reasons import UndecidableError
 from rrrserve.evidence.blocks import Array, Blocks
 from rrrserve.evidence.measured import Measured
 from rrrserve.judge.drive import MOST_FAILURES
-from rrrserve.judge.intervals import MIN_BEYOND, MIN_BLOCKS, Interval
+from rrrserve.judge.intervals import MIN_BEYOND, MIN_BLOCKS
 from rrrserve.judge.verdicts import FAIL, PASS, Verdict, judge
 
 _MICROSECOND = 1e-6

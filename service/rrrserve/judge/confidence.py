@@ -11,9 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rrrbuild.proportions import Interval, exact
 from rrrnet.training.metrics import ECE_BINS, expected_calibration_error
-from rrrserve.judge.intervals import Interval
-from rrrserve.judge.proportions import exact
 
 _POINTS = 100.0
 

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
+from rrrbuild.proportions import Interval
 from rrrserve.claims.reasons import UndecidableError
 from rrrserve.evidence.blocks import Array, Blocks
 
@@ -30,22 +31,6 @@ MIN_BEYOND = 10  # requests on either side of a percentile
 _MIN_IN_BLOCK = 4  # requests of each model; blocks with fewer are merged with the next
 _BATCHES, _BATCHES_OF_ONE = 10, 5
 _MAX_AUTOCORRELATION = 0.9
-
-
-class Interval(NamedTuple):
-    """An estimate and its confidence interval.
-
-    Attributes:
-        value: the estimate.
-        low: lower end.
-        high: upper end.
-        coarse: what would be left of the interval with endless samples: the bucket's width; None for exact sums.
-    """
-
-    value: float
-    low: float
-    high: float
-    coarse: tuple[float, float] | None = None
 
 
 class _Part(NamedTuple):

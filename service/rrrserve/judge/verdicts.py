@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rrrbuild.proportions import Interval
 from rrrserve.claims.kinds import AnyClaim, Bound
 from rrrserve.claims.reasons import UndecidableError
-from rrrserve.judge.intervals import Interval
 
 PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
 

@@ -3,11 +3,27 @@
 import math
 from collections.abc import Callable
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 
 from rrrbuild.confidence.wilson import wilson_limits
-from rrrserve.judge.intervals import Interval
+
+
+class Interval(NamedTuple):
+    """An estimate and its confidence interval.
+
+    Attributes:
+        value: the estimate.
+        low: lower end.
+        high: upper end.
+        coarse: what would be left of the interval with endless samples: the bucket's width; None for exact counts.
+    """
+
+    value: float
+    low: float
+    high: float
+    coarse: tuple[float, float] | None = None
 
 
 def proportion(hits: int, images: int, alpha: float) -> Interval:

@@ -1,0 +1,338 @@
+"""`rrr advise` without training: how minutes are divided, in which order work is done, and what is recommended."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from rrrbuild.advise.plan import OWN, Candidate, Cost, Shares, candidates, divide, parse_members, with_teacher
+from rrrbuild.advise.recommend import accuracy, difference, recommend, visible_points
+from rrrbuild.advise.rows import Row, Rows, read_rows, settle_asked
+from rrrbuild.advise.run import Advising, Built, Trained
+from rrrbuild.advise.table import document, lines_of, table_of
+from rrrnet.errors import ArtifactError, CheckFailedError, UsageError
+
+MINUTE = 60.0
+
+
+def row(name: str, *, faster: float | None = None, wrong: int = 0, images: int = 100, from_image: int = 0) -> Row:
+    """A measured network that answers some images in a row wrongly."""
+    names = tuple(f"{index}.png" for index in range(from_image, from_image + wrong))
+    speed = None if faster is None else {"median": 40 / faster}
+    return Row(
+        Candidate(name, "ensemble", 4),
+        parameters=8_000_000,
+        macs=500_000_000,
+        engine_bytes=8_000_000,
+        speed=speed,
+        times_as_fast=faster,
+        epochs=20,
+        images=images,
+        wrong=names,
+        command=f"rrr train --out {name}",
+    )
+
+
+# How the minutes are divided
+
+
+def test_all_rows_get_the_same_epochs_and_ones_own_network_half_of_the_time_where_it_must_be_trained() -> None:
+    rows = {"reduced": Cost(10, 2), "members-8": Cost(10, 3)}
+    assert divide(100, None, rows, 150, taught=None) == Shares(0, 16, ("reduced", "members-8"))
+    assert divide(200, Cost(20, 20), rows, 150, taught=None) == Shares(4, 16, ("reduced", "members-8"))
+    assert divide(200, None, rows, 150, taught=Cost(10, 5)) == Shares(0, 17, ("reduced", "members-8"))
+
+
+def test_nothing_gets_more_epochs_than_training_takes_by_itself_and_what_is_left_goes_to_ones_own_network() -> None:
+    assert divide(10_000, Cost(20, 20), {"reduced": Cost(10, 2)}, 50, taught=None) == Shares(50, 50, ("reduced",))
+    assert divide(700, Cost(20, 20), {"reduced": Cost(10, 2)}, 50, taught=None).own == 28  # (700 - 110 - 20) / 20
+
+
+def test_where_time_is_short_the_row_with_a_teacher_goes_first_and_then_the_last_rows() -> None:
+    rows = {"reduced": Cost(10, 2), "members-4": Cost(10, 2), "members-8": Cost(10, 3)}
+    assert divide(40, None, rows, 150, taught=Cost(10, 5)) == Shares(0, 1, ("reduced", "members-4", "members-8"))
+    assert divide(30, None, rows, 150, taught=None) == Shares(0, 2, ("reduced", "members-4"))
+    assert divide(11, None, rows, 150, taught=None) == Shares(0, 0, ())
+    assert divide(30, Cost(10, 20), rows, 150, taught=Cost(10, 5)).own == 0
+
+
+def test_a_teacher_costs_a_forward_pass_of_it_in_each_step() -> None:
+    assert with_teacher(Cost(10, 3), 500, 3500) == Cost(10, 3 * (1 + 7 / 3))
+
+
+def test_members_are_numbers_and_one_is_the_reduced_network() -> None:
+    assert [one.name for one in candidates(parse_members("1,4, 8,4"))] == [OWN, "reduced", "members-4", "members-8"]
+    for wrong in ("", "0", "4,x", "257"):
+        with pytest.raises(UsageError, match="give numbers of members from 1 to 256"):
+            parse_members(wrong)
+
+
+# What is recommended
+
+
+def test_accuracies_are_compared_image_by_image() -> None:
+    own, other = row(OWN, wrong=5), row("members-4", wrong=5, from_image=2)
+    assert [round(figure, 3) for figure in accuracy(own)[:3]] == [0.95, 0.888, 0.978]  # Wilson
+    found = difference(other, own)
+    assert found.value == 0
+    # The same number of mistakes on other images is less sure than on the same ones.
+    same = difference(row("members-8", wrong=5), own)
+    assert found.high - found.low > 2 * (same.high - same.low) > 0
+
+
+@pytest.mark.parametrize(("images", "points"), [(12, 33), (36, 14), (100, 5), (1000, 0.5)])
+def test_few_images_show_only_large_differences(images: int, points: float) -> None:
+    assert visible_points(images) == pytest.approx(points, abs=0.6)
+
+
+def test_the_fastest_that_is_shown_to_be_good_enough_is_recommended() -> None:
+    own = row(OWN, faster=1, wrong=50, images=2000)
+    rows = [
+        row("reduced", faster=9, wrong=160, images=2000),
+        row("members-4", faster=8, wrong=53, images=2000),
+        row("members-8", faster=7, wrong=52, images=2000),
+    ]
+    advice = recommend(rows, own, 1.0)
+    assert (advice.name, advice.sure) == ("members-4", True)
+    assert advice.why.startswith(
+        "members-4, 8.0 times as fast as your network, loses no more than 1 point of accuracy: -0.1 "
+    )
+
+
+def test_what_seems_good_enough_is_recommended_with_what_cannot_be_seen() -> None:
+    own = row(OWN, faster=1, wrong=1, images=12)
+    advice = recommend([row("reduced", faster=9, wrong=1, images=12, from_image=5)], own, 1.0)
+    assert (advice.name, advice.sure) == ("reduced", False)
+    assert "seems to lose no more than 1 point" in advice.why
+    assert "12 test images: differences below 33 points cannot be seen" in advice.why
+
+
+def test_where_nothing_is_good_enough_or_faster_ones_own_network_is_kept() -> None:
+    own = row(OWN, faster=1, wrong=2)
+    advice = recommend([row("reduced", faster=9, wrong=30), row("members-8", faster=7, wrong=20)], own, 1.0)
+    assert (advice.name, advice.sure) == (OWN, True)
+    assert "nothing faster comes within 1 point of it. The nearest is members-8, 7.0 times as fast" in advice.why
+    assert (
+        recommend([row("members-256", faster=0.9)], own, 1.0).why
+        == "keep your network: nothing that was tried is faster"
+    )
+
+
+def test_without_an_accuracy_of_ones_own_the_most_accurate_is_told_and_without_any_nothing_is() -> None:
+    unknown = row(OWN, faster=1, images=0)
+    advice = recommend([row("reduced", faster=9, wrong=30), row("members-8", faster=7, wrong=20)], unknown, 1.0)
+    assert (advice.name, advice.sure) == ("members-8", False)
+    assert "how good your network is on these images is not known" in advice.why
+    assert recommend([row("reduced", faster=9, images=0)], unknown, 1.0).name is None
+
+
+def test_the_table_and_its_json_have_every_row_with_its_command() -> None:
+    own, other, untrained = row(OWN, faster=1, wrong=5), row("members-4", faster=8, wrong=6), row("members-8", images=0)
+    untrained.note, untrained.epochs, untrained.command = "not trained: no time was left", None, ""
+    rows = [own, other, untrained]
+    table = table_of(rows, "openvino-int8")
+    cells = [list(column.cells) for column in table.columns]
+    assert cells[0] == [OWN, "members-4", "members-8"]
+    assert cells[1] == ["95.0 (88.8 to 97.8)", "94.0 (87.5 to 97.2)", ""]
+    assert str(cells[2][1]).startswith("-1.0 (")
+    assert cells[4] == ["", "8.0x", ""]
+    assert lines_of(rows, []) == [
+        "members-8: not trained: no time was left",
+        "each row again:",
+        "own: rrr train --out own",
+        "members-4: rrr train --out members-4",
+    ]
+    told = document(rows, "openvino-int8", recommend(rows[1:], own, 1.0), [])
+    assert [entry["accuracy"] and entry["accuracy"]["value"] for entry in told["rows"]] == [0.95, 0.94, None]
+    assert told["rows"][1]["points_to_own"]["value"] == pytest.approx(-1)
+
+
+# The order of the work, with a clock that moves only where work is done
+
+
+class FakeShop:
+    """Work that takes so many seconds and gives what is asked for."""
+
+    def __init__(self, *, fits: bool = True, slower: float = 1.0) -> None:
+        self.fits, self.most_epochs, self.now, self.slower = fits, 50, 0.0, slower
+        self.done: list[str] = []
+        self.told: list[str] = []
+        self.times = {OWN: 40.0, "reduced": 4.0, "members-4": 5.0, "members-8": 6.0}
+        self.wrong = {OWN: 5, "reduced": 10, "members-4": 8, "members-8": 6, "members-8-taught": 5}
+        self.engines: dict[str, Path] = {}
+        self.refuses: set[str] = set()
+        self.stops_at: str | None = None
+
+    def clock(self) -> float:
+        return self.now
+
+    def say(self, text: str) -> None:
+        self.told.append(text)
+
+    def train(self, wanted: Candidate, epochs: int, until: float) -> Trained:
+        if wanted.name == self.stops_at:
+            raise KeyboardInterrupt
+        self.now += self.slower * (10 + epochs * (20 if wanted.name == OWN else 2))
+        self.done.append(f"train {wanted.name} {epochs}")
+        return Trained(Path("models") / wanted.name, epochs, f"rrr train {wanted.name}", complete=self.now <= until)
+
+    def untrained(self, wanted: Candidate) -> Path:
+        self.now += 5
+        return Path("untrained") / wanted.name
+
+    def build(self, wanted: Candidate, checkpoint: Path, target: str | None, *, trained: bool) -> Built:
+        self.now += 20
+        self.done.append(f"build {wanted.name}{'' if trained else ' untrained'}")
+        if trained and wanted.name in self.refuses:
+            raise CheckFailedError("accuracy falls by 9 points")
+        path = Path("engines") / wanted.name
+        if trained:
+            self.engines[wanted.name] = path
+        macs = 3_500 if wanted.method == "full" else 500
+        return Built(path, target or "openvino-int8", 8, 8, macs, f"rrr build {wanted.name}", 20)
+
+    def kept(self, wanted: Candidate) -> tuple[Path, str] | None:
+        engine = self.engines.get(wanted.name)
+        return None if engine is None else (engine, "openvino-int8")
+
+    def in_turns(self, engines: Mapping[str, Path]) -> dict[str, dict[str, float]]:
+        self.now += 3 * len(engines)
+        self.done.append(f"turns {len(engines)}")
+        return {name: {"median": self.times.get(name, 7.0)} for name in engines}
+
+    def cost(self, wanted: Candidate) -> Cost:
+        return Cost(10, 20) if wanted.name == OWN else Cost(10, 2)
+
+    def test(self, engine: Path) -> tuple[int, tuple[str, ...]]:
+        return 100, tuple(f"{index}.png" for index in range(self.wrong.get(engine.name, 9)))
+
+
+def advising(
+    folder: Path, shop: FakeShop, *, minutes: float = 10, members: tuple[int, ...] = (1, 4, 8), more: bool = False
+) -> Advising:
+    until = shop.now + minutes * MINUTE
+    return Advising(read_rows(folder), shop, members=members, more=more, target=None, until=until)
+
+
+def test_speed_is_measured_first_then_all_are_trained_and_the_best_once_more_with_a_teacher(tmp_path: Path) -> None:
+    shop = FakeShop()
+    run = advising(tmp_path, shop)
+    run.run()
+    assert shop.done[:6] == [
+        "train own 0",
+        "build own",
+        *(f"build {name} untrained" for name in ("reduced", "members-4", "members-8")),
+        "turns 4",
+    ]
+    trained = [step for step in shop.done if step.startswith("train") and step != "train own 0"]
+    assert trained == [
+        f"train {name} {trained[0].split()[-1]}" for name in ("reduced", "members-4", "members-8", "members-8-taught")
+    ]
+    assert shop.done[-1] == "turns 5"
+    assert [one.name for one in run.table()] == [OWN, "reduced", "members-4", "members-8", "members-8-taught"]
+    assert [one.times_as_fast for one in run.table()] == [
+        1,
+        10,
+        8,
+        pytest.approx(6.67, abs=0.01),
+        pytest.approx(5.7, abs=0.02),
+    ]
+    assert shop.now <= 10 * MINUTE
+
+
+@pytest.mark.parametrize(("fits", "slower"), [(True, 1.0), (False, 1.0), (True, 1.7), (False, 1.7), (True, 0.5)])
+@pytest.mark.parametrize("minutes", [3, 6, 15])
+def test_all_ends_within_the_minutes_and_the_step_that_runs(
+    tmp_path: Path, fits: bool, slower: float, minutes: float
+) -> None:
+    shop = FakeShop(fits=fits, slower=slower)
+    run = advising(tmp_path, shop, minutes=minutes, more=True)
+    run.run()
+    assert shop.now <= minutes * MINUTE + 20 + 3 * len(run.table()), "a build and the last turns"
+    assert all(one.images or one.note for one in run.table()), "what is missing is told"
+
+
+def test_ones_own_network_is_trained_where_its_classifier_does_not_fit_or_only_its_speed_is_compared(
+    tmp_path: Path,
+) -> None:
+    shop = FakeShop(fits=False)
+    run = advising(tmp_path / "long", shop, minutes=15)
+    run.run()
+    assert shop.done[0] == "build own untrained"
+    assert next(step for step in shop.done if step.startswith("train")).startswith("train own ")
+    assert run.table()[0].images == 100
+    short = advising(tmp_path / "short", FakeShop(fits=False), minutes=3)
+    short.run()
+    assert short.table()[0].note == "not trained: there is not time for one epoch, so only its speed is compared"
+    assert short.table()[0].times_as_fast == 1
+
+
+def test_what_is_not_faster_is_not_trained(tmp_path: Path) -> None:
+    shop = FakeShop()
+    shop.times["members-8"] = 41.0
+    run = advising(tmp_path, shop)
+    run.run()
+    assert run.rows.by_name["members-8"].note == "not trained: it is not faster than your network"
+    assert not any(step.startswith("train members-8") for step in shop.done)
+
+
+def test_a_network_that_is_no_more_accurate_teaches_nothing(tmp_path: Path) -> None:
+    shop = FakeShop()
+    shop.wrong[OWN] = 70
+    run = advising(tmp_path, shop)
+    run.run()
+    assert run.notes == ["nothing was trained with a teacher: your network is no more accurate than members-8"]
+
+
+def test_an_engine_that_the_gate_refuses_is_a_row_without_accuracy(tmp_path: Path) -> None:
+    shop = FakeShop()
+    shop.refuses = {"members-4"}
+    run = advising(tmp_path, shop)
+    run.run()
+    refused = run.rows.by_name["members-4"]
+    assert (refused.images, refused.note) == (0, "openvino-int8 is refused: accuracy falls by 9 points")
+    assert recommend(run.table()[1:], run.table()[0], 5.0).name != "members-4"
+
+
+def test_other_numbers_of_members_are_tried_where_there_is_time(tmp_path: Path) -> None:
+    shop = FakeShop()
+    run = advising(tmp_path, shop, minutes=30, more=True)
+    run.run()
+    assert [one.name for one in run.table()][-2:] == ["members-16", "members-2"]
+
+
+def test_ctrl_c_keeps_what_was_measured_and_the_same_again_goes_on(tmp_path: Path) -> None:
+    shop = FakeShop()
+    shop.stops_at = "members-4"
+    first = advising(tmp_path, shop)
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    kept = read_rows(tmp_path).by_name
+    assert [name for name, one in kept.items() if one.images] == [OWN, "reduced"]
+    assert kept["members-8"].times_as_fast == pytest.approx(6.67, abs=0.01)
+    shop.stops_at, shop.done = None, []
+    again = Advising(read_rows(tmp_path), shop, members=(1, 4, 8), more=False, target=None, until=shop.now + 600)
+    again.run()
+    assert {"own: kept, as it was measured before", "reduced: kept, as it was measured before"} <= set(shop.told)
+    assert not {"train own 0", "build reduced"} & set(shop.done)
+    assert all(one.images for one in again.table())
+
+
+def test_rows_of_another_question_are_not_mixed(tmp_path: Path) -> None:
+    asked = {"weights": "mine.pth, sha256 ab", "data": "cd", "target": None}
+    settle_asked(tmp_path, asked)
+    settle_asked(tmp_path, asked | {"target": "openvino-int8"})
+    assert settle_asked(tmp_path, asked)["target"] == "openvino-int8"
+    with pytest.raises(UsageError, match="data was cd, now ef; choose another --out"):
+        settle_asked(tmp_path, asked | {"data": "ef"})
+    with pytest.raises(UsageError, match="target was openvino-int8, now openvino-fp32"):
+        settle_asked(tmp_path, asked | {"target": "openvino-fp32"})
+
+
+def test_a_damaged_row_is_named(tmp_path: Path) -> None:
+    rows = Rows(tmp_path)
+    rows.write(row("reduced", faster=9))
+    (path,) = (tmp_path / "rows").iterdir()
+    path.write_text(path.read_text().replace('"images"', '"pictures"'))
+    with pytest.raises(ArtifactError, match=r"reduced\.json is no row of rrr advise"):
+        read_rows(tmp_path)
