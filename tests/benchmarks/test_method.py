@@ -1,6 +1,7 @@
 """Pre-training from drawn letters goes on where it was killed; the report says what the numbers say."""
 
 import json
+import re
 import runpy
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import rrrnet
 from rrrbench.glyph_pool import GlyphPool
 from rrrbench.method_claims import judgements
 from rrrnet.glyphs.options import GlyphOptions
@@ -103,23 +105,8 @@ def test_pre_training_that_is_killed_goes_on_and_writes_weights_that_train_takes
     said = json.loads(out.with_name(f"{out.name}.json").read_text())
     assert (said["images_seen"], said["val_images"], said["classes"]) == (320, 64, 20)
     assert not pool.exists()
-    words = [
-        "--method",
-        "reduced",
-        "--weights",
-        str(out),
-        "--size",
-        "32",
-        "--epochs",
-        "1",
-        "--out",
-        str(tmp_path / "net"),
-    ]
-    letters = tmp_path / "letters"
-    code = "import typer; from rrrnet.commands.{0} import {0}; typer.run({0}) if '{0}' == 'train' else {0}()"
-    drawn = ["glyphs", str(letters), "--classes", "2", "--per-class", "12", "--size", "32"]
-    subprocess.run([sys.executable, "-c", code.format("data"), *drawn], check=True, capture_output=True)
-    trained = subprocess.run(
-        [sys.executable, "-c", code.format("train"), "--data", str(letters), *words], capture_output=True, text=True
-    )
-    assert "starting from resnet50.safetensors" in trained.stderr, trained.stderr
+    told: list[str] = []
+    rrrnet.draw_glyphs(tmp_path / "letters", GlyphOptions(classes=2, per_class=12, size=32))
+    flags: rrrnet.TrainingOptions = {"method": "reduced", "weights": out, "size": 32, "epochs": 1}
+    rrrnet.train(tmp_path / "letters", tmp_path / "net", say=told.append, **flags)
+    assert any(re.fullmatch(r"starting from resnet50\.safetensors.*, 2 tensors fresh", line) for line in told), told
