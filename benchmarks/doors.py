@@ -2,92 +2,110 @@
 
 .venv/bin/python benchmarks/doors.py REPOSITORY [--requests 500] [--save FILE.json]
 
-Serves the repository once. gRPC asks our port and the port of the Triton behind it; REST asks ours.
+One Triton, started as `rrr serve` starts its own but with its HTTP port open, and `rrr serve --triton-url` before it:
+`tritonclient` asks both, over gRPC and over HTTP. (With a Triton each, the threads of one still spin when the other is
+asked.)
 """
 
 import argparse
-import asyncio
 import json
 import re
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import httpx
 import numpy as np
-import tritonclient.grpc.aio as triton_grpc
+import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 
-from rrrbench.servers import ending_on_sigterm, running
+from rrrbench.environment import environment
+from rrrbench.servers import Server, answers, ending_on_sigterm, free_port, running
 from rrrbench.turns import median_interval
 from rrrbuild.repository_document import ServedModel, read_repository
 
 RRR = Path(sys.executable).parent / "rrr"
+LOGS = Path("artifacts/benchmarks/logs")
+PROTOCOLS: dict[str, Any] = {"gRPC": triton_grpc, "HTTP": triton_http}
+ALONE, OURS = "Triton alone", "rrr serve"
 _WARM_UP = 50
 _ROUNDS = 25
 
 
-async def _in_turns(calls: Mapping[str, Callable[[], Awaitable[object]]], requests: int) -> dict[str, list[float]]:
+@contextmanager
+def serving(repository: Path, name: str, *options: str) -> Iterator[tuple[Server, dict[str, str]]]:
+    """`rrr serve` with one worker, and where it listens."""
+    log = LOGS / f"{name}.log"
+    command = [str(RRR), "serve", str(repository), "--port", "0", "--grpc-port", "0", "--workers", "1", *options]
+    with running(command, url="", ready=lambda: "ready: " in log.read_text(), log=log) as server:
+        places = {"gRPC": r"its gRPC at (\S+)", "HTTP": r"ready: http://(\S+)"}
+        yield server, {protocol: re.findall(place, log.read_text())[0] for protocol, place in places.items()}
+
+
+@contextmanager
+def triton_alone(service: Server) -> Iterator[dict[str, str]]:
+    """A Triton with the files, variables and priority of the one behind a service; where it listens."""
+    first = next(process for process in service.tree() if process.name() == "tritonserver")
+    ports = {protocol: free_port() for protocol in PROTOCOLS}
+    changed = {
+        "--allow-http": "true",
+        "--http-address": "127.0.0.1",
+        "--http-port": str(ports["HTTP"]),
+        "--grpc-port": str(ports["gRPC"]),
+        "--allow-metrics": "false",
+        "--backend-config": f"python,shm-region-prefix-name=doors{ports['HTTP']}",
+    }
+    kept = [word for word in first.cmdline() if word.partition("=")[0] not in {*changed, "--grpc-restricted-protocol"}]
+    command = ["env", "-C", first.cwd(), "nice", "-n", str(first.nice()), *kept]
+    command += [f"{flag}={value}" for flag, value in changed.items()]
+    ready = answers(f"http://127.0.0.1:{ports['HTTP']}/v2/health/ready")
+    with running(command, url="", ready=ready, log=LOGS / "triton-alone.log", environment=first.environ()):
+        yield {protocol: f"127.0.0.1:{port}" for protocol, port in ports.items()}
+
+
+def calls(model: ServedModel, places: Mapping[str, Mapping[str, str]]) -> dict[str, Callable[[], object]]:
+    """What asks each server over each protocol about the same random image."""
+    pixels = np.random.default_rng(0).integers(0, 256, (1, model.image_size, model.image_size, 3), np.uint8)
+    found: dict[str, Callable[[], object]] = {}
+    for protocol, client in PROTOCOLS.items():
+        images = client.InferInput("images", list(pixels.shape), "UINT8")
+        images.set_data_from_numpy(pixels)
+        wanted = [client.InferRequestedOutput("probabilities")]
+        for server, urls in places.items():
+            ask = client.InferenceServerClient(urls[protocol]).infer
+            found[f"{server}, {protocol}"] = partial(ask, model.name, [images], outputs=wanted)
+    return found
+
+
+def in_turns(asked: Mapping[str, Callable[[], object]], requests: int) -> dict[str, list[float]]:
     """Milliseconds of each request; the order changes from turn to turn."""
-    found: dict[str, list[float]] = {name: [] for name in calls}
+    found: dict[str, list[float]] = {name: [] for name in asked}
     for turn in range(_WARM_UP + requests):
-        order = list(calls) if turn % 2 else list(calls)[::-1]
-        for name in order:
+        for name in list(asked) if turn % 2 else list(asked)[::-1]:
             start = time.perf_counter()
-            await calls[name]()
+            asked[name]()
             if turn >= _WARM_UP:
                 found[name].append(1000 * (time.perf_counter() - start))
     return found
 
 
-async def measure(model: ServedModel, ours: str, triton: str, url: str, requests: int) -> dict[str, list[float]]:
-    """Ask all three about the same random image."""
-    pixels = np.random.default_rng(0).integers(0, 256, (1, model.image_size, model.image_size, 3), np.uint8)
-    images = triton_grpc.InferInput("images", pixels.shape, "UINT8")
-    images.set_data_from_numpy(pixels)
-    wanted = [triton_grpc.InferRequestedOutput("probabilities")]
-    body, size = triton_http.InferenceServerClient.generate_request_body(
-        [_http_images(pixels)], outputs=[triton_http.InferRequestedOutput("probabilities")]
-    )
-    headers = {"Inference-Header-Content-Length": str(size)}
-    async with (
-        triton_grpc.InferenceServerClient(ours) as at_ours,
-        triton_grpc.InferenceServerClient(triton) as at_triton,
-        httpx.AsyncClient(base_url=url, trust_env=False) as over_http,
-    ):
-
-        async def rest() -> None:
-            answer = await over_http.post(f"/v2/models/{model.name}/infer", content=body, headers=headers)
-            answer.raise_for_status()
-
-        calls: dict[str, Callable[[], Awaitable[object]]] = {
-            "Triton alone, gRPC": lambda: at_triton.infer(model.name, [images], outputs=wanted),
-            "rrr serve, gRPC": lambda: at_ours.infer(model.name, [images], outputs=wanted),
-            "rrr serve, REST": rest,
-        }
-        return await _in_turns(calls, requests)
-
-
-def _http_images(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> triton_http.InferInput:
-    images = triton_http.InferInput("images", list(pixels.shape), "UINT8")
-    images.set_data_from_numpy(pixels)
-    return images
-
-
 def summary(found: Mapping[str, list[float]]) -> dict[str, object]:
-    """In ms p50 and p95 of each, and what ours add to the first: a median over parts of the turns, and its interval."""
-    alone, *_ = found
+    """In ms p50 and p95 of each, and what ours add to Triton alone: a median over parts of the turns, its interval."""
     parts = {name: [float(np.median(part)) for part in np.array_split(times, _ROUNDS)] for name, times in found.items()}
-    rows = {}
+    rows: dict[str, dict[str, object]] = {}
     for name, times in found.items():
-        added = [one - other for one, other in zip(parts[name], parts[alone], strict=True)]
         rows[name] = {
             "p50_ms": round(float(np.median(times)), 3),
             "p95_ms": round(float(np.percentile(times, 95)), 3),
-            "added_ms": None if name == alone else [round(value, 3) for value in median_interval(added)],
         }
-    return {"requests": len(found[alone]), "doors": rows}
+        if name.startswith(OURS):
+            alone = parts[name.replace(OURS, ALONE)]
+            added = [one - other for one, other in zip(parts[name], alone, strict=True)]
+            rows[name]["added_ms"] = [round(value, 3) for value in median_interval(added)]
+    return {"requests": len(next(iter(found.values()))), "doors": rows}
 
 
 def main() -> None:
@@ -99,14 +117,12 @@ def main() -> None:
     options = parser.parse_args()
     ending_on_sigterm()
     model = read_repository(options.repository).models[0]
-    log = Path("artifacts/benchmarks/logs/doors.log")
-    command = [str(RRR), "serve", str(options.repository), "--port", "0", "--grpc-port", "0", "--workers", "1"]
-    with running(command, url="", ready=lambda: "ready: " in log.read_text(), log=log):
-        told = log.read_text()
-        places = (r"its gRPC at (\S+)", r"Triton at ([^\s,]+)", r"ready: (\S+)")
-        ours, triton, url = (re.findall(place, told)[0] for place in places)
-        found = summary(asyncio.run(measure(model, ours, triton, url, options.requests)))
-    text = json.dumps({"model": model.name, "image_size": model.image_size, "target": model.target, **found}, indent=1)
+    with serving(options.repository, "doors-first") as (first, _), triton_alone(first) as alone:
+        first.hold()
+        with serving(options.repository, "doors", "--triton-url", alone["gRPC"]) as (_, ours):
+            found = summary(in_turns(calls(model, {ALONE: alone, OURS: ours}), options.requests))
+    about = {"model": model.name, "image_size": model.image_size, "target": model.target, "environment": environment()}
+    text = json.dumps({**about, **found}, indent=1)
     print(text)
     if options.save is not None:
         options.save.write_text(text + "\n")

@@ -8,7 +8,17 @@ import torch
 
 from rrrnet.images.preprocess import Preprocess
 from rrrnet.network.architecture import REDUCED_BLOCKS, Architecture
-from rrrnet.training.budget import Choice, Counts, about, choose, fit_into, repeating, step_seconds, training_seconds
+from rrrnet.training.budget import (
+    Choice,
+    Counts,
+    about,
+    better,
+    choose,
+    fit_into,
+    repeating,
+    step_seconds,
+    training_seconds,
+)
 from rrrnet.training.recipes import RECIPES, Recipe, augmentation_of
 from rrrnet.training.train import TrainingPlan
 
@@ -72,6 +82,15 @@ def test_a_time_too_short_for_one_epoch_says_so_and_trains_one() -> None:
     chosen = fit_into(5, QUICK, SMALL, (64,), lambda _: 1.0)
     assert chosen.epochs == 1
     assert "one epoch takes 0.2 minutes, which is more than there are" in chosen.why
+
+
+@pytest.mark.parametrize(("step", "epochs"), [(1.5, None), (1.1, None), (0.5, 60)])
+def test_steps_that_become_much_faster_than_they_were_timed_are_a_reason_to_start_again(
+    step: float, epochs: int | None
+) -> None:
+    timed_beside_other_work = fit_into(400, QUICK, SMALL, (64,), lambda _: 1.5)
+    found = better(timed_beside_other_work, step, 380, QUICK, SMALL)
+    assert (found and (found.size, found.epochs)) == (epochs and (64, epochs))
 
 
 def test_timing_steps_leaves_the_generator_alone() -> None:

@@ -22,6 +22,7 @@ from rrrnet.images.preprocess_options import PreprocessOptions
 from rrrnet.inference import predictor
 from rrrnet.network import architecture as shapes
 from rrrnet.network.ensemble import RRRNet, normalise
+from rrrnet.training import budget
 from rrrnet.training.augment import make_augmentation
 from rrrnet.training.fit import Outcome, fit
 from rrrnet.training.options import Options
@@ -122,8 +123,22 @@ def test_resuming_with_other_settings_names_the_difference(data: Path, tmp_path:
         run(replace(stopped, members=4))
     with pytest.raises(UsageError, match="size was 32, now 48; balance was none, now weights"):
         run(replace(stopped, size=48, balance="weights"))
-    with pytest.raises(UsageError, match=r"--resume: what .* is trained from is a ResNet152, not a ResNet50: leave out"):
+    with pytest.raises(UsageError, match=r"--resume: what .* is trained from is a ResNet152, not a ResNet50"):
         run(replace(stopped, backbone="resnet50"))
+
+
+def test_a_training_whose_steps_were_timed_beside_other_work_starts_again_with_more_epochs(
+    whole: Checkpoint, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "step_seconds", lambda *_: 90.0)  # so that one epoch fits into three minutes
+    monkeypatch.setattr(budget, "MOST_EPOCHS", 2)
+    said: list[str] = []
+    asked = replace(options(data, tmp_path / "net"), epochs=None, minutes=3, command="rrr train --minutes 3")
+    checkpoint = run(asked, say=said.append).checkpoint
+    assert "steps are faster than they were when they were timed (90.00 s): starting again" in said
+    assert checkpoint.command == "rrr train --size 32 --epochs 2 --weights none"
+    for name, tensor in read_weights(checkpoint).items():
+        torch.testing.assert_close(tensor, read_weights(whole)[name], rtol=0, atol=0)
 
 
 def test_minutes_are_kept_by_a_resumed_training_and_by_the_command_that_repeats_it(data: Path, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ _IMAGES_AT_A_LARGER_SIZE = 48_000
 _TIMED_STEPS, _TIMED_SECONDS = 5, 4.0
 _FORWARD = 3  # a step takes as long as so many forward passes
 _RESERVE = 0.05  # of the minutes: the start of Python, and what else the machine does
+_WORTH_A_NEW_START = 1.5  # times the epochs, for what was trained so far is lost
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,25 @@ def fit_into(
     if best is None:
         raise ValueError("no size to choose from")
     return best
+
+
+def better(
+    choice: Choice, step: float, seconds: float, recipe: Recipe, counts: Counts, *, frozen: bool = False
+) -> Choice | None:
+    """What to start again with where steps turn out so much faster than they were timed; else None.
+
+    Other work beside the few steps that are timed makes them slow, and a training of a few epochs is worth little.
+
+    Args:
+        choice: that is being trained.
+        step: seconds of one, as they are now.
+        seconds: that are left of the time.
+        recipe: gives the batch size.
+        counts: of images.
+        frozen: as in `fit_into`.
+    """
+    found = fit_into(seconds, recipe, counts, (choice.size,), lambda _: step, frozen=frozen)
+    return found if found.epochs >= _WORTH_A_NEW_START * choice.epochs else None
 
 
 def training_seconds(epochs: int, step: float, recipe: Recipe, counts: Counts, *, frozen: bool = False) -> float:

@@ -127,33 +127,37 @@ def fit(
         say(told)
 
     architecture = choose_architecture(options, len(images.classes))
-    choice = _choose(options, rule, architecture, counts, time.monotonic() - began)
-    plan = _plan(options, rule, choice, counts)
-    preprocess = plan.preprocess
-    say(f"images: {preprocess.describe()}")
-    torch.manual_seed(options.seed)
-    model = RRRNet(architecture)
     ordered, trained = order is not None, options.epochs != 0
-    source = Origin(options.weights, options.weights_key, images.classes, ordered, trained, preprocess)
-    origin, fresh = ("", 0) if options.resume else start(model, source, say)
-    job = _Job(options, data, architecture, origin, fresh, choice, _command(options, rule, choice))
-    training = Training(
-        model, plan, *load_arrays(sets["train"], preprocess), held_back=load_arrays(sets["val"], preprocess)
-    )
-    if options.resume:
-        previous = restore(options, choice, images, training)
-        first = previous.training["weights"]
-        job = replace(job, origin=first["origin"], fresh=first["fresh_tensors"], command=previous.command)
-        say(f"resumed after epoch {training.progress.epoch} of {plan.epochs}")
-    random = plan.epochs == 0 and options.weights == "none"
+
+    def begin(choice: Choice) -> tuple[_Job, Training]:
+        """The training as chosen, before its first step."""
+        plan = _plan(options, rule, choice, counts)
+        preprocess = plan.preprocess
+        say(f"images: {preprocess.describe()}")
+        torch.manual_seed(options.seed)
+        model = RRRNet(architecture)
+        source = Origin(options.weights, options.weights_key, images.classes, ordered, trained, preprocess)
+        origin, fresh = ("", 0) if options.resume else start(model, source, say)
+        job = _Job(options, data, architecture, origin, fresh, choice, _command(options, rule, choice))
+        training = Training(
+            model, plan, *load_arrays(sets["train"], preprocess), held_back=load_arrays(sets["val"], preprocess)
+        )
+        if options.resume:
+            previous = restore(options, choice, images, training)
+            first = previous.training["weights"]
+            job = replace(job, origin=first["origin"], fresh=first["fresh_tensors"], command=previous.command)
+            say(f"resumed after epoch {training.progress.epoch} of {plan.epochs}")
+        if plan.epochs:
+            _say_how_long(job, plan, counts, training.progress.epoch, say)
+        started(plan.epochs, training.steps_per_epoch)
+        return job, training
+
+    job, training = begin(_choose(options, rule, architecture, counts, time.monotonic() - began))
+    random = training.plan.epochs == 0 and options.weights == "none"
     if random:
         say("0 epochs: only BN statistics are set from the training images, so that random weights give sane numbers")
-        training.estimate_statistics(list(model.modules()), 1, _RANDOM_NETWORK_BATCHES)
-    if plan.epochs:
-        _say_how_long(job, plan, counts, training.progress.epoch, say)
-
-    started(plan.epochs, training.steps_per_epoch)
-    last_save = time.monotonic()
+        training.estimate_statistics(list(training.model.modules()), 1, _RANDOM_NETWORK_BATCHES)
+    last_save, faster = time.monotonic(), None
 
     def report_and_save(progress: training_state.Progress, steps: int) -> None:
         nonlocal last_save
@@ -162,15 +166,27 @@ def fit(
             _write(job, training, complete=False, metrics=None)
             last_save = time.monotonic()
 
-    complete = training.run(report_and_save, stop)
+    def stop_or_faster() -> bool:
+        nonlocal faster
+        stopped = stop()
+        faster = None if stopped else _faster(job, training, counts, time.monotonic() - began)
+        return stopped or faster is not None
+
+    complete = training.run(report_and_save, stop_or_faster)
+    while faster is not None:
+        timed = job.choice.step_seconds or 0.0
+        say(f"steps are faster than they were when they were timed ({timed:.2f} s): starting again")
+        job, training = begin(faster)
+        complete = training.run(report_and_save, stop_or_faster)
     metrics = None
     if complete and not random:
+        plan = training.plan
         if plan.selects and training.progress.best_epoch:
             ended = f"{training.progress.epoch} of {plan.epochs} epochs"
             say(f"trained {ended}; the best on the validation images is kept: epoch {training.progress.best_epoch}")
         say("scoring on the test images")
-        arrays, labels = load_arrays(sets["test"], preprocess)
-        found = probabilities(training.result().eval(), preprocess, arrays)
+        arrays, labels = load_arrays(sets["test"], plan.preprocess)
+        found = probabilities(training.result().eval(), plan.preprocess, arrays)
         metrics = {**score(found, labels), **by_class(found, labels, images.classes)}
     return Outcome(_write(job, training, complete=complete, metrics=metrics, stopped=not complete), complete)
 
@@ -209,6 +225,16 @@ def _choose(options: Options, rule: Preprocess, architecture: Architecture, coun
         lambda size: budget.step_seconds(architecture, plan, size),
         frozen=bool(plan.frozen),
     )
+
+
+def _faster(job: _Job, training: Training, counts: Counts, passed: float) -> Choice | None:
+    """After an epoch: what to start again with, where `--minutes` leave time for many more epochs than were chosen."""
+    progress, plan, minutes = training.progress, training.plan, job.options.minutes
+    if minutes is None or job.choice.step_seconds is None or progress.step or not progress.history:
+        return None
+    step = (progress.history[-1]["seconds"] or 0.0) / training.steps_per_epoch
+    left = budget.seconds_left(minutes, passed)
+    return budget.better(job.choice, step, left, plan.recipe, counts, frozen=bool(plan.frozen))
 
 
 def _command(options: Options, rule: Preprocess, choice: Choice) -> str:
