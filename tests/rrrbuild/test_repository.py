@@ -190,13 +190,19 @@ def test_a_file_that_the_seal_does_not_list_is_refused(repository: Path, tmp_pat
 
 # The only modules that need PyTorch, ONNX, a compiler, a runtime or Triton's client; others import them when needed.
 HEAVY = {
-    "rrrnet": "network.backbone network.branches network.edges network.ensemble inference network.reduce "
-    "network.resnet training.augment training.balance training.budget training.devices training.fit training.options "
-    "training.resuming training.settle training.train training.training_state weights.importing weights.pretrained "
-    "weights.start weights.state_dict weights.warm_start",
-    "rrrbuild": "activations compile_openvino cutting export graph qdq quantize repository runtime_onnxruntime "
-    "runtime_openvino runtime_tensorrt sensitivity triton_combine triton_config triton_ensemble triton_model "
-    "triton_tensorrt",
+    "rrrnet": (
+        "inference network.backbone network.branches network.edges network.ensemble network.reduce "
+        "network.resnet robust.attack robust.measure robust.sensitivity sweep.plan sweep.run sweep.runners "
+        "sweep.training training.adapt training.augment training.balance training.budget training.devices "
+        "training.distill training.fit training.options training.planning training.resuming training.settle "
+        "training.teacher training.train training.training_state weights.importing weights.pretrained "
+        "weights.start weights.state_dict weights.warm_start"
+    ),
+    "rrrbuild": (
+        "activations advise.ask advise.own advise.workshop compile_openvino cutting exchange export graph qdq "
+        "quantize repository runtime_onnxruntime runtime_openvino runtime_tensorrt sensitivity triton_combine "
+        "triton_config triton_ensemble triton_model triton_tensorrt"
+    ),
 }
 
 
