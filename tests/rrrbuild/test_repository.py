@@ -192,7 +192,8 @@ def test_a_file_that_the_seal_does_not_list_is_refused(repository: Path, tmp_pat
 HEAVY = {
     "rrrnet": "network.backbone network.branches network.edges network.ensemble inference network.reduce "
     "network.resnet training.augment training.balance training.budget training.devices training.fit training.options "
-    "training.resuming training.settle training.train training.training_state weights.importing weights.pretrained "
+    "robust.attack robust.measure robust.sensitivity training.resuming training.settle training.train "
+    "training.training_state weights.importing weights.pretrained "
     "weights.start weights.state_dict weights.warm_start",
     "rrrbuild": "activations compile_openvino cutting export graph qdq quantize repository runtime_onnxruntime "
     "runtime_openvino runtime_tensorrt sensitivity triton_combine triton_config triton_ensemble triton_model "
