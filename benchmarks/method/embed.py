@@ -1,15 +1,12 @@
 """Nearest neighbours of test images by embedding and by pixels, and what embeddings cost an engine.
 
-.venv/bin/python benchmarks/method/embed.py --train          letters and a small ensemble first: 15 minutes on 2 cores
-.venv/bin/python benchmarks/method/embed.py CHECKPOINT ...   of checkpoints that remember their data
+.venv/bin/python benchmarks/method/embed.py CHECKPOINT ...   some minutes each; benchmarks/cascade.py --train makes one
 .venv/bin/python benchmarks/method/embed.py --tables         the table of docs/embed.md; nothing is measured
 
 Each checkpoint becomes two engines of a target, with --embed and without, by the same plan: they are timed in turns.
 """
 
 import argparse
-import subprocess
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -19,33 +16,19 @@ import numpy as np
 
 from rrrbench.environment import RESULTS, ResultFile
 from rrrbench.neighbours import nearest_alike, pixels_of
-from rrrbench.networks import CACHE
 from rrrbuild import plan_runner
 from rrrbuild.build import build_engine
 from rrrbuild.engine import load_engine
 from rrrbuild.heldout import held_out_images
 from rrrbuild.manifest import BatchRange
 from rrrbuild.measure import in_turns
+from rrrbuild.targets import TARGETS
 from rrrbuild.trust import Trust
 from rrrnet.checkpoint import read_checkpoint
 
-FOLDER = CACHE / "embed"
-RRR = Path(sys.executable).parent / "rrr"
 BATCH = BatchRange(1, 8, 32)
 _LIMIT = 2000
 _PLAN = "merged"
-
-
-def train(folder: Path) -> Path:
-    """Letters of the demo's kind and an ensemble of 4 members that has learnt them."""
-    letters, out = folder / "letters", folder / "members-4"
-    if not letters.is_dir():
-        options = ["--classes", "20", "--per-class", "200", "--size", "64", "--seed", "31"]
-        subprocess.run([str(RRR), "data", "glyphs", str(letters), *options], check=True)
-    if not out.is_dir():
-        options = ["--members", "4", "--weights", "none", "--size", "64", "--epochs", "8", "--test-fraction", "0.2"]
-        subprocess.run([str(RRR), "train", "--data", str(letters), "--out", str(out), *options], check=True)
-    return out
 
 
 def measure(path: Path, target: str) -> dict[str, Any]:
@@ -85,13 +68,14 @@ def measure(path: Path, target: str) -> dict[str, Any]:
 def table(document: dict[str, Any]) -> str:
     """What docs/embed.md shows."""
     lines = [
-        "| checkpoint, target | images | nearest is of its class: embedding | pixels | chance | ms with, without |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| checkpoint, target | images | nearest alike by embedding | by pixels | chance | cosine | ms with, without |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for case in document.get("neighbours", []):
         shares = [f"{case['nearest_alike'][name]:.1%}" for name in ("embedding", "pixels", "chance")]
         times = case["median_ms"]["1"]
         cells = [f"{case['checkpoint']}, {case['target']}", str(case["images"]), *shares]
+        cells.append(f"{case['verified']['min_cosine']:.4f}")
         lines.append(f"| {' | '.join(cells)} | {times['with']:.2f}, {times['without']:.2f} |")
     return "\n".join(lines)
 
@@ -100,16 +84,17 @@ def main() -> None:
     """Measure into the result file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="*", type=Path)
-    parser.add_argument("--train", action="store_true")
-    parser.add_argument("--target", default="openvino-fp32")
+    parser.add_argument("--target", nargs="+", choices=TARGETS, default=["openvino-fp32"])
     parser.add_argument("--tables", action="store_true")
     parser.add_argument("--save", type=Path, default=RESULTS / "embed.json")
     options = parser.parse_args()
     result = ResultFile(options.save)
     if not options.tables:
-        for path in [*options.checkpoints, *([train(FOLDER)] if options.train else [])]:
-            key = {"checkpoint": path.name, "target": options.target}
-            result.measure("neighbours", key, partial(measure, path, options.target))
+        for path in options.checkpoints:
+            for target in options.target:
+                result.measure(
+                    "neighbours", {"checkpoint": path.name, "target": target}, partial(measure, path, target)
+                )
     print(table(result.document))
 
 

@@ -9,7 +9,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from rrrbuild import measure
+from rrrbuild import choice, machine, measure
 from rrrbuild.build import build_engine
 from rrrbuild.engine import load_engine
 from rrrbuild.export import export_onnx
@@ -90,6 +90,31 @@ def test_every_target_of_a_cpu_gives_pytorchs_embeddings_within_its_bound(
     assert cosines(found, expected).min() >= built.verified["embedding"]["tolerance"]["min_cosine"]
     if TARGETS[target].precision == "fp32":
         assert np.abs(found - expected).max() <= 1e-3
+
+
+def test_without_a_target_the_fastest_that_gives_embeddings_is_taken(
+    tmp_path: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "_SECONDS_PER_SIZE", 0.02)
+    few = {name: TARGETS[name] for name in ("onnxruntime-fp32", "tensorrt-fp16")}
+    monkeypatch.setattr(choice, "TARGETS", few)
+    monkeypatch.setattr(machine, "gpu", lambda: machine.Gpu("any", "9.0", "1"))
+
+    built, chosen = choice.build_best(
+        checkpoint.path,
+        plan="merged",
+        batch=BATCH,
+        max_drop=100,
+        out=tmp_path / "engine",
+        data=None,
+        images=4,
+        calibration_images=4,
+        report=lambda _: None,
+        embed=True,
+    )
+
+    assert (chosen.target, built.embedding_dim) == ("onnxruntime-fp32", 128)
+    assert [trial.target for trial in chosen.trials] == ["onnxruntime-fp32"]  # a GPU's is not even tried
 
 
 def test_an_engine_without_embeddings_says_how_to_build_one_that_has_them(openvino_engine: Manifest) -> None:

@@ -2,7 +2,7 @@
 
 Madry et al., arXiv 1706.06083, section 2: random start in the l_inf ball, then steps along the sign of the gradient,
 each put back into the ball and into [0, 255]. It attacks the mean of the members' probabilities, which is what is
-served. Written here: torchattacks pins a `requests` of 2021, and foolbox brings GitPython for the same few lines.
+served. Written here: torchattacks 3.5.1 pins `requests` 2.25, and foolbox brings GitPython for the same few lines.
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
 """Common corruptions of images at five severities, by numpy and Pillow.
 
 Six of ImageNet-C (arXiv 1903.12261, section 3) at its strengths; lengths in pixels are of 224 there and scaled to the
-image here. imagecorruptions, the known package, asks for OpenCV, numba and a scikit-image of 2020.
+image here. imagecorruptions 1.1.2, the known package, cannot be imported beside current setuptools (`pkg_resources`).
 """
 
 import io
