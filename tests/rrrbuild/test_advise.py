@@ -203,8 +203,8 @@ class FakeShop:
     def cost(self, wanted: Candidate) -> Cost:
         return Cost(10, 20) if wanted.name == OWN else Cost(10, 2)
 
-    def test(self, engine: Path) -> tuple[int, tuple[str, ...]]:
-        return 100, tuple(f"{index}.png" for index in range(self.wrong.get(engine.name, 9)))
+    def test(self, model: Path) -> tuple[int, tuple[str, ...]]:
+        return 100, tuple(f"{index}.png" for index in range(self.wrong.get(model.name, 9)))
 
 
 def advising(
@@ -292,6 +292,14 @@ def test_an_engine_that_the_gate_refuses_is_a_row_without_accuracy(tmp_path: Pat
     refused = run.rows.by_name["members-4"]
     assert (refused.images, refused.note) == (0, "openvino-int8 is refused: accuracy falls by 9 points")
     assert recommend(run.table()[1:], run.table()[0], 5.0).name != "members-4"
+    shop = FakeShop(fits=False)
+    shop.refuses = {OWN}
+    run = advising(tmp_path / "own", shop, minutes=15)
+    run.run()
+    assert run.table()[0].images == 100
+    assert run.table()[0].note.startswith(
+        "its accuracy is that of PyTorch, for openvino-int8 is refused: accuracy falls"
+    )
 
 
 def test_other_numbers_of_members_are_tried_where_there_is_time(tmp_path: Path) -> None:

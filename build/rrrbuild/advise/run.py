@@ -81,8 +81,8 @@ class Shop(Protocol):
     def cost(self, wanted: Candidate) -> Cost:
         """What its training costs here, without its engine; without a teacher's part."""
 
-    def test(self, engine: Path) -> tuple[int, tuple[str, ...]]:
-        """How many test images it was asked about, and the names of those it answered wrongly."""
+    def test(self, model: Path) -> tuple[int, tuple[str, ...]]:
+        """Of an engine or a checkpoint: number of test images, and the names of those that it answers wrongly."""
 
 
 class Advising:
@@ -265,8 +265,12 @@ class Advising:
             if OWN not in self._engines:  # there would be nothing to compare with
                 raise
             row.note = f"{self.target} is refused: {error}"
-            return
-        row.images, row.wrong = self._shop.test(self._engines[row.name])
+            if row is not self._own:
+                return
+            row.note = f"its accuracy is that of PyTorch, for {row.note}"  # else nothing could be compared with it
+            row.images, row.wrong = self._shop.test(trained.path)
+        else:
+            row.images, row.wrong = self._shop.test(self._engines[row.name])
         self._shop.say(f"{row.name}: {row.right} of {row.images} test images are right")
 
     def _teach(self) -> None:
@@ -281,7 +285,7 @@ class Advising:
             return
         row = self.rows.of(best.candidate.taught())
         if not row.images:
-            cost = with_teacher(self._cost(best.candidate), best.macs, own.macs)
+            cost = with_teacher(self._cost(row.candidate), best.macs, own.macs)
             self._train(row, best.epochs or self._shop.most_epochs, cost)
 
     def _try_more(self, epochs: int) -> None:

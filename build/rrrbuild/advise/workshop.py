@@ -20,7 +20,7 @@ from rrrbuild.measure import measure_latency
 from rrrbuild.plans import AUTO, usual
 from rrrbuild.trust import Trust
 from rrrnet import output
-from rrrnet.checkpoint import DOCUMENT, read_checkpoint
+from rrrnet.checkpoint import DOCUMENT, Checkpoint, read_checkpoint
 from rrrnet.data.training_data import TrainingData
 from rrrnet.images.preprocess_options import choose_preprocess
 from rrrnet.network.architecture import cost
@@ -87,6 +87,8 @@ class Workshop:
         self._told: set[str] = set()
         options = self._options(Candidate(OWN, "full"), scratch, {})
         self.preprocess = choose_preprocess(options.preprocess, options.size)
+        if self.preprocess.resize_size is None:
+            self._flags["size"] = self.preprocess.size  # so that each command tells it
         chosen = budget.choose(
             find_recipe("quick"), self._counts.train, scratch=False, size=self.preprocess.size, epochs=None
         )
@@ -117,19 +119,22 @@ class Workshop:
             KeyboardInterrupt: a signal came; what was trained can be gone on with.
         """
         folder = self._out / "models" / wanted.name
-        more: dict[str, Any] = {"epochs": epochs, "overwrite": True}
-        if (folder / DOCUMENT).is_file():
-            before = read_checkpoint(folder)
+        more: dict[str, Any] = {"epochs": epochs}
+        if (before := self._before(wanted)) is not None:
             if before.training["complete"]:
                 self.say(f"{wanted.name}: kept, as it was trained before")
-                return Trained(folder, before.training["epochs"], before.command)
+                return _trained(before, folder)
             self.say(f"{wanted.name}: going on with the training that was stopped")
             more = {"epochs": before.training["epochs"], "resume": True}
         self.say(f"{wanted.name}: training" if epochs else f"{wanted.name}: importing your network")
         found = self._fit(self._options(wanted, folder, more), until)
         self._requested.check()
-        trained = found.checkpoint
-        return Trained(folder, trained.training["epochs"], trained.command, found.complete)
+        return _trained(found.checkpoint, folder)
+
+    def _before(self, wanted: Candidate) -> Checkpoint | None:
+        """What an earlier run trained."""
+        folder = self._out / "models" / wanted.name
+        return read_checkpoint(folder) if (folder / DOCUMENT).is_file() else None
 
     def untrained(self, wanted: Candidate) -> Path:
         """A checkpoint of its shape with random weights, to be timed."""
@@ -209,15 +214,23 @@ class Workshop:
         return {name: rows["1"] for name, rows in measure_latency(runners, self.preprocess, (1,)).items()}
 
     def cost(self, wanted: Candidate) -> Cost:
-        """By steps that are timed here."""
+        """By steps that are timed here; nothing where it was trained before."""
+        if (before := self._before(wanted)) is not None and before.training["complete"]:
+            return Cost(0.0, 0.0)
         options = self._options(wanted, self._scratch, {"backbone": self._own.backbone, "epochs": 1})
         return Cost(*cost_here(options, self._counts, self._classes))
 
-    def test(self, engine: Path) -> tuple[int, tuple[str, ...]]:
-        """Number of test images, and the names of those that the engine answers wrongly."""
-        found = predict(open_model(engine), None, "test")
+    def test(self, model: Path) -> tuple[int, tuple[str, ...]]:
+        """Number of test images, and the names of those that the engine or checkpoint answers wrongly."""
+        found = predict(open_model(model), None, "test")
         answers = mean_of_members(found.probabilities).argmax(axis=1)
         wrong = tuple(
             file for file, answer, label in zip(found.files, answers, found.labels, strict=True) if answer != label
         )
         return len(found.files), wrong
+
+
+def _trained(checkpoint: Checkpoint, folder: Path) -> Trained:
+    """What is told of it; its command replaces it."""
+    command = f"{checkpoint.command} --overwrite"
+    return Trained(folder, checkpoint.training["epochs"], command, checkpoint.training["complete"])
