@@ -57,18 +57,15 @@ def tables(document: dict[str, Any]) -> str:
             means = [sum(row[key] for row in rows) / len(rows) for key in ("rise_attacked", "rise_clean")]
             of = "" if rows[0]["member"] is None else ", mean of members"
             lines.append(f"| {case['checkpoint']} | {stage}{of} | {means[0]:+.3f} | {means[1]:+.3f} |")
-    lines += ["", "| checkpoint | factor | value | images | accuracy |", "| --- | --- | --- | --- | --- |"]
+    lines += ["", "| checkpoint | factor | least accurate | most accurate | apart |", "| --- " * 5 + "|"]
     for case in document.get("factors", []):
         for column in case["found"]["columns"]:
-            for row in column["groups"]:
-                cells = (
-                    case["checkpoint"],
-                    column["column"],
-                    row["value"],
-                    str(row["images"]),
-                    f"{row['accuracy']:.1%}",
-                )
-                lines.append(f"| {' | '.join(cells)} |")
+            ranked = sorted(column["groups"], key=lambda row: float(row["accuracy"]))
+            ends = [
+                f"{row['accuracy']:.1%} ({row['value']}, {row['images']} images)" for row in (ranked[0], ranked[-1])
+            ]
+            apart = "yes" if column["differs"] else "no"
+            lines.append(f"| {case['checkpoint']} | {column['column']} | {ends[0]} | {ends[1]} | {apart} |")
     return "\n".join(lines)
 
 

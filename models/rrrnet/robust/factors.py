@@ -55,7 +55,8 @@ def by_factor(columns: Mapping[str, Sequence[str]], right: Right) -> tuple[list[
         worst, best = (pick(groups, key=lambda group: float(group["accuracy"])) for pick in (min, max))
         differs = worst["interval"][1] < best["interval"][0]
         told.append({"column": column, "kind": kind, "groups": groups, "differs": differs})
-    return told, left_out
+    # What the images tell apart comes first.
+    return sorted(told, key=lambda column: not column["differs"]), left_out
 
 
 Key = tuple[int, str]  # where the group stands, and what it is called
