@@ -148,7 +148,8 @@ def test_what_is_killed_or_frozen_is_replaced_under_load_and_no_answer_is_wrong(
 
     for kind, number in (("stub", signal.SIGKILL), ("tritonserver", signal.SIGSTOP)):
         tally = harm(kind, number, "triton")
-        assert set(tally.counts()) <= {RIGHT, "503", "504"}, "wrong, lost and hung ones are of other kinds"
+        # 429: on a slow machine what has waited for the restart leaves no time for those behind it.
+        assert set(tally.counts()) <= {RIGHT, "429", "503", "504"}, "wrong, lost and hung ones are of other kinds"
         assert tally.count("503") > 0
         assert tally.endings[-1].kind == RIGHT
     tally = harm("worker", signal.SIGKILL, "worker")
