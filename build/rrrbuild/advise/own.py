@@ -66,15 +66,15 @@ def read_own(
             )
         flags = {**flags_of(checkpoint.preprocess), "seed": checkpoint.training.get("seed", 0)}
         data = read_data(flags)
-        return _of_checkpoint(checkpoint, flags, data.images.classes), data
+        return _of_checkpoint(Path(weights), checkpoint, flags, data.images.classes), data
     pretrained = read_pretrained(weights, key=key)
     data = read_data({})
     problem = classifier_problem(pretrained, len(data.images.classes), labels_from="--labels" if ordered else "")
     return Own(weights, weights, pretrained.found.backbone, pretrained.origin, problem), data
 
 
-def _of_checkpoint(checkpoint: Checkpoint, flags: Mapping[str, Any], classes: Collection[str]) -> Own:
-    path, learnt = checkpoint.path, None
+def _of_checkpoint(path: Path, checkpoint: Checkpoint, flags: Mapping[str, Any], classes: Collection[str]) -> Own:
+    learnt = None
     if SPLIT in checkpoint.files:
         learnt = frozenset(file for file, part in read_split(path / SPLIT).items() if part != "test")
     return Own(

@@ -106,15 +106,18 @@ class Advising:
         self._shop, self._more, self._until = shop, more, until
         own, *self._others = candidates(members)
         self._own = rows.of(own)
+        for other in self._others:
+            rows.of(other)
         self._engines: dict[str, Path] = {}
         self._build_seconds: dict[str, float] = {}
         self._costs: dict[str, Cost] = {}
         self._slow = 1.0  # how long trainings take, as against what was estimated
 
     def table(self) -> list[Row]:
-        """One's own network, those that were asked for, and what else was measured."""
-        first = [self._own, *(self.rows.of(other) for other in self._others)]
-        return [*first, *(row for row in self.rows.by_name.values() if row not in first and (row.images or row.note))]
+        """One's own network, then those that were asked for or measured, by their members."""
+        wanted = {OWN, *(other.name for other in self._others)}
+        shown = [row for row in self.rows.by_name.values() if row.name in wanted or row.images or row.note]
+        return sorted(shown, key=lambda row: (row.name != OWN, row.candidate.members, row.candidate.teacher))
 
     def run(self) -> None:
         """Measure all there is time for.
