@@ -210,7 +210,7 @@ class Advising:
             taught = with_teacher(costs[dearest], self.rows.by_name[dearest].macs or own.macs, own.macs)
         last_turns = _TURN_SECONDS * (len(self._engines) + 1)
         shares = divide(self._left - last_turns, own_cost, costs, self._shop.most_epochs, taught=taught)
-        parts = [f"own: {_epochs(shares.own)}"] * (shares.own > 0)
+        parts = [f"own: {_epochs(shares.own)}"] if shares.own and own_cost and own_cost.epoch_seconds else []
         parts += [f"{', '.join(shares.names)}: {_epochs(shares.epochs)}"] * bool(shares.names)
         if parts:
             self._shop.say(f"{max(0.0, self._left) / 60:.1f} minutes are left to train {'; '.join(parts)}")

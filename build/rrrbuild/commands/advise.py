@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rrrbuild.advise.plan import DEFAULT_MEMBERS, parse_members
+from rrrbuild.advise.plan import DEFAULT_MEMBERS, OWN, parse_members
 from rrrbuild.advise.recommend import Advice, recommend
 from rrrbuild.advise.table import document, lines_of, table_of
 from rrrnet import output, tables
@@ -133,7 +133,8 @@ def _tell(advising: "Advising", max_drop: float, minutes: float, out: Path, *, s
 def _next(advice: Advice, target: str, minutes: float, out: Path) -> list[object]:
     """Words of the command that takes the recommended network further, or that looks longer."""
     if advice.name is not None:
-        return ["build", shown(out / "models" / advice.name), "--target", target]
+        insisting = ["--target", target] if advice.name != OWN else []  # that one may be refused for one's own
+        return ["build", shown(out / "models" / advice.name), *insisting]
     words, kept = iter(sys.argv[1:]), list[object]()
     for word in words:
         name, given, _ = word.partition("=")
