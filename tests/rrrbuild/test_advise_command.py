@@ -44,6 +44,7 @@ def training_data(data: Path) -> TrainingData:
     [
         (["--weights", "none"], "--weights none: the question is about a network that is there"),
         (["--weights", "nowhere.pth"], "nowhere.pth: no such file"),
+        (["--weights", "hf://me/net"], "files and checkpoints of this machine: hf download me/net"),
         (["--weights", "imagenet", "--minutes", "0"], "--minutes 0: allowed is a number above 0"),
         (["--weights", "imagenet", "--max-drop", "-1"], "--max-drop -1: allowed are 0 and more"),
         (["--weights", "imagenet", "--members", "0"], "--members 0: give numbers of members from 1 to 256"),

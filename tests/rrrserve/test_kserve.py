@@ -364,8 +364,8 @@ def test_what_the_page_says_to_type_in_python_works(
 ) -> None:
     code = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[number]
     code = code.replace("127.0.0.1:3000", service.url.removeprefix("http://")).replace("127.0.0.1:8001", service.grpc)
-    (tmp_path / "glyph.jpg").write_bytes(png(0))
+    (tmp_path / "cat.jpg").write_bytes(png(0))
     monkeypatch.chdir(tmp_path)
     printed: list[Any] = []
-    exec(code.replace('"glyphs"', '"tiny"'), {"print": printed.append})  # noqa: S102  our own page
+    exec(code.replace('"mine"', '"tiny"'), {"print": printed.append})  # noqa: S102  our own page
     assert [array.shape for array in printed] == [(1, 2) if number == 0 else (1, MEMBERS, len(LABELS))]

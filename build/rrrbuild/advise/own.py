@@ -9,6 +9,7 @@ from rrrnet.checkpoint import DOCUMENT, SPLIT, WEIGHTS, Checkpoint, read_checkpo
 from rrrnet.data.dataset import read_split
 from rrrnet.data.training_data import TrainingData
 from rrrnet.errors import UsageError
+from rrrnet.hub.reference import check_is_here
 from rrrnet.images.preprocess_options import flags_of
 from rrrnet.sealed import sha256_of
 from rrrnet.weights.pretrained import check_source, read_pretrained
@@ -56,6 +57,7 @@ def read_own(
     """
     if weights == "none":
         raise UsageError("--weights none: the question is about a network that is there: give its file or checkpoint")
+    check_is_here(weights)
     check_source(weights, key=key)
     if is_checkpoint(weights):
         checkpoint = read_checkpoint(Path(weights))

@@ -86,7 +86,8 @@ def recommend(rows: Sequence[Row], own: Row, max_drop: float) -> Advice:
         own.name,
         differences[best.name].high < -max_drop,
         f"keep your network: nothing faster comes within {allowed} of it. The nearest is {_told(best)} at "
-        f"{_points(differences[best.name])} ({seen}); more --minutes, more images or a larger --max-drop may do",
+        f"{_points(differences[best.name])} ({seen}); more --minutes (with another --out), more images or a larger "
+        "--max-drop may do",
     )
 
 

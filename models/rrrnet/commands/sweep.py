@@ -123,9 +123,12 @@ def sweep(
 
 def _settled(data: Path, out: Path, weights: str | None, backbone: str | None) -> dict[str, Any]:
     """The weights of all cells and their backbone, found here once and not in each of them."""
+    from rrrnet.hub.reference import check_is_here
     from rrrnet.training.options import Options
     from rrrnet.training.settle import settle_weights
 
+    if weights is not None:
+        check_is_here(weights)
     given = "imagenet" if weights is None else weights
     if given not in ("imagenet", "none"):
         given = str(Path(given).absolute())  # child processes and other machines have folders of their own

@@ -60,6 +60,19 @@ def parse_weights(text: str) -> Reference | None:
     return Reference(f"timm/{text.removeprefix('timm/')}")
 
 
+def check_is_here(weights: str) -> None:
+    """Refuse names of the hub, for a command that takes files and checkpoints of this machine.
+
+    Raises:
+        UsageError: with the command that brings the file here.
+    """
+    if (reference := parse_weights(weights)) is not None:
+        raise UsageError(
+            f"--weights {weights}: taken are files and checkpoints of this machine: hf download {reference.repository} "
+            "tells the path that it brings the file to; tell how it sees images, too"
+        )
+
+
 def named(path: Path | str) -> str:
     """A path as commands and records have it: `hf://OWNER/NAME@COMMIT` for one in the hub's cache."""
     found = _IN_CACHE.search(str(path))
