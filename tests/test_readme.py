@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from rich.text import Text
 from typer.main import get_command
 
 from rrrbench.walk import new_user, own_images_commands
@@ -87,6 +88,15 @@ def test_the_first_hour_was_typed_as_the_readme_says_and_names_no_path_of_a_mach
     page = (ROOT / "docs" / "first_hour.md").read_text()
     assert [command for command in own_images_commands(README) if f"$ {command}\n" not in page] == []
     assert re.findall(r"/(?:tmp|root|home|usr|work)/\S*", page) == []
+
+
+def test_no_word_of_a_help_text_is_taken_for_markup_and_lost() -> None:
+    commands = get_command(make_app()).commands.values()  # type: ignore[attr-defined]  # a group has commands
+    texts = [
+        text for command in commands for text in (command.help, *(option.help for option in command.params)) if text
+    ]
+    assert len(texts) > 100
+    assert [text for text in texts if Text.from_markup(text).plain != text] == []
 
 
 def test_the_help_page_lists_the_commands_in_the_order_of_the_way() -> None:

@@ -53,19 +53,21 @@ def advise(
         typer.Option(help="The classes in the order of your network's outputs, one a line.", show_default="by name"),
     ] = None,
     size: Annotated[
-        int | None, typer.Option(help="Height and width of the input, the whole image squashed [default: 128].")
+        int | None, typer.Option(help="Height and width of the input, the whole image squashed.", show_default="128")
     ] = None,
     preprocess: Annotated[
         str | None, typer.Option(help="squash (the whole image to --size), or crop (--resize, then --crop).")
     ] = None,
     resize: Annotated[int | None, typer.Option(help="Pixels of the shorter side, before --crop.")] = None,
     crop: Annotated[int | None, typer.Option(help="The network's size: a square from the middle.")] = None,
-    interpolation: Annotated[str | None, typer.Option(help="bilinear or bicubic [default: bilinear].")] = None,
+    interpolation: Annotated[str | None, typer.Option(help="bilinear or bicubic.", show_default="bilinear")] = None,
     mean: Annotated[
-        str | None, typer.Option(metavar="R,G,B", help="Of pixels in [0, 1] [default: ImageNet's].")
+        str | None, typer.Option(metavar="R,G,B", help="Of pixels in [0, 1].", show_default="ImageNet's")
     ] = None,
     std: Annotated[str | None, typer.Option(metavar="R,G,B", help="Their standard deviation.")] = None,
-    bgr: Annotated[bool | None, typer.Option("--bgr/--rgb", help="Order of the input channels [default: RGB].")] = None,
+    bgr: Annotated[
+        bool | None, typer.Option("--bgr/--rgb", help="Order of the input channels.", show_default="RGB")
+    ] = None,
     test_data: Annotated[
         Path | None, typer.Option(help="A second data folder, of the same classes, to test on.")
     ] = None,

@@ -20,8 +20,10 @@ def describe(
         Path | None, typer.Argument(help="A checkpoint folder, or hf://OWNER/NAME; or give --members.")
     ] = None,
     members: Annotated[int | None, typer.Option(help="Branches of the ensemble; 1 is the reduced network.")] = None,
-    classes: Annotated[int | None, typer.Option(help="Number of classes [default: 20].")] = None,
-    size: Annotated[int | None, typer.Option(help="Image size in pixels [default: 128, or the checkpoint's].")] = None,
+    classes: Annotated[int | None, typer.Option(help="Number of classes.", show_default="20")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Image size in pixels.", show_default="128, or the checkpoint's")
+    ] = None,
     backbone: Annotated[
         str | None,
         typer.Option(

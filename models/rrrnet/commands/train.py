@@ -59,8 +59,8 @@ def train(
     size: Annotated[
         int | None,
         typer.Option(
-            help="Height and width of the network's input in pixels, the whole image squashed [default: 128, from "
-            "scratch 64]."
+            help="Height and width of the network's input in pixels, the whole image squashed.",
+            show_default="128, from scratch 64",
         ),
     ] = None,
     minutes: Annotated[
@@ -106,20 +106,21 @@ def train(
         str | None, typer.Option(help="squash (the whole image to --size), or crop (--resize, then --crop).")
     ] = None,
     resize: Annotated[
-        int | None, typer.Option(help="Pixels of the shorter side, before --crop [default: 256].")
+        int | None, typer.Option(help="Pixels of the shorter side, before --crop.", show_default="256")
     ] = None,
     crop: Annotated[
-        int | None, typer.Option(help="The network's size: a square from the middle; excludes --size [default: 224].")
+        int | None,
+        typer.Option(help="The network's size: a square from the middle; excludes --size.", show_default="224"),
     ] = None,
-    interpolation: Annotated[str | None, typer.Option(help="bilinear or bicubic [default: bilinear].")] = None,
+    interpolation: Annotated[str | None, typer.Option(help="bilinear or bicubic.", show_default="bilinear")] = None,
     mean: Annotated[
-        str | None, typer.Option(metavar="R,G,B", help="Mean of pixels in [0, 1] [default: ImageNet's].")
+        str | None, typer.Option(metavar="R,G,B", help="Mean of pixels in [0, 1].", show_default="ImageNet's")
     ] = None,
     std: Annotated[
-        str | None, typer.Option(metavar="R,G,B", help="Their standard deviation [default: ImageNet's].")
+        str | None, typer.Option(metavar="R,G,B", help="Their standard deviation.", show_default="ImageNet's")
     ] = None,
     bgr: Annotated[
-        bool | None, typer.Option("--bgr/--rgb", help="Order of the network's input channels [default: RGB].")
+        bool | None, typer.Option("--bgr/--rgb", help="Order of the network's input channels.", show_default="RGB")
     ] = None,
     max_pixels: Annotated[
         int, typer.Option(help="Width x height of the largest image to take; decoding takes 4 to 12 bytes a pixel.")
@@ -130,8 +131,8 @@ def train(
     augmentation: Annotated[
         str | None,
         typer.Option(
-            help="Random changes of training images: paper, quick, scratch (colours too) or none [default: the "
-            "recipe's; scratch for quick from random weights in 20 epochs and more]."
+            help="Random changes of training images: paper, quick, scratch (colours too) or none.",
+            show_default="the recipe's; scratch for quick from random weights in 20 epochs and more",
         ),
     ] = None,
     aligned: Annotated[bool, typer.Option("--aligned", help="Widths in multiples of 8 (not the paper's).")] = False,
