@@ -161,6 +161,8 @@ def test_cells_of_other_settings_are_not_put_into_one_table() -> None:
         check_settings(measured, {"size": 128}, {})
     with pytest.raises(UsageError, match=r"with lr 0\.001, now it is not given"):
         check_settings(measured, {"size": 64}, {Cell("letters", "full", 0): {"lr": None}})
+    with pytest.raises(UsageError, match="with size 64, now it is not given"):
+        check_settings(measured, {}, {})
 
 
 def test_a_file_that_is_no_result_is_named(tmp_path: Path) -> None:

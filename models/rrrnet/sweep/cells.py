@@ -12,6 +12,7 @@ from rrrnet.files import write_atomically
 FORMAT_VERSION = 1
 TAUGHT = "-taught"  # behind a method that learned from a teacher's answers too
 _CELLS, _MODELS, _FAILED = "cells", "models", ".failed.json"
+_OWN = ("lr", "teacher")  # settings of single cells
 
 
 @dataclass(frozen=True, order=True)
@@ -125,7 +126,8 @@ def check_settings(
         UsageError: a setting differs; names it and both values.
     """
     for cell, document in measured.items():
-        for name, value in {**shared, **own.get(cell, {})}.items():
+        not_given = {name: None for name in document["settings"] if name not in _OWN}
+        for name, value in {**not_given, **shared, **own.get(cell, {})}.items():
             before = document["settings"].get(name)
             if before != value:
                 raise UsageError(
