@@ -18,10 +18,11 @@ from rrrnet.sweep.cells import Cell, Folder, check_settings
 from rrrnet.sweep.plan import Plan, read_lrs
 from rrrnet.sweep.run import run
 from rrrnet.sweep.runners import Event
+from rrrnet.sweep.table import summarise
 from rrrnet.sweep.training import Request, Result, attempt, choose
 
 TRAINING = {"weights": "none", "epochs": 1, "size": 32, "batch_size": 8, "precision": "fp32"}
-MEASURED = {"accuracy": 0.5, "correct": 1, "images": 2, "seconds": 1.0, "lr": 0.001, "data_sha256": "same"}
+MEASURED = {"accuracy": 0.5, "correct": 1, "images": 2, "seconds": 1.0, "lr": 0.001}
 MEASURED |= {"nll": 0.5, "ece": 0.1, "epochs": 1, "size": 32, "parameters": 8e6, "macs": 1e8}
 
 
@@ -42,6 +43,7 @@ class FakeRunner:
     """Ends each cell at once, in the order they were started; those named fail."""
 
     failing: frozenset[str] = frozenset()
+    images: str = "same"
     slots: int = 1
     started: list[str] = field(default_factory=list)
     lrs: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
@@ -54,7 +56,7 @@ class FakeRunner:
 
     def poll(self, seconds: float) -> Iterator[Event]:
         cell, request = self.waiting.pop(0)
-        found = Result({**MEASURED, "settings": request.settings})
+        found = Result({**MEASURED, "data_sha256": self.images, "settings": request.settings})
         yield Event(cell, 1.0, result=Result(None, "out of luck") if str(cell) in self.failing else found)
 
     def stop(self) -> None:
@@ -109,6 +111,24 @@ def test_failures_of_cells_that_are_not_asked_for_now_neither_count_nor_are_prom
     command.sweep([letters], tmp_path, methods="reduced", **asked)
     assert "failed" not in capsys.readouterr().err
     assert json.loads((tmp_path / "sweep.json").read_text())["failed"] == {"letters/full-seed0": "out of luck"}
+
+
+def test_a_data_set_that_has_changed_ends_its_cells_with_the_first_and_leaves_the_table_of_the_rest(
+    letters: Path, tmp_path: Path
+) -> None:
+    other, out = tmp_path / "other", tmp_path / "out"
+    other.mkdir()
+    assert swept(plan(letters, out), FakeRunner(), cells=1) is False
+    asked, runner = replace(plan(letters, out, keep=True), data=(letters, other)), FakeRunner(images="changed")
+    asked.folder.model(Cell("letters", "reduced", 0)).mkdir(parents=True)
+    assert swept(asked, runner), "the other data set goes on"
+    assert runner.started[:2] == ["letters/reduced-seed0", "other/full-seed0"]
+    reasons = {str(cell): document["reason"] for cell, document in asked.folder.failures().items()}
+    assert reasons.keys() == {"letters/reduced-seed0", "letters/full-seed1", "letters/reduced-seed1"}
+    assert reasons["letters/reduced-seed0"].startswith("letters/reduced-seed0 was trained on other images than")
+    assert reasons["letters/full-seed1"] == "its images have changed, as letters/reduced-seed0 told"
+    assert not asked.folder.model(Cell("letters", "reduced", 0)).exists()
+    assert [row["method"] for row in summarise(asked.folder.results())["rows"]] == ["full", "full", "reduced"]
 
 
 def test_of_several_learning_rates_the_first_seed_tries_all_and_the_others_take_its_choice(

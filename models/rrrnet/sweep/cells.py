@@ -136,5 +136,26 @@ def check_settings(
                 )
 
 
+def images_of(results: Mapping[Cell, Mapping[str, Any]]) -> dict[str, str]:
+    """The digest of each data set's images.
+
+    Raises:
+        ArtifactError: two cells of one data set were trained on different images.
+    """
+    seen: dict[str, str] = {}
+    for cell, document in results.items():
+        if seen.setdefault(cell.dataset, document["data_sha256"]) != document["data_sha256"]:
+            raise ArtifactError(changed(cell))
+    return seen
+
+
+def changed(cell: Cell) -> str:
+    """What is said of a cell whose images are not those of the cells before it."""
+    return (
+        f"{cell} was trained on other images than the cells of {cell.dataset} before it: the data set has "
+        "changed; remove its older files from the folder cells, and they are trained again"
+    )
+
+
 def _told(value: Any) -> str:
     return "not given" if value is None else ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from rrrnet.errors import ArtifactError
-from rrrnet.sweep.cells import FORMAT_VERSION, Cell
+from rrrnet.sweep.cells import FORMAT_VERSION, Cell, images_of
 
 CONFIDENCE = 0.95
 _STUDENTS = ("ensemble", "reduced")
@@ -45,7 +44,7 @@ def summarise(results: Results, *, order: Sequence[str] = ()) -> dict[str, Any]:
     found = dict.fromkeys(cell.method for cell in results)
     methods = [*(name for name in order if name in found), *(name for name in found if name not in order)]
     datasets = list(dict.fromkeys(cell.dataset for cell in results))
-    _check_data(results)
+    images_of(results)
     rows = [
         _row(dataset, method, chosen)
         for dataset in datasets
@@ -78,17 +77,6 @@ def _compared(ours: str, other: str) -> bool:
     if not ours.startswith(_STUDENTS) or other not in _BASES or ours == other:
         return False
     return other == "full" or ours.startswith(("ensemble", other))
-
-
-def _check_data(results: Results) -> None:
-    seen: dict[str, str] = {}
-    for cell, document in results.items():
-        digest = document["data_sha256"]
-        if seen.setdefault(cell.dataset, digest) != digest:
-            raise ArtifactError(
-                f"{cell} was trained on other images than the cells of {cell.dataset} before it: the data set has "
-                "changed; remove its older files from the folder cells, and they are trained again"
-            )
 
 
 def _of(results: Results, dataset: str, method: str) -> list[Mapping[str, Any]]:
