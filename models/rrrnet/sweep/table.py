@@ -13,11 +13,16 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from rrrnet.sweep.cells import FORMAT_VERSION, Cell, images_of
+from rrrnet.sweep.cells import FORMAT_VERSION, TAUGHT, Cell, images_of
 
 CONFIDENCE = 0.95
-_STUDENTS = ("ensemble", "reduced")
-_BASES = ("full", "reduced", "ensemble")
+# A small network with the whole one, the ensemble with one branch, and what was taught with what was not.
+_COMPARED = {
+    "reduced": ("full",),
+    "ensemble": ("full", "reduced"),
+    f"reduced{TAUGHT}": ("full", "reduced"),
+    f"ensemble{TAUGHT}": ("full", "reduced", "ensemble", f"reduced{TAUGHT}"),
+}
 Results = Mapping[Cell, Mapping[str, Any]]
 
 
@@ -67,16 +72,9 @@ def summarise(results: Results, *, order: Sequence[str] = ()) -> dict[str, Any]:
             difference
             for ours in methods
             for other in methods
-            if _compared(ours, other) and (difference := _difference(results, ours, other))
+            if other in _COMPARED.get(ours, ()) and (difference := _difference(results, ours, other))
         ],
     }
-
-
-def _compared(ours: str, other: str) -> bool:
-    """A small network with the whole one, the ensemble with one branch, and what was taught with what was not."""
-    if not ours.startswith(_STUDENTS) or other not in _BASES or ours == other:
-        return False
-    return other == "full" or ours.startswith(("ensemble", other))
 
 
 def _of(results: Results, dataset: str, method: str) -> list[Mapping[str, Any]]:
