@@ -16,7 +16,6 @@ from rrrnet.training.threads import wait_asleep
 
 if TYPE_CHECKING:
     from rrrnet.training.adapt import Adapted
-    from rrrnet.training.training_state import Progress
 
 _STOPPING = "stopping after this step: the size that is being tuned is not written"
 
@@ -43,15 +42,8 @@ def adapt(
 
     command = shlex.join(["rrr", *sys.argv[1:]])
     options = adapting.AdaptOptions(checkpoint, out, tuple(size), data, epochs, lr, seed, device, overwrite, command)
-    with stop_requested(_STOPPING) as requested, training_bar(reads_images=True) as (started, report):
-
-        def report_and_run(progress: "Progress", steps: int) -> None:
-            requested.running = True
-            report(progress, steps)
-
-        found = adapting.adapt(
-            options, report=report_and_run, stop=lambda: requested.stop, say=output.say, started=started
-        )
+    with stop_requested(_STOPPING) as requested, training_bar(requested, reads_images=True) as (started, report):
+        found = adapting.adapt(options, report=report, stop=lambda: requested.stop, say=output.say, started=started)
     _finish(found, options.outs(), checkpoint, as_json=as_json)
 
 
