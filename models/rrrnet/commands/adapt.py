@@ -12,6 +12,7 @@ from rich.table import Table
 
 from rrrnet import output, tables
 from rrrnet.stopping import stop_requested
+from rrrnet.training.recipes import ADAPT_EPOCHS, ADAPT_LR
 from rrrnet.training.threads import wait_asleep
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ def adapt(
     size: Annotated[list[int], typer.Option(help="Pixels of the network's input; may be given repeatedly.")],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write; with several sizes OUT-SIZE for each.")],
     data: Annotated[Path | None, typer.Option(help="Data folder; default: the one it was trained on.")] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the training images for each size.")] = 10,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images for each size.")] = ADAPT_EPOCHS,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = ADAPT_LR,
     seed: Annotated[int, typer.Option(help="Decides the order of the images.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the checkpoints that are there.")] = False,
