@@ -6,10 +6,10 @@ from rrrnet.training.training_state import Progress
 
 
 def test_a_signal_waits_from_the_first_step_to_the_end_of_the_bar() -> None:
-    requested = Stopping()
+    requested, seen = Stopping(), list[bool]()
     with training_bar(requested, reads_images=True) as (started, report):
         started(1, 2)
-        assert not requested.running, "nothing would be lost yet"
+        seen.append(requested.running)
         report(Progress(step=1), 2)
-        assert requested.running
-    assert not requested.running
+        seen.append(requested.running)
+    assert [*seen, requested.running] == [False, True, False]
