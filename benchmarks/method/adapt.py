@@ -21,8 +21,9 @@ from rrrbench.pages import write_between
 from rrrbench.tables import markdown
 from rrrnet import output
 from rrrnet.checkpoint import read_checkpoint
-from rrrnet.training.adapt import EPOCHS, AdaptOptions, adapt
+from rrrnet.training.adapt import AdaptOptions, adapt
 from rrrnet.training.bar import training_bar
+from rrrnet.training.recipes import ADAPT_EPOCHS
 
 SCRIPT = "benchmarks/method/adapt.py"
 
@@ -64,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="*", type=Path)
     parser.add_argument("--size", type=int, action="append", help="repeatable; without: 64, 96 and 128")
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--epochs", type=int, default=ADAPT_EPOCHS)
     parser.add_argument("--cache", type=Path, default=CACHE, help="where adapted checkpoints are left")
     parser.add_argument("--out", type=Path, default=RESULTS / "adapt.json", help="result file")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "adapt.md")

@@ -37,7 +37,7 @@ def connected(address: str) -> Iterator[Cluster]:
     """Connect to a cluster, or start one on this machine for `LOCAL`.
 
     Raises:
-        CheckFailedError: there is no such cluster, or what runs there fails.
+        CheckFailedError: there is no such cluster, it has no cores, or what runs there fails.
     """
     # Keeps what Ray's core says to itself off the terminal, of this process and its children.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -56,6 +56,11 @@ def connected(address: str) -> Iterator[Cluster]:
         raise CheckFailedError(f"{message}: ray start --head starts one, and --ray local needs none") from error
     try:
         counts = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+        if not any(counts):
+            raise CheckFailedError(
+                f"--ray {address}: the machines of this cluster offer 0 CPU cores: "
+                "ray start --address HOST:PORT --num-cpus N adds one that has some"
+            )
         yield Cluster(tuple(filter(None, counts)))
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None) or error.__cause__ or error

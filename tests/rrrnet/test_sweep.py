@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
+from rrrnet.commands import sweep as command
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.glyphs.generate import generate_glyphs
 from rrrnet.glyphs.options import GlyphOptions
@@ -15,10 +18,12 @@ from rrrnet.sweep.cells import Cell, Folder, check_settings
 from rrrnet.sweep.plan import Plan, read_lrs
 from rrrnet.sweep.run import run
 from rrrnet.sweep.runners import Event
+from rrrnet.sweep.table import summarise
 from rrrnet.sweep.training import Request, Result, attempt, choose
 
 TRAINING = {"weights": "none", "epochs": 1, "size": 32, "batch_size": 8, "precision": "fp32"}
 MEASURED = {"accuracy": 0.5, "correct": 1, "images": 2, "seconds": 1.0, "lr": 0.001}
+MEASURED |= {"nll": 0.5, "ece": 0.1, "epochs": 1, "size": 32, "parameters": 8e6, "macs": 1e8}
 
 
 @pytest.fixture(scope="module")
@@ -38,20 +43,21 @@ class FakeRunner:
     """Ends each cell at once, in the order they were started; those named fail."""
 
     failing: frozenset[str] = frozenset()
+    images: str = "same"
     slots: int = 1
     started: list[str] = field(default_factory=list)
     lrs: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
-    waiting: list[Cell] = field(default_factory=list)
+    waiting: list[tuple[Cell, Request]] = field(default_factory=list)
 
     def start(self, cell: Cell, request: Request) -> None:
         self.started.append(str(cell))
         self.lrs[str(cell)] = tuple(options.lr for options in request.options)
-        self.waiting.append(cell)
+        self.waiting.append((cell, request))
 
     def poll(self, seconds: float) -> Iterator[Event]:
-        cell = self.waiting.pop(0)
-        bad = str(cell) in self.failing
-        yield Event(cell, 1.0, result=Result(None, "out of luck") if bad else Result({**MEASURED, "settings": {}}))
+        cell, request = self.waiting.pop(0)
+        found = Result({**MEASURED, "data_sha256": self.images, "settings": request.settings})
+        yield Event(cell, 1.0, result=Result(None, "out of luck") if str(cell) in self.failing else found)
 
     def stop(self) -> None:
         self.waiting.clear()
@@ -90,6 +96,39 @@ def test_a_failed_cell_is_a_file_with_the_reason_and_is_tried_again(letters: Pat
     again = FakeRunner()
     assert swept(asked, again)
     assert (again.started, failure.exists()) == (["letters/full-seed0"], False)
+
+
+def test_failures_of_cells_that_are_not_asked_for_now_neither_count_nor_are_promised(
+    letters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unlucky = FakeRunner(failing=frozenset({"letters/full-seed0"}))
+    monkeypatch.setattr(command, "_runner", lambda ray, cores: nullcontext(unlucky))
+    asked: dict[str, Any] = {"seeds": 1, "weights": "none", "size": 32}
+    with pytest.raises(typer.Exit) as ended:
+        command.sweep([letters], tmp_path, methods="full,reduced", **asked)
+    assert ended.value.exit_code == 1
+    assert "1 cell failed; the same command tries again: letters/full-seed0" in capsys.readouterr().err
+    command.sweep([letters], tmp_path, methods="reduced", **asked)
+    assert "failed" not in capsys.readouterr().err
+    assert json.loads((tmp_path / "sweep.json").read_text())["failed"] == {"letters/full-seed0": "out of luck"}
+
+
+def test_a_data_set_that_has_changed_ends_its_cells_with_the_first_and_leaves_the_table_of_the_rest(
+    letters: Path, tmp_path: Path
+) -> None:
+    other, out = tmp_path / "other", tmp_path / "out"
+    other.mkdir()
+    assert swept(plan(letters, out), FakeRunner(), cells=1) is False
+    asked, runner = replace(plan(letters, out, keep=True), data=(letters, other)), FakeRunner(images="changed")
+    asked.folder.model(Cell("letters", "reduced", 0)).mkdir(parents=True)
+    assert swept(asked, runner), "the other data set goes on"
+    assert runner.started[:2] == ["letters/reduced-seed0", "other/full-seed0"]
+    reasons = {str(cell): document["reason"] for cell, document in asked.folder.failures().items()}
+    assert reasons.keys() == {"letters/reduced-seed0", "letters/full-seed1", "letters/reduced-seed1"}
+    assert reasons["letters/reduced-seed0"].startswith("letters/reduced-seed0 was trained on other images than")
+    assert reasons["letters/full-seed1"] == "its images have changed, as letters/reduced-seed0 told"
+    assert not asked.folder.model(Cell("letters", "reduced", 0)).exists()
+    assert [row["method"] for row in summarise(asked.folder.results())["rows"]] == ["full", "full", "reduced"]
 
 
 def test_of_several_learning_rates_the_first_seed_tries_all_and_the_others_take_its_choice(
@@ -161,6 +200,8 @@ def test_cells_of_other_settings_are_not_put_into_one_table() -> None:
         check_settings(measured, {"size": 128}, {})
     with pytest.raises(UsageError, match=r"with lr 0\.001, now it is not given"):
         check_settings(measured, {"size": 64}, {Cell("letters", "full", 0): {"lr": None}})
+    with pytest.raises(UsageError, match="with size 64, now it is not given"):
+        check_settings(measured, {}, {})
 
 
 def test_a_file_that_is_no_result_is_named(tmp_path: Path) -> None:

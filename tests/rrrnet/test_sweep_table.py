@@ -60,10 +60,23 @@ def test_a_difference_is_over_pairs_and_over_data_sets() -> None:
     assert row["over_pairs"]["mean"] == row["over_datasets"]["mean"] == pytest.approx(-0.02)
 
 
-def test_what_was_taught_is_compared_with_what_was_not() -> None:
-    taught = {Cell("thai", "ensemble-taught", seed): document(0.95) for seed in (0, 1)}
-    found = {(row["of"], row["less"]) for row in summarise(results() | taught)["differences"]}
-    assert {("ensemble-taught", "full"), ("ensemble-taught", "ensemble"), ("ensemble-taught", "reduced")} <= found
+def test_what_was_taught_is_compared_with_what_was_not_and_its_ensemble_with_its_one_branch() -> None:
+    taught = {Cell("thai", f"{method}-taught", 0): document(0.95) for method in ("reduced", "ensemble")}
+    alone = {cell: found for cell, found in results().items() if cell.method == "full"} | taught
+    assert compared(alone) == {
+        ("reduced-taught", "full"),
+        ("ensemble-taught", "full"),
+        ("ensemble-taught", "reduced-taught"),
+    }
+    assert compared(results() | taught) - compared(alone) - compared(results()) == {
+        ("reduced-taught", "reduced"),
+        ("ensemble-taught", "reduced"),
+        ("ensemble-taught", "ensemble"),
+    }
+
+
+def compared(cells: dict[Cell, dict[str, Any]]) -> set[tuple[str, str]]:
+    return {(row["of"], row["less"]) for row in summarise(cells)["differences"]}
 
 
 def test_a_data_set_that_lacks_cells_counts_neither_for_ranks_nor_for_wins() -> None:

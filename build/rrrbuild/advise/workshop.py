@@ -34,7 +34,6 @@ from rrrnet.training.metrics import mean_of_members
 from rrrnet.training.options import Options
 from rrrnet.training.planning import cost_here
 from rrrnet.training.recipes import find_recipe
-from rrrnet.training.training_state import Progress
 
 _NO_TRUST = Trust(cascade=False, calibrate=False)  # rrr build may find a cascade, which is faster still
 # Random weights: their accuracy and labels say nothing about an engine's speed.
@@ -147,21 +146,12 @@ class Workshop:
         return folder
 
     def _fit(self, options: Options, until: float, *, told: bool = True) -> Any:
-        requested = self._requested
-        with training_bar(reads_images=True) as (started, report):
+        def stop() -> bool:
+            return self._requested.stop or self.clock() > until
 
-            def report_and_run(progress: Progress, steps: int) -> None:
-                requested.running = True
-                report(progress, steps)
-
-            def stop() -> bool:
-                return requested.stop or self.clock() > until
-
-            say = self.say if told else lambda _: None
-            try:
-                return fit(options, report=report_and_run, stop=stop, say=say, started=started)
-            finally:
-                requested.running = False
+        say = self.say if told else lambda _: None
+        with training_bar(self._requested, reads_images=True) as (started, report):
+            return fit(options, report=report, stop=stop, say=say, started=started)
 
     def build(self, wanted: Candidate, checkpoint: Path, target: str | None, *, trained: bool) -> Built:
         """Its engine, of a trained network in engines/.

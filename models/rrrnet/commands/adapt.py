@@ -12,11 +12,11 @@ from rich.table import Table
 
 from rrrnet import output, tables
 from rrrnet.stopping import stop_requested
+from rrrnet.training.recipes import ADAPT_EPOCHS, ADAPT_LR
 from rrrnet.training.threads import wait_asleep
 
 if TYPE_CHECKING:
     from rrrnet.training.adapt import Adapted
-    from rrrnet.training.training_state import Progress
 
 _STOPPING = "stopping after this step: the size that is being tuned is not written"
 
@@ -26,8 +26,8 @@ def adapt(
     size: Annotated[list[int], typer.Option(help="Pixels of the network's input; may be given repeatedly.")],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write; with several sizes OUT-SIZE for each.")],
     data: Annotated[Path | None, typer.Option(help="Data folder; default: the one it was trained on.")] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the training images for each size.")] = 10,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images for each size.")] = ADAPT_EPOCHS,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = ADAPT_LR,
     seed: Annotated[int, typer.Option(help="Decides the order of the images.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the checkpoints that are there.")] = False,
@@ -43,15 +43,8 @@ def adapt(
 
     command = shlex.join(["rrr", *sys.argv[1:]])
     options = adapting.AdaptOptions(checkpoint, out, tuple(size), data, epochs, lr, seed, device, overwrite, command)
-    with stop_requested(_STOPPING) as requested, training_bar(reads_images=True) as (started, report):
-
-        def report_and_run(progress: "Progress", steps: int) -> None:
-            requested.running = True
-            report(progress, steps)
-
-        found = adapting.adapt(
-            options, report=report_and_run, stop=lambda: requested.stop, say=output.say, started=started
-        )
+    with stop_requested(_STOPPING) as requested, training_bar(requested, reads_images=True) as (started, report):
+        found = adapting.adapt(options, report=report, stop=lambda: requested.stop, say=output.say, started=started)
     _finish(found, options.outs(), checkpoint, as_json=as_json)
 
 

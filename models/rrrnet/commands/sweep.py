@@ -186,14 +186,19 @@ def _bar(count: int) -> Iterator[Any]:
 
 
 def _finish(plan: "Plan", *, complete: bool, as_json: bool) -> None:
-    """Write and print the table of all that the folder has; exit with 130 if it was stopped, with 1 if cells failed."""
+    """Write and print the table of all that the folder has; exit with 130 if it was stopped, with 1 if cells failed.
+
+    Failed cells that are not asked for now are told in sweep.json alone.
+    """
     from rrrnet.sweep import markdown, plot
     from rrrnet.sweep.cells import TAUGHT
     from rrrnet.sweep.table import summarise
 
     folder, results = plan.folder, plan.folder.results()
-    failed = {str(cell): document["reason"] for cell, document in plan.folder.failures().items()}
+    failures = folder.failures()
+    lost = [str(cell) for cell in plan.to_run(results) if cell in failures]
     if results:
+        failed = {str(cell): document["reason"] for cell, document in failures.items()}
         summary = {**summarise(results, order=METHODS), "settings": plan.shared_settings(), "failed": failed}
         write_atomically(
             folder.path / "sweep.json", (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode()
@@ -212,12 +217,12 @@ def _finish(plan: "Plan", *, complete: bool, as_json: bool) -> None:
                     tables.print_table(_table(title, header, rows))
             names = ["sweep.json", "sweep.md", *(["sweep.svg"] if drawn else [])]
             output.print_line(f"written to {folder.path}: {', '.join(names)}")
-    if failed:
-        output.say(f"{_count(len(failed), 'cell')} failed; the same command tries again: {', '.join(failed)}")
+    if lost:
+        output.say(f"{_count(len(lost), 'cell')} failed; the same command tries again: {', '.join(lost)}")
     if not complete:
         output.say("stopped: the same command goes on with what is left")
         raise typer.Exit(130)
-    if failed:
+    if lost:
         raise typer.Exit(CheckFailedError.exit_code)
     if not as_json:
         best = min(summary["methods"], key=lambda row: row["rank"] or 0)["method"]

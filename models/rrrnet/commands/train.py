@@ -14,7 +14,6 @@ from rrrnet.training.threads import wait_asleep
 
 if TYPE_CHECKING:
     from rrrnet.training.fit import Outcome
-    from rrrnet.training.training_state import Progress
 
 _STOPPING = "stopping after this step (again: stop now and lose the work since the last save)"
 
@@ -203,13 +202,11 @@ def train(
         command=shlex.join(["rrr", *sys.argv[1:]]),
         data_options=DataOptions(strict, test_fraction, test_data, groups, min_per_class),
     )
-    with stop_requested(_STOPPING) as requested, training_bar(reads_images=data is not None) as (started, report):
-
-        def report_and_run(progress: "Progress", steps: int) -> None:
-            requested.running = True
-            report(progress, steps)
-
-        outcome = fit(options, report=report_and_run, stop=lambda: requested.stop, say=output.say, started=started)
+    with (
+        stop_requested(_STOPPING) as requested,
+        training_bar(requested, reads_images=data is not None) as (started, report),
+    ):
+        outcome = fit(options, report=report, stop=lambda: requested.stop, say=output.say, started=started)
     _finish(outcome, options.out, as_json=as_json)
 
 

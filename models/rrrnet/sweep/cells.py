@@ -12,6 +12,7 @@ from rrrnet.files import write_atomically
 FORMAT_VERSION = 1
 TAUGHT = "-taught"  # behind a method that learned from a teacher's answers too
 _CELLS, _MODELS, _FAILED = "cells", "models", ".failed.json"
+_OWN = ("lr", "teacher")  # settings of single cells
 
 
 @dataclass(frozen=True, order=True)
@@ -125,13 +126,35 @@ def check_settings(
         UsageError: a setting differs; names it and both values.
     """
     for cell, document in measured.items():
-        for name, value in {**shared, **own.get(cell, {})}.items():
+        not_given = {name: None for name in document["settings"] if name not in _OWN}
+        for name, value in {**not_given, **shared, **own.get(cell, {})}.items():
             before = document["settings"].get(name)
             if before != value:
                 raise UsageError(
                     f"{cell} was measured with {name} {_told(before)}, now it is {_told(value)}: one table cannot hold "
                     "both; give the same options, or another --out"
                 )
+
+
+def images_of(results: Mapping[Cell, Mapping[str, Any]]) -> dict[str, str]:
+    """The digest of each data set's images.
+
+    Raises:
+        ArtifactError: two cells of one data set were trained on different images.
+    """
+    seen: dict[str, str] = {}
+    for cell, document in results.items():
+        if seen.setdefault(cell.dataset, document["data_sha256"]) != document["data_sha256"]:
+            raise ArtifactError(changed(cell))
+    return seen
+
+
+def changed(cell: Cell) -> str:
+    """What is said of a cell whose images are not those of the cells before it."""
+    return (
+        f"{cell} was trained on other images than the cells of {cell.dataset} before it: the data set has "
+        "changed; remove its older files from the folder cells, and they are trained again"
+    )
 
 
 def _told(value: Any) -> str:

@@ -1,12 +1,12 @@
 """Run the cells that are left, as many at once as there is room for, each when those that it waits for are done."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rrrnet.errors import RRRError
-from rrrnet.sweep.cells import Cell
+from rrrnet.sweep.cells import Cell, changed, images_of
 from rrrnet.sweep.plan import Plan
 from rrrnet.sweep.runners import Event, Runner
 from rrrnet.sweep.training import Request, Result
@@ -29,19 +29,24 @@ def run(
         say: told how each cell ended.
 
     Returns:
-        Whether it got to the end; cells may have failed all the same.
+        Whether it got to the end; cells may have failed all the same, as all do whose data set has changed since others
+        of its cells were measured.
+
+    Raises:
+        ArtifactError: cells of one data set were measured on different images before.
     """
-    settings, asked = plan.shared_settings(), set(cells)
+    settings, asked, images = plan.shared_settings(), set(cells), images_of(plan.folder.results())
     waiting, shares, done, failed = list(cells), dict[Cell, float](), 0, set[Cell]()
+    other_images: dict[str, Cell] = {}  # data sets that have changed, each with the cell that showed it
     try:
         while waiting or shares:
             for cell in list(waiting):
                 needed = [need for need in plan.needs(cell) if need in asked]
-                if lost := [need for need in needed if need in failed]:
+                if reason := _hopeless(cell, needed, failed, other_images):
                     waiting.remove(cell)
                     failed.add(cell)
                     done += 1
-                    _keep(plan, cell, Result(None, f"it needs {lost[0]}, which failed"), settings, say)
+                    _keep(plan, cell, Result(None, reason), settings, say)
                 elif len(shares) < runner.slots and not any(need in waiting or need in shares for need in needed):
                     waiting.remove(cell)
                     try:
@@ -60,9 +65,14 @@ def run(
                     del shares[event.cell]
                     shutil.rmtree(_stage(plan, event.cell), ignore_errors=True)  # a process that crashed leaves it
                     done += 1
-                    if event.result.document is None:
+                    result = event.result
+                    if result.document and not _same_images(event.cell, result.document, images):
+                        other_images.setdefault(event.cell.dataset, event.cell)
+                        shutil.rmtree(plan.folder.model(event.cell), ignore_errors=True)  # it teaches no other
+                        result = Result(None, changed(event.cell), result.said)
+                    if result.document is None:
                         failed.add(event.cell)
-                    _keep(plan, event.cell, event.result, settings, say)
+                    _keep(plan, event.cell, result, settings, say)
                 show(done + sum(shares.values()), _text(event))
             if stop():
                 return False
@@ -71,6 +81,19 @@ def run(
         runner.stop()
         for cell in shares:
             shutil.rmtree(_stage(plan, cell), ignore_errors=True)
+
+
+def _hopeless(cell: Cell, needed: list[Cell], failed: set[Cell], other_images: Mapping[str, Cell]) -> str:
+    """Why a cell need not be tried; empty if it has to be."""
+    if first := other_images.get(cell.dataset):
+        return f"its images have changed, as {first} told"
+    return next((f"it needs {need}, which failed" for need in needed if need in failed), "")
+
+
+def _same_images(cell: Cell, document: Mapping[str, Any], images: dict[str, str]) -> bool:
+    """Whether a cell saw the images of its data set's others; the first one's are put into `images`."""
+    digest: str = document["data_sha256"]
+    return images.setdefault(cell.dataset, digest) == digest
 
 
 def _text(event: Event) -> str:

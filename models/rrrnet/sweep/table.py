@@ -13,12 +13,16 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from rrrnet.errors import ArtifactError
-from rrrnet.sweep.cells import FORMAT_VERSION, Cell
+from rrrnet.sweep.cells import FORMAT_VERSION, TAUGHT, Cell, images_of
 
 CONFIDENCE = 0.95
-_STUDENTS = ("ensemble", "reduced")
-_BASES = ("full", "reduced", "ensemble")
+# A small network with the whole one, the ensemble with one branch, and what was taught with what was not.
+_COMPARED = {
+    "reduced": ("full",),
+    "ensemble": ("full", "reduced"),
+    f"reduced{TAUGHT}": ("full", "reduced"),
+    f"ensemble{TAUGHT}": ("full", "reduced", "ensemble", f"reduced{TAUGHT}"),
+}
 Results = Mapping[Cell, Mapping[str, Any]]
 
 
@@ -45,7 +49,7 @@ def summarise(results: Results, *, order: Sequence[str] = ()) -> dict[str, Any]:
     found = dict.fromkeys(cell.method for cell in results)
     methods = [*(name for name in order if name in found), *(name for name in found if name not in order)]
     datasets = list(dict.fromkeys(cell.dataset for cell in results))
-    _check_data(results)
+    images_of(results)
     rows = [
         _row(dataset, method, chosen)
         for dataset in datasets
@@ -68,27 +72,9 @@ def summarise(results: Results, *, order: Sequence[str] = ()) -> dict[str, Any]:
             difference
             for ours in methods
             for other in methods
-            if _compared(ours, other) and (difference := _difference(results, ours, other))
+            if other in _COMPARED.get(ours, ()) and (difference := _difference(results, ours, other))
         ],
     }
-
-
-def _compared(ours: str, other: str) -> bool:
-    """A small network with the whole one, the ensemble with one branch, and what was taught with what was not."""
-    if not ours.startswith(_STUDENTS) or other not in _BASES or ours == other:
-        return False
-    return other == "full" or ours.startswith(("ensemble", other))
-
-
-def _check_data(results: Results) -> None:
-    seen: dict[str, str] = {}
-    for cell, document in results.items():
-        digest = document["data_sha256"]
-        if seen.setdefault(cell.dataset, digest) != digest:
-            raise ArtifactError(
-                f"{cell} was trained on other images than the cells of {cell.dataset} before it: the data set has "
-                "changed; remove its older files from the folder cells, and they are trained again"
-            )
 
 
 def _of(results: Results, dataset: str, method: str) -> list[Mapping[str, Any]]:

@@ -28,11 +28,10 @@ from rrrnet.network import architecture as shapes
 from rrrnet.network.ensemble import RRRNet, export_weights
 from rrrnet.training.devices import computes_in_bfloat16, find_device
 from rrrnet.training.metrics import by_class, mean_of_members, score, score_mean
-from rrrnet.training.recipes import RECIPES
+from rrrnet.training.recipes import ADAPT_EPOCHS, ADAPT_LR, RECIPES
 from rrrnet.training.resuming import check_new
 from rrrnet.training.train import Report, Training, TrainingPlan
 
-EPOCHS, LR = 10, 1e-3
 # Everything of `quick` but what belongs to a whole training.
 _RECIPE = replace(RECIPES["quick"], name="adapt", weight_decay=0.0, augmentation="none", bn_passes=0)
 _TIMED_CALLS, _WARM_UP_CALLS = 15, 3
@@ -47,8 +46,8 @@ class AdaptOptions:
     out: Path
     sizes: tuple[int, ...]
     data: Path | None = None
-    epochs: int = EPOCHS
-    lr: float = LR
+    epochs: int = ADAPT_EPOCHS
+    lr: float = ADAPT_LR
     seed: int = 0
     device: str = "auto"
     overwrite: bool = False

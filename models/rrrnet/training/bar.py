@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rrrnet import output
+from rrrnet.stopping import Stopping
 
 if TYPE_CHECKING:
     from rrrnet.training.train import Report
@@ -12,10 +13,13 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def training_bar(*, reads_images: bool) -> "Iterator[tuple[Callable[[int, int], None], Report]]":
+def training_bar(
+    requested: Stopping | None = None, *, reads_images: bool
+) -> "Iterator[tuple[Callable[[int, int], None], Report]]":
     """Show a bar while the block runs; gives `started` and `report` as `fit` calls them.
 
     Args:
+        requested: is `running` from the first step to the end of the block.
         reads_images: whether there is a data set; without one a network is imported.
     """
     with output.progress_bar() as bar:
@@ -26,9 +30,15 @@ def training_bar(*, reads_images: bool) -> "Iterator[tuple[Callable[[int, int], 
             bar.update(task, total=epochs * steps, text="")
 
         def report(progress: "Progress", steps: int) -> None:
+            if requested:
+                requested.running = True
             text = f"epoch {progress.epoch + 1}  loss {progress.loss:.3f}  accuracy {progress.accuracy:.3f}"
             if progress.val_accuracy is not None:
                 text += f"  val {progress.val_accuracy:.3f}"
             bar.update(task, completed=progress.epoch * steps + progress.step, text=text)
 
-        yield started, report
+        try:
+            yield started, report
+        finally:
+            if requested:
+                requested.running = False

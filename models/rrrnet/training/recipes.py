@@ -67,6 +67,7 @@ class Recipe:
         return math.ceil(self.ema_share * epochs)
 
 
+ADAPT_EPOCHS, ADAPT_LR = 10, 1e-3  # what rrr adapt takes for each size unless it is told otherwise
 _OFTEN = 20  # epochs
 _MOST_IMAGES_SEEN = 16_000  # small images are not a reason to train for ever
 
