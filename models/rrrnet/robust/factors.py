@@ -15,6 +15,7 @@ _QUARTILES = 4
 _MOST_VALUES = 12
 
 Right = npt.NDArray[np.bool_]
+Group = Mapping[str, Any]
 
 
 def interval(hits: int, count: int) -> tuple[float, float]:
@@ -42,8 +43,8 @@ def by_factor(columns: Mapping[str, Sequence[str]], right: Right) -> tuple[list[
 
     Returns:
         For each column that tells something `column`, `kind` (`quartiles` or `values`) and `groups`: `value`, `images`,
-        `accuracy`, `interval`; with `differs`, whether the intervals of the best and of the worst are apart. And the
-        columns that tell nothing, each with the reason.
+        `accuracy`, `interval`; with `differs`, whether two intervals are apart. And the columns that tell nothing, each
+        with the reason.
     """
     told, left_out = [], {}
     for column, cells in columns.items():
@@ -52,11 +53,24 @@ def by_factor(columns: Mapping[str, Sequence[str]], right: Right) -> tuple[list[
             left_out[column] = reason
             continue
         groups = [{"value": name[1], **accuracy(right[[key == name for key in keys]])} for name in sorted(set(keys))]
-        worst, best = (pick(groups, key=lambda group: float(group["accuracy"])) for pick in (min, max))
+        worst, best = ends(groups)
         differs = worst["interval"][1] < best["interval"][0]
         told.append({"column": column, "kind": kind, "groups": groups, "differs": differs})
     # What the images tell apart comes first.
     return sorted(told, key=lambda column: not column["differs"]), left_out
+
+
+def ends(groups: Sequence[Group]) -> tuple[Group, Group]:
+    """A worse and a better group: whose intervals lie furthest apart, or of least and largest accuracy if none are.
+
+    A group of few images may be the least accurate by luck, so it must not hide that two large ones are apart.
+    """
+    worst = min(groups, key=lambda group: float(group["interval"][1]))
+    best = max(groups, key=lambda group: float(group["interval"][0]))
+    if worst["interval"][1] < best["interval"][0]:
+        return worst, best
+    ranked = sorted(groups, key=lambda group: float(group["accuracy"]))
+    return ranked[0], ranked[-1]
 
 
 Key = tuple[int, str]  # where the group stands, and what it is called
