@@ -28,7 +28,7 @@ from rrrnet.inference import load_model
 from rrrnet.network.architecture import REDUCED_BLOCKS, Architecture
 from rrrnet.network.ensemble import RRRNet, export_weights, normalise
 from rrrnet.robust import attack, corruptions, sensitivity
-from rrrnet.robust.factors import by_factor, ends, interval
+from rrrnet.robust.factors import by_factor, ends
 from rrrnet.robust.measure import images_of, measure, pieces
 from rrrnet.robust.questions import Questions, eps_of
 from rrrnet.stopping import Stopping
@@ -165,11 +165,6 @@ def test_a_few_images_that_are_all_wrong_do_not_hide_that_two_large_groups_are_a
     alike, _ = by_factor({"BACKGROUND": cells}, np.arange(len(cells)) % 2 == 0)
     assert not alike[0]["differs"]
     assert [group["accuracy"] for group in ends(alike[0]["groups"])] == [0.5, 1.0]  # the one of noise is right
-
-
-def test_the_interval_is_wilsons() -> None:
-    assert interval(8, 10) == pytest.approx((0.490, 0.943), abs=1e-3)  # Newcombe 1998, method 3
-    assert interval(0, 0) == (0, 1)
 
 
 def test_every_section_answers_about_the_test_images_alone(checkpoint: Checkpoint) -> None:

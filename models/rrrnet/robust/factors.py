@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rrrnet.proportions import proportion
+
 LEAST_IMAGES = 10  # of a value that has a row of its own
-_Z = 1.96  # 95 %
+_ALPHA = 0.05
 _QUARTILES = 4
 _MOST_VALUES = 12
 
@@ -18,20 +20,10 @@ Right = npt.NDArray[np.bool_]
 Group = Mapping[str, Any]
 
 
-def interval(hits: int, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share; (0, 1) of nothing."""
-    if count == 0:
-        return 0.0, 1.0
-    share, spread = hits / count, _Z**2 / count
-    middle = (share + spread / 2) / (1 + spread)
-    half = _Z * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 def accuracy(right: Right) -> dict[str, Any]:
-    """Images, accuracy and its 95 % interval."""
-    hits, count = int(right.sum()), len(right)
-    return {"images": count, "accuracy": hits / count if count else None, "interval": list(interval(hits, count))}
+    """Images, at least one, accuracy and its 95 % interval."""
+    found = proportion(int(right.sum()), len(right), _ALPHA)
+    return {"images": len(right), "accuracy": found.value, "interval": [found.low, found.high]}
 
 
 def by_factor(columns: Mapping[str, Sequence[str]], right: Right) -> tuple[list[dict[str, Any]], dict[str, str]]:
