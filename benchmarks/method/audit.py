@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from rrrbench.environment import RESULTS, ROOT, ResultFile
 from rrrbench.pages import write_between
 from rrrbench.tables import markdown
-from rrrbuild.audit.attacks import Share
 from rrrbuild.audit.audit import audit
 from rrrnet.checkpoint import read_checkpoint
+from rrrnet.proportions import Interval
 
 SCRIPT = "benchmarks/method/audit.py"
 
@@ -39,8 +39,8 @@ def tables(document: Mapping[str, Any]) -> str:
         [
             *(f"`{case['name']}`", f"{case['recipe']}, {case['epochs']}", str(case["images"]["train"])),
             f"{case['accuracy']['train']:.3f}, {case['accuracy']['held_out']:.3f}",
-            *(str(Share(**case["attacks"][0][key])) for key in ("pairs", "single_images")),
-            *(str(Share(**case[key])) for key in ("privacy", "utility")),
+            *(str(Interval(**case["attacks"][0][key])) for key in ("pairs", "single_images")),
+            *(str(Interval(**case[key])) for key in ("privacy", "utility")),
         ]
         for case in document["audit"]
     ]

@@ -43,7 +43,7 @@ from rrrnet.training.devices import computes_in_bfloat16, find_device
 from rrrnet.training.recipes import find_recipe
 from rrrnet.training.train import Training, TrainingPlan
 from rrrnet.training.training_state import RESUME, Progress
-from rrrnet.weights.hub import hub_weights
+from rrrnet.weights.imagenet import hub_weights
 
 # Not the letters that networks are judged on in docs/method.md: printed Latin, Georgian (both alphabets), Thai, Tamil.
 # No font at hand has the last two; Lao is left out as the kin of Thai.

@@ -11,6 +11,7 @@ from typing import Any
 
 from rrrbench.environment import RESULTS, ResultFile
 from rrrnet.checkpoint import read_checkpoint
+from rrrnet.robust.factors import ends
 from rrrnet.robust.measure import images_of, measure
 from rrrnet.robust.questions import DEFAULT_IMAGES, SECTIONS, Questions
 
@@ -60,12 +61,11 @@ def tables(document: dict[str, Any]) -> str:
     lines += ["", "| checkpoint | factor | least accurate | most accurate | apart |", "| --- " * 5 + "|"]
     for case in document.get("factors", []):
         for column in case["found"]["columns"]:
-            ranked = sorted(column["groups"], key=lambda row: float(row["accuracy"]))
-            ends = [
-                f"{row['accuracy']:.1%} ({row['value']}, {row['images']} images)" for row in (ranked[0], ranked[-1])
-            ]
+            worst, best = (
+                f"{row['accuracy']:.1%} ({row['value']}, {row['images']} images)" for row in ends(column["groups"])
+            )
             apart = "yes" if column["differs"] else "no"
-            lines.append(f"| {case['checkpoint']} | {column['column']} | {ends[0]} | {ends[1]} | {apart} |")
+            lines.append(f"| {case['checkpoint']} | {column['column']} | {worst} | {best} | {apart} |")
     return "\n".join(lines)
 
 

@@ -74,11 +74,6 @@ def leaving_out(name: str, left_out: dict[str, RRRError], report: Report) -> Ite
         report(f"{name} is left out: {left_out[name]}")
 
 
-def pytorch_embeddings(order: BuildOrder, held_out: HeldOut) -> Embeddings | None:
-    """PyTorch's embeddings of the images, (N, D); None for an engine without."""
-    return lazy.embedder(order.checkpoint)(held_out.images) if order.embed else None
-
-
 def check(
     order: BuildOrder,
     manifest: Manifest,
@@ -113,7 +108,7 @@ def prove(order: BuildOrder, manifest: Manifest, plans: Sequence[str], held_out:
     report, checkpoint, batch = order.report, order.checkpoint, order.batch
     report(f"verifying against PyTorch on {len(held_out.images)} images ({held_out.source})")
     reference = lazy.predictor(checkpoint)(held_out.images)
-    embeddings = pytorch_embeddings(order, held_out)
+    embeddings = lazy.embedder(checkpoint)(held_out.images) if order.embed else None
     if sealed.sha256_of(checkpoint.path / DOCUMENT) != manifest.checkpoint["sha256"]:
         raise ArtifactError(f"{checkpoint.path} was rewritten meanwhile: let rrr train finish, then build again")
     runners: dict[str, Runner] = {}

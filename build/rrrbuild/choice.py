@@ -14,12 +14,13 @@ from typing import Any
 from rrrbuild import lazy, machine
 from rrrbuild.build import build_engine, check_limits, describe
 from rrrbuild.calibration import Calibration, calibration_images
-from rrrbuild.candidates import check, compile_plan, leaving_out, pytorch_embeddings
+from rrrbuild.candidates import check, compile_plan, leaving_out
 from rrrbuild.engine import Runner
 from rrrbuild.heldout import HeldOut, held_out_images
 from rrrbuild.job import BuildOrder, Report
 from rrrbuild.manifest import BatchRange, Manifest
 from rrrbuild.measure import measure_latency
+from rrrbuild.plan_runner import Embeddings, Probabilities
 from rrrbuild.plans import AUTO, check_embed, fastest, usual
 from rrrbuild.targets import TARGETS, Target, build_obstacle, run_obstacle
 from rrrbuild.trust import DEFAULT_TRUST, Trust
@@ -152,11 +153,13 @@ class _Trials:
         calibration, held_out = self._read_images(data, images, calibration_images)
         self._report(f"trying {', '.join(target.name for target in self._open)}, plan {self._plan}")
         reference = lazy.predictor(self._checkpoint)(held_out.images)
+        embeddings = lazy.embedder(self._checkpoint)(held_out.images) if self._embed else None
+        expected = reference, embeddings
         runners: dict[str, Runner] = {}
         with tempfile.TemporaryDirectory(prefix="rrr-build-") as scratch, reporting_full_disk(Path(scratch)):
             for target in self._open:
                 with leaving_out(target.name, self.left_out, self._report):
-                    tried = self._try(target, Path(scratch) / target.name, calibration, held_out, reference)
+                    tried = self._try(target, Path(scratch) / target.name, calibration, held_out, expected)
                     runners[target.name], self._verified[target.name] = tried
             if len(runners) > 1:
                 self._report("measuring them in turns")
@@ -178,8 +181,14 @@ class _Trials:
         return calibration, held_out_images(self._checkpoint, data, limit=images, without=used)
 
     def _try(
-        self, target: Target, folder: Path, calibration: Calibration | None, held_out: HeldOut, reference: Any
+        self,
+        target: Target,
+        folder: Path,
+        calibration: Calibration | None,
+        held_out: HeldOut,
+        expected: tuple[Probabilities, Embeddings | None],
     ) -> tuple[Runner, dict[str, Any]]:
+        """Build by the plan and compare with what PyTorch gives of the images, which all targets share."""
         folder.mkdir()
         report = _named(target.name, self._report)
         order = BuildOrder(self._checkpoint, target, self._batch, folder, self._max_drop, report, self._embed)
@@ -189,8 +198,7 @@ class _Trials:
             quantise = lazy.quantiser(order, calibration, held_out).quantise
         compiled = compile_plan(order, plan, folder, quantise)
         manifest = replace(describe(order, folder), features=compiled.features)
-        embeddings = pytorch_embeddings(order, held_out)
-        runner, verified = check(order, manifest, plan.name, held_out, reference, embeddings)
+        runner, verified = check(order, manifest, plan.name, held_out, *expected)
         return runner, {name: verified[name] for name in _JUDGED}
 
     def choice(self) -> Choice:

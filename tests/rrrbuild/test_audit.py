@@ -9,12 +9,11 @@ import numpy.typing as npt
 import pytest
 
 from rrrbuild.audit import attacks
-from rrrbuild.audit.attacks import Share
 from rrrbuild.audit.forms import best_only, forms, label_only
-from rrrbuild.confidence.wilson import wilson_limits
 from rrrbuild.manifest import Manifest
 from rrrnet.checkpoint import SPLIT, Arrays, Checkpoint, write_checkpoint
 from rrrnet.data.dataset import read_dataset, split_dataset, write_split
+from rrrnet.proportions import Interval, proportion
 from rrrserve.cli import run
 
 Capture = pytest.CaptureFixture[str]
@@ -74,7 +73,7 @@ def test_a_threshold_is_judged_on_images_that_did_not_choose_it() -> None:
 
 @pytest.mark.parametrize(("accuracy", "expected"), [(0.5, 1.0), (0.75, 0.5), (1.0, 0.0), (0.3, 1.0)])
 def test_privacy_is_one_at_guessing_and_zero_where_every_pair_is_told_apart(accuracy: float, expected: float) -> None:
-    assert attacks.privacy(Share(accuracy, accuracy, accuracy)).value == pytest.approx(expected)
+    assert attacks.privacy(Interval(accuracy, accuracy, accuracy)).value == pytest.approx(expected)
 
 
 def test_utility_is_zero_at_guessing() -> None:
@@ -82,7 +81,7 @@ def test_utility_is_zero_at_guessing() -> None:
     assert attacks.utility(25, 100, 4).value == 0.0
     found = attacks.utility(100, 100, 4)
     assert (found.value, found.high) == (1.0, 1.0)
-    assert found.low == pytest.approx((4 * wilson_limits(100, 100, 1.96)[0] - 1) / 3, abs=1e-4)
+    assert found.low == pytest.approx((4 * proportion(100, 100, 0.05).low - 1) / 3, abs=1e-4)
 
 
 def test_own_thresholds_find_what_one_threshold_for_all_images_cannot() -> None:

@@ -9,7 +9,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from rrrbuild import choice, machine, measure
+from rrrbuild import choice, lazy, machine, measure
 from rrrbuild.build import build_engine
 from rrrbuild.engine import load_engine
 from rrrbuild.export import export_onnx
@@ -96,8 +96,15 @@ def test_without_a_target_the_fastest_that_gives_embeddings_is_taken(
     tmp_path: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure, "_SECONDS_PER_SIZE", 0.02)
-    few = {name: TARGETS[name] for name in ("onnxruntime-fp32", "tensorrt-fp16")}
+    few = {name: TARGETS[name] for name in ("onnxruntime-fp32", "openvino-fp32", "tensorrt-fp16")}
     monkeypatch.setattr(choice, "TARGETS", few)
+    asked: list[Checkpoint] = []
+
+    def counted(network: Checkpoint) -> Callable[[Images], npt.NDArray[np.float32]]:
+        asked.append(network)
+        return embedder(network)
+
+    monkeypatch.setattr(lazy, "embedder", counted)
     monkeypatch.setattr(machine, "gpu", lambda: machine.Gpu("any", "9.0", "1"))
 
     built, chosen = choice.build_best(
@@ -113,8 +120,10 @@ def test_without_a_target_the_fastest_that_gives_embeddings_is_taken(
         embed=True,
     )
 
-    assert (chosen.target, built.embedding_dim) == ("onnxruntime-fp32", 128)
-    assert [trial.target for trial in chosen.trials] == ["onnxruntime-fp32"]  # a GPU's is not even tried
+    assert (chosen.target, built.embedding_dim) == (built.target, 128)
+    tried = {trial.target: trial.out for trial in chosen.trials}
+    assert tried == {"onnxruntime-fp32": "", "openvino-fp32": ""}  # a GPU's is not even tried
+    assert len(asked) == 2  # PyTorch's embeddings: once for all trials, once for the build of the fastest
 
 
 def test_an_engine_without_embeddings_says_how_to_build_one_that_has_them(openvino_engine: Manifest) -> None:

@@ -28,7 +28,7 @@ from rrrnet.inference import load_model
 from rrrnet.network.architecture import REDUCED_BLOCKS, Architecture
 from rrrnet.network.ensemble import RRRNet, export_weights, normalise
 from rrrnet.robust import attack, corruptions, sensitivity
-from rrrnet.robust.factors import by_factor, interval
+from rrrnet.robust.factors import by_factor, ends
 from rrrnet.robust.measure import images_of, measure, pieces
 from rrrnet.robust.questions import Questions, eps_of
 from rrrnet.stopping import Stopping
@@ -153,9 +153,18 @@ def test_factors_are_told_by_quartile_and_by_value_with_intervals_and_what_tells
     }
 
 
-def test_the_interval_is_wilsons() -> None:
-    assert interval(8, 10) == pytest.approx((0.490, 0.943), abs=1e-3)  # Newcombe 1998, method 3
-    assert interval(0, 0) == (0, 1)
+def test_a_few_images_that_are_all_wrong_do_not_hide_that_two_large_groups_are_apart() -> None:
+    groups = {"plain": (150, 200), "shapes": (100, 200), "noise": (0, 1)}
+    cells = [value for value, (_, count) in groups.items() for _ in range(count)]
+    right = np.concatenate([np.arange(count) < hits for hits, count in groups.values()])
+
+    (background,), _ = by_factor({"BACKGROUND": cells}, right)
+
+    assert background["differs"]
+    assert [group["value"] for group in ends(background["groups"])] == ["shapes", "plain"]
+    alike, _ = by_factor({"BACKGROUND": cells}, np.arange(len(cells)) % 2 == 0)
+    assert not alike[0]["differs"]
+    assert [group["accuracy"] for group in ends(alike[0]["groups"])] == [0.5, 1.0]  # the one of noise is right
 
 
 def test_every_section_answers_about_the_test_images_alone(checkpoint: Checkpoint) -> None:
@@ -174,7 +183,7 @@ def test_every_section_answers_about_the_test_images_alone(checkpoint: Checkpoin
     columns = set(list_columns(images.root))
     assert {column["column"] for column in found["factors"]["columns"]} | set(found["factors"]["left_out"]) == columns
     assert not columns & {"FILE_NAME", "CATEGORY", "SUPER_CATEGORY"}
-    assert len(found["sensitivity"]["modules"]) == 9
+    assert (found["sensitivity"]["images"], len(found["sensitivity"]["modules"])) == (6, 9)
 
 
 def ask(*words: str) -> Any:

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from harness.fake_hub import FakeHub
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.images.preprocess import Preprocess
 from rrrnet.network import architecture as shapes
@@ -26,7 +27,7 @@ from rrrnet.network.ensemble import RRRNet
 from rrrnet.training.options import Options
 from rrrnet.training.planning import choose_architecture
 from rrrnet.training.settle import settle_weights
-from rrrnet.weights import hub, start
+from rrrnet.weights import imagenet, start
 from rrrnet.weights.pretrained import check_source, read_pretrained
 from rrrnet.weights.start import Origin
 
@@ -203,43 +204,69 @@ def test_offline_imagenet_weights_say_what_to_do_and_without_weights_training_st
     with pytest.raises(ArtifactError, match=r"timm/resnet50\.a1_in1k is neither cached"):
         read_pretrained("imagenet", backbone="resnet50")
     said: list[str] = []
-    assert hub.imagenet_or_none(said.append, "resnet101") == "none"
+    assert imagenet.imagenet_or_none(said.append, "resnet101") == "none"
     assert "timm/resnet101.a1h_in1k is neither cached" in said[0]
     assert said[0].startswith("WARNING: NO PRE-TRAINED WEIGHTS, TRAINING STARTS FROM SCRATCH")
 
 
-@pytest.mark.usefixtures("_empty_cache")
+RESNET152 = "timm/resnet152.a1h_in1k"
+
+
+def test_imagenet_weights_are_downloaded_once(fake_hub: FakeHub) -> None:
+    fake_hub.put(RESNET152, {"model.safetensors": b"weights", "config.json": b"{}"})
+    said: list[str] = []
+    file = imagenet.hub_weights(said.append, "resnet152")
+    assert file.read_bytes() == b"weights"
+    assert said == [f"downloading model.safetensors of hf://{RESNET152} (0.0 MB)"]
+    fake_hub.asked.clear()
+    assert imagenet.hub_weights(said.append, "resnet152") == file
+    assert (fake_hub.asked, len(said)) == ([], 1)
+
+
 def test_a_download_is_told_without_a_terminal_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def download(*_: str, tqdm_class: Any, **__: Any) -> str:
+    def download(*_: str, tqdm_class: Any, **__: Any) -> None:
         with tqdm_class(unit="B", unit_scale=True, total=240_000_000, initial=0, desc="model.safetensors") as bar:
             bar.update(120_000_000)
             bar.refresh()
-        return str(tmp_path)
 
+    fake_hub.put(RESNET152, {"model.safetensors": b""})
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    monkeypatch.setattr(hub, "_ask_hub", lambda _: "240 MB")
-    assert hub.hub_weights(lambda _: None, "resnet152") == tmp_path
+    imagenet.hub_weights(lambda _: None, "resnet152")
     assert capsys.readouterr().err.startswith("downloading, MB: 120 of 240, ")
+
+
+def test_a_hub_that_does_not_give_imagenet_weights_is_told_in_words_with_what_to_do_without(fake_hub: FakeHub) -> None:
+    fake_hub.put(RESNET152, {"model.safetensors": b""})
+    fake_hub.gated.add(RESNET152)
+    fake_hub.put("timm/resnet50.a1_in1k", {"config.json": b"{}"})
+    for backbone, words in (
+        ("resnet152", rf"hf://{RESNET152} is gated: accept its conditions at .*hf auth login"),
+        ("resnet101", "there is no repository timm/resnet101.a1h_in1k on the hub, or it is private"),
+        ("resnet50", r"hf://timm/resnet50\.a1_in1k has no model\.safetensors; it holds config\.json"),
+    ):
+        with pytest.raises(ArtifactError, match=rf"--weights imagenet: {words}.*; --weights none trains from scratch"):
+            imagenet.hub_weights(lambda _: None, backbone)
+        assert imagenet.imagenet_or_none(lambda _: None, backbone) == "none"
 
 
 @pytest.fixture
 def silent_server() -> Iterator[str]:
     """Accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}/model.safetensors"
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
 @pytest.mark.usefixtures("_empty_cache")
 def test_a_hub_that_does_not_answer_is_given_up_after_the_time_that_is_set(
     monkeypatch: pytest.MonkeyPatch, silent_server: str
 ) -> None:
-    monkeypatch.setattr("huggingface_hub.hf_hub_url", lambda *_: silent_server)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", silent_server)
     monkeypatch.setattr("rrrnet.hub.download.PATIENCE_SECONDS", 0.2)
     with pytest.raises(ArtifactError, match=r"reachable from here \((no answer within 0\.2 s|.*timed out)"):
-        hub.hub_weights(lambda _: None, "resnet152")
-    assert hub.imagenet_or_none(lambda _: None, "resnet152") == "none"
+        imagenet.hub_weights(lambda _: None, "resnet152")
+    assert imagenet.imagenet_or_none(lambda _: None, "resnet152") == "none"
 
 
 def test_safetensors_under_any_ending_are_read(tmp_path: Path) -> None:

@@ -15,14 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rrrbuild.proportions import exact
 from rrrnet.errors import ArtifactError, UsageError
 from rrrserve.bench.closed_loop import closed_loop
 from rrrserve.bench.result import early_text, told_by
 from rrrserve.claims.kinds import KINDS
 from rrrserve.cli import run
 from rrrserve.judge.answers import Told, verdict_on
-from rrrserve.judge.confidence import Answer, calibration_interval, coverage_interval
+from rrrserve.judge.confidence import Answer, calibration_interval, coverage_interval, exact
 from rrrserve.judge.labelled import Recorded, labelled_images
 
 ALPHA = 0.05

@@ -9,11 +9,11 @@ import numpy.typing as npt
 import pytest
 from scipy.signal import lfilter
 
-from rrrbuild.proportions import Interval, changed, difference, proportion
 from rrrserve.claims.reasons import UndecidableError
 from rrrserve.evidence.blocks import Blocks
 from rrrserve.judge import intervals
 from rrrserve.judge.drive import FIRST_LOOK_ROUNDS, LAST_LOOK_SHARE, look_share
+from rrrserve.judge.verdicts import Interval
 from rrrserve.metrics.instruments import BUCKETS
 
 RUNS, ALPHA, RATIO = 200, 0.05, 5.3
@@ -240,14 +240,3 @@ def test_too_little_evidence_is_refused(turns: int, requests: int, share: float,
         intervals.quantile(blocks, share, ALPHA)
     assert raised.value.reason == reason
     assert message in str(raised.value)
-
-
-def test_shares_of_images_have_intervals_too() -> None:
-    """Figures from the tables of Wilson's and Newcombe's methods; Agresti and Min's from their formula."""
-    found = proportion(81, 263, ALPHA)
-    assert [found.low, found.high] == pytest.approx([0.2553, 0.3662], abs=1e-4)
-    found = difference((56, 70), (48, 80), ALPHA)
-    assert [found.low, found.high] == pytest.approx([0.0524, 0.3339], abs=1e-4)
-    same = changed(0, 0, 256, ALPHA)
-    assert [same.value, same.high] == pytest.approx([0.0, 0.0076], abs=1e-4)
-    assert proportion(256, 256, ALPHA).high == 1.0

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rrrbuild.advise.rows import Row
-from rrrbuild.proportions import Interval, changed, proportion
+from rrrnet.proportions import Interval, changed, proportion
 
 ALPHA = 0.05
 _POINTS = 100.0

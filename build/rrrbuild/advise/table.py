@@ -8,7 +8,7 @@ from rich.table import Table
 from rrrbuild.advise.plan import OWN
 from rrrbuild.advise.recommend import Advice, accuracy, difference, visible_points
 from rrrbuild.advise.rows import Row
-from rrrbuild.proportions import Interval
+from rrrnet.proportions import Interval
 
 
 def table_of(rows: Sequence[Row], target: str) -> Table:

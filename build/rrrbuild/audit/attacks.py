@@ -7,14 +7,12 @@ Sources: Sablayrolles et al., arXiv 1908.11229 (a threshold on the loss, MALT, a
 et al., LTU Attacker, Algorithms 2022, 15(7), 254 (pairs of a member and a held-out sample, privacy, utility).
 """
 
-import math
-from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from rrrbuild.confidence.wilson import wilson_limits
+from rrrnet.proportions import Interval, difference, proportion
 from rrrnet.training.metrics import entropy, mutual_information
 
 FloatArray = npt.NDArray[np.floating[Any]]
@@ -24,18 +22,7 @@ Mask = npt.NDArray[np.bool_]
 
 LOSS = "loss"
 _FLOOR = 1e-12  # a softmax in FP32 underflows to 0, which has no logarithm
-_Z = NormalDist().inv_cdf(0.975)
-
-
-class Share(NamedTuple):
-    """A share, or what follows from one, with its interval at 95 %."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+_ALPHA = 0.05
 
 
 def loss_score(mean: FloatArray, labels: Labels) -> Scores:
@@ -79,7 +66,7 @@ def own_thresholds(losses: Scores, trained: Mask, held_out: Mask) -> Scores:
     return np.asarray(np.where(known, (inside + outside) / 2, np.nan))
 
 
-def single_images(scores: Scores, member: Mask) -> Share:
+def single_images(scores: Scores, member: Mask) -> Interval:
     """How often a threshold is right about one image, where half of them are members (balanced accuracy).
 
     Each half of the images is judged by the threshold that was the best on the other half, so 0.5 is expected of
@@ -95,14 +82,8 @@ def single_images(scores: Scores, member: Mask) -> Share:
     for judged in (half, ~half):
         threshold = best_threshold(scores[~judged & member], scores[~judged & ~member])
         hits[judged] = (scores[judged] >= threshold) == member[judged]
-    parts = []
-    for kind in (member, ~member):
-        found, images = int(hits[kind].sum()), int(kind.sum())
-        parts.append(Share(found / images, *wilson_limits(found, images, _Z)))
-    value = sum(part.value for part in parts) / 2
-    below = math.hypot(*(part.value - part.low for part in parts)) / 2
-    above = math.hypot(*(part.high - part.value for part in parts)) / 2
-    return Share(value, max(0.0, value - below), min(1.0, value + above))
+    found, mistaken = (int(hits[member].sum()), int(member.sum())), (int((~hits[~member]).sum()), int((~member).sum()))
+    return Interval(*((1 + end) / 2 for end in difference(found, mistaken, _ALPHA)))
 
 
 def _halves(member: Mask) -> Mask:
@@ -124,7 +105,7 @@ def best_threshold(members: Scores, others: Scores) -> float:
 class Pairs(NamedTuple):
     """How often a member is told from a held-out image of its class, and how many pairs share no image."""
 
-    share: Share
+    share: Interval
     disjoint: int
 
 
@@ -154,18 +135,16 @@ def pairs(scores: Scores, member: Mask, labels: Labels) -> Pairs | None:
             disjoint += count
     if not disjoint:
         return None
-    return Pairs(Share(right / disjoint, *wilson_limits(right, disjoint, _Z)), disjoint)
+    return Pairs(proportion(right, disjoint, _ALPHA), disjoint)
 
 
-def privacy(told_apart: Share) -> Share:
+def privacy(told_apart: Interval) -> Interval:
     """min(2 (1 - A), 1) of an accuracy A in pairs: 1 is guessing, 0 is always right (LTU Attacker, section 3)."""
     value, high, low = (min(2 * (1 - share), 1.0) for share in told_apart)
-    return Share(value, low, high)
+    return Interval(value, low, high)
 
 
-def utility(hits: int, images: int, classes: int) -> Share:
+def utility(hits: int, images: int, classes: int) -> Interval:
     """max((c A - 1) / (c - 1), 0) of an accuracy A in c classes: 0 is guessing, 1 always right (LTU Attacker)."""
-    value, low, high = (
-        max((classes * share - 1) / (classes - 1), 0.0) for share in (hits / images, *wilson_limits(hits, images, _Z))
-    )
-    return Share(value, low, high)
+    share = proportion(hits, images, _ALPHA)
+    return Interval(*(max((classes * end - 1) / (classes - 1), 0.0) for end in share))

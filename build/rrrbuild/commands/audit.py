@@ -8,11 +8,11 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from rrrbuild.audit.attacks import Share
 from rrrbuild.audit.audit import audit as audit_model
 from rrrbuild.commands.first_step import to_repository
 from rrrbuild.manifest import MANIFEST
 from rrrnet import output, tables
+from rrrnet.proportions import Interval
 
 
 def audit(
@@ -43,14 +43,14 @@ def audit(
 def _table(title: str, what: str, rows: Iterable[Mapping[str, Any]]) -> Table:
     table = Table(what, "pairs told apart", "single images", "privacy", title=escape(title))
     for row in rows:
-        table.add_row(row[what], *(str(Share(**row[key])) for key in ("pairs", "single_images", "privacy")))
+        table.add_row(row[what], *(str(Interval(**row[key])) for key in ("pairs", "single_images", "privacy")))
     return table
 
 
 def meaning(document: Mapping[str, Any]) -> list[str]:
     """What the figures say, in sentences."""
     loss, accuracy = document["attacks"][0], document["accuracy"]
-    told_apart = Share(**loss["pairs"])
+    told_apart = Interval(**loss["pairs"])
     if told_apart.low > 0.5:
         said = (
             f"of a training image and a held out one of its class, the lower loss tells which is which in "
@@ -63,7 +63,7 @@ def meaning(document: Mapping[str, Any]) -> list[str]:
         )
     return [
         *(f"note: {note}" for note in document["notes"]),
-        f"privacy {Share(**document['privacy'])}, utility {Share(**document['utility'])}; 1 is best, 0 worst",
+        f"privacy {Interval(**document['privacy'])}, utility {Interval(**document['utility'])}; 1 is best, 0 worst",
         f"accuracy: {accuracy['train']:.3f} on training images, {accuracy['held_out']:.3f} on held out ones",
         said,
         f"in brackets: 95% intervals; those of pairs are as wide as of {document['pairs']} pairs that share no image",

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,14 @@ import numpy.typing as npt
 from rrrbuild.cascade_runner import AUTO, answered_by
 from rrrbuild.confidence.order import greedy_order
 from rrrbuild.confidence.temperature import fit_temperature, tempered
-from rrrbuild.confidence.wilson import wilson_limits
+from rrrnet.proportions import difference
 
 FloatArray = npt.NDArray[np.floating[Any]]
 Labels = npt.NDArray[np.integer[Any]]
 
 MIN_IMAGES = 100
 BOUND_POINTS = 1.0
-_ONE_SIDED = 0.95
+_ALPHA = 0.1  # 95 % on the one side that counts
 _CURVE_POINTS = 40
 
 
@@ -66,9 +65,7 @@ def drop_bound_points(losses: int, wins: int, images: int) -> float:
         wins: images whose wrong label became the right one.
         images: of all.
     """
-    z, lost, won = NormalDist().inv_cdf(_ONE_SIDED), losses / images, wins / images
-    most_lost, least_won = wilson_limits(losses, images, z)[1], wilson_limits(wins, images, z)[0]
-    return 100 * (lost - won + math.hypot(most_lost - lost, won - least_won))
+    return 100 * difference((losses, images), (wins, images), _ALPHA).high
 
 
 def steps(probabilities: FloatArray, labels: Labels, order: Sequence[int], k: int) -> list[Step]:

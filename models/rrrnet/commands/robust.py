@@ -10,6 +10,7 @@ from rich.table import Table
 
 from rrrnet import output, tables
 from rrrnet.checkpoint import read_checkpoint
+from rrrnet.robust.factors import ends
 from rrrnet.robust.questions import DEFAULT_EPS, DEFAULT_IMAGES, DEFAULT_STEPS, SECTIONS, Questions, eps_of
 from rrrnet.stopping import stop_requested
 from rrrnet.training.threads import wait_asleep
@@ -99,7 +100,7 @@ def _show_factors(found: dict[str, Any]) -> None:
         tables.print_table(table)
     lines = []
     for column in found["columns"]:
-        low, high = _ends(column["groups"])
+        low, high = ends(column["groups"])
         apart = "the intervals are apart" if column["differs"] else "which these images do not tell apart"
         lines.append(
             f"{column['column']}: {low['accuracy']:.1%} ({low['value']}) to {high['accuracy']:.1%} ({high['value']}), "
@@ -180,9 +181,3 @@ def _show_sensitivity(found: dict[str, Any]) -> None:
 def _figures(row: dict[str, Any]) -> tuple[str, str]:
     low, high = row["interval"]
     return f"{row['accuracy']:.1%}", f"{low:.1%} to {high:.1%}"
-
-
-def _ends(groups: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The groups of the least and of the largest accuracy."""
-    ranked = sorted(groups, key=lambda group: float(group["accuracy"]))
-    return ranked[0], ranked[-1]

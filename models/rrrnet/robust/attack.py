@@ -5,20 +5,19 @@ each put back into the ball and into [0, 255]. It attacks the mean of the member
 served. Written here: torchattacks 3.5.1 pins `requests` 2.25, and foolbox brings GitPython for the same few lines.
 """
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rrrnet.images.preprocess import Preprocess
 from rrrnet.network.ensemble import RRRNet, normalise
+from rrrnet.training.distill import log_of_mean
 
 _STEP_SHARE = 0.25  # of the ball's radius: 2/255 of 8/255, as in that paper
 
 
 def mean_nll(logits: Tensor, labels: Tensor) -> Tensor:
     """Negative log-likelihood of the mean of the members' probabilities, each image's: (N, M, C) and (N,) to (N,)."""
-    log_mean = logits.log_softmax(2).logsumexp(1) - float(np.log(logits.shape[1]))
-    return -log_mean.gather(1, labels[:, None])[:, 0]
+    return -log_of_mean(logits).gather(1, labels[:, None])[:, 0]
 
 
 def attacked(

@@ -9,28 +9,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rrrnet.proportions import proportion
+
 LEAST_IMAGES = 10  # of a value that has a row of its own
-_Z = 1.96  # 95 %
+_ALPHA = 0.05
 _QUARTILES = 4
 _MOST_VALUES = 12
 
 Right = npt.NDArray[np.bool_]
-
-
-def interval(hits: int, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share; (0, 1) of nothing."""
-    if count == 0:
-        return 0.0, 1.0
-    share, spread = hits / count, _Z**2 / count
-    middle = (share + spread / 2) / (1 + spread)
-    half = _Z * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)
+Group = Mapping[str, Any]
 
 
 def accuracy(right: Right) -> dict[str, Any]:
-    """Images, accuracy and its 95 % interval."""
-    hits, count = int(right.sum()), len(right)
-    return {"images": count, "accuracy": hits / count if count else None, "interval": list(interval(hits, count))}
+    """Images, at least one, accuracy and its 95 % interval."""
+    found = proportion(int(right.sum()), len(right), _ALPHA)
+    return {"images": len(right), "accuracy": found.value, "interval": [found.low, found.high]}
 
 
 def by_factor(columns: Mapping[str, Sequence[str]], right: Right) -> tuple[list[dict[str, Any]], dict[str, str]]:
@@ -42,8 +35,8 @@ def by_factor(columns: Mapping[str, Sequence[str]], right: Right) -> tuple[list[
 
     Returns:
         For each column that tells something `column`, `kind` (`quartiles` or `values`) and `groups`: `value`, `images`,
-        `accuracy`, `interval`; with `differs`, whether the intervals of the best and of the worst are apart. And the
-        columns that tell nothing, each with the reason.
+        `accuracy`, `interval`; with `differs`, whether two intervals are apart. And the columns that tell nothing, each
+        with the reason.
     """
     told, left_out = [], {}
     for column, cells in columns.items():
@@ -52,11 +45,24 @@ def by_factor(columns: Mapping[str, Sequence[str]], right: Right) -> tuple[list[
             left_out[column] = reason
             continue
         groups = [{"value": name[1], **accuracy(right[[key == name for key in keys]])} for name in sorted(set(keys))]
-        worst, best = (pick(groups, key=lambda group: float(group["accuracy"])) for pick in (min, max))
+        worst, best = ends(groups)
         differs = worst["interval"][1] < best["interval"][0]
         told.append({"column": column, "kind": kind, "groups": groups, "differs": differs})
     # What the images tell apart comes first.
     return sorted(told, key=lambda column: not column["differs"]), left_out
+
+
+def ends(groups: Sequence[Group]) -> tuple[Group, Group]:
+    """A worse and a better group: whose intervals lie furthest apart, or of least and largest accuracy if none are.
+
+    A group of few images may be the least accurate by luck, so it must not hide that two large ones are apart.
+    """
+    worst = min(groups, key=lambda group: float(group["interval"][1]))
+    best = max(groups, key=lambda group: float(group["interval"][0]))
+    if worst["interval"][1] < best["interval"][0]:
+        return worst, best
+    ranked = sorted(groups, key=lambda group: float(group["accuracy"]))
+    return ranked[0], ranked[-1]
 
 
 Key = tuple[int, str]  # where the group stands, and what it is called

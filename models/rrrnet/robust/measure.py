@@ -142,7 +142,7 @@ class _Work:
 
     def sensitivity(self) -> None:
         """The rise of the loss under a worst-case change of each module's weights."""
-        arrays, labels = self._some(_SENSITIVITY_IMAGES)
+        arrays, labels = self._load(evenly(evenly(self._set, self._questions.images), _SENSITIVITY_IMAGES))
         eps = self._questions.eps[0]  # large ones leave an undefended network nothing to lose
         attacked = torch.cat(list(self._attacked(arrays, labels, eps)))
         inputs = normalise(attacked, self._preprocess), normalise(self._tensor(arrays), self._preprocess)
@@ -163,13 +163,11 @@ class _Work:
         arrays, labels = load_arrays(images, self._preprocess)
         return arrays, self._to_output[labels]
 
-    def _some(self, limit: int | None = None) -> tuple[Uint8Array, npt.NDArray[np.int64]]:
+    def _some(self) -> tuple[Uint8Array, npt.NDArray[np.int64]]:
         """At most so many images as asked for, and their labels."""
         if self._few is None:
             self._few = self._load(evenly(self._set, self._questions.images))
-        arrays, labels = self._few
-        rows = np.linspace(0, len(labels) - 1, min(limit or len(labels), len(labels))).round().astype(int)
-        return arrays[rows], labels[rows]
+        return self._few
 
     def _tensor(self, array: npt.NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._questions.device)

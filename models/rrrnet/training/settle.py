@@ -9,7 +9,7 @@ from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.hub.reference import parse_weights
 from rrrnet.network.architecture import DEFAULT_BACKBONE, backbone_title
 from rrrnet.training import training_state
-from rrrnet.weights.hub import hub_weights, imagenet_or_none
+from rrrnet.weights.imagenet import hub_weights, imagenet_or_none
 from rrrnet.weights.pretrained import read_pretrained
 from rrrnet.weights.repositories import download_weights
 from rrrnet.weights.start import Say

@@ -17,7 +17,7 @@ from rrrnet.hub.reference import named, parse_weights
 from rrrnet.network.architecture import DEFAULT_BACKBONE
 from rrrnet.network.backbone import TAKEN, check_values, some
 from rrrnet.sealed import sha256_of
-from rrrnet.weights.hub import HUB_REPOSITORIES, hub_weights
+from rrrnet.weights.imagenet import HUB_REPOSITORIES, hub_weights
 from rrrnet.weights.repositories import downloaded
 from rrrnet.weights.state_dict import Found, find_resnet
 from rrrnet.weights.warm_start import is_checkpoint

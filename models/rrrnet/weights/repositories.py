@@ -7,7 +7,7 @@ from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.hub.download import Listing, Say, cached, look
 from rrrnet.hub.reference import Reference, parse_weights
 from rrrnet.hub.told import DOCUMENTS, Told, check_network, read_documents, understand
-from rrrnet.weights.hub import HUB_REPOSITORIES
+from rrrnet.weights.imagenet import HUB_REPOSITORIES
 
 _FILES = ("model.safetensors", "pytorch_model.bin")  # the first that is there
 

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from rrrbuild.manifest import MANIFEST, Manifest, read_engine
-from rrrbuild.proportions import Interval, changed, difference, proportion
 from rrrbuild.repository_document import Repository, ServedModel, read_repository
 from rrrnet.errors import ArtifactError
 from rrrnet.files import shown
+from rrrnet.proportions import changed, difference, proportion
 from rrrserve.claims.claims_file import nearest
 from rrrserve.claims.kinds import AccuracyDifference, Agreement, Size
 from rrrserve.claims.reasons import UndecidableError
-from rrrserve.judge.verdicts import Verdict, judge, undecided, unit_of
+from rrrserve.judge.verdicts import Interval, Verdict, judge, undecided, unit_of
 
 _REMEDY = "build with more images (rrr build --images)"
 _POINTS = 100.0
@@ -82,8 +82,8 @@ class Artifacts:
             hits = [(round(part["images"] * part["accuracy"]), part["images"]) for part in (one, two)]
             shares = difference(hits[0], hits[1], alpha)
             evidence = {"accuracy": {claim.model: one["accuracy"], claim.baseline: two["accuracy"]}}
-        value, low, high, _ = shares
-        return Interval(_POINTS * value, _POINTS * low, _POINTS * high), samples, evidence
+        value, low, high = (_POINTS * end for end in shares)
+        return Interval(value, low, high), samples, evidence
 
     def _agreement(self, claim: Agreement, alpha: float) -> tuple[Interval, dict[str, int], dict[str, Any]]:
         one = self._manifest(claim.model, claim.target)
@@ -95,7 +95,7 @@ class Artifacts:
             "source": first["source"],
         }
         if claim.other_target is None:
-            return proportion(agree, images, alpha), {claim.model: images}, evidence
+            return Interval(*proportion(agree, images, alpha)), {claim.model: images}, evidence
         two = self._manifest(claim.model, claim.other_target)
         second = _verified(two, claim.model)
         if (one.checkpoint["sha256"], images, first["source"]) != (

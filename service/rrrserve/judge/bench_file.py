@@ -10,7 +10,6 @@ import numpy as np
 from hdrh.codec import HdrCookieException, HdrHistogramSettingsException, HdrLengthException
 from hdrh.histogram import HdrHistogram
 
-from rrrbuild.proportions import Interval
 from rrrnet.errors import ArtifactError
 from rrrserve.bench.result_file import BenchResult, BenchRun, HighestRate, Round, read_result
 from rrrserve.claims.claims_file import nearest
@@ -20,7 +19,7 @@ from rrrserve.evidence.blocks import Array, Blocks
 from rrrserve.evidence.measured import Measured
 from rrrserve.judge.drive import MOST_FAILURES
 from rrrserve.judge.intervals import MIN_BEYOND, MIN_BLOCKS
-from rrrserve.judge.verdicts import FAIL, PASS, Verdict, judge
+from rrrserve.judge.verdicts import FAIL, PASS, Interval, Verdict, judge
 
 _MICROSECOND = 1e-6
 _CELL, _MARGIN = 1.001, 4.0  # three digits; how far beyond the recorded values an interval may reach

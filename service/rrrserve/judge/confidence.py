@@ -4,15 +4,15 @@ What the images that got no usable answer would have shown is not known: interva
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from rrrbuild.proportions import Interval, exact
 from rrrnet.training.metrics import ECE_BINS, expected_calibration_error
+from rrrserve.judge.verdicts import Interval
 
 _POINTS = 100.0
 
@@ -48,6 +48,36 @@ def coverage_interval(found: Sequence[Answer], lost: int, alpha: float) -> Inter
     hits, images = sum(bool(answer.in_set) for answer in found), len(found)
     low, high = exact(hits, images + lost, alpha).low, exact(hits + lost, images + lost, alpha).high
     return Interval(hits / images, low, high)
+
+
+def exact(hits: int, images: int, alpha: float) -> Interval:
+    """A share whose interval is never too narrow (Clopper and Pearson, Biometrika 26, 1934), however near 0 or 1.
+
+    Args:
+        hits: images that count.
+        images: of all.
+        alpha: 1 - confidence.
+    """
+    steps = np.arange(1, images + 1)
+    logs = np.concatenate([[0.0], np.cumsum(np.log(images - steps + 1) - np.log(steps))])  # of binomial coefficients
+
+    def at_most(count: int, share: float) -> float:
+        """Probability of so many hits or fewer."""
+        few = np.arange(count + 1)
+        return float(np.exp(logs[: count + 1] + few * math.log(share) + (images - few) * math.log1p(-share)).sum())
+
+    low = 0.0 if hits == 0 else _share_at(lambda share: 1 - at_most(hits - 1, share), alpha / 2)
+    high = 1.0 if hits == images else 1 - _share_at(lambda missed: at_most(hits, 1 - missed), alpha / 2)
+    return Interval(hits / images, low, high)
+
+
+def _share_at(tail: Callable[[float], float], wanted: float) -> float:
+    """Where a probability that grows with a share has the wanted value, from below."""
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if tail(middle) < wanted else (low, middle)
+    return low
 
 
 def calibration_interval(found: Sequence[Answer], lost: int, alpha: float) -> Interval:

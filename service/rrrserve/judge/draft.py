@@ -8,13 +8,13 @@ from pathlib import Path
 
 from rrrbuild.cascade_runner import AUTO, FULL
 from rrrbuild.manifest import Manifest, read_engine
-from rrrbuild.proportions import Interval, exact
 from rrrbuild.repository_document import Repository, ServedModel
 from rrrnet.names import text_of
 from rrrserve.claims.claims_file import DEFAULT_CONFIDENCE, VERSION
 from rrrserve.claims.kinds import AccuracyDifference, Agreement, Size
 from rrrserve.judge.artifacts import Artifacts
-from rrrserve.judge.confidence import calibration_half_width
+from rrrserve.judge.confidence import calibration_half_width, exact
+from rrrserve.judge.verdicts import Interval
 
 # A first bound on time: far enough from the engine's own time that the machine's moods do not decide.
 _OF_THE_RATIO = {"triton": 0.7, "http": 0.5}

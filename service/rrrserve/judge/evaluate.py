@@ -5,13 +5,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rrrbuild.proportions import Interval
 from rrrserve.claims.kinds import QUANTILES, Latency, Speedup, Throughput, Timed
 from rrrserve.claims.levels import LEVELS, Window, promql, promql_rate
 from rrrserve.claims.reasons import UndecidableError
 from rrrserve.evidence.blocks import Blocks, no_traffic
 from rrrserve.judge import intervals
-from rrrserve.judge.verdicts import FAIL, PASS, UNDECIDED, Verdict, judge, undecided
+from rrrserve.judge.verdicts import FAIL, PASS, UNDECIDED, Interval, Verdict, judge, undecided
 
 _MS = 1000.0
 

@@ -21,9 +21,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
-from rrrbuild.proportions import Interval
 from rrrserve.claims.reasons import UndecidableError
 from rrrserve.evidence.blocks import Array, Blocks
+from rrrserve.judge.verdicts import Interval
 
 MIN_BLOCKS = 8
 MIN_SAMPLES = 30

@@ -1,13 +1,28 @@
 """Verdicts: pass if the whole interval satisfies the bound, fail if none of it does, else undecided."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from rrrbuild.proportions import Interval
 from rrrserve.claims.kinds import AnyClaim, Bound
 from rrrserve.claims.reasons import UndecidableError
 
 PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
+
+
+class Interval(NamedTuple):
+    """An estimate and its confidence interval, in a claim's unit.
+
+    Attributes:
+        value: the estimate.
+        low: lower end.
+        high: upper end.
+        coarse: what would be left of the interval with endless samples: the bucket's width; None for exact counts.
+    """
+
+    value: float
+    low: float
+    high: float
+    coarse: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
