@@ -162,6 +162,8 @@ class FakeShop:
         self.engines: dict[str, Path] = {}
         self.refuses: set[str] = set()
         self.stops_at: str | None = None
+        self.late: str | None = None
+        self.trained_before: set[str] = set()
 
     def clock(self) -> float:
         return self.now
@@ -172,7 +174,10 @@ class FakeShop:
     def train(self, wanted: Candidate, epochs: int, until: float) -> Trained:
         if wanted.name == self.stops_at:
             raise KeyboardInterrupt
-        self.now += self.slower * (10 + epochs * (20 if wanted.name == OWN else 2))
+        if wanted.name not in self.trained_before:
+            self.now += self.slower * (10 + epochs * (20 if wanted.name == OWN else 2))
+        if wanted.name == self.late:
+            self.now = until + 1
         self.done.append(f"train {wanted.name} {epochs}")
         return Trained(Path("models") / wanted.name, epochs, f"rrr train {wanted.name}", complete=self.now <= until)
 
@@ -181,7 +186,7 @@ class FakeShop:
         return Path("untrained") / wanted.name
 
     def build(self, wanted: Candidate, checkpoint: Path, target: str | None, *, trained: bool) -> Built:
-        self.now += 20
+        self.now += 140 if trained and wanted.name in self.trained_before else 20
         self.done.append(f"build {wanted.name}{'' if trained else ' untrained'}")
         if trained and wanted.name in self.refuses:
             raise CheckFailedError("accuracy falls by 9 points")
@@ -201,6 +206,8 @@ class FakeShop:
         return {name: {"median": self.times.get(name, 7.0)} for name in engines}
 
     def cost(self, wanted: Candidate) -> Cost:
+        if wanted.name in self.trained_before:
+            return Cost(0, 0)
         return Cost(10, 20) if wanted.name == OWN else Cost(10, 2)
 
     def test(self, model: Path) -> tuple[int, tuple[str, ...]]:
@@ -307,6 +314,28 @@ def test_other_numbers_of_members_are_tried_where_there_is_time(tmp_path: Path) 
     run = advising(tmp_path, shop, minutes=30, more=True)
     run.run()
     assert [one.candidate.members for one in run.table()[1:]] == [1, 2, 4, 8, 8, 16]
+
+
+def test_a_number_of_members_that_time_stopped_is_told_until_the_same_command_finishes_it(tmp_path: Path) -> None:
+    shop = FakeShop()
+    shop.late = "members-16"
+    told = "not trained: the time ended before its last epoch; the same command again goes on"
+    for minutes in (30.0, 2.0):  # the second has time for nothing
+        run = advising(tmp_path, shop, minutes=minutes, more=True)
+        run.run()
+        assert (run.table()[-1].name, run.table()[-1].note) == ("members-16", told)
+    shop.late = None
+    run = advising(tmp_path, shop, minutes=30, more=True)
+    run.run()
+    assert (run.table()[-1].name, run.table()[-1].note, run.table()[-1].images) == ("members-16", "", 100)
+
+
+def test_an_engine_of_what_was_trained_before_says_nothing_of_how_slow_trainings_are(tmp_path: Path) -> None:
+    shop = FakeShop()
+    shop.trained_before = {"reduced"}
+    advising(tmp_path, shop, minutes=15).run()
+    trained = [step.split()[1:] for step in shop.done if step.startswith("train ")]
+    assert trained[1:] == [[name, "50"] for name in ("reduced", "members-4", "members-8", "members-8-taught")]
 
 
 def test_ctrl_c_keeps_what_was_measured_and_the_same_again_goes_on(tmp_path: Path) -> None:
