@@ -99,6 +99,18 @@ def test_the_fastest_that_is_shown_to_be_good_enough_is_recommended() -> None:
     )
 
 
+def test_of_several_networks_one_is_surely_good_enough_only_if_that_is_no_chance_among_them() -> None:
+    own = row(OWN, faster=1, wrong=50, images=2000)
+    good = row("members-8", faster=7, wrong=55, images=2000, from_image=20)
+    bad = [row(f"members-{number}", faster=9, wrong=400, images=2000) for number in range(10, 14)]
+    low = difference(good, own, 0.05 / 5).low
+    assert difference(good, own).low >= -1 > low
+    assert recommend([good], own, 1.0).sure
+    among = recommend([good, *bad], own, 1.0)
+    assert (among.name, among.sure) == ("members-8", False)
+    assert f"-0.2 points ({low:+.1f} to " in among.why
+
+
 def test_what_seems_good_enough_is_recommended_with_what_cannot_be_seen() -> None:
     own = row(OWN, faster=1, wrong=1, images=12)
     advice = recommend([row("reduced", faster=9, wrong=1, images=12, from_image=5)], own, 1.0)
@@ -164,6 +176,7 @@ class FakeShop:
         self.stops_at: str | None = None
         self.late: str | None = None
         self.trained_before: set[str] = set()
+        self.validated: dict[str, float] = {}
 
     def clock(self) -> float:
         return self.now
@@ -179,7 +192,8 @@ class FakeShop:
         if wanted.name == self.late:
             self.now = until + 1
         self.done.append(f"train {wanted.name} {epochs}")
-        return Trained(Path("models") / wanted.name, epochs, f"rrr train {wanted.name}", complete=self.now <= until)
+        command, accuracy = f"rrr train {wanted.name}", self.validated.get(wanted.name)
+        return Trained(Path("models") / wanted.name, epochs, command, self.now <= until, accuracy)
 
     def untrained(self, wanted: Candidate) -> Path:
         self.now += 5
@@ -281,6 +295,15 @@ def test_what_is_not_faster_is_not_trained(tmp_path: Path) -> None:
     run.run()
     assert run.rows.by_name["members-8"].note == "not trained: it is not faster than your network"
     assert not any(step.startswith("train members-8") for step in shop.done)
+
+
+def test_validation_images_choose_the_network_that_is_taught(tmp_path: Path) -> None:
+    shop = FakeShop()  # of which test images find members-8 the best
+    shop.validated = {"reduced": 0.9, "members-4": 0.95, "members-8": 0.8}
+    run = advising(tmp_path, shop)
+    run.run()
+    assert [name for name in run.rows.by_name if name.endswith("-taught")] == ["members-4-taught"]
+    assert read_rows(tmp_path).by_name["members-4"].val_accuracy == 0.95
 
 
 def test_a_network_that_is_no_more_accurate_teaches_nothing(tmp_path: Path) -> None:

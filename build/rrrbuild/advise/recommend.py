@@ -30,10 +30,10 @@ def accuracy(row: Row) -> Interval:
     return proportion(row.right, row.images, ALPHA)
 
 
-def difference(row: Row, own: Row) -> Interval:
+def difference(row: Row, own: Row, alpha: float = ALPHA) -> Interval:
     """Accuracy less that of one's own network on the same images, in percentage points."""
     wrong, own_wrong = set(row.wrong), set(own.wrong)
-    found = changed(len(own_wrong) - len(wrong), len(own_wrong ^ wrong), row.images, ALPHA)
+    found = changed(len(own_wrong) - len(wrong), len(own_wrong ^ wrong), row.images, alpha)
     return Interval(_POINTS * found.value, _POINTS * found.low, _POINTS * found.high)
 
 
@@ -47,6 +47,8 @@ def visible_points(images: int) -> float:
 
 def recommend(rows: Sequence[Row], own: Row, max_drop: float) -> Advice:
     """The fastest network that is about as good as one's own, surely if that can be told.
+
+    Its intervals hold for all faster networks together (Bonferroni): of several, one may seem good enough by chance.
 
     Args:
         rows: of the others.
@@ -63,7 +65,7 @@ def recommend(rows: Sequence[Row], own: Row, max_drop: float) -> Advice:
     faster = sorted(
         (row for row in tested if (row.times_as_fast or 0.0) > 1), key=lambda row: -(row.times_as_fast or 0.0)
     )
-    differences = {row.name: difference(row, own) for row in faster}
+    differences = {row.name: difference(row, own, ALPHA / len(faster)) for row in faster}
     near = [row for row in faster if differences[row.name].value >= -max_drop]
     shown = [row for row in near if differences[row.name].low >= -max_drop]
     allowed = f"{max_drop:g} point{'s' * (max_drop != 1)}"

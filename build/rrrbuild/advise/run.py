@@ -43,12 +43,21 @@ class Built:
 
 @dataclass(frozen=True)
 class Trained:
-    """A checkpoint: its folder, epochs and command; `complete` unless time or a person stopped its training."""
+    """A checkpoint.
+
+    Attributes:
+        path: its folder.
+        epochs: 0 for an import.
+        command: that trains it again.
+        complete: unless time or a person stopped its training.
+        val_accuracy: on the validation images; None where there were none.
+    """
 
     path: Path
     epochs: int
     command: str
     complete: bool = True
+    val_accuracy: float | None = None
 
 
 class Shop(Protocol):
@@ -274,7 +283,7 @@ class Advising:
 
     def _finish(self, row: Row, trained: Trained) -> None:
         """Build and test what was trained or imported."""
-        row.epochs, row.command = trained.epochs, trained.command
+        row.epochs, row.command, row.val_accuracy = trained.epochs, trained.command, trained.val_accuracy
         try:
             self._build(row, trained.path, trained=True)
         except CheckFailedError as error:
@@ -293,7 +302,7 @@ class Advising:
         """The best of the others once more, with one's own network as its teacher, if there is something to learn."""
         own = self._own
         others = [row for row in self.rows.by_name.values() if row is not own and not row.candidate.teacher]
-        best = max((row for row in others if row.images), key=lambda row: (row.right, -row.macs), default=None)
+        best = _most_accurate([row for row in others if row.images])
         if not own.images or best is None:
             return
         if own.right <= best.right:
@@ -318,6 +327,13 @@ class Advising:
     def _kept_epochs(self) -> int:
         """Of the rows that an earlier run trained; 0 where there are none."""
         return max((self.rows.of(other).epochs or 0 for other in self._others), default=0)
+
+
+def _most_accurate(rows: Sequence[Row]) -> Row | None:
+    """By validation images, so that test images choose nothing; by those where there are no others."""
+    validated = {row.name: row.val_accuracy for row in rows if row.val_accuracy is not None}
+    found = validated if len(validated) == len(rows) else {row.name: row.right for row in rows}
+    return max(rows, key=lambda row: (found[row.name], -row.macs), default=None)
 
 
 def _epochs(count: int) -> str:

@@ -237,4 +237,5 @@ class Workshop:
 def _trained(checkpoint: Checkpoint, folder: Path) -> Trained:
     """What is told of it; its command replaces it."""
     command = f"{checkpoint.command} --overwrite"
-    return Trained(folder, checkpoint.training["epochs"], command, checkpoint.training["complete"])
+    training = checkpoint.training
+    return Trained(folder, training["epochs"], command, training["complete"], training["selection"]["val_accuracy"])
