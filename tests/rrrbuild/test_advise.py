@@ -111,6 +111,13 @@ def test_of_several_networks_one_is_surely_good_enough_only_if_that_is_no_chance
     assert f"-0.2 points ({low:+.1f} to " in among.why
 
 
+def test_nothing_is_sure_where_ones_own_network_was_trained_on_test_images() -> None:
+    own = row(OWN, faster=1, wrong=50, images=2000)
+    advice = recommend([row("members-8", faster=7, wrong=52, images=2000)], own, 1.0, flattered=True)
+    assert (advice.name, advice.sure) == ("members-8", False)
+    assert advice.why.endswith("; that is not sure, for your network was trained on some of the test images")
+
+
 def test_what_seems_good_enough_is_recommended_with_what_cannot_be_seen() -> None:
     own = row(OWN, faster=1, wrong=1, images=12)
     advice = recommend([row("reduced", faster=9, wrong=1, images=12, from_image=5)], own, 1.0)

@@ -1,7 +1,7 @@
 """What the measurements say: differences with their intervals, and which network to take. Pure functions of rows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rrrbuild.advise.rows import Row
 from rrrbuild.proportions import Interval, changed, proportion
@@ -45,7 +45,7 @@ def visible_points(images: int) -> float:
     return _POINTS * fewest / images
 
 
-def recommend(rows: Sequence[Row], own: Row, max_drop: float) -> Advice:
+def recommend(rows: Sequence[Row], own: Row, max_drop: float, *, flattered: bool = False) -> Advice:
     """The fastest network that is about as good as one's own, surely if that can be told.
 
     Its intervals hold for all faster networks together (Bonferroni): of several, one may seem good enough by chance.
@@ -54,7 +54,16 @@ def recommend(rows: Sequence[Row], own: Row, max_drop: float) -> Advice:
         rows: of the others.
         own: that of one's own network.
         max_drop: percentage points of accuracy that may be lost.
+        flattered: one's own network was trained on some of the test images: nothing is sure.
     """
+    found = _recommend(rows, own, max_drop)
+    if not flattered:
+        return found
+    why = f"{found.why}; that is not sure, for your network was trained on some of the test images"
+    return replace(found, sure=False, why=why)
+
+
+def _recommend(rows: Sequence[Row], own: Row, max_drop: float) -> Advice:
     tested = [row for row in rows if row.images and row.times_as_fast is not None]
     if not tested:
         return Advice(None, False, "nothing smaller was trained and tested: give more --minutes")

@@ -112,6 +112,7 @@ class Advising:
         """
         self.rows, self.target = rows, target or ""
         self.notes: list[str] = []
+        self.flattered = False  # one's own network was trained on test images
         self._shop, self._more, self._until = shop, more, until
         own, *self._others = candidates(members)
         self._own = rows.of(own)
