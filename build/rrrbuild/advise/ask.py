@@ -62,7 +62,7 @@ class Asked:
         """With those that a checkpoint asks for; those that were given win, and only one of them says who is tested."""
         tested = {"test_data", "test_fraction"}
         replaced = tested if tested & self.flags.keys() else set()
-        return {name: value for name, value in flags.items() if name not in replaced} | self.flags
+        return {**{name: value for name, value in flags.items() if name not in replaced}, **self.flags}
 
     def options(self, flags: Mapping[str, Any]) -> Options:
         """What is common to all trainings, with flags that a checkpoint asks for.
