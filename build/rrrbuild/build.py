@@ -20,6 +20,7 @@ from rrrbuild.trust import DEFAULT_TRUST, Trust, with_confidence
 from rrrnet import __version__, sealed
 from rrrnet.checkpoint import DOCUMENT, SPLIT, read_checkpoint
 from rrrnet.data.dataset import REMEMBERED
+from rrrnet.data.remembered import recorded_data
 from rrrnet.errors import IncompatibleError, RRRError, UsageError
 from rrrnet.hub.reference import named
 from rrrnet.network.architecture import embedding_dim
@@ -186,7 +187,7 @@ def describe(order: BuildOrder, folder: Path) -> Manifest:
     """The manifest as far as it is known before anything is compiled."""
     checkpoint, target = order.checkpoint, order.target
     size, architecture = checkpoint.preprocess.size, checkpoint.architecture
-    recorded = checkpoint.training.get("data")
+    recorded = recorded_data(checkpoint)
     outputs = [{"name": OUTPUT, "dtype": "float32", "shape": [-1, architecture.members, architecture.num_classes]}]
     if order.embed:
         outputs.append({"name": EMBEDDING, "dtype": "float32", "shape": [-1, embedding_dim(architecture)]})
@@ -213,7 +214,7 @@ def describe(order: BuildOrder, folder: Path) -> Manifest:
             "method": checkpoint.method,
             "sha256": sealed.sha256_of(checkpoint.path / DOCUMENT),
         },
-        data=None if recorded is None else {key: recorded.get(key) for key in REMEMBERED},
+        data={key: recorded.get(key) for key in REMEMBERED} if recorded else None,
         command="",
         files={},
     )

@@ -20,6 +20,7 @@ from rrrnet import output
 from rrrnet.checkpoint import DOCUMENT, SPLIT, Checkpoint, read_checkpoint
 from rrrnet.data.dataset import ImageSet, load_arrays, read_again, read_split, select
 from rrrnet.data.reading import LeftOut, describe_left_out
+from rrrnet.data.remembered import recorded_data
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.images.preprocess import Uint8Array
 from rrrnet.names import spelled_as
@@ -88,7 +89,7 @@ def open_model(path: Path) -> EvaluatedModel:
     if (path / DOCUMENT).exists():
         checkpoint = read_checkpoint(path)
         ask_all = lazy.predictor(checkpoint)
-        data = checkpoint.training.get("data") or {}
+        data = recorded_data(checkpoint)
         return EvaluatedModel(path, checkpoint, "pytorch", data, lambda images, _: ask_all(images))
     if (path / MANIFEST).exists():
         engine = load_engine(path)
@@ -123,6 +124,8 @@ def predict(subject: EvaluatedModel, data: Path | None, split: str, effort: str 
     effort = effort if effort in subject.efforts else FULL
     source, recorded = subject.source, subject.data.get("path")
     root = data if data is not None else Path(recorded) if recorded else None
+    if root is None and subject.data:
+        raise UsageError(f"{subject.path} comes from the hub, and its images are not here: give some with --data DIR")
     if root is None:
         raise UsageError(f"{subject.path} never had images: give labelled ones with --data DIR --split all")
     if data is None and not root.is_dir():

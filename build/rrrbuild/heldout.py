@@ -10,9 +10,8 @@ import numpy.typing as npt
 from rrrnet.checkpoint import SPLIT, Checkpoint
 from rrrnet.data.copies import copies, used_files
 from rrrnet.data.dataset import ImageSet, evenly, load_arrays, read_again, read_split, select
-from rrrnet.data.remembered import remembered_data
+from rrrnet.data.remembered import recorded_data, remembered_data, why_no_data
 from rrrnet.errors import ArtifactError, UsageError
-from rrrnet.hub.reference import is_in_cache
 from rrrnet.images.preprocess import Preprocess, Uint8Array
 from rrrnet.names import spelled_as
 
@@ -44,22 +43,23 @@ def held_out_images(
         data: a data set to use instead; of one that the split does not know, all images are used.
         limit: the most images to take.
         without: names of images that were used otherwise, e.g. to calibrate.
-        or_made: whether made images will do where the remembered ones are gone; those of a checkpoint from the hub
-            never were here, so there they always do.
+        or_made: whether made images will do where the remembered ones are gone; where there never were any on this
+            machine they always do.
 
     Raises:
         UsageError: the remembered data set is gone and no other is given.
         ArtifactError: `data` has a class that the checkpoint does not know.
     """
-    recorded = checkpoint.training.get("data")
-    gone = recorded is not None and not Path(recorded["path"]).is_dir()
-    reason = "its images are not on this machine" if gone else "the checkpoint never had data"
-    if data is None and not (gone and (or_made or is_in_cache(checkpoint.path))):
+    folder = recorded_data(checkpoint).get("path")
+    gone = folder is not None and not Path(folder).is_dir()
+    if data is None and not (gone and or_made):
         data = remembered_data(checkpoint)
     if data is None:
+        had = checkpoint.training.get("data")
+        reason = "its images are not on this machine" if had else "the checkpoint never had data"
         generated = generated_images(checkpoint.preprocess, limit)
         return HeldOut(generated, None, f"generated patterns: {reason}, so no accuracy is known")
-    everything = read_again(checkpoint.training.get("data") or {}, data)
+    everything = read_again(recorded_data(checkpoint), data)
     everything = replace(everything, classes=spelled_as(everything.classes, checkpoint.labels))
     chosen, part = _test_part(checkpoint, everything)
     chosen = evenly(chosen.take(i for i, file in enumerate(chosen.files) if file not in without), limit)
@@ -85,8 +85,8 @@ def unseen_images(checkpoint: Checkpoint, data: Path | None, calibration_data: P
             raise UsageError(f"{checkpoint.name} records no validation images: {way_out}")
         data = data if data is not None else remembered_data(checkpoint)
         if data is None:
-            raise UsageError(f"{checkpoint.name} never had data: {way_out}")
-        everything = read_again(checkpoint.training.get("data") or {}, data)
+            raise UsageError(f"{checkpoint.name} {why_no_data(checkpoint)}: {way_out}")
+        everything = read_again(recorded_data(checkpoint), data)
         if not any(parts.get(file) == "val" for file in everything.files):
             raise UsageError(f"none of the validation images of {checkpoint.name} are in {data}: {way_out}")
         chosen, part = select(everything, parts, "val"), "validation images"

@@ -99,6 +99,25 @@ def test_the_fastest_that_is_shown_to_be_good_enough_is_recommended() -> None:
     )
 
 
+def test_of_several_networks_one_is_surely_good_enough_only_if_that_is_no_chance_among_them() -> None:
+    own = row(OWN, faster=1, wrong=50, images=2000)
+    good = row("members-8", faster=7, wrong=55, images=2000, from_image=20)
+    bad = [row(f"members-{number}", faster=9, wrong=400, images=2000) for number in range(10, 14)]
+    low = difference(good, own, 0.05 / 5).low
+    assert difference(good, own).low >= -1 > low
+    assert recommend([good], own, 1.0).sure
+    among = recommend([good, *bad], own, 1.0)
+    assert (among.name, among.sure) == ("members-8", False)
+    assert f"-0.2 points ({low:+.1f} to " in among.why
+
+
+def test_nothing_is_sure_where_ones_own_network_was_trained_on_test_images() -> None:
+    own = row(OWN, faster=1, wrong=50, images=2000)
+    advice = recommend([row("members-8", faster=7, wrong=52, images=2000)], own, 1.0, flattered=True)
+    assert (advice.name, advice.sure) == ("members-8", False)
+    assert advice.why.endswith("; that is not sure, for your network was trained on some of the test images")
+
+
 def test_what_seems_good_enough_is_recommended_with_what_cannot_be_seen() -> None:
     own = row(OWN, faster=1, wrong=1, images=12)
     advice = recommend([row("reduced", faster=9, wrong=1, images=12, from_image=5)], own, 1.0)
@@ -162,6 +181,9 @@ class FakeShop:
         self.engines: dict[str, Path] = {}
         self.refuses: set[str] = set()
         self.stops_at: str | None = None
+        self.late: str | None = None
+        self.trained_before: set[str] = set()
+        self.validated: dict[str, float] = {}
 
     def clock(self) -> float:
         return self.now
@@ -172,16 +194,20 @@ class FakeShop:
     def train(self, wanted: Candidate, epochs: int, until: float) -> Trained:
         if wanted.name == self.stops_at:
             raise KeyboardInterrupt
-        self.now += self.slower * (10 + epochs * (20 if wanted.name == OWN else 2))
+        if wanted.name not in self.trained_before:
+            self.now += self.slower * (10 + epochs * (20 if wanted.name == OWN else 2))
+        if wanted.name == self.late:
+            self.now = until + 1
         self.done.append(f"train {wanted.name} {epochs}")
-        return Trained(Path("models") / wanted.name, epochs, f"rrr train {wanted.name}", complete=self.now <= until)
+        command, accuracy = f"rrr train {wanted.name}", self.validated.get(wanted.name)
+        return Trained(Path("models") / wanted.name, epochs, command, self.now <= until, accuracy)
 
     def untrained(self, wanted: Candidate) -> Path:
         self.now += 5
         return Path("untrained") / wanted.name
 
     def build(self, wanted: Candidate, checkpoint: Path, target: str | None, *, trained: bool) -> Built:
-        self.now += 20
+        self.now += 140 if trained and wanted.name in self.trained_before else 20
         self.done.append(f"build {wanted.name}{'' if trained else ' untrained'}")
         if trained and wanted.name in self.refuses:
             raise CheckFailedError("accuracy falls by 9 points")
@@ -201,6 +227,8 @@ class FakeShop:
         return {name: {"median": self.times.get(name, 7.0)} for name in engines}
 
     def cost(self, wanted: Candidate) -> Cost:
+        if wanted.name in self.trained_before:
+            return Cost(0, 0)
         return Cost(10, 20) if wanted.name == OWN else Cost(10, 2)
 
     def test(self, model: Path) -> tuple[int, tuple[str, ...]]:
@@ -276,6 +304,15 @@ def test_what_is_not_faster_is_not_trained(tmp_path: Path) -> None:
     assert not any(step.startswith("train members-8") for step in shop.done)
 
 
+def test_validation_images_choose_the_network_that_is_taught(tmp_path: Path) -> None:
+    shop = FakeShop()  # of which test images find members-8 the best
+    shop.validated = {"reduced": 0.9, "members-4": 0.95, "members-8": 0.8}
+    run = advising(tmp_path, shop)
+    run.run()
+    assert [name for name in run.rows.by_name if name.endswith("-taught")] == ["members-4-taught"]
+    assert read_rows(tmp_path).by_name["members-4"].val_accuracy == 0.95
+
+
 def test_a_network_that_is_no_more_accurate_teaches_nothing(tmp_path: Path) -> None:
     shop = FakeShop()
     shop.wrong[OWN] = 70
@@ -307,6 +344,28 @@ def test_other_numbers_of_members_are_tried_where_there_is_time(tmp_path: Path) 
     run = advising(tmp_path, shop, minutes=30, more=True)
     run.run()
     assert [one.candidate.members for one in run.table()[1:]] == [1, 2, 4, 8, 8, 16]
+
+
+def test_a_number_of_members_that_time_stopped_is_told_until_the_same_command_finishes_it(tmp_path: Path) -> None:
+    shop = FakeShop()
+    shop.late = "members-16"
+    told = "not trained: the time ended before its last epoch; the same command again goes on"
+    for minutes in (30.0, 2.0):  # the second has time for nothing
+        run = advising(tmp_path, shop, minutes=minutes, more=True)
+        run.run()
+        assert (run.table()[-1].name, run.table()[-1].note) == ("members-16", told)
+    shop.late = None
+    run = advising(tmp_path, shop, minutes=30, more=True)
+    run.run()
+    assert (run.table()[-1].name, run.table()[-1].note, run.table()[-1].images) == ("members-16", "", 100)
+
+
+def test_an_engine_of_what_was_trained_before_says_nothing_of_how_slow_trainings_are(tmp_path: Path) -> None:
+    shop = FakeShop()
+    shop.trained_before = {"reduced"}
+    advising(tmp_path, shop, minutes=15).run()
+    trained = [step.split()[1:] for step in shop.done if step.startswith("train ")]
+    assert trained[1:] == [[name, "50"] for name in ("reduced", "members-4", "members-8", "members-8-taught")]
 
 
 def test_ctrl_c_keeps_what_was_measured_and_the_same_again_goes_on(tmp_path: Path) -> None:

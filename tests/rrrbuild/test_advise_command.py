@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import torch
 
 from rrrbuild.advise.ask import Asked
 from rrrbuild.advise.indifferent import make_indifferent
-from rrrbuild.advise.own import flattery, read_own
+from rrrbuild.advise.own import flattery, learnt_tests, read_own
+from rrrnet import sealed
 from rrrnet.checkpoint import DOCUMENT, WEIGHTS, Checkpoint, read_checkpoint
 from rrrnet.data.training_data import DataOptions, TrainingData, read_training_data
 from rrrnet.errors import UsageError
@@ -61,7 +63,7 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_read(
 
 
 def test_a_file_tells_its_backbone_and_whether_its_classifier_fits(resnet50: Path, training_data: TrainingData) -> None:
-    own, data = read_own(str(resnet50), key=None, ordered=False, read_data=lambda _: training_data)
+    own, data = read_own(str(resnet50), Path("nowhere"), key=None, ordered=False, read_data=lambda _: training_data)
     assert (own.backbone, own.weights, own.body) == ("resnet50", str(resnet50), str(resnet50))
     assert own.problem == "mine.pth: fc has 5 classes, the data have 3"
     assert "--test-data" in flattery(own, data)
@@ -71,22 +73,37 @@ def test_a_checkpoint_tells_how_it_sees_images_and_which_of_them_it_knows(
     tmp_path: Path, make_checkpoint: Callable[..., Checkpoint], data: Path, training_data: TrainingData
 ) -> None:
     whole = make_checkpoint(tmp_path / "mine", full(3, backbone="resnet50"), data=data)
+    document = json.loads((whole.path / DOCUMENT).read_text())
+    document["training"]["data"]["test_path"] = str(data / "gone")
+    document["training"]["split"] = {"test_fraction": 0.25, "groups": None, "min_per_class": 2}
+    sealed.seal(whole.path, DOCUMENT, document)
     asked: list[object] = []
 
     def read(flags: object) -> TrainingData:
         asked.append(flags)
         return training_data
 
-    own, _ = read_own(str(whole.path), key=None, ordered=False, read_data=read)
-    assert asked == [{"size": 32, "seed": 0}]
+    for folder in (tmp_path, data):  # other images are split as usual
+        own, _ = read_own(str(whole.path), folder, key=None, ordered=False, read_data=read)
+    assert asked == [{"size": 32, "seed": 0}, {"size": 32, "seed": 0, "test_fraction": 0.25, "min_per_class": 2}]
     assert (own.weights, own.body) == (str(whole.path), str(whole.path / WEIGHTS))
     assert own.problem == ""
     assert flattery(own, training_data) == ""  # half of each class is tested there, a fifth of the same half here
+    everything = replace(training_data, parts=("test",) * len(training_data.parts))
+    seen = learnt_tests(own, everything)
+    assert seen == len(everything.parts) // 2
+    assert flattery(own, everything).startswith(f"your network was trained on {seen} of {2 * seen} test images")
 
 
 def test_a_reduced_network_is_no_network_to_ask_about(checkpoint: Checkpoint) -> None:
     with pytest.raises(UsageError, match="is a reduced network already: give the whole one"):
-        read_own(str(checkpoint.path), key=None, ordered=False, read_data=lambda _: pytest.fail("images were read"))
+        read_own(
+            str(checkpoint.path),
+            Path("nowhere"),
+            key=None,
+            ordered=False,
+            read_data=lambda _: pytest.fail("images were read"),
+        )
 
 
 def test_a_network_that_is_only_timed_answers_every_image_alike(
@@ -112,6 +129,10 @@ def test_what_a_checkpoint_asks_for_gives_way_to_what_a_person_does(tmp_path: Pa
     asked = Asked("imagenet", tmp_path, tmp_path / "out", 5, flags={"size": 64})
     assert asked.options({"size": 128, "seed": 7}).size == 64
     assert asked.options({"size": 128, "seed": 7}).seed == 7
+    tested = Asked("imagenet", tmp_path, tmp_path / "out", 5, flags={"test_data": tmp_path}).options(
+        {"test_fraction": 0.2, "groups": "camera"}
+    )
+    assert tested.data_options.settings() == {"test_data": str(tmp_path), "groups": "camera"}
 
 
 @pytest.mark.nightly

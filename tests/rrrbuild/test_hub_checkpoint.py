@@ -1,16 +1,21 @@
 """A checkpoint goes to the hub by its own upload, and `rrr build hf://OWNER/NAME` builds from there."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from harness.fake_hub import FakeHub
-from rrrbuild.evaluation import open_model
+from rrrbuild.calibration import calibration_images
+from rrrbuild.evaluation import open_model, predict
 from rrrbuild.heldout import held_out_images
 from rrrbuild.manifest import read_engine
 from rrrnet.checkpoint import Checkpoint, local_checkpoint, read_checkpoint
+from rrrnet.data.copies import used_files
+from rrrnet.data.remembered import remembered_images
 from rrrnet.errors import ArtifactError, UsageError
+from rrrnet.robust.measure import images_of
 from rrrserve.cli import run
 
 Capture = pytest.CaptureFixture[str]
@@ -52,20 +57,30 @@ def test_a_page_edited_on_the_hub_changes_nothing_and_damage_is_found(
     read_checkpoint(local_checkpoint(Path(f"hf://me/duo@{uploaded}"), lambda _: None))
 
 
-def test_images_that_are_on_another_machine_are_replaced_by_made_ones_and_told(
-    uploaded: str, checkpoint: Checkpoint, data: Path, monkeypatch: pytest.MonkeyPatch
+def test_folders_of_whoever_uploaded_it_are_not_read_here_even_where_there_are_such(
+    uploaded: str, checkpoint: Checkpoint, data: Path
 ) -> None:
     folder = local_checkpoint(Path("hf://me/duo"), lambda _: None)
-    for place in (folder, checkpoint.path):
-        found = read_checkpoint(place)
-        found.training["data"]["path"] = "/nowhere"
-        if place == folder:
-            held_out = held_out_images(found, None, limit=2)
-            assert held_out.labels is None
-            assert held_out.source == "generated patterns: its images are not on this machine, so no accuracy is known"
-        else:
-            with pytest.raises(UsageError, match="tell where they are with --data DIR"):
-                held_out_images(found, None, limit=2)
+    found = read_checkpoint(folder)
+    assert Path(found.training["data"]["path"]).is_dir()
+    held_out = held_out_images(found, None, limit=2)
+    assert held_out.labels is None
+    assert held_out.source == "generated patterns: its images are not on this machine, so no accuracy is known"
+    refused: tuple[Callable[[], object], ...] = (
+        lambda: predict(open_model(folder), None, "test"),
+        lambda: calibration_images(found, None, limit=2),
+        lambda: remembered_images(found, None),
+        lambda: images_of(found, None),
+    )
+    for read in refused:
+        with pytest.raises(UsageError, match=r"comes from the hub, and its images are not here.* --data DIR"):
+            read()
+    assert not any(path.is_file() for path in used_files(found, ("train", "test")))
+    mine = read_checkpoint(checkpoint.path)
+    assert held_out_images(mine, None, limit=2).labels is not None
+    mine.training["data"]["path"] = "/nowhere"
+    with pytest.raises(UsageError, match="tell where they are with --data DIR"):
+        held_out_images(mine, None, limit=2)
     assert held_out_images(read_checkpoint(folder), data, limit=2).labels is not None
 
 
@@ -76,6 +91,8 @@ def test_rrr_build_takes_the_name_and_records_the_commit(uploaded: str, tmp_path
     assert "downloading model.json of hf://me/duo" in capsys.readouterr().err
     manifest = read_engine(out)
     assert manifest.name == "duo"
+    assert manifest.data is not None
+    assert (manifest.data["path"], manifest.data["name"]) == (None, "colours")
     assert manifest.command.startswith(f"rrr build hf://me/duo@{uploaded} --target onnxruntime-fp32 ")
 
 

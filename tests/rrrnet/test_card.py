@@ -68,6 +68,29 @@ def test_the_page_tells_people_the_scores_the_command_and_how_images_are_seen(tr
     assert "None: nothing was measured." in model_card(replace(trained, training={}))
 
 
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        ({"epochs": 3, "teacher": None}, "which training never saw:"),
+        ({"epochs": 3, "teacher": {"trained_on_test_images": 0}}, "which training never saw:"),
+        ({"epochs": 0, "teacher": None}, "which this training did not use:"),
+        (
+            {"epochs": 3, "teacher": {"trained_on_test_images": 12}},
+            "which this training did not use (its teacher was trained on 12 of them):",
+        ),
+        (
+            {"epochs": 3, "teacher": {"trained_on_test_images": None}},
+            "which this training did not use (its teacher was trained on an unknown number of them):",
+        ),
+    ],
+)
+def test_the_page_says_that_nobody_saw_the_test_images_only_where_that_is_known(
+    trained: Checkpoint, training: dict[str, object], words: str
+) -> None:
+    page = model_card(replace(trained, training=trained.training | training))
+    assert f"test images of pets: cats & \u201cdogs\u201d, {words}\n" in page
+
+
 def test_the_config_has_labels_as_transformers_and_images_as_timm(trained: Checkpoint) -> None:
     config = json.loads(json.dumps(hub_config(trained)))
     assert config["id2label"] == {"0": "cat: a", "1": "dog"}

@@ -99,6 +99,16 @@ def test_images_become_inputs_as_the_files_say(config: Any, processor: Any, prep
         (timm(input_size="large"), None, "its mean, std and sizes are not taken"),
         (None, CONVNEXT | {"resample": 0}, 'resize rule is "another of Pillow\'s"'),
         (None, {"size": {"shortest_edge": 224}}, "no square comes of it"),
+        (
+            None,
+            {"size": {"height": 256, "width": 256}, "do_center_crop": True, "crop_size": {"height": 224, "width": 224}},
+            "a crop is taken here from an image of a shortest_edge",
+        ),
+        (
+            None,
+            {"size": 256, "do_center_crop": True, "crop_size": {"height": 224, "width": 192}},
+            "crop_size is 224 x 192, and not a square",
+        ),
         (None, CONVNEXT | {"rescale_factor": 1}, "rescale_factor is 1, and not 1/255"),
         ({"id2label": {"0": "a", "2": "b"}}, None, "its labels are not taken: their numbers are not 0 to 1"),
         ({"label_names": ["a", 7]}, None, "its labels are not taken: not all are text"),

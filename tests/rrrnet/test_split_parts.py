@@ -101,6 +101,8 @@ def test_a_second_data_set_is_the_test_part_and_is_found_again(tmp_path: Path) -
     options = DataOptions(test_data=tests, min_per_class=2)
     data = read_training_data(root, options, seed=0, validate=True, say=lambda line: None)
     assert Counter(data.parts) == {"train": 18, "val": 2, "test": 3}
+    asked = {name: data.split_document()[name] for name in ("test_fraction", "groups", "min_per_class")}
+    assert asked == {"test_fraction": None, "groups": None, "min_per_class": 2}
     again = read_again(data.data_document())
     assert (again.sha256, again.classes) == (data.images.sha256, ("cat", "dog"))
     part = select(again, dict(zip(data.images.files, data.parts, strict=True)), "test")

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rrrbuild.advise.own import Own, flattery, read_own
+from rrrbuild.advise.own import Own, flattery, learnt_tests, read_own
 from rrrbuild.advise.plan import DEFAULT_MEMBERS, OWN, usable_seconds
 from rrrbuild.advise.rows import read_rows, settle_asked
 from rrrbuild.advise.run import Advising
@@ -58,13 +58,19 @@ class Asked:
                 raise IncompatibleError(f"{target.name} cannot be measured here: {obstacle}")
         self.options({})
 
+    def flags_beside(self, flags: Mapping[str, Any]) -> dict[str, Any]:
+        """With those that a checkpoint asks for; those that were given win, and only one of them says who is tested."""
+        tested = {"test_data", "test_fraction"}
+        replaced = tested if tested & self.flags.keys() else set()
+        return {**{name: value for name, value in flags.items() if name not in replaced}, **self.flags}
+
     def options(self, flags: Mapping[str, Any]) -> Options:
-        """What is common to all trainings, with flags that a checkpoint asks for; those that were given win.
+        """What is common to all trainings, with flags that a checkpoint asks for.
 
         Raises:
             UsageError: a value that is not allowed.
         """
-        wanted = {**flags, **self.flags, "weights": "none", "method": "full", "epochs": 0}
+        wanted = {**self.flags_beside(flags), "weights": "none", "method": "full", "epochs": 0}
         return options_of(self.data, self.out / "models" / OWN, wanted)
 
 
@@ -80,13 +86,14 @@ def measure(asked: Asked, requested: Stopping) -> tuple[Advising, bool]:
     began = time.monotonic()
     own, data = read_own(
         asked.weights,
+        asked.data,
         key=asked.weights_key,
         ordered="labels" in asked.flags,
         read_data=lambda flags: _read_data(asked.data, asked.options(flags)),
     )
     identity = _identity(asked, own, data)
     target = settle_asked(asked.out, {**identity, "target": asked.target})["target"]
-    flags = {**own.flags, **asked.flags}
+    flags = asked.flags_beside(own.flags)
     with TemporaryDirectory(prefix=".untrained-", dir=asked.out) as scratch:
         shop = Workshop(own, asked.weights_key, data, asked.data, asked.out, flags, Path(scratch), requested)
         advising = Advising(
@@ -98,6 +105,7 @@ def measure(asked: Asked, requested: Stopping) -> tuple[Advising, bool]:
             until=began + usable_seconds(asked.minutes),
         )
         advising.notes += _notes(own, data)
+        advising.flattered = shop.fits and learnt_tests(own, data) > 0
         try:
             advising.run()
         except KeyboardInterrupt:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rrrnet.checkpoint import DOCUMENT, SPLIT, WEIGHTS, Checkpoint, read_checkpoint
 from rrrnet.data.dataset import read_split
+from rrrnet.data.remembered import recorded_data
 from rrrnet.data.training_data import TrainingData
 from rrrnet.errors import UsageError
 from rrrnet.hub.reference import check_is_here
@@ -27,7 +28,7 @@ class Own:
         backbone: a name of `architecture.BACKBONES`.
         origin: which bytes these are, in words.
         problem: why its classifier cannot be kept; empty if it can.
-        flags: of `rrr train`, where a checkpoint tells them: how it sees images, and the seed of its split.
+        flags: of `rrr train`, where a checkpoint tells them: how it sees images, and how its own were split.
         learnt: names of the images of its training; None where they are not known.
     """
 
@@ -41,12 +42,18 @@ class Own:
 
 
 def read_own(
-    weights: str, *, key: str | None, ordered: bool, read_data: Callable[[Mapping[str, Any]], TrainingData]
+    weights: str,
+    data: Path,
+    *,
+    key: str | None,
+    ordered: bool,
+    read_data: Callable[[Mapping[str, Any]], TrainingData],
 ) -> tuple[Own, TrainingData]:
     """Read what `--weights` names, then the images.
 
     Args:
         weights: a file, a checkpoint of the whole network, or "imagenet".
+        data: the folder of the images.
         key: `--weights-key`.
         ordered: whether `--labels` gives the order of its outputs.
         read_data: is given the `flags` of a checkpoint; called when the weights have proved good.
@@ -66,13 +73,26 @@ def read_own(
                 f"--weights {weights} is a reduced network already: give the whole one that it comes from "
                 "(rrr train --method full makes one)"
             )
-        flags = {**flags_of(checkpoint.preprocess), "seed": checkpoint.training.get("seed", 0)}
-        data = read_data(flags)
-        return _of_checkpoint(Path(weights), checkpoint, flags, data.images.classes), data
+        flags = {**flags_of(checkpoint.preprocess), **_split_flags(checkpoint, data)}
+        images = read_data(flags)
+        return _of_checkpoint(Path(weights), checkpoint, flags, images.images.classes), images
     pretrained = read_pretrained(weights, key=key)
-    data = read_data({})
-    problem = classifier_problem(pretrained, len(data.images.classes), labels_from="--labels" if ordered else "")
-    return Own(weights, weights, pretrained.found.backbone, pretrained.origin, problem), data
+    images = read_data({})
+    problem = classifier_problem(pretrained, len(images.images.classes), labels_from="--labels" if ordered else "")
+    return Own(weights, weights, pretrained.found.backbone, pretrained.origin, problem), images
+
+
+def _split_flags(checkpoint: Checkpoint, data: Path) -> dict[str, Any]:
+    """What splits its images as its training did; of a folder that has none of them only the seed."""
+    training, flags = checkpoint.training, {}
+    parts = read_split(checkpoint.path / SPLIT) if SPLIT in checkpoint.files else {}
+    if any((data / file).is_file() for file in parts):
+        asked = training.get("split") or {}
+        flags = {name: asked.get(name) for name in ("test_fraction", "groups", "min_per_class")}
+        tests = recorded_data(checkpoint).get("test_path")
+        flags["test_data"] = Path(tests) if tests and Path(tests).is_dir() else None
+    known = {name: value for name, value in flags.items() if value is not None}
+    return {"seed": training.get("seed", 0), **known}
 
 
 def _of_checkpoint(path: Path, checkpoint: Checkpoint, flags: Mapping[str, Any], classes: Collection[str]) -> Own:
@@ -90,15 +110,23 @@ def _of_checkpoint(path: Path, checkpoint: Checkpoint, flags: Mapping[str, Any],
     )
 
 
+def learnt_tests(own: Own, data: TrainingData) -> int:
+    """How many test images it is known to have been trained on, by their names."""
+    return len(_tests(data) & (own.learnt or frozenset()))
+
+
+def _tests(data: TrainingData) -> set[str]:
+    return {file for file, part in zip(data.images.files, data.parts, strict=True) if part == "test"}
+
+
 def flattery(own: Own, data: TrainingData) -> str:
     """A sentence where the accuracy of an imported network may be that on images it was trained on; else empty."""
-    tests = {file for file, part in zip(data.images.files, data.parts, strict=True) if part == "test"}
     if own.learnt is None:
         return (
             "if your network was trained on some of the test images, its accuracy flatters it: give images that it "
             "never saw with --test-data DIR"
         )
-    seen = len(tests & own.learnt)
+    seen, tested = learnt_tests(own, data), len(_tests(data))
     if not seen:
         return ""
-    return f"your network was trained on {seen} of {len(tests)} test images by their names: its accuracy flatters it"
+    return f"your network was trained on {seen} of {tested} test images by their names: its accuracy flatters it"

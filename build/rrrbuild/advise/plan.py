@@ -45,7 +45,7 @@ class Cost:
     """What a training takes here.
 
     Attributes:
-        once_seconds: whatever the epochs: reading, scoring, and building and testing its engine.
+        once_seconds: whatever the epochs: reading and scoring; where its engine counts, building and testing that.
         epoch_seconds: of each epoch.
     """
 

@@ -1,7 +1,7 @@
 """What the measurements say: differences with their intervals, and which network to take. Pure functions of rows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rrrbuild.advise.rows import Row
 from rrrnet.proportions import Interval, changed, proportion
@@ -30,10 +30,10 @@ def accuracy(row: Row) -> Interval:
     return proportion(row.right, row.images, ALPHA)
 
 
-def difference(row: Row, own: Row) -> Interval:
+def difference(row: Row, own: Row, alpha: float = ALPHA) -> Interval:
     """Accuracy less that of one's own network on the same images, in percentage points."""
     wrong, own_wrong = set(row.wrong), set(own.wrong)
-    found = changed(len(own_wrong) - len(wrong), len(own_wrong ^ wrong), row.images, ALPHA)
+    found = changed(len(own_wrong) - len(wrong), len(own_wrong ^ wrong), row.images, alpha)
     return Interval(_POINTS * found.value, _POINTS * found.low, _POINTS * found.high)
 
 
@@ -45,14 +45,25 @@ def visible_points(images: int) -> float:
     return _POINTS * fewest / images
 
 
-def recommend(rows: Sequence[Row], own: Row, max_drop: float) -> Advice:
+def recommend(rows: Sequence[Row], own: Row, max_drop: float, *, flattered: bool = False) -> Advice:
     """The fastest network that is about as good as one's own, surely if that can be told.
+
+    Its intervals hold for all faster networks together (Bonferroni): of several, one may seem good enough by chance.
 
     Args:
         rows: of the others.
         own: that of one's own network.
         max_drop: percentage points of accuracy that may be lost.
+        flattered: one's own network was trained on some of the test images: nothing is sure.
     """
+    found = _recommend(rows, own, max_drop)
+    if not flattered:
+        return found
+    why = f"{found.why}; that is not sure, for your network was trained on some of the test images"
+    return replace(found, sure=False, why=why)
+
+
+def _recommend(rows: Sequence[Row], own: Row, max_drop: float) -> Advice:
     tested = [row for row in rows if row.images and row.times_as_fast is not None]
     if not tested:
         return Advice(None, False, "nothing smaller was trained and tested: give more --minutes")
@@ -63,7 +74,7 @@ def recommend(rows: Sequence[Row], own: Row, max_drop: float) -> Advice:
     faster = sorted(
         (row for row in tested if (row.times_as_fast or 0.0) > 1), key=lambda row: -(row.times_as_fast or 0.0)
     )
-    differences = {row.name: difference(row, own) for row in faster}
+    differences = {row.name: difference(row, own, ALPHA / len(faster)) for row in faster}
     near = [row for row in faster if differences[row.name].value >= -max_drop]
     shown = [row for row in near if differences[row.name].low >= -max_drop]
     allowed = f"{max_drop:g} point{'s' * (max_drop != 1)}"

@@ -30,6 +30,7 @@ class Row:
         epochs: of the training; 0 for an import; None where there is no checkpoint.
         images: number of test images that its engine was asked about; 0 where it was not.
         wrong: names of those it answered wrongly.
+        val_accuracy: on the validation images of its training; None where there were none.
         note: why something is missing, for people.
         command: trains it again (or imports it).
         build: builds its engine again.
@@ -45,6 +46,7 @@ class Row:
     epochs: int | None = None
     images: int = 0
     wrong: tuple[str, ...] = ()
+    val_accuracy: float | None = None
     note: str = ""
     command: str = ""
     build: str = ""

@@ -4,7 +4,7 @@ What trains, builds and measures is a `Shop`; here is only the order of the work
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -43,12 +43,21 @@ class Built:
 
 @dataclass(frozen=True)
 class Trained:
-    """A checkpoint: its folder, epochs and command; `complete` unless time or a person stopped its training."""
+    """A checkpoint.
+
+    Attributes:
+        path: its folder.
+        epochs: 0 for an import.
+        command: that trains it again.
+        complete: unless time or a person stopped its training.
+        val_accuracy: on the validation images; None where there were none.
+    """
 
     path: Path
     epochs: int
     command: str
     complete: bool = True
+    val_accuracy: float | None = None
 
 
 class Shop(Protocol):
@@ -103,6 +112,7 @@ class Advising:
         """
         self.rows, self.target = rows, target or ""
         self.notes: list[str] = []
+        self.flattered = False  # one's own network was trained on test images
         self._shop, self._more, self._until = shop, more, until
         own, *self._others = candidates(members)
         self._own = rows.of(own)
@@ -111,7 +121,7 @@ class Advising:
         self._engines: dict[str, Path] = {}
         self._build_seconds: dict[str, float] = {}
         self._costs: dict[str, Cost] = {}
-        self._slow = 1.0  # how long trainings take, as against what was estimated
+        self._slow = 1.0  # how long trainings take without their engines, as against what was estimated
 
     def table(self) -> list[Row]:
         """One's own network, then those that were asked for or measured, by their members."""
@@ -126,15 +136,17 @@ class Advising:
             KeyboardInterrupt: by a person; the rows are as they were measured until then.
             RRRError: one's own network cannot be built at all.
         """
+        asked_for = (self._own.name, *(other.name for other in self._others))
         for row in self.rows.by_name.values():
-            row.note = ""
+            if row.name in asked_for:  # of the others it stays true until they are trained
+                row.note = ""
             self._keep(row)
         self._measure_own()
         self._measure_speed()
         shares = self._share_out()
         self._train_all(shares)
         self._teach()
-        self._try_more(shares.epochs)
+        self._try_more(shares.epochs or self._kept_epochs())
         if any(row.trained_engine for row in self.rows.by_name.values() if row is not self._own):
             self._take_turns()  # with trained engines in place of random ones: all ratios are of one run
 
@@ -200,10 +212,10 @@ class Advising:
             row = self.rows.of(other)
             if not row.images and not row.note:
                 if worth_training(row.times_as_fast):
-                    costs[row.name] = self._cost(other)
+                    costs[row.name] = self._with_engine(row.name, self._cost(other))
                 else:
                     self._leave(row, "not trained: it is not faster than your network")
-        own_cost = None if own.images or own.note else self._cost(own.candidate)
+        own_cost = None if own.images or own.note else self._with_engine(OWN, self._cost(own.candidate))
         taught = None
         if costs:
             dearest = max(costs, key=lambda name: costs[name].epoch_seconds)
@@ -217,12 +229,15 @@ class Advising:
         return shares
 
     def _cost(self, wanted: Candidate) -> Cost:
-        """Of a training and its engine; steps are timed once."""
+        """Of a training, as estimated; steps are timed once."""
         if wanted.name not in self._costs:
-            found = self._shop.cost(wanted)
-            build = self._build_seconds.get(wanted.name, max(self._build_seconds.values(), default=_BUILD_SECONDS))
-            self._costs[wanted.name] = replace(found, once_seconds=found.once_seconds + build)
+            self._costs[wanted.name] = self._shop.cost(wanted)
         return self._costs[wanted.name]
+
+    def _with_engine(self, name: str, training: Cost) -> Cost:
+        """Of a training and its engine, if it is as much slower than estimated as the last one."""
+        build = self._build_seconds.get(name, max(self._build_seconds.values(), default=_BUILD_SECONDS))
+        return Cost(build + self._slow * training.once_seconds, self._slow * training.epoch_seconds)
 
     def _train_all(self, shares: Shares) -> None:
         own = self._own
@@ -243,8 +258,15 @@ class Advising:
         self.rows.write(row)
 
     def _train(self, row: Row, epochs: int, cost: Cost) -> None:
-        """Train, build and test one network, with fewer epochs where trainings turned out slower."""
-        possible = fitting(self._left / self._slow, cost, epochs)
+        """Train, build and test one network, with fewer epochs where trainings turned out slower.
+
+        Args:
+            row: its row.
+            epochs: that it gets if they fit.
+            cost: of its training, as estimated.
+        """
+        row.note = ""
+        possible = fitting(self._left, self._with_engine(row.name, cost), epochs)
         if not possible:
             self._leave(row, "not trained: no time was left")
             return
@@ -253,15 +275,16 @@ class Advising:
         began = self._shop.clock()
         trained = self._shop.train(row.candidate, possible, self._until)
         if trained.complete:
+            if cost.epoch_seconds > 0:  # else it was trained before, and took no time
+                self._slow = (self._shop.clock() - began) / cost.seconds(possible)
             self._finish(row, trained)
-            self._slow = (self._shop.clock() - began) / cost.seconds(possible)
         else:
             row.note = "not trained: the time ended before its last epoch; the same command again goes on"
         self.rows.write(row)
 
     def _finish(self, row: Row, trained: Trained) -> None:
         """Build and test what was trained or imported."""
-        row.epochs, row.command = trained.epochs, trained.command
+        row.epochs, row.command, row.val_accuracy = trained.epochs, trained.command, trained.val_accuracy
         try:
             self._build(row, trained.path, trained=True)
         except CheckFailedError as error:
@@ -280,7 +303,7 @@ class Advising:
         """The best of the others once more, with one's own network as its teacher, if there is something to learn."""
         own = self._own
         others = [row for row in self.rows.by_name.values() if row is not own and not row.candidate.teacher]
-        best = max((row for row in others if row.images), key=lambda row: (row.right, -row.macs), default=None)
+        best = _most_accurate([row for row in others if row.images])
         if not own.images or best is None:
             return
         if own.right <= best.right:
@@ -295,11 +318,23 @@ class Advising:
         """Other numbers of members, where there is time for as many epochs."""
         for members in MORE_MEMBERS if self._more and epochs else ():
             other = candidate(members)
-            if other.name in self.rows.by_name:
+            found = self.rows.by_name.get(other.name)
+            if found is not None and found.images:
                 continue
-            cost = self._cost(other)
-            if fitting(self._left / self._slow, cost, epochs) == epochs:
-                self._train(self.rows.of(other), epochs, cost)
+            training = self._cost(other)
+            if fitting(self._left, self._with_engine(other.name, training), epochs) == epochs:
+                self._train(self.rows.of(other), epochs, training)
+
+    def _kept_epochs(self) -> int:
+        """Of the rows that an earlier run trained; 0 where there are none."""
+        return max((self.rows.of(other).epochs or 0 for other in self._others), default=0)
+
+
+def _most_accurate(rows: Sequence[Row]) -> Row | None:
+    """By validation images, so that test images choose nothing; by those where there are no others."""
+    validated = {row.name: row.val_accuracy for row in rows if row.val_accuracy is not None}
+    found = validated if len(validated) == len(rows) else {row.name: row.right for row in rows}
+    return max(rows, key=lambda row: (found[row.name], -row.macs), default=None)
 
 
 def _epochs(count: int) -> str:

@@ -204,11 +204,15 @@ class Workshop:
         return {name: rows["1"] for name, rows in measure_latency(runners, self.preprocess, (1,)).items()}
 
     def cost(self, wanted: Candidate) -> Cost:
-        """By steps that are timed here; nothing where it was trained before."""
-        if (before := self._before(wanted)) is not None and before.training["complete"]:
-            return Cost(0.0, 0.0)
+        """By steps that are timed here; of what is left where it was trained before, which may be nothing."""
+        left, before = 1.0, self._before(wanted)
+        if before is not None:
+            if before.training["complete"]:
+                return Cost(0.0, 0.0)
+            left -= before.training["epochs_done"] / before.training["epochs"]
         options = self._options(wanted, self._scratch, {"backbone": self._own.backbone, "epochs": 1})
-        return Cost(*cost_here(options, self._counts, self._classes))
+        once, epoch = cost_here(options, self._counts, self._classes)
+        return Cost(once, left * epoch)
 
     def test(self, model: Path) -> tuple[int, tuple[str, ...]]:
         """Number of test images, and the names of those that the engine or checkpoint answers wrongly."""
@@ -223,4 +227,5 @@ class Workshop:
 def _trained(checkpoint: Checkpoint, folder: Path) -> Trained:
     """What is told of it; its command replaces it."""
     command = f"{checkpoint.command} --overwrite"
-    return Trained(folder, checkpoint.training["epochs"], command, checkpoint.training["complete"])
+    training = checkpoint.training
+    return Trained(folder, training["epochs"], command, training["complete"], training["selection"]["val_accuracy"])

@@ -116,7 +116,7 @@ def advise(
 def _tell(advising: "Advising", max_drop: float, minutes: float, out: Path, *, stopped: bool, as_json: bool) -> None:
     """The table and what follows from it; exit with 130 where it was stopped."""
     own, *others = rows = advising.table()
-    advice = recommend(others, own, max_drop)
+    advice = recommend(others, own, max_drop, flattered=advising.flattered)
     words = sys.argv[1:] if stopped else _next(advice, advising.target, minutes, out)
     if as_json:
         told: dict[str, Any] = {**document(rows, advising.target, advice, advising.notes), "stopped": stopped}

@@ -6,6 +6,8 @@ from pathlib import Path
 from rrrnet.checkpoint import SPLIT, Checkpoint
 from rrrnet.data.dataset import TEST_DATA, ImageSet, read_split
 from rrrnet.data.folder_tree import scan
+from rrrnet.data.remembered import recorded_data
+from rrrnet.hub.reference import is_in_cache
 from rrrnet.sealed import sha256_of
 
 
@@ -17,8 +19,8 @@ def used_files(checkpoint: Checkpoint, which: Collection[str], data: Path | None
         which: parts of its split; with "train" its images without a label, too.
         data: where its data set lies now; None: where it lay.
     """
-    recorded = checkpoint.training.get("data") or {}
-    root, tests = data or Path(recorded.get("path") or ""), Path(recorded.get("test_path") or "")
+    recorded, nowhere = recorded_data(checkpoint), checkpoint.path / "images"
+    root, tests = data or Path(recorded.get("path") or nowhere), Path(recorded.get("test_path") or nowhere)
     parts = read_split(checkpoint.path / SPLIT) if SPLIT in checkpoint.files else {}
     found = {
         (tests / file.removeprefix(TEST_DATA) if file.startswith(TEST_DATA) else root / file): file
@@ -26,7 +28,7 @@ def used_files(checkpoint: Checkpoint, which: Collection[str], data: Path | None
         if part in which
     }
     unlabelled = ((checkpoint.training.get("teacher") or {}).get("unlabelled") or {}).get("path")
-    if unlabelled and "train" in which and Path(unlabelled).is_dir():
+    if unlabelled and "train" in which and not is_in_cache(checkpoint.path) and Path(unlabelled).is_dir():
         found |= {Path(unlabelled) / file: file for file in scan(Path(unlabelled)).files}
     return found
 

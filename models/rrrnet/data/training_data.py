@@ -74,7 +74,8 @@ class TrainingData:
     def split_document(self) -> dict[str, Any]:
         """What model.json holds as `training.split`."""
         counts = {f"{part}_images": self.parts.count(part) for part in (split.TRAIN, split.VAL, split.TEST)}
-        return {"file": SPLIT, "seed": self.seed, "rule": self._rule(), **counts}
+        asked = {name: getattr(self.options, name) for name in ("test_fraction", "groups", "min_per_class")}
+        return {"file": SPLIT, "seed": self.seed, "rule": self._rule(), **asked, **counts}
 
     def _rule(self) -> str:
         fraction = self.options.test_fraction or self.images.test_fraction

@@ -6,7 +6,7 @@ the hub know the keys: the page has the hub's front matter, `config.json` labels
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rrrnet.images.preprocess import Preprocess
@@ -89,7 +89,7 @@ def _page(checkpoint: "Checkpoint") -> Iterator[str]:
     yield from ("rrr build hf://OWNER/NAME        # compiled for your machine, and verified", "```", "")
     yield from ("## Images", "", f"{checkpoint.preprocess.describe()}.", "", "## Scores", "")
     if scores:
-        yield from (f"On {scores['images']} test images of {_data_name(checkpoint)}, which training never saw:", "")
+        yield from (f"On {scores['images']} test images of {_data_name(checkpoint)}, {_unseen(training)}:", "")
         yield from ("| | " + " | ".join(_FIGURES.values()) + " |", "|---" * (1 + len(_FIGURES)) + "|")
         rows = [("network" if architecture.members == 1 else "ensemble", scores)]
         if architecture.members > 1:
@@ -107,6 +107,18 @@ def _page(checkpoint: "Checkpoint") -> Iterator[str]:
     more = len(checkpoint.labels) - _MOST_LABELS
     shown = ", ".join(f"`{_plain(label)}`" for label in checkpoint.labels[:_MOST_LABELS])
     yield shown + (f" and {more} more, in `config.json`" if more > 0 else "")
+
+
+def _unseen(training: Mapping[str, Any]) -> str:
+    """Who has not seen the test images, as far as that is known; of the weights of an import it is not."""
+    teacher = training.get("teacher")
+    seen = teacher["trained_on_test_images"] if teacher else 0
+    if training.get("epochs") and seen == 0:
+        return "which training never saw"
+    if seen == 0:
+        return "which this training did not use"
+    count = "an unknown number" if seen is None else seen
+    return f"which this training did not use (its teacher was trained on {count} of them)"
 
 
 def _scores(checkpoint: "Checkpoint") -> dict[str, Any]:

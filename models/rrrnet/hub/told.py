@@ -163,7 +163,11 @@ def _of_transformers(config: Mapping[str, Any]) -> Preprocess:
         edge = None if squashed else int(size / (config.get("crop_pct") or 224 / 256))
     elif config.get("do_center_crop"):
         crop = config["crop_size"]
-        size = crop["height"] if isinstance(crop, Mapping) else crop
+        size, width = (crop["height"], crop["width"]) if isinstance(crop, Mapping) else (crop, crop)
+        if size != width:
+            raise ValueError(f"crop_size is {size} x {width}, and not a square")
+        if edge is None:  # a squash to height and width, as DeiT's, then a crop
+            raise ValueError(f"size is {given}, and a crop is taken here from an image of a shortest_edge")
     else:
         edge = None
     if not size:

@@ -12,6 +12,7 @@ import torch
 from rrrnet.checkpoint import SPLIT, Checkpoint
 from rrrnet.data.dataset import TEST_DATA, ImageSet, evenly, load_arrays, read_again, read_split, select
 from rrrnet.data.layout import list_columns
+from rrrnet.data.remembered import recorded_data, why_no_data
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.images.preprocess import Uint8Array
 from rrrnet.inference import load_model, probabilities
@@ -36,10 +37,12 @@ def images_of(checkpoint: Checkpoint, data: Path | None) -> ImageSet:
         UsageError: the images are gone, or it never had any.
         ArtifactError: the data set has classes that the checkpoint does not know.
     """
-    recorded = checkpoint.training.get("data") or {}
-    root = data if data is not None else Path(recorded["path"]) if recorded else None
+    recorded = recorded_data(checkpoint)
+    root = data if data is not None else Path(recorded["path"]) if "path" in recorded else None
     if root is None or (data is None and not root.is_dir()):
-        why = "never had images" if root is None else f"remembers its images at {root}, which is no folder any more"
+        why = (
+            why_no_data(checkpoint) if root is None else f"remembers its images at {root}, which is no folder any more"
+        )
         raise UsageError(f"{checkpoint.path} {why}: give labelled ones with --data DIR")
     images = read_again(recorded, data)
     images = replace(images, classes=spelled_as(images.classes, checkpoint.labels))
