@@ -76,4 +76,4 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> Any:
     """The array of zeros of a file, made if it is not there."""
     if path.is_file():
         return np.load(path, mmap_mode="r+")
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)  # type: ignore[no-untyped-call]
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)  # type: ignore[no-untyped-call]  # numpy leaves it so

@@ -14,24 +14,6 @@ from rrrnet.errors import ArtifactError, CheckFailedError, UsageError
 MINUTE = 60.0
 
 
-def row(name: str, *, faster: float | None = None, wrong: int = 0, images: int = 100, from_image: int = 0) -> Row:
-    """A measured network that answers some images in a row wrongly."""
-    names = tuple(f"{index}.png" for index in range(from_image, from_image + wrong))
-    speed = None if faster is None else {"median": 40 / faster}
-    return Row(
-        Candidate(name, "ensemble", 4),
-        parameters=8_000_000,
-        macs=500_000_000,
-        engine_bytes=8_000_000,
-        speed=speed,
-        times_as_fast=faster,
-        epochs=20,
-        images=images,
-        wrong=names,
-        command=f"rrr train --out {name}",
-    )
-
-
 # How the minutes are divided
 
 
@@ -298,7 +280,7 @@ def test_rows_of_another_question_are_not_mixed(tmp_path: Path) -> None:
 
 def test_a_damaged_row_is_named(tmp_path: Path) -> None:
     rows = Rows(tmp_path)
-    rows.write(row("reduced", faster=9))
+    rows.write(Row(Candidate("reduced", "reduced", 1)))
     (path,) = (tmp_path / "rows").iterdir()
     path.write_text(path.read_text().replace('"images"', '"pictures"'))
     with pytest.raises(ArtifactError, match=r"reduced\.json is no row of rrr advise"):

@@ -112,12 +112,12 @@ def sweep(
     most = available_cores()
     if cores is not None and not 1 <= cores <= most and ray is None:
         raise UsageError(f"--cores {cores}: allowed are 1 to {most}, those of this machine")
-    todo = _todo(plan)
+    waiting = _waiting(plan)
     complete = True
-    if todo:
-        with stop_requested(_STOPPING) as requested, _runner(ray, cores) as runner, _bar(len(todo)) as show:
+    if waiting:
+        with stop_requested(_STOPPING) as requested, _runner(ray, cores) as runner, _bar(len(waiting)) as show:
             requested.running = True
-            complete = run(plan, todo, runner, stop=lambda: requested.stop, show=show, say=output.say)
+            complete = run(plan, waiting, runner, stop=lambda: requested.stop, show=show, say=output.say)
     _finish(plan, complete=complete, as_json=as_json)
 
 
@@ -137,21 +137,21 @@ def _settled(data: Path, out: Path, weights: str | None, backbone: str | None) -
     return {"weights": found.weights, "backbone": found.backbone}
 
 
-def _todo(plan: "Plan") -> list[Any]:
+def _waiting(plan: "Plan") -> list[Any]:
     """The cells that are left, said aloud."""
     from rrrnet.sweep.cells import check_settings
 
     measured, cells = plan.folder.results(), plan.cells()
     check_settings(measured, plan.shared_settings(), {cell: plan.own_settings(cell) for cell in cells})
-    todo = plan.to_run(measured)
+    waiting = plan.to_run(measured)
     known = sum(cell in measured for cell in cells)
-    output.say(f"{len(cells)} cells: {known} are measured already, {len(todo)} to train")
+    output.say(f"{len(cells)} cells: {known} are measured already, {len(waiting)} to train")
     failed = plan.folder.failures()
-    if again := [cell for cell in todo if cell in failed]:
+    if again := [cell for cell in waiting if cell in failed]:
         output.say(f"{len(again)} of these failed before and are tried again, the first is {again[0]}")
-    if taught := [cell for cell in todo if cell in measured]:
+    if taught := [cell for cell in waiting if cell in measured]:
         output.say(f"{len(taught)} of these are trained again to teach, since their checkpoints were not kept")
-    return todo
+    return waiting
 
 
 @contextmanager
