@@ -20,7 +20,7 @@ from rrrnet import output
 from rrrnet.checkpoint import DOCUMENT, SPLIT, Checkpoint, read_checkpoint
 from rrrnet.data.dataset import ImageSet, load_arrays, read_split, select
 from rrrnet.data.reading import LeftOut, describe_left_out
-from rrrnet.data.remembered import known_images, recorded_data
+from rrrnet.data.remembered import data_remedy, known_images, recorded_data
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.images.preprocess import Uint8Array
 from rrrnet.training.metrics import FIGURES, by_class, mean_of_members, score, score_mean
@@ -122,7 +122,7 @@ def predict(subject: EvaluatedModel, data: Path | None, split: str, effort: str 
     check_effort(effort)
     effort = effort if effort in subject.efforts else FULL
     source = subject.source
-    ask = f"give labelled ones with --data DIR{'' if SPLIT in source.files else ' --split all'}"
+    ask = data_remedy(split, recorded=SPLIT in source.files)
     with output.progress_bar() as bar:
         task = bar.add_task(f"{source.name} ({subject.target})", total=None, text="reading images")
         images = known_images(subject.path, subject.data, source.labels, data, remedy=ask)

@@ -35,6 +35,19 @@ def why_no_images(recorded: Mapping[str, Any]) -> str:
     return "" if Path(folder).is_dir() else f"remembers its images at {folder}, which is no folder any more"
 
 
+def data_remedy(split: str, *, recorded: bool) -> str:
+    """What to do where a model's images are not here.
+
+    Args:
+        split: the part that is asked for; "all" is every image.
+        recorded: whether the model knows its split, by names of files.
+    """
+    if split == "all":
+        return "give labelled ones with --data DIR"
+    others = "with --data DIR --split all"
+    return f"give them with --data DIR, or other labelled ones {others}" if recorded else f"give labelled ones {others}"
+
+
 def known_images(
     name: object, recorded: Mapping[str, Any], labels: tuple[str, ...], data: Path | None, *, remedy: str
 ) -> ImageSet:

@@ -10,7 +10,7 @@ from rrrbuild.repository_document import Repository
 from rrrnet import sealed
 from rrrnet.checkpoint import SPLIT
 from rrrnet.data.dataset import ImageSet, read_split, select
-from rrrnet.data.remembered import known_images
+from rrrnet.data.remembered import data_remedy, known_images
 from rrrnet.errors import ArtifactError, UsageError
 
 SplitName = Literal["test", "all"]
@@ -106,7 +106,7 @@ def labelled_images(data: Path | None, recorded: Recorded, known_labels: tuple[s
         UsageError: there is no data set.
         ArtifactError: it has a class that the model does not know, or no image in that part.
     """
-    remedy = "give labelled ones with --data DIR"
+    remedy = data_remedy(split, recorded=recorded.parts is not None)
     if data is None and not recorded.data:
         raise UsageError(f"it is not known what images the model was trained on: {remedy}")
     images = known_images("the model", recorded.data or {}, known_labels, data, remedy=remedy)
