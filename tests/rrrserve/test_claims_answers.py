@@ -107,7 +107,7 @@ def test_images_that_the_model_was_trained_on_are_left_out(tmp_path: Path) -> No
         labelled_images(data, Recorded(), labels, "test")
     with pytest.raises(ArtifactError, match="classes that the model does not know: dog"):
         labelled_images(data, known, ("cat",), "all")
-    with pytest.raises(UsageError, match=r"not known what images .*: give them with --data DIR, or other labelled ones"):
+    with pytest.raises(UsageError, match=r"not known what images .*: give them with --data DIR, or other"):
         labelled_images(None, known, labels, "test")
 
 
