@@ -207,7 +207,7 @@ def test_images(count: int) -> tuple[list[Path], list[str]]:
 
 
 def show(result: dict[str, Any]) -> None:
-    """The table of the README."""
+    """The table of docs/performance.md."""
     ensemble, baseline = result["models"][ENSEMBLE], result["models"][BASELINE]
     scores = ensemble["scores"]
     members = [member["accuracy"] for member in scores["members"]]

@@ -1,4 +1,4 @@
-"""Write the tables of docs/internals/performance.md and README.md and draw the plots; nothing is measured.
+"""Write the tables of both pages about performance and of README.md and draw the plots; nothing is measured.
 
 .venv/bin/python benchmarks/performance.py
 """
@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from rrrbench import charts
-from rrrbench.environment import AND, RESULTS, ROOT
+from rrrbench.environment import AND, RESULTS, ROOT, machine_text
 from rrrbench.same_engine import same_engine_bars, same_engine_table
 from rrrbench.service_tables import peers_bars, peers_table, service_bars, service_tables
-from rrrbench.summary import demo_summary, speed_summary
+from rrrbench.summary import demo_summary, servers_summary, speed_summary
 from rrrbench.tables import bars, engine_tables
 
 PAGE = ROOT / "docs" / "internals" / "performance.md"
+OVERVIEW = ROOT / "docs" / "performance.md"
 README = ROOT / "README.md"
 Document = Mapping[str, Any]
 
@@ -53,6 +54,14 @@ PARTS: dict[str, tuple[Callable[[Document], dict[str, str]], Callable[[Document]
 }
 
 
+# The few figures by the name of their marks: result file, the option that names the page, what writes them.
+SUMMARIES: dict[str, tuple[str, str, Callable[[Document], str]]] = {
+    "speed": ("engine", "readme", speed_summary),
+    "servers": ("peers", "overview", servers_summary),
+    "demo": ("demo", "overview", demo_summary),
+}
+
+
 def figures(name: str, document: Document) -> str:
     """What stands between the marks: how it was measured, the tables, the bars that are missed, the plots."""
     tables, its_bars, plots = PARTS[name]
@@ -63,7 +72,7 @@ def figures(name: str, document: Document) -> str:
         gpu = machine["gpu"]["name"] if machine["gpu"] else "no GPU"
         load = ", ".join(str(value) for value in made["load_average_before"])
         commands = AND.join(f"`{command}`" for command in made["command"].split(AND))
-        run = f"{commands}, {made['date']}, {machine['cpu']}, {machine['cores']} cores, {gpu}, load before {load}"
+        run = f"{commands}, {made['date']}, {machine_text(machine)}; {gpu}, load before {load}"
         sections.setdefault(run, []).append(section)
         packages = ", ".join(f"{package} {version}" for package, version in made["versions"].items())
         versions.setdefault(packages, []).append(section)
@@ -95,6 +104,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page; plots go beside it")
     parser.add_argument("--readme", type=Path, default=README, help="the README, which has the main figures")
+    parser.add_argument("--overview", type=Path, default=OVERVIEW, help="the page of the servers and the demo")
     options = parser.parse_args()
     documents = {}
     for name, (_, _, plots) in PARTS.items():
@@ -108,14 +118,14 @@ def main() -> None:
             if all(document.get(section) for section in sections):
                 draw(document, options.page.parent / file)
                 print(f"drawn: {options.page.parent / file}")
-    if documents.keys() >= {"engine", "peers"}:
-        text = speed_summary(documents["engine"], documents["peers"])
-        options.readme.write_text(write(options.readme.read_text(), "speed", text))
     demo = options.results / "demo.json"
     if demo.is_file():
-        document = json.loads(demo.read_text())
-        options.readme.write_text(write(options.readme.read_text(), "demo", demo_summary(document)))
-        charts.draw_demo(document, options.readme.parent / "docs" / "demo.png")
+        documents["demo"] = json.loads(demo.read_text())
+        charts.draw_demo(documents["demo"], options.overview.with_name("demo.png"))
+    for name, (source, page, summary) in SUMMARIES.items():
+        if source in documents:
+            file = getattr(options, page)
+            file.write_text(write(file.read_text(), name, summary(documents[source])))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,11 @@ def environment() -> dict[str, Any]:
             **{name: version for name in _PACKAGES if (version := machine.package_version(name))},
         },
     }
+
+
+def machine_text(machine: Mapping[str, Any]) -> str:
+    """`AMD EPYC, 2 cores: avx2 avx512f`, as `rrr doctor` has it: one name stands for CPUs of several speeds."""
+    return f"{machine['cpu']}, {machine['cores']} cores: {' '.join(machine['cpu_features'])}"
 
 
 class ResultFile:

@@ -1,10 +1,11 @@
-"""The README's figures: those of the demo, and a few lines of what docs/internals/performance.md shows in full."""
+"""The few figures of README.md and docs/performance.md; docs/internals/performance.md has all."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from rrrbench.environment import machine_text
 from rrrbench.names import BASELINE, BASELINE_TITLE, DEMO_BASELINE, DEMO_ENSEMBLE, ENSEMBLE
 from rrrbench.service_tables import best_throughput
 from rrrbench.tables import case_ratio, markdown, median
@@ -12,12 +13,8 @@ from rrrbench.tables import case_ratio, markdown, median
 Document = Mapping[str, Any]
 
 
-def speed_summary(engine: Document, peers: Document) -> str:
-    """Engines at batch 1 of the largest size, PyTorch eager beside the fastest of them, and the servers."""
-    return f"{_engines(engine)}\n\n{_servers(peers)}"
-
-
-def _engines(engine: Document) -> str:
+def speed_summary(engine: Document) -> str:
+    """Engines at batch 1 of the largest size, PyTorch eager beside the fastest of them, and the machine."""
     pixels = max(case["pixels"] for case in engine["ratios"])
     rows = []
     for case in engine["ratios"]:
@@ -28,11 +25,14 @@ def _engines(engine: Document) -> str:
     times = case["times_ms"]
     best = min((name for name in times if not name.startswith("torch-eager")), key=lambda name: median(times[name]))
     cells = [f"{median(times[name]):.1f} ms" for name in ("torch-eager", best)]
-    rows.append([f"PyTorch eager; `{best}`", *cells, case_ratio(case, "torch-eager", best).text(1, "x")])
-    return markdown([f"{pixels} pixels, batch 1, p50", BASELINE_TITLE, "8 members", "ratio (95 % interval)"], rows)
+    unlike = f"{BASELINE_TITLE} in PyTorch eager, FP32; members in `{best}`"
+    rows.append([unlike, *cells, case_ratio(case, "torch-eager", best).text(1, "x")])
+    table = markdown([f"{pixels} pixels, batch 1, p50", BASELINE_TITLE, "8 members", "ratio (95 % interval)"], rows)
+    return f"{table}\n\nOn {machine_text(engine['environment']['ratios']['machine'])}."
 
 
-def _servers(peers: Document) -> str:
+def servers_summary(peers: Document) -> str:
+    """The servers, one request at a time and many, and the machine."""
     rows, level = [], ""
     for name, row in peers["peers"][0]["rows"].items():
         first, level = [found for found in row if found.startswith("concurrency-")][:2]
@@ -41,7 +41,7 @@ def _servers(peers: Document) -> str:
         rows.append([name, *(f"{figure:.1f}" for figure in figures)])
     level = level.removeprefix("concurrency-")
     header = ["JPEG in, JSON out", "p50 (ms)", "p99", f"p50 at {level} requests", f"p99 at {level}", "best answers/s"]
-    return markdown(header, rows)
+    return f"{markdown(header, rows)}\n\nOn {machine_text(peers['environment']['peers']['machine'])}."
 
 
 def demo_summary(result: Document) -> str:
@@ -70,6 +70,6 @@ def demo_summary(result: Document) -> str:
     accuracy = f"{100 * scores['accuracy']:.1f} % (members: {100 * np.mean(members):.1f} % on average)"
     rows.append((f"accuracy on {scores['images']} test images", accuracy, "not trained", ""))
     table = markdown(["", "RRR-Net, 8 members", BASELINE_TITLE, "ratio (95 % interval)"], rows)
-    cpu = result["machine"]["cpu"].split(":")[0]
-    note = f"`{result['target']}`, batch 1, {result['rounds']} requests to each model in turns, on {cpu}."
+    requests = f"`{result['target']}`, batch 1, {result['rounds']} requests to each model in turns"
+    note = f"{requests}, on {result['machine']['cpu']}."
     return f"{table}\n\n{note}"

@@ -125,7 +125,7 @@ class Network:
 
 
 def _random_layer(shape: Shape, random: np.random.Generator, align: int) -> Layer:
-    """Spread so that activations stay near 1 through 50 blocks; padding adds channels that are exactly zero."""
+    """Spread so that activations stay near 1 through all blocks; padding adds channels that are exactly zero."""
     gain = {"conv3": 0.25, "fc": 0.7}.get(shape.name.rpartition(".")[2], 1.0)
     spread = gain * math.sqrt(2 / (shape.inputs * shape.kernel**2))
     weight = random.normal(0, spread, (shape.outputs, shape.inputs, shape.kernel, shape.kernel)).astype(np.float32)

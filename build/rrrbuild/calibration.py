@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rrrnet.checkpoint import SPLIT, Checkpoint
 from rrrnet.data.dataset import evenly, load_arrays, read_again, read_split, select, split_dataset
-from rrrnet.data.remembered import recorded_data, remembered_data, why_no_data
+from rrrnet.data.remembered import recorded_data, why_no_images
 from rrrnet.errors import UsageError
 from rrrnet.images.preprocess import Uint8Array
 
@@ -40,13 +40,13 @@ def calibration_images(checkpoint: Checkpoint, data: Path | None, *, limit: int)
         UsageError: the checkpoint never had data, or it is gone, and no other is given.
         ArtifactError: `data` is not a data set.
     """
-    data = data if data is not None else remembered_data(checkpoint)
-    if data is None:
+    recorded = recorded_data(checkpoint)
+    if data is None and (absent := why_no_images(recorded)):
         raise UsageError(
-            f"checkpoint {checkpoint.name} {why_no_data(checkpoint)}, and INT8 is calibrated on real images: give "
+            f"checkpoint {checkpoint.name} {absent}, and INT8 is calibrated on real images: give "
             "a data set with --data DIR (rrr data glyphs DIR makes one), or take a target of another precision"
         )
-    everything = read_again(recorded_data(checkpoint), data)
+    everything = read_again(recorded, data)
     parts = read_split(checkpoint.path / SPLIT) if SPLIT in checkpoint.files else {}
     part = "training split"
     if not parts.keys() & set(everything.files):

@@ -7,11 +7,10 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rrrbuild import lazy, machine, plan_runner
+from rrrbuild import lazy, machine
 from rrrbuild.engine import Runner, load_runner
 from rrrbuild.heldout import HeldOut
 from rrrbuild.job import BuildOrder, Compiled, CompileJob, Report
@@ -20,7 +19,7 @@ from rrrbuild.measure import measure_latency
 from rrrbuild.plan_runner import SPLIT, Embeddings, Probabilities
 from rrrbuild.plans import winners
 from rrrbuild.targets import Plan, Target
-from rrrbuild.verify import compare, compare_embeddings, run_all
+from rrrbuild.verify import compare, compare_embeddings, run_all, run_all_embedding
 from rrrnet import sealed
 from rrrnet.checkpoint import DOCUMENT
 from rrrnet.errors import FULL_DISK, ArtifactError, CheckFailedError, IncompatibleError, RRRError
@@ -90,12 +89,12 @@ def check(
     """
     document = to_document(replace(manifest, plan=plan))
     runner = load_runner(manifest.path / plan, order.target, document, threads=None)
-    found = run_all(runner, held_out.images, order.batch)
+    if embeddings is None:
+        found = run_all(runner, held_out.images, order.batch)
+        return runner, compare(found, reference, held_out, order.target, max_drop=order.max_drop)
+    found, vectors = run_all_embedding(runner, held_out.images, order.batch)
     verified = compare(found, reference, held_out, order.target, max_drop=order.max_drop)
-    if embeddings is not None:
-        found = run_all(partial(plan_runner.embed, runner), held_out.images, order.batch)
-        verified["embedding"] = compare_embeddings(found, embeddings, order.target)
-    return runner, verified
+    return runner, {**verified, "embedding": compare_embeddings(vectors, embeddings, order.target)}
 
 
 def prove(order: BuildOrder, manifest: Manifest, plans: Sequence[str], held_out: HeldOut) -> Manifest:

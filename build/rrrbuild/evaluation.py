@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,11 @@ from rrrbuild.engine import check_effort, load_engine
 from rrrbuild.manifest import MANIFEST, Manifest
 from rrrnet import output
 from rrrnet.checkpoint import DOCUMENT, SPLIT, Checkpoint, read_checkpoint
-from rrrnet.data.dataset import ImageSet, load_arrays, read_again, read_split, select
+from rrrnet.data.dataset import ImageSet, load_arrays, read_split, select
 from rrrnet.data.reading import LeftOut, describe_left_out
-from rrrnet.data.remembered import recorded_data
+from rrrnet.data.remembered import data_remedy, known_images, recorded_data
 from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.images.preprocess import Uint8Array
-from rrrnet.names import spelled_as
 from rrrnet.training.metrics import FIGURES, by_class, mean_of_members, score, score_mean
 
 BATCH_SIZE = 32
@@ -122,22 +121,13 @@ def predict(subject: EvaluatedModel, data: Path | None, split: str, effort: str 
     """
     check_effort(effort)
     effort = effort if effort in subject.efforts else FULL
-    source, recorded = subject.source, subject.data.get("path")
-    root = data if data is not None else Path(recorded) if recorded else None
-    if root is None and subject.data:
-        raise UsageError(f"{subject.path} comes from the hub, and its images are not here: give some with --data DIR")
-    if root is None:
-        raise UsageError(f"{subject.path} never had images: give labelled ones with --data DIR --split all")
-    if data is None and not root.is_dir():
-        raise UsageError(f"the images of {subject.path} are no longer at {root}: give the folder with --data DIR")
+    source = subject.source
+    ask = data_remedy(split, recorded=SPLIT in source.files)
     with output.progress_bar() as bar:
         task = bar.add_task(f"{source.name} ({subject.target})", total=None, text="reading images")
-        images = read_again(subject.data, data)
-        images = replace(images, classes=spelled_as(images.classes, source.labels))
+        images = known_images(subject.path, subject.data, source.labels, data, remedy=ask)
         chosen = _chosen(subject, images, split)
-        arrays, indices = load_arrays(chosen, source.preprocess)
-        position = {label: index for index, label in enumerate(source.labels)}
-        labels = np.array([position[images.classes[index]] for index in indices], dtype=np.int64)
+        arrays, labels = load_arrays(chosen, source.preprocess)
         results: list[npt.NDArray[np.float32]] = []
         bar.update(task, total=len(arrays), text="")
         for start in range(0, len(arrays), BATCH_SIZE):
@@ -145,6 +135,7 @@ def predict(subject: EvaluatedModel, data: Path | None, split: str, effort: str 
             bar.advance(task, len(results[-1]))
     for lost in describe_left_out(images.left_out):
         output.say(f"left out {lost}")
+    root = data if data is not None else Path(subject.data["path"])
     data_matches = subject.data.get("sha256") in (None, images.sha256)
     if not data_matches:
         output.say(f"note: the images in {root} are not, or not all, those {source.name} was trained on")
@@ -247,12 +238,7 @@ def answer_scores(
 
 def _chosen(subject: EvaluatedModel, images: ImageSet, split: str) -> ImageSet:
     """The part of the data set that is evaluated."""
-    source = subject.source
-    unknown = sorted(set(images.classes) - set(source.labels))
-    if unknown:
-        message = f"{images.root} has classes that {subject.path} does not know: {', '.join(unknown[:5])}"
-        raise ArtifactError(f"{message}; it knows {', '.join(source.labels[:5])} ...")
-    if split != "all" and SPLIT not in source.files:
+    if split != "all" and SPLIT not in subject.source.files:
         raise ArtifactError(f"{subject.path} has no recorded split: score all images with --split all")
     return images if split == "all" else select(images, read_split(subject.path / SPLIT), split)  # type: ignore[arg-type]  # of SPLITS
 

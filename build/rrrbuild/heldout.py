@@ -1,7 +1,7 @@
 """The images that an engine is verified on: the test split of the data that the checkpoint was trained on."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +9,10 @@ import numpy.typing as npt
 
 from rrrnet.checkpoint import SPLIT, Checkpoint
 from rrrnet.data.copies import copies, used_files
-from rrrnet.data.dataset import ImageSet, evenly, load_arrays, read_again, read_split, select
-from rrrnet.data.remembered import recorded_data, remembered_data, why_no_data
-from rrrnet.errors import ArtifactError, UsageError
+from rrrnet.data.dataset import ImageSet, evenly, load_arrays, read_split, select
+from rrrnet.data.remembered import known_images, recorded_data, why_no_images
+from rrrnet.errors import UsageError
 from rrrnet.images.preprocess import Preprocess, Uint8Array
-from rrrnet.names import spelled_as
 
 NO_ACCURACY = "not known: no labelled images; --data DIR gives some"
 
@@ -50,20 +49,15 @@ def held_out_images(
         UsageError: the remembered data set is gone and no other is given.
         ArtifactError: `data` has a class that the checkpoint does not know.
     """
-    folder = recorded_data(checkpoint).get("path")
-    gone = folder is not None and not Path(folder).is_dir()
-    if data is None and not (gone and or_made):
-        data = remembered_data(checkpoint)
-    if data is None:
-        had = checkpoint.training.get("data")
-        reason = "its images are not on this machine" if had else "the checkpoint never had data"
+    recorded = recorded_data(checkpoint)
+    if data is None and why_no_images(recorded) and (or_made or recorded.get("path") is None):
+        reason = "its images are not on this machine" if recorded else "the checkpoint never had data"
         generated = generated_images(checkpoint.preprocess, limit)
         return HeldOut(generated, None, f"generated patterns: {reason}, so no accuracy is known")
-    everything = read_again(recorded_data(checkpoint), data)
-    everything = replace(everything, classes=spelled_as(everything.classes, checkpoint.labels))
+    everything = _images_of(checkpoint, data, "tell where they are with --data DIR")
     chosen, part = _test_part(checkpoint, everything)
     chosen = evenly(chosen.take(i for i, file in enumerate(chosen.files) if file not in without), limit)
-    return _with_labels(chosen, checkpoint, f"{part} of {chosen.name}")
+    return HeldOut(*load_arrays(chosen, checkpoint.preprocess), f"{part} of {chosen.name}")
 
 
 def unseen_images(checkpoint: Checkpoint, data: Path | None, calibration_data: Path | None, *, limit: int) -> HeldOut:
@@ -78,20 +72,22 @@ def unseen_images(checkpoint: Checkpoint, data: Path | None, calibration_data: P
     """
     way_out = "--calibration-data DIR gives some"
     if calibration_data is not None:
-        chosen, part = _but_known(checkpoint, data, read_again({}, calibration_data))
+        others = known_images(checkpoint.path, {}, checkpoint.labels, calibration_data, remedy=way_out)
+        chosen, part = _but_known(checkpoint, data, others)
     else:
         parts = read_split(checkpoint.path / SPLIT) if SPLIT in checkpoint.files else {}
         if "val" not in parts.values():
             raise UsageError(f"{checkpoint.name} records no validation images: {way_out}")
-        data = data if data is not None else remembered_data(checkpoint)
-        if data is None:
-            raise UsageError(f"{checkpoint.name} {why_no_data(checkpoint)}: {way_out}")
-        everything = read_again(recorded_data(checkpoint), data)
+        everything = _images_of(checkpoint, data, way_out)
         if not any(parts.get(file) == "val" for file in everything.files):
-            raise UsageError(f"none of the validation images of {checkpoint.name} are in {data}: {way_out}")
+            raise UsageError(f"none of the validation images of {checkpoint.name} are in {everything.root}: {way_out}")
         chosen, part = select(everything, parts, "val"), "validation images"
-    chosen = evenly(replace(chosen, classes=spelled_as(chosen.classes, checkpoint.labels)), limit)
-    return _with_labels(chosen, checkpoint, f"{part} of {chosen.name}")
+    chosen = evenly(chosen, limit)
+    return HeldOut(*load_arrays(chosen, checkpoint.preprocess), f"{part} of {chosen.name}")
+
+
+def _images_of(checkpoint: Checkpoint, data: Path | None, remedy: str) -> ImageSet:
+    return known_images(checkpoint.path, recorded_data(checkpoint), checkpoint.labels, data, remedy=remedy)
 
 
 def _but_known(checkpoint: Checkpoint, data: Path | None, images: ImageSet) -> tuple[ImageSet, str]:
@@ -107,15 +103,6 @@ def _but_known(checkpoint: Checkpoint, data: Path | None, images: ImageSet) -> t
     left_out, missing = len(known), sum(not path.is_file() for path in originals)
     part = f"all images but {left_out} that it was trained or tested on" if left_out else "all images"
     return unknown, f"{part} (not compared with {missing} of those, which are gone)" if missing else part
-
-
-def _with_labels(chosen: ImageSet, checkpoint: Checkpoint, source: str) -> HeldOut:
-    unknown = sorted(set(chosen.classes) - set(checkpoint.labels))
-    if unknown:
-        raise ArtifactError(f"{chosen.root} has classes that {checkpoint.path} does not know: {', '.join(unknown[:5])}")
-    images, labels = load_arrays(chosen, checkpoint.preprocess)
-    to_output = np.array([checkpoint.labels.index(name) for name in chosen.classes])
-    return HeldOut(images, to_output[labels], source)
 
 
 def _test_part(checkpoint: Checkpoint, images: ImageSet) -> tuple[ImageSet, str]:

@@ -24,12 +24,24 @@ _LENGTH_TOLERANCE = 0.02  # BF16 rounds a length by up to 0.4 %
 
 
 def run_all(runner: Run, images: Uint8Array, batch: BatchRange) -> Probabilities:
-    """All images in batches of `min`, `opt`, then `max`: in some runtimes each size takes a path of its own."""
+    """Probabilities (N, M, C) of all images, asked in batches of each size."""
+    return np.concatenate([runner(part) for part in _batches(images, batch)])
+
+
+def run_all_embedding(runner: Any, images: Uint8Array, batch: BatchRange) -> tuple[Probabilities, Embeddings]:
+    """The same by a runner with the attribute `embedding`, and the embeddings (N, D) of the same calls."""
+    both = [(runner(part), runner.embedding) for part in _batches(images, batch)]
+    probabilities, embeddings = zip(*both, strict=True)
+    return np.concatenate(probabilities), np.concatenate(embeddings)
+
+
+def _batches(images: Uint8Array, batch: BatchRange) -> list[Uint8Array]:
+    """Batches of `min`, `opt`, then `max`: in some runtimes each size takes a path of its own."""
     starts = [0, batch.min, batch.min + batch.opt]
     starts += range(starts[-1] + batch.max, len(images), batch.max)
     stops = [*starts[1:], len(images)]
     parts = [images[start:stop] for start, stop in zip(starts, stops, strict=True)]
-    return np.concatenate([runner(part) for part in parts if len(part)])
+    return [part for part in parts if len(part)]
 
 
 def compare(

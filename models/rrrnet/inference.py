@@ -41,28 +41,32 @@ def probabilities(
 
     Shape: (N, S, S, 3) uint8, as `preprocess.image_to_array` makes them, to (N, M, C) float32.
     """
-    device = next(model.parameters()).device
-    shape = (len(images), model.architecture.members, model.architecture.num_classes)
-    found = np.empty(shape, np.float32)
-    with torch.inference_mode():
-        for start in range(0, len(images), batch_size):
-            rows = slice(start, start + batch_size)
-            batch = torch.from_numpy(np.ascontiguousarray(images[rows])).to(device)
-            found[rows] = model(normalise(batch, preprocess)).softmax(2).cpu().numpy()
-    return found
+    shape = model.architecture.members, model.architecture.num_classes
+    return _in_batches(model, lambda batch: model(normalise(batch, preprocess)).softmax(2), images, batch_size, shape)
 
 
 def embeddings(
     model: RRRNet, preprocess: Preprocess, images: Uint8Array, batch_size: int = 32
 ) -> npt.NDArray[np.float32]:
     """Embedding of each image, (N, D), see `RRRNet.embed`; images and network as of `probabilities`."""
+    shape = (embedding_dim(model.architecture),)
+    return _in_batches(model, lambda batch: model.embed(normalise(batch, preprocess)), images, batch_size, shape)
+
+
+def _in_batches(
+    model: RRRNet,
+    ask: Callable[[torch.Tensor], torch.Tensor],
+    images: Uint8Array,
+    batch_size: int,
+    shape: tuple[int, ...],
+) -> npt.NDArray[np.float32]:
+    """What `ask` makes of the images where the network is, (N, *shape)."""
     device = next(model.parameters()).device
-    found = np.empty((len(images), embedding_dim(model.architecture)), np.float32)
+    found = np.empty((len(images), *shape), np.float32)
     with torch.inference_mode():
         for start in range(0, len(images), batch_size):
             rows = slice(start, start + batch_size)
-            batch = torch.from_numpy(np.ascontiguousarray(images[rows])).to(device)
-            found[rows] = model.embed(normalise(batch, preprocess)).cpu().numpy()
+            found[rows] = ask(torch.from_numpy(np.ascontiguousarray(images[rows])).to(device)).cpu().numpy()
     return found
 
 

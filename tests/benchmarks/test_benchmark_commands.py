@@ -14,7 +14,6 @@ import performance
 from rrrbench import peak
 from rrrbench.names import BASELINE, ENSEMBLE, SINGLE
 from rrrbench.servers import running
-from rrrbench.summary import demo_summary, speed_summary
 from rrrnet.errors import CheckFailedError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,10 +114,14 @@ def test_page_and_plots_are_written_from_the_files(cache: Path, monkeypatch: pyt
     page.write_text("\n".join(mark for name in performance.PARTS for mark in performance.marks(name)))
     readme = page.with_name("README.md")
     readme.write_text("\n".join(performance.marks("speed")))
-    words = ["--results", str(cache / "results"), "--page", str(page), "--readme", str(readme)]
+    overview = page.with_name("overview.md")
+    overview.write_text("\n".join(performance.marks("servers")))
+    pages = ["--page", str(page), "--readme", str(readme), "--overview", str(overview)]
+    words = ["--results", str(cache / "results"), *pages]
     monkeypatch.setattr(sys, "argv", ["performance.py", *words])
     performance.main()
-    assert "| PyTorch eager; `openvino-fp32` |" in readme.read_text()
+    assert "| ResNet152 in PyTorch eager, FP32; members in `openvino-fp32` |" in readme.read_text()
+    assert "| Triton alone, openvino-fp32 |" in overview.read_text()
     for name in performance.PARTS:
         document = json.loads((cache / "results" / f"{name}.json").read_text())
         begin, end = performance.marks(name)
@@ -138,11 +141,12 @@ def test_the_published_figures_are_those_of_the_result_file(name: str) -> None:
     assert written == performance.figures(name, document)
 
 
-def test_the_readmes_figures_are_those_of_the_result_files() -> None:
-    engine, peers, demo = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("engine", "peers", "demo"))
-    for name, text in (("speed", speed_summary(engine, peers)), ("demo", demo_summary(demo))):
-        begin, end = performance.marks(name)
-        assert performance.README.read_text().split(begin)[1].split(end)[0].strip() == text
+@pytest.mark.parametrize("name", list(performance.SUMMARIES))
+def test_the_few_figures_are_those_of_the_result_files(name: str) -> None:
+    source, page, summary = performance.SUMMARIES[name]
+    text = {"readme": performance.README, "overview": performance.OVERVIEW}[page].read_text()
+    begin, end = performance.marks(name)
+    assert text.split(begin)[1].split(end)[0].strip() == summary(json.loads((RESULTS / f"{source}.json").read_text()))
 
 
 def test_the_published_plots_are_small() -> None:

@@ -4,12 +4,12 @@ import pytest
 
 from rrrbuild.heldout import HeldOut
 from rrrbuild.manifest import BatchRange
+from rrrbuild.plan_runner import Embeddings, Probabilities, WithEmbedding
 from rrrbuild.targets import TARGETS
-from rrrbuild.verify import compare, run_all
+from rrrbuild.verify import compare, run_all, run_all_embedding
 from rrrnet.errors import CheckFailedError
 
 FP32, BF16 = TARGETS["openvino-fp32"], TARGETS["openvino-bf16"]
-Probabilities = npt.NDArray[np.float32]
 
 
 @pytest.fixture
@@ -119,6 +119,21 @@ def test_every_batch_size_of_the_range_is_run_and_no_image_is_lost() -> None:
     sizes.clear()
     assert run_all(runner, images[:2], BatchRange(1, 3, 8)).shape == (2, 1, 1, 1)
     assert sizes == [1, 1]
+
+
+def test_embeddings_come_from_the_calls_that_give_the_probabilities() -> None:
+    images = np.arange(20, dtype=np.uint8).reshape(20, 1, 1, 1)
+    sizes: list[int] = []
+
+    def both(part: npt.NDArray[np.uint8]) -> tuple[Probabilities, Embeddings]:
+        sizes.append(len(part))
+        return part.astype(np.float32), -part[:, :, 0, 0].astype(np.float32)
+
+    probabilities, embeddings = run_all_embedding(WithEmbedding(both), images, BatchRange(1, 3, 8))
+
+    assert sizes == [1, 3, 8, 8]
+    assert np.array_equal(probabilities.ravel(), np.arange(20))
+    assert np.array_equal(embeddings, -np.arange(20)[:, None])
 
 
 def test_a_label_that_pytorch_itself_hardly_prefers_is_a_tie_and_no_error() -> None:

@@ -258,7 +258,7 @@ def test_an_import_without_data_answers_as_the_file_does(
 
     found = load_engine(engine)(images)[:, 0]
     np.testing.assert_allclose(found, plain(state, images), atol=1e-3)
-    assert "never had images: give labelled ones with --data" in rrr("evaluate", out, expect=2)
+    assert "never had data: give labelled ones with --data DIR --split all" in rrr("evaluate", out, expect=2)
     assert "No accuracy is known." in rrr("report", out, "--engine", engine, "--json")
     assert "never had data, and INT8 is calibrated" in rrr("build", out, "--target", "openvino-int8", expect=2)
     rrr("describe", out)

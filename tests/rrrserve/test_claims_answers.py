@@ -107,8 +107,19 @@ def test_images_that_the_model_was_trained_on_are_left_out(tmp_path: Path) -> No
         labelled_images(data, Recorded(), labels, "test")
     with pytest.raises(ArtifactError, match="classes that the model does not know: dog"):
         labelled_images(data, known, ("cat",), "all")
-    with pytest.raises(UsageError, match="--data DIR"):
+    with pytest.raises(UsageError, match=r"not known what images .*: give them with --data DIR, or other"):
         labelled_images(None, known, labels, "test")
+
+
+def test_a_model_from_the_hub_asks_for_images_with_the_flags_that_take_them() -> None:
+    of_hub, labels = Recorded({"cat/0.png": "test"}, {"name": "pets", "path": None}), ("cat", "dog")
+    asked = "the model comes from the hub, and its images are not here: give "
+    with pytest.raises(UsageError) as refused:
+        labelled_images(None, of_hub, labels, "test")
+    assert str(refused.value) == f"{asked}them with --data DIR, or other labelled ones with --data DIR --split all"
+    with pytest.raises(UsageError) as refused:
+        labelled_images(None, of_hub, labels, "all")
+    assert str(refused.value) == f"{asked}labelled ones with --data DIR"
 
 
 @contextmanager

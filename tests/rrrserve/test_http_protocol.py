@@ -8,6 +8,7 @@ import pytest
 
 from harness.guarded import GET, LIMITS, Application, served
 from harness.raw_http import Answer, chunked, closed_within, connect, receive, request, send
+from rrrserve.api.endpoint import raw_error
 from rrrserve.api.errors import ERRORS
 from rrrserve.http.connections import Connections
 from rrrserve.http.refusal import Code
@@ -99,6 +100,27 @@ def test_trailers_are_not_taken_for_the_header(url: str) -> None:
 def test_the_trailers_of_a_chunked_body_count_as_its_header_does(url: str) -> None:
     head = request(path="/headers", headers=(("Transfer-Encoding", "chunked"),))
     assert code(send(url, head + b"0\r\n" + b"A: b\r\n" * 99 + b"\r\n")) == (431, "header_too_large")
+
+
+@pytest.mark.parametrize(
+    ("target", "root_path", "of_kserve"),
+    [
+        *((b"/v2", "", True), (b"/v2/models/a/infer?x=1", "", True), (b"/rrr/v2/health/live", "/rrr", True)),
+        *((b"/v2x", "", False), (b"/v1/predict?next=/v2/", "", False), (b"/rrr/v2", "", False), (b"", "", False)),
+    ],
+)
+def test_an_error_has_the_shape_of_the_protocol_that_the_path_is_of(
+    target: bytes, root_path: str, *, of_kserve: bool
+) -> None:
+    status, _, body = raw_error("body_too_large", "too large", {}, target, (), root_path=root_path)
+    error = json.loads(body)["error"]
+    assert (status, error if of_kserve else error["message"]) == (413, "too large")
+
+
+def test_a_header_over_the_limit_under_v2_ends_with_the_error_of_kserve(url: str) -> None:
+    answer = send(url, request(method="GET", path="/v2/models/a", headers=[("A", "b")] * 101))
+    told = f"at most {LIMITS.header_fields} header fields of {LIMITS.header_bytes} bytes together are allowed"
+    assert (answer.status, json.loads(answer.body)) == (431, {"error": told})
 
 
 def test_white_space_around_a_value_is_no_part_of_it(url: str) -> None:

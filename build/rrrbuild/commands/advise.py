@@ -10,6 +10,7 @@ from rrrbuild.advise.plan import DEFAULT_MEMBERS, OWN, parse_members
 from rrrbuild.advise.recommend import Advice, recommend
 from rrrbuild.advise.table import document, lines_of, table_of
 from rrrnet import output, tables
+from rrrnet.commands.flags import Groups, MinPerClass, TestData
 from rrrnet.errors import UsageError
 from rrrnet.files import shown
 from rrrnet.stopping import stop_requested
@@ -68,16 +69,12 @@ def advise(
     bgr: Annotated[
         bool | None, typer.Option("--bgr/--rgb", help="Order of the input channels.", show_default="RGB")
     ] = None,
-    test_data: Annotated[
-        Path | None, typer.Option(help="A second data folder, of the same classes, to test on.")
-    ] = None,
+    test_data: TestData = None,
     test_fraction: Annotated[
         float | None, typer.Option(help="Share of each class kept for testing, as of rrr train.")
     ] = None,
-    groups: Annotated[
-        str | None, typer.Option(help="Column of labels.csv: images with the same cell stay on one side of the split.")
-    ] = None,
-    min_per_class: Annotated[int | None, typer.Option(help="Drop classes with fewer usable images.")] = None,
+    groups: Groups = None,
+    min_per_class: MinPerClass = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure whether a smaller network would be as good as yours, and how much faster it is.

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from rrrbuild.cascade_runner import AUTO, answered_by
 from rrrbuild.confidence.order import greedy_order
 from rrrbuild.confidence.temperature import fit_temperature, tempered
+from rrrnet.data.dataset import even_places
 from rrrnet.proportions import difference
 
 FloatArray = npt.NDArray[np.floating[Any]]
@@ -124,8 +125,7 @@ def best_step(found: list[Step], max_drop_points: float, bound_points: float = B
 
 def curve(found: list[Step]) -> list[Step]:
     """Some of the steps, evenly spread, the ends among them."""
-    places = np.unique(np.linspace(0, len(found) - 1, min(_CURVE_POINTS, len(found))).round().astype(int))
-    return [found[place] for place in places]
+    return [found[place] for place in even_places(len(found), _CURVE_POINTS)]
 
 
 def cross_fitted(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rrrnet import output, tables
+from rrrnet.commands.flags import Groups, MinPerClass, TestData
 from rrrnet.commands.score_tables import class_lines, scores_table
 from rrrnet.stopping import stop_requested
 from rrrnet.training.threads import wait_asleep
@@ -143,13 +144,9 @@ def train(
         float | None,
         typer.Option(help="Share of each class kept for testing; default: 0.2, of Meta-Album folders 0.5."),
     ] = None,
-    test_data: Annotated[
-        Path | None, typer.Option(help="A second data folder, of the same classes, to test on.")
-    ] = None,
-    groups: Annotated[
-        str | None, typer.Option(help="Column of labels.csv: images with the same cell stay on one side of the split.")
-    ] = None,
-    min_per_class: Annotated[int | None, typer.Option(help="Drop classes with fewer usable images.")] = None,
+    test_data: TestData = None,
+    groups: Groups = None,
+    min_per_class: MinPerClass = None,
     license: Annotated[  # noqa: A002 - the flag's name, and that of the function's argument (rrrnet.train)
         str | None, typer.Option(help="The licence that the checkpoint's page for the hub names, like apache-2.0.")
     ] = None,

@@ -314,10 +314,14 @@ def select(images: ImageSet, parts: Mapping[str, str], which: Literal["train", "
     return images.take(chosen)
 
 
+def even_places(count: int, limit: int) -> npt.NDArray[np.int64]:
+    """At most `limit` of the indices 0 to `count` - 1, ascending, evenly spread, the ends among them."""
+    return np.unique(np.linspace(0, count - 1, min(limit, count)).round().astype(np.int64))
+
+
 def evenly(images: ImageSet, limit: int) -> ImageSet:
     """At most `limit` of the images, spread evenly; they are listed by class, so every class has its share."""
-    count = len(images.files)
-    return images.take(np.unique(np.linspace(0, count - 1, min(limit, count)).round().astype(int)))
+    return images.take(even_places(len(images.files), limit))
 
 
 def load_arrays(

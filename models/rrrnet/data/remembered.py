@@ -25,27 +25,56 @@ def recorded_data(checkpoint: Checkpoint) -> dict[str, Any]:
     return {key: value for key, value in recorded.items() if key not in foreign}
 
 
-def why_no_data(checkpoint: Checkpoint) -> str:
-    """Why `remembered_data` is None, as the end of a sentence."""
-    return "comes from the hub, and its images are not here" if checkpoint.training.get("data") else "never had data"
+def why_no_images(recorded: Mapping[str, Any]) -> str:
+    """Why the images that a checkpoint or engine records are not here, as the end of a sentence; empty if they are."""
+    if not recorded:
+        return "never had data"
+    folder = recorded.get("path")
+    if folder is None:
+        return "comes from the hub, and its images are not here"
+    return "" if Path(folder).is_dir() else f"remembers its images at {folder}, which is no folder any more"
 
 
-def remembered_data(checkpoint: Checkpoint) -> Path | None:
-    """The folder of the data set that the checkpoint was trained on; None if there never was one on this machine.
+def data_remedy(split: str, *, recorded: bool) -> str:
+    """What to do where a model's images are not here.
+
+    Args:
+        split: the part that is asked for; "all" is every image.
+        recorded: whether the model knows its split, by names of files.
+    """
+    if split == "all":
+        return "give labelled ones with --data DIR"
+    others = "with --data DIR --split all"
+    return f"give them with --data DIR, or other labelled ones {others}" if recorded else f"give labelled ones {others}"
+
+
+def known_images(
+    name: object, recorded: Mapping[str, Any], labels: tuple[str, ...], data: Path | None, *, remedy: str
+) -> ImageSet:
+    """The images that a checkpoint or engine was trained on, or others, with its own labels as classes.
+
+    Args:
+        name: of the checkpoint or engine, for messages.
+        recorded: what it records of its data set.
+        labels: its own, in the order of its outputs.
+        data: the other images; None is those that are recorded.
+        remedy: what to do where those are not here, for the message.
 
     Raises:
-        UsageError: the folder is gone.
+        UsageError: those are not here.
+        ArtifactError: there is a class that it does not know; see `read_again`.
     """
-    remembered = recorded_data(checkpoint).get("path")
-    if remembered is None:
-        return None
-    data = Path(remembered)
-    if not data.is_dir():
-        raise UsageError(
-            f"checkpoint {checkpoint.name} remembers its images at {data}, which is no folder any more: "
-            "tell where they are with --data DIR"
+    if data is None and (absent := why_no_images(recorded)):
+        raise UsageError(f"{name} {absent}: {remedy}")
+    images = read_again(recorded, data)
+    classes = spelled_as(images.classes, labels)
+    if unknown := sorted(set(classes) - set(labels)):
+        raise ArtifactError(
+            f"{images.root} has classes that {name} does not know: {', '.join(unknown[:5])}; it knows "
+            f"{', '.join(labels[:5])}{', ...' if len(labels) > 5 else ''}"
         )
-    return data
+    output_of = [labels.index(each) for each in classes]
+    return replace(images, labels=tuple(output_of[label] for label in images.labels), classes=labels)
 
 
 def remembered_images(checkpoint: Checkpoint, data: Path | None) -> tuple[ImageSet, Mapping[str, str]]:
@@ -57,20 +86,14 @@ def remembered_images(checkpoint: Checkpoint, data: Path | None) -> tuple[ImageS
 
     Raises:
         UsageError: the checkpoint records no split, or the images are gone.
-        ArtifactError: `data` has a class that the checkpoint does not know; see `read_again`.
+        ArtifactError: see `known_images`.
     """
-    root = data if data is not None else remembered_data(checkpoint)
-    if root is None and checkpoint.training.get("data"):
-        raise UsageError(f"{checkpoint.path} {why_no_data(checkpoint)}: tell where they are with --data DIR")
-    if root is None or SPLIT not in checkpoint.files:
+    recorded = recorded_data(checkpoint)
+    if SPLIT not in checkpoint.files or (data is None and not recorded):
         raise UsageError(
             f"{checkpoint.path} has no record of images that it was trained on: make one that has with "
             f"rrr train --data DIR --weights {checkpoint.path}"
         )
-    images = read_again(recorded_data(checkpoint), data)
-    classes = spelled_as(images.classes, checkpoint.labels)
-    if unknown := sorted(set(classes) - set(checkpoint.labels)):
-        raise ArtifactError(f"{root} has classes that {checkpoint.path} does not know: {', '.join(unknown[:5])}")
-    output_of = [checkpoint.labels.index(name) for name in classes]
-    labels = tuple(output_of[label] for label in images.labels)
-    return replace(images, labels=labels, classes=checkpoint.labels), read_split(checkpoint.path / SPLIT)
+    where = "tell where they are with --data DIR"
+    images = known_images(checkpoint.path, recorded, checkpoint.labels, data, remedy=where)
+    return images, read_split(checkpoint.path / SPLIT)

@@ -1,7 +1,6 @@
 """A checkpoint's robustness on its test images, section by section; what was measured when somebody stops stays."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,11 @@ import numpy.typing as npt
 import torch
 
 from rrrnet.checkpoint import SPLIT, Checkpoint
-from rrrnet.data.dataset import TEST_DATA, ImageSet, evenly, load_arrays, read_again, read_split, select
+from rrrnet.data.dataset import TEST_DATA, ImageSet, evenly, load_arrays, read_split, select
 from rrrnet.data.layout import list_columns
-from rrrnet.data.remembered import recorded_data, why_no_data
-from rrrnet.errors import ArtifactError, UsageError
+from rrrnet.data.remembered import known_images, recorded_data
 from rrrnet.images.preprocess import Uint8Array
 from rrrnet.inference import load_model, probabilities
-from rrrnet.names import spelled_as
 from rrrnet.network.ensemble import RRRNet, normalise
 from rrrnet.robust import attack, corruptions, factors, sensitivity
 from rrrnet.robust.questions import SECTIONS, Questions
@@ -37,17 +34,8 @@ def images_of(checkpoint: Checkpoint, data: Path | None) -> ImageSet:
         UsageError: the images are gone, or it never had any.
         ArtifactError: the data set has classes that the checkpoint does not know.
     """
-    recorded = recorded_data(checkpoint)
-    root = data if data is not None else Path(recorded["path"]) if "path" in recorded else None
-    if root is None or (data is None and not root.is_dir()):
-        why = (
-            why_no_data(checkpoint) if root is None else f"remembers its images at {root}, which is no folder any more"
-        )
-        raise UsageError(f"{checkpoint.path} {why}: give labelled ones with --data DIR")
-    images = read_again(recorded, data)
-    images = replace(images, classes=spelled_as(images.classes, checkpoint.labels))
-    if unknown := sorted(set(images.classes) - set(checkpoint.labels)):
-        raise ArtifactError(f"{images.root} has classes that {checkpoint.path} does not know: {', '.join(unknown[:5])}")
+    ask = "give labelled ones with --data DIR"
+    images = known_images(checkpoint.path, recorded_data(checkpoint), checkpoint.labels, data, remedy=ask)
     parts = read_split(checkpoint.path / SPLIT) if SPLIT in checkpoint.files else {}
     return select(images, parts, "test") if parts.keys() & set(images.files) else images
 
@@ -105,7 +93,6 @@ class _Work:
         self._preprocess, self._questions, self._set, self._found = checkpoint.preprocess, questions, images, found
         self._tell, self._check, self._done = step, check, 0
         self._model: RRRNet = load_model(checkpoint).to(questions.device).requires_grad_(False)
-        self._to_output = np.array([checkpoint.labels.index(name) for name in images.classes])
         self._few: tuple[Uint8Array, npt.NDArray[np.int64]] | None = None
 
     def factors(self) -> None:
@@ -163,8 +150,7 @@ class _Work:
         self._done += 1
 
     def _load(self, images: ImageSet) -> tuple[Uint8Array, npt.NDArray[np.int64]]:
-        arrays, labels = load_arrays(images, self._preprocess)
-        return arrays, self._to_output[labels]
+        return load_arrays(images, self._preprocess)
 
     def _some(self) -> tuple[Uint8Array, npt.NDArray[np.int64]]:
         """At most so many images as asked for, and their labels."""

@@ -233,7 +233,14 @@ def client_gone(scope: Scope) -> None:
 
 
 def raw_error(
-    code: str, message: str, headers: dict[str, str], sent: Sequence[tuple[bytes, bytes]], *, cors: Cors | None = None
+    code: str,
+    message: str,
+    headers: dict[str, str],
+    target: bytes,
+    sent: Sequence[tuple[bytes, bytes]],
+    *,
+    root_path: str = "",
+    cors: Cors | None = None,
 ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     """Status, header fields and body of an error that no route has to do with; counts it.
 
@@ -241,11 +248,15 @@ def raw_error(
         code: a key of `ERRORS`.
         message: see `APIError`.
         headers: see `APIError`.
+        target: path and query of the request, as far as they were read.
         sent: the request's header, as far as it was read.
+        root_path: what a proxy puts before the paths.
         cors: which pages may read the answer.
     """
     identifier = _new_request_id()
-    reply = _error_reply(APIError(code, message, headers=headers), identifier)
+    path = target.partition(b"?")[0].removeprefix(root_path.encode())
+    body = APIError.to_kserve if path == b"/v2" or path.startswith(b"/v2/") else APIError.to_json
+    reply = _error_reply(APIError(code, message, headers=headers), identifier, body)
     fields = _raw_headers(reply, identifier)
     return reply.status, fields if cors is None else [*fields, *cors.fields(sent)], reply.body
 

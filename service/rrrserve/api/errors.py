@@ -79,6 +79,10 @@ class APIError(Exception):
         """The one error shape."""
         return {"error": {"code": self.code, "message": self.message, "request_id": request_id}}
 
+    def to_kserve(self, request_id: str) -> dict[str, Any]:  # noqa: ARG002  in the header X-Request-ID, as in /v1
+        """The shape of KServe v2, of all paths under /v2."""
+        return {"error": self.message}
+
 
 def from_image_error(error: ImageError) -> APIError:
     """The HTTP form of an image that cannot be used."""

@@ -1,6 +1,5 @@
 """Images answered by a running `rrr serve`: a few requests under way, each of some images."""
 
-import json
 import ssl
 import threading
 import time
@@ -21,7 +20,8 @@ from rrrserve.batch import remote
 from rrrserve.batch.answers import Answered, Wanted, failed, row_of
 from rrrserve.batch.listing import File
 from rrrserve.batch.threads import in_order
-from rrrserve.client.talk import retry_after_seconds
+from rrrserve.client.answers import ServiceError
+from rrrserve.client.talk import document_of, retry_after_seconds
 from rrrserve.net import tls
 
 _UNDER_WAY = 4  # requests
@@ -64,7 +64,7 @@ def opened(url: str, model: str | None, headers: dict[str, str], trust: ssl.SSLC
         base_url=url, timeout=_TIMEOUT_SECONDS + 5.0, trust_env=False, headers=headers, verify=trust
     ) as client:
         stopping = threading.Event()
-        document = _answer(Service(client, url, "", (), stopping), "GET", "/v1/models").json()
+        document = _answer(Service(client, url, "", (), stopping), "GET", "/v1/models")
         try:
             found = {row["name"]: tuple(row["labels"]) for row in document["models"]}
             name = model or document["default"]
@@ -133,18 +133,19 @@ def _ask(service: Service, images: list[tuple[File, bytes]], wanted: Wanted) -> 
     query: dict[str, Any] = {"top_k": len(service.labels) if labelled else wanted.top_k, "effort": wanted.effort}
     if wanted.coverage is not None:
         query["coverage"] = wanted.coverage
-    answer = _answer(
-        service,
-        "POST",
-        f"/v1/models/{service.model}/predict_batch",
-        params={**query, "timing": "false"},
-        files=[("images", ("image", data, "application/octet-stream")) for _, data in images],
-        headers={"X-Request-Timeout-Ms": str(int(1000 * _TIMEOUT_SECONDS))},
-    )
-    if answer.status_code in _SMALLER and middle:
-        return _ask(service, images[:middle], wanted) + _ask(service, images[middle:], wanted)
-    document = answer.json()
-    results = document["results"] if answer.is_success else [document]
+    try:
+        results = _answer(
+            service,
+            "POST",
+            f"/v1/models/{service.model}/predict_batch",
+            params={**query, "timing": "false"},
+            files=[("images", ("image", data, "application/octet-stream")) for _, data in images],
+            headers={"X-Request-Timeout-Ms": str(int(1000 * _TIMEOUT_SECONDS))},
+        )["results"]
+    except ServiceError as error:
+        if middle:
+            return _ask(service, images[:middle], wanted) + _ask(service, images[middle:], wanted)
+        results = [{"error": {"code": error.code, "message": error.message}}]
     return [_answered(service, file, item, wanted) for (file, _), item in zip(images, results, strict=True)]
 
 
@@ -158,38 +159,33 @@ def _answered(service: Service, file: File, item: dict[str, Any], wanted: Wanted
     return Answered(file.path, row_of(file, item, wanted), scores)
 
 
-def _answer(service: Service, method: str, path: str, **request: Any) -> httpx.Response:
-    """An answer that is about the images; a busy or restarting service is asked again, for so long.
+def _answer(service: Service, method: str, path: str, **request: Any) -> dict[str, Any]:
+    """What a service answers; a busy or restarting one is asked again, for so long.
+
+    The clients of `rrrserve.client` give up where nobody answers and cannot be stopped while they wait.
 
     Raises:
-        CheckFailedError: it is none, or did not come.
+        ServiceError: the images are too large, or too many for the time.
+        CheckFailedError: it refused for another reason, or did not answer.
     """
     end = time.monotonic() + _PATIENCE_SECONDS
     while True:
-        answer, reason, wait_seconds = None, "", 1.0
+        wait_seconds = 1.0
         try:
-            answer = service.client.request(method, path, **request)
+            response = service.client.request(method, path, **request)
+            return document_of(response)
         except httpx.TransportError as error:
             reason = tls.failure(error) or str(error) or type(error).__name__
             if method == "GET":
                 end = 0.0  # nothing has been answered yet: no use in waiting
-        if answer is not None:
-            try:
-                document = answer.json()
-                known = isinstance(document, dict) and (answer.is_success or "code" in document["error"])
-            except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
-                known = False
-            if not known:
-                raise CheckFailedError(
-                    f"{service.url}{path} answered HTTP {answer.status_code}: is this an rrr service?"
-                )
+        except ServiceError as error:
             # One image too many pixels or bytes is about that image; a wrong token or model is about all.
-            if answer.is_success or answer.status_code in _SMALLER:
-                return answer
-            reason = f"{document['error']['message']} ({document['error']['code']})"
-            if answer.status_code not in _AGAIN:
-                raise CheckFailedError(f"{service.url}{path} answered HTTP {answer.status_code}: {reason}")
-            wait_seconds = retry_after_seconds(answer)
+            if error.status in _SMALLER and error.code:
+                raise
+            reason = str(error) if error.code else "is this an rrr service?"
+            if error.status not in _AGAIN or not error.code:
+                raise CheckFailedError(f"{service.url}{path} answered HTTP {error.status}: {reason}") from error
+            wait_seconds = retry_after_seconds(response)
         if time.monotonic() + wait_seconds > end or service.stopping.wait(wait_seconds):
             raise CheckFailedError(
                 f"no answer from {service.url} ({reason}): start the service with rrr serve, or name another --url"

@@ -110,7 +110,7 @@ def _exchange(request: Send) -> Exchange[dict[str, Any]]:
         response = yield replace(request, seconds=end - time.monotonic())
         assert response is not None  # noqa: S101 - whoever runs a talk answers what it sends
         try:
-            return _document(response)
+            return document_of(response)
         except ServiceError as error:
             # Longer each time, and not all clients at the same moment.
             pause = retry_after_seconds(response) * patience * random.uniform(1.0, 1.25)  # noqa: S311 - no secret
@@ -128,7 +128,12 @@ def _bytes(image: "ImageLike") -> bytes:
     return as_bytes(image)
 
 
-def _document(response: "httpx.Response") -> dict[str, Any]:
+def document_of(response: "httpx.Response") -> dict[str, Any]:
+    """What a service answered.
+
+    Raises:
+        ServiceError: it refused; without a `code`, no rrr service answered.
+    """
     try:
         document = response.json()
     except ValueError:
@@ -136,10 +141,10 @@ def _document(response: "httpx.Response") -> dict[str, Any]:
     if response.is_success and isinstance(document, dict):
         return document
     reported = document.get("error") if isinstance(document, dict) else None
-    if not isinstance(reported, dict):
+    if not isinstance(reported, dict) or "code" not in reported:
         raise _stranger(response.status_code)
     raise ServiceError(
-        str(reported.get("code")),
+        str(reported["code"]),
         str(reported.get("message")),
         request_id=str(reported.get("request_id", "")),
         status=response.status_code,

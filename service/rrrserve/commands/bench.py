@@ -12,6 +12,7 @@ from rich.markup import escape
 from rrrnet import output, tables
 from rrrnet.errors import CheckFailedError, UsageError
 from rrrnet.files import check_writable, write_atomically
+from rrrserve.commands.flags import Authorities, TokenFile
 from rrrserve.net.addresses import check_address
 from rrrserve.net.tls import client_trust
 from rrrserve.net.tokens import client_headers
@@ -80,13 +81,8 @@ def bench(
     header: Annotated[
         list[str] | None, typer.Option(metavar="'NAME: VALUE'", help="A further HTTP header; may be repeated.")
     ] = None,
-    token_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", envvar="RRR_TOKEN_FILE", help="The service's token (else RRR_TOKEN).")
-    ] = None,
-    ca: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="PEM certificates to trust for https (else those of the machine)."),
-    ] = None,
+    token_file: TokenFile = None,
+    ca: Authorities = None,
     timeout: Annotated[
         float, typer.Option(min=0.001, max=3600, metavar="SECONDS", help="Without an answer a request has failed.")
     ] = 10.0,

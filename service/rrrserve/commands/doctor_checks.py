@@ -152,15 +152,23 @@ def check_disk(artifacts: Path) -> Check:
     while not folder.exists():
         folder = folder.parent
     try:
-        free = shutil.disk_usage(folder).free
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        free = _free_bytes(folder)
     except OSError as error:
         return Check("disk", "warn", f"{folder}: {error.strerror}", "only serving works here; others take --out FOLDER")
     found = f"{_size(free)} free at {folder}"
     if free < MIN_DISK_BYTES:
         return Check("disk", "warn", found, f"training and building want {_size(MIN_DISK_BYTES)}: free some space")
     return Check("disk", "ok", found)
+
+
+def _free_bytes(folder: Path) -> int:
+    """What can still be written into a folder.
+
+    Raises:
+        OSError: nothing can.
+    """
+    with tempfile.TemporaryFile(dir=folder):
+        return shutil.disk_usage(folder).free
 
 
 def check_temporary_folder() -> Check:
@@ -177,9 +185,7 @@ def check_shared_memory(folder: Path = SHARED_MEMORY) -> Check:
     """Triton's Python backend passes tensors through shared memory."""
     advice = "docker run --shm-size=256m (Kubernetes: an emptyDir of medium Memory there)"
     try:
-        free = shutil.disk_usage(folder).free
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        free = _free_bytes(folder)
     except OSError as error:
         return Check("shared memory", "fail", f"{folder}: {error.strerror}", advice)
     found = f"{_size(free)} free at {folder}"

@@ -103,11 +103,9 @@ def _test_images(engine: Path, data: Path | None, count: int) -> list[tuple[Path
         UsageError: it is not known which those are.
         ArtifactError: the data set has a class that the model does not know.
     """
-    import numpy as np
-
     from rrrbuild.manifest import read_engine
     from rrrnet.checkpoint import SPLIT
-    from rrrnet.data.dataset import read_split
+    from rrrnet.data.dataset import even_places, read_split
     from rrrserve.judge.labelled import Recorded, labelled_images
 
     manifest = read_engine(engine)
@@ -118,7 +116,7 @@ def _test_images(engine: Path, data: Path | None, count: int) -> list[tuple[Path
             "--data DIR"
         )
     found = labelled_images(data, Recorded(parts, manifest.data), manifest.labels, "all")
-    places = np.unique(np.linspace(0, len(found.paths) - 1, min(count, len(found.paths))).round().astype(int))
+    places = even_places(len(found.paths), count)
     output.say(f"{len(places)} samples of {found.used}")
     return [(found.paths[place], found.labels[place]) for place in places]
 

@@ -14,6 +14,7 @@ from rrrbuild.repository_document import DEFAULT_REPOSITORY
 from rrrnet import output, tables
 from rrrnet.errors import ArtifactError, CheckFailedError, UsageError
 from rrrnet.files import check_writable, write_atomically
+from rrrserve.commands.flags import Authorities, TokenFile
 from rrrserve.net.tls import client_trust
 from rrrserve.net.tokens import client_headers
 from rrrserve.process.environment import variables
@@ -59,13 +60,8 @@ def verify(
         str | None,
         typer.Option(metavar="EFFORT", help="What --drive asks for: fast, auto or full.", show_default="auto"),
     ] = None,
-    token_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", envvar="RRR_TOKEN_FILE", help="The services' token (else RRR_TOKEN).")
-    ] = None,
-    ca: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="PEM certificates to trust for https (else those of the machine)."),
-    ] = None,
+    token_file: TokenFile = None,
+    ca: Authorities = None,
     repository: Annotated[
         Path, typer.Option(metavar="REPO", help="For claims about parameters, MACs, bytes, accuracy and agreement.")
     ] = DEFAULT_REPOSITORY,

@@ -100,6 +100,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._offered = False  # an upgrade, by the request whose body has not been parsed yet
         self._refusal: Refusal | None = None
         self._running: tuple[RequestResponseCycle, asyncio.Task[None]] | None = None
+        self.url = b""
 
     # The connection
 
@@ -326,9 +327,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._end(gently=True)
 
     def _send(self, refusal: Refusal) -> None:
-        self._wire.write(
-            closing_answer(self._render(refusal.code, refusal.message, refusal.headers, self.headers or ()))
-        )
+        answer = self._render(refusal.code, refusal.message, refusal.headers, self.url, self.headers or ())
+        self._wire.write(closing_answer(answer))
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """As uvicorn's, but the task is remembered."""

@@ -18,9 +18,9 @@ Code = Literal[
 Fields = Sequence[tuple[bytes, bytes]]
 # Status, header fields and body.
 Answer = tuple[int, Fields, bytes]
-# Makes the answer from code, message, further header fields and those of the request, as far as they were read: what it
-# looks like is for others to say.
-Render = Callable[[str, str, dict[str, str], Fields], Answer]
+# Makes the answer from code, message, further header fields, and the request's target and header fields, as far as they
+# were read: what it looks like is for others to say.
+Render = Callable[[str, str, dict[str, str], bytes, Fields], Answer]
 
 
 @dataclass(eq=False)

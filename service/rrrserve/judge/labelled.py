@@ -1,7 +1,7 @@
 """Labelled images that claims about answers are judged on: none that the model was fitted on, where that is known."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,9 +9,9 @@ from rrrbuild.manifest import MANIFEST, read_engine
 from rrrbuild.repository_document import Repository
 from rrrnet import sealed
 from rrrnet.checkpoint import SPLIT
-from rrrnet.data.dataset import ImageSet, read_again, read_split, select
+from rrrnet.data.dataset import ImageSet, read_split, select
+from rrrnet.data.remembered import data_remedy, known_images
 from rrrnet.errors import ArtifactError, UsageError
-from rrrnet.names import spelled_as
 
 SplitName = Literal["test", "all"]
 TEST: SplitName = "test"
@@ -106,17 +106,10 @@ def labelled_images(data: Path | None, recorded: Recorded, known_labels: tuple[s
         UsageError: there is no data set.
         ArtifactError: it has a class that the model does not know, or no image in that part.
     """
-    remembered = (recorded.data or {}).get("path")
-    if data is None and (remembered is None or not Path(remembered).is_dir()):
-        where = "it is not known what the model was trained on" if remembered is None else f"{remembered} is gone"
-        raise UsageError(f"labelled images are needed, and {where}: give some with --data DIR")
-    images = read_again(recorded.data or {}, data)
-    images = replace(images, classes=spelled_as(images.classes, known_labels))
-    if unknown := sorted(set(images.classes) - set(known_labels)):
-        raise ArtifactError(
-            f"{images.root} has classes that the model does not know: {', '.join(unknown[:5])}; it knows "
-            f"{', '.join(known_labels[:5])} ..."
-        )
+    remedy = data_remedy(split, recorded=recorded.parts is not None)
+    if data is None and not recorded.data:
+        raise UsageError(f"it is not known what images the model was trained on: {remedy}")
+    images = known_images("the model", recorded.data or {}, known_labels, data, remedy=remedy)
     chosen, used = _chosen(images, recorded.parts, split)
     labels = tuple(images.classes[index] for index in chosen.labels)
     return Labelled(tuple(chosen.path(file) for file in chosen.files), labels, f"{used} of {images.root}")

@@ -74,12 +74,11 @@ def _prepare(arguments: argparse.Namespace) -> uvicorn.Server:
         keep_alive_seconds=config.keep_alive_ms / 1000,
         connections=config.max_connections,
     )
+    render = functools.partial(raw_error, root_path=config.root_path, cors=Cors.of(config.cors))
     context = tls.server_context(config.tls) if config.tls else None
     server = uvicorn.Config(
         service.to_asgi(),
-        http=protocol(
-            Connections(limits), render=functools.partial(raw_error, cors=Cors.of(config.cors)), gone=client_gone
-        ),
+        http=protocol(Connections(limits), render=render, gone=client_gone),
         ssl_context_factory=None if context is None else lambda *_: context,
         log_config=None,
         access_log=False,

@@ -27,11 +27,6 @@ _MODEL, _VERSION = "/v2/models/{name}", "/v2/models/{name}/versions/{version}"
 _INLINE_BYTES = 64 * 1024  # longer JSON is read on a thread, so that the event loop keeps answering
 
 
-def error_body(error: APIError, request_id: str) -> dict[str, Any]:  # noqa: ARG001  as in /v1, where it is told
-    """The protocol's error; the request id is in the header X-Request-ID."""
-    return {"error": error.message}
-
-
 def routes(backend: Callable[[], Backend], endpoint: Callable[..., Endpoint]) -> list[Route]:
     """What answers under /v2.
 
@@ -39,7 +34,7 @@ def routes(backend: Callable[[], Backend], endpoint: Callable[..., Endpoint]) ->
         backend: gives what answers, or raises `APIError` while the service starts.
         endpoint: makes an `Endpoint`; knows who is answered and what records spans.
     """
-    endpoint = functools.partial(endpoint, error_body=error_body)
+    endpoint = functools.partial(endpoint, error_body=APIError.to_kserve)
     pages: dict[str, Handler] = {
         "/v2": _server,
         "/v2/health/live": _live,

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from rrrnet.data.dataset import even_places
 from rrrnet.data.layout import list_files
 from rrrnet.data.reading import read_image
 from rrrnet.errors import ArtifactError, ImageError, UsageError
@@ -96,9 +97,8 @@ def from_data(data: Path, *, seed: int, without: Collection[str] = ()) -> list[b
         ArtifactError: not a data set, or it has no image that can be decoded.
     """
     files = [file for file in list_files(data).files if file not in without]
-    places = np.unique(np.linspace(0, len(files) - 1, min(_MOST_FILES, len(files))).round().astype(int))
     bodies = []
-    for place in np.random.default_rng(seed).permutation(places).tolist():
+    for place in np.random.default_rng(seed).permutation(even_places(len(files), _MOST_FILES)).tolist():
         try:
             body = read_image(data / files[place])
             decode(body)
