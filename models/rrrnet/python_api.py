@@ -83,6 +83,7 @@ class TrainingOptions(TypedDict, total=False):
     lr: float
     augmentation: str
     aligned: bool
+    slices: str
     precision: str
     device: str
     resume: bool

@@ -77,6 +77,22 @@ def test_members_take_consecutive_slices_and_begin_again_beyond_the_end(pretrain
             assert torch.equal(found, source[indices, : found.shape[1]]), (member, conv)
 
 
+def test_matched_slices_read_what_the_member_kept_of_the_convolution_before(
+    pretrained: dict[str, Tensor],
+) -> None:
+    model = RRRNet(shapes.ensemble(20, 8))
+    load_pretrained(model, pretrained, "matched")
+    state = model.state_dict()
+    whole = pretrained["layer3.0.conv2.weight"]
+    assert torch.equal(state["members.1.layer3.0.conv2.weight"], whole[79:158, 79:158])
+    for member in range(8):
+        for conv, before in (("layer3.0.conv1", 512), ("layer3.0.conv3", 79), ("layer4.0.conv1", 316)):
+            found, source = state[f"members.{member}.{conv}.weight"], pretrained[f"{conv}.weight"]
+            outputs = output_indices(member, found.shape[0], source.shape[0])
+            inputs = output_indices(member, before, source.shape[1])
+            assert torch.equal(found, source[outputs][:, inputs]), (member, conv)
+
+
 def test_members_batch_norms_and_classifiers_start_fresh(pretrained: dict[str, Tensor]) -> None:
     model = RRRNet(shapes.ensemble(20, 8))
     fresh = load_pretrained(model, pretrained)

@@ -38,6 +38,24 @@ def plan(letters: Path, out: Path, **options: Any) -> Plan:
     return Plan((letters,), Folder(out), **given | options)
 
 
+def test_ensembles_of_matched_slices_are_columns_of_their_own(letters: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "backbone.safetensors"
+    weights.write_bytes(bytes(64))
+    training = TRAINING | {"weights": str(weights), "backbone": "resnet50"}
+    asked = plan(
+        letters, tmp_path, methods=("full", "ensemble"), seeds=1, slices="matched", teacher="full", training=training
+    )
+    assert [cell.method for cell in asked.cells()] == ["full", "ensemble-matched-taught"]
+    full, taught = asked.cells()
+    assert (taught.trained_by, taught.matched, taught.taught, full.matched) == ("ensemble", True, True, False)
+    untaught = replace(asked, teacher=None)
+    options = untaught.options(untaught.cells()[1], None, tmp_path / "out")
+    assert options.slices == "matched"
+    assert "--slices matched" in options.command
+    with pytest.raises(UsageError, match="--slices last: no such ones; allowed are first, matched"):
+        plan(letters, tmp_path, slices="last")
+
+
 @dataclass
 class FakeRunner:
     """Ends each cell at once, in the order they were started; those named fail."""

@@ -51,6 +51,10 @@ def sweep(
     size: Annotated[int | None, typer.Option(help="Height and width of the input in pixels.")] = None,
     recipe: Annotated[str, typer.Option(help="paper or quick, as for rrr train.")] = "quick",
     members: Annotated[int, typer.Option(help="Branches of the ensemble.")] = 8,
+    slices: Annotated[
+        str,
+        typer.Option(help="Of ensembles, first or matched as for rrr train; columns of matched ones end so."),
+    ] = "first",
     batch_size: Annotated[int | None, typer.Option(help="Images in a step; default: the recipe's.")] = None,
     lr: Annotated[
         list[str] | None,
@@ -107,6 +111,7 @@ def sweep(
         training={name: value for name, value in training.items() if value is not None},
         lrs=read_lrs(lr or []),
         teacher=teacher,
+        slices=slices,
         keep=keep,
     )
     most = available_cores()
@@ -191,7 +196,7 @@ def _finish(plan: "Plan", *, complete: bool, as_json: bool) -> None:
     Failed cells that are not asked for now are told in sweep.json alone.
     """
     from rrrnet.sweep import markdown, plot
-    from rrrnet.sweep.cells import TAUGHT
+    from rrrnet.sweep.cells import Cell
     from rrrnet.sweep.table import summarise
 
     folder, results = plan.folder, plan.folder.results()
@@ -225,9 +230,10 @@ def _finish(plan: "Plan", *, complete: bool, as_json: bool) -> None:
     if lost:
         raise typer.Exit(CheckFailedError.exit_code)
     if not as_json:
-        best = min(summary["methods"], key=lambda row: row["rank"] or 0)["method"]
         data = plan.data[0]
-        words = ["--method", best.removesuffix(TAUGHT), "--weights", plan.training["weights"]]
+        best = Cell(data.name, min(summary["methods"], key=lambda row: row["rank"] or 0)["method"], 0)
+        words = ["--method", best.trained_by, "--weights", plan.training["weights"]]
+        words += ["--slices", "matched"] if best.matched else []
         output.next_step("rrr", "train", "--data", data, *words, "--out", f"artifacts/models/{data.name}")
 
 

@@ -136,6 +136,13 @@ def train(
         ),
     ] = None,
     aligned: Annotated[bool, typer.Option("--aligned", help="Widths in multiples of 8 (not the paper's).")] = False,
+    slices: Annotated[
+        str,
+        typer.Option(
+            help="Which input channels of a pre-trained convolution a member takes: the first ones (the paper's), or "
+            "those matched to what the member kept of the convolution before, which learn faster.",
+        ),
+    ] = "first",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the stopped training in --out.")] = False,
@@ -170,6 +177,7 @@ def train(
         method=method,  # type: ignore[arg-type]  # Options itself checks the word and lists what is allowed
         members=members,
         aligned=aligned,
+        slices=slices,  # type: ignore[arg-type]  # as of method
         weights="imagenet" if weights is None else weights,
         weights_given=weights is not None,
         weights_key=weights_key,

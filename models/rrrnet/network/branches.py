@@ -4,9 +4,17 @@ Member n takes output channels [n*w, (n+1)*w) and the first w_in input channels.
 channels than the original has; beyond its end we begin again at its first channel (index modulo C), where the
 authors draw random permutations for each input channel. So no two members share an aligned slice, nothing depends
 on a seed, and a test can check every number. BN and classifiers start fresh.
+
+`matched` is ours: the input channels are those that the member's convolution before kept. With the authors' `first`
+ones, filters of all members but the first are put on features that they were not trained for (docs/method.md).
 """
 
+from typing import Literal
+
 from torch import Tensor
+
+Slices = Literal["first", "matched"]
+SLICES: tuple[Slices, ...] = ("first", "matched")
 
 
 def output_indices(member: int, width: int, channels: int) -> list[int]:
@@ -14,18 +22,25 @@ def output_indices(member: int, width: int, channels: int) -> list[int]:
     return [index % channels for index in range(member * width, (member + 1) * width)]
 
 
-def member_slices(weight: Tensor, members: int, out_channels: int, in_channels: int) -> list[Tensor]:
+def member_slices(
+    weight: Tensor, members: int, out_channels: int, in_channels: int, slices: Slices = "first"
+) -> list[Tensor]:
     """One slice of a pre-trained convolution for each member.
 
     Args:
         weight: (C_out, C_in, k, k), pre-trained.
         members: N.
         out_channels: output channels of one member's convolution.
-        in_channels: input channels of one member's convolution; the first ones are taken.
+        in_channels: input channels of one member's convolution.
+        slices: which input channels are taken: the first ones, or those of the member's outputs before.
 
     Returns:
         N tensors (out_channels, in_channels, k, k).
     """
+    channels = weight.shape[1]
     return [
-        weight[output_indices(member, out_channels, weight.shape[0]), :in_channels].clone() for member in range(members)
+        weight[output_indices(member, out_channels, weight.shape[0])][
+            :, output_indices(member if slices == "matched" else 0, in_channels, channels)
+        ]
+        for member in range(members)
     ]

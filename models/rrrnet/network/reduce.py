@@ -8,14 +8,19 @@ from torch import Tensor
 
 from rrrnet.network.architecture import convolutions
 from rrrnet.network.backbone import tensor_shapes
-from rrrnet.network.branches import member_slices
+from rrrnet.network.branches import Slices, member_slices
 from rrrnet.network.ensemble import RRRNet
 
 
-def load_pretrained(model: RRRNet, pretrained: dict[str, Tensor]) -> list[str]:
+def load_pretrained(model: RRRNet, pretrained: dict[str, Tensor], slices: Slices = "first") -> list[str]:
     """Copy what the paper reuses of a backbone into `model`; return the names of tensors left fresh.
 
     The classifier is copied only if the whole backbone is kept and its shape fits (an already fine-tuned model).
+
+    Args:
+        model: gets the tensors.
+        pretrained: the backbone's, by torchvision's names.
+        slices: which channels members take, see `branches`.
     """
     architecture = model.architecture
     source: dict[str, Tensor] = {}
@@ -26,8 +31,8 @@ def load_pretrained(model: RRRNet, pretrained: dict[str, Tensor]) -> list[str]:
                 source |= {name: pretrained[name] for name in ("fc.weight", "fc.bias")}
         elif part == "member" and architecture.members > 1:
             weight = pretrained[f"{conv.name}.weight"]
-            slices = member_slices(weight, architecture.members, conv.out_channels, conv.in_channels)
-            source |= {f"members.{index}.{conv.name}.weight": value for index, value in enumerate(slices)}
+            parts = member_slices(weight, architecture.members, conv.out_channels, conv.in_channels, slices)
+            source |= {f"members.{index}.{conv.name}.weight": value for index, value in enumerate(parts)}
         else:
             source |= {name: pretrained[name] for name in tensor_shapes(conv)}
     result = model.load_state_dict({name: value.float() for name, value in source.items()}, strict=False)

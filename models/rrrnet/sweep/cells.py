@@ -10,7 +10,8 @@ from rrrnet.errors import ArtifactError, UsageError
 from rrrnet.files import write_atomically
 
 FORMAT_VERSION = 1
-TAUGHT = "-taught"  # behind a method that learned from a teacher's answers too
+MATCHED = "-matched"  # behind an ensemble that starts as `rrr train --slices matched` does
+TAUGHT = "-taught"  # behind a method, or that, if it learned from a teacher's answers too
 _CELLS, _MODELS, _FAILED = "cells", "models", ".failed.json"
 _OWN = ("lr", "teacher")  # settings of single cells
 
@@ -21,7 +22,7 @@ class Cell:
 
     Attributes:
         dataset: its folder's name.
-        method: of `rrr train`, with `TAUGHT` behind where it has a teacher: a column of the table.
+        method: of `rrr train`, with `MATCHED` and `TAUGHT` behind where they apply: a column of the table.
         seed: of the split and of all else that is random.
     """
 
@@ -32,7 +33,12 @@ class Cell:
     @property
     def trained_by(self) -> str:
         """What `--method` of `rrr train` is."""
-        return self.method.removesuffix(TAUGHT)
+        return self.method.removesuffix(TAUGHT).removesuffix(MATCHED)
+
+    @property
+    def matched(self) -> bool:
+        """Whether its members start from matched slices."""
+        return self.method.removesuffix(TAUGHT).endswith(MATCHED)
 
     @property
     def taught(self) -> bool:

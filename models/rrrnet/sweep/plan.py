@@ -7,8 +7,9 @@ from typing import Any
 
 from rrrnet.errors import UsageError
 from rrrnet.names import is_text
+from rrrnet.network.branches import SLICES
 from rrrnet.sealed import sha256_of
-from rrrnet.sweep.cells import TAUGHT, Cell, Folder
+from rrrnet.sweep.cells import MATCHED, TAUGHT, Cell, Folder
 from rrrnet.training.command_line import command_line
 from rrrnet.training.options import Options
 from rrrnet.training.recipes import METHODS
@@ -30,6 +31,7 @@ class Plan:
         training: flags of `rrr train` that all cells share, by name; those that were not given are absent.
         lrs: learning rates by method; of several the first seed's validation images choose one.
         teacher: the method whose checkpoint teaches `STUDENTS`, or None.
+        slices: of ensembles, see `rrrnet.network.branches`; the columns of `matched` ones say so.
         keep: leave every checkpoint in the folder, not the teachers' alone.
     """
 
@@ -40,6 +42,7 @@ class Plan:
     training: Mapping[str, Any] = field(default_factory=dict)
     lrs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     teacher: str | None = None
+    slices: str = "first"
     keep: bool = False
 
     def __post_init__(self) -> None:
@@ -52,6 +55,8 @@ class Plan:
                 raise UsageError(f"--{flag} {unknown[0]}: no such method; allowed are {', '.join(METHODS)}")
         if self.teacher and not set(self.methods) & set(STUDENTS):
             raise UsageError(f"--teacher teaches {' and '.join(STUDENTS)}, but --methods has none of them")
+        if self.slices not in SLICES:
+            raise UsageError(f"--slices {self.slices}: no such ones; allowed are {', '.join(SLICES)}")
         self._check_training()
 
     def _check_data(self) -> None:
@@ -85,12 +90,15 @@ class Plan:
 
     def cells(self) -> list[Cell]:
         """All cells, a data set after the other and in it a seed after the other; teachers before students."""
-        columns = [method for method in self.methods if not self.teacher or method not in STUDENTS]
+        columns = [self._column(method) for method in self.methods if not self.teacher or method not in STUDENTS]
         if self.teacher:
             columns = [*dict.fromkeys([*columns, self.teacher])]
-            columns += [method + TAUGHT for method in self.methods if method in STUDENTS]
+            columns += [self._column(method) + TAUGHT for method in self.methods if method in STUDENTS]
         names = [path.resolve().name for path in self.data]
         return [Cell(name, method, seed) for name in names for seed in range(self.seeds) for method in columns]
+
+    def _column(self, method: str) -> str:
+        return method + MATCHED if method == "ensemble" and self.slices == "matched" else method
 
     def needs(self, cell: Cell) -> list[Cell]:
         """Cells that this one waits for: the first seed, which chooses a learning rate, and the teacher."""
@@ -130,6 +138,8 @@ class Plan:
         given: dict[str, Any] = {"method": cell.trained_by, "seed": cell.seed, **self.training}
         if cell.trained_by != "ensemble":
             given.pop("members", None)
+        if cell.matched:
+            given["slices"] = "matched"
         if lr is not None:
             given["lr"] = lr
         if cell.taught and self.teacher:

@@ -13,15 +13,18 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from rrrnet.sweep.cells import FORMAT_VERSION, TAUGHT, Cell, images_of
+from rrrnet.sweep.cells import FORMAT_VERSION, MATCHED, TAUGHT, Cell, images_of
 
 CONFIDENCE = 0.95
-# A small network with the whole one, the ensemble with one branch, and what was taught with what was not.
+# A small network with the whole one, the ensemble with one branch, what was taught with what was not, and members that
+# start from matched slices with those that do not.
 _COMPARED = {
     "reduced": ("full",),
     "ensemble": ("full", "reduced"),
+    f"ensemble{MATCHED}": ("full", "reduced", "ensemble"),
     f"reduced{TAUGHT}": ("full", "reduced"),
     f"ensemble{TAUGHT}": ("full", "reduced", "ensemble", f"reduced{TAUGHT}"),
+    f"ensemble{MATCHED}{TAUGHT}": ("full", "reduced", f"ensemble{MATCHED}", f"reduced{TAUGHT}"),
 }
 Results = Mapping[Cell, Mapping[str, Any]]
 

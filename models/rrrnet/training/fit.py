@@ -130,6 +130,7 @@ def fit(
             preprocess,
             "--labels" if options.labels is not None else options.weights,
             repository is not None and repository.preprocess is not None,
+            options.slices,
         )
         origin, fresh = ("", 0) if options.resume else start(model, source, say)
         again = planning.repeating_command(options, rule, choice)
@@ -253,6 +254,7 @@ def _write(
             "weights": {
                 "origin": job.origin,
                 "fresh_tensors": job.fresh,
+                "slices": options.slices if job.architecture.members > 1 else None,
                 "repository": repository_of(options.weights, job.architecture.backbone),
             },
             "license": options.license,

@@ -10,6 +10,7 @@ from rrrnet.errors import UsageError
 from rrrnet.images.preprocess_options import PreprocessOptions, choose_preprocess
 from rrrnet.names import is_text
 from rrrnet.network import architecture as shapes
+from rrrnet.network.branches import SLICES, Slices
 from rrrnet.training.balance import BALANCES
 from rrrnet.training.devices import find_device
 from rrrnet.training.recipes import AUGMENTATIONS, METHODS, Method, find_recipe
@@ -31,6 +32,7 @@ class Options:
     method: Method = "ensemble"
     members: int = 8
     aligned: bool = False
+    slices: Slices = "first"
     weights: str = "imagenet"
     weights_given: bool = True
     weights_key: str | None = None
@@ -89,6 +91,7 @@ class Options:
                 self.balance not in BALANCES,
                 f"balance {self.balance}: no such way; allowed are {', '.join(BALANCES)}",
             ),
+            (self.slices not in SLICES, f"slices {self.slices}: no such ones; allowed are {', '.join(SLICES)}"),
             (
                 not 1 <= self.members <= most,
                 f"members {self.members}: members is {self.members}, allowed are 1 to {most}",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from rrrnet.errors import ArtifactError
 from rrrnet.images.preprocess import Preprocess, squash_note
 from rrrnet.network.architecture import backbone_title
+from rrrnet.network.branches import Slices
 from rrrnet.network.edges import start_from_edges
 from rrrnet.network.ensemble import RRRNet
 from rrrnet.network.reduce import load_pretrained
@@ -28,6 +29,7 @@ class Origin:
         preprocess: how images will reach the network.
         labels_from: who gave them, where `ordered`.
         rule_told: whether `preprocess` is known to be how the network was trained.
+        slices: which channels of a file's convolutions members take.
     """
 
     weights: str
@@ -38,6 +40,7 @@ class Origin:
     preprocess: Preprocess
     labels_from: str = "--labels"
     rule_told: bool = False
+    slices: Slices = "first"
 
 
 def start(model: RRRNet, origin: Origin, say: Say) -> tuple[str, int]:
@@ -71,7 +74,7 @@ def start(model: RRRNet, origin: Origin, say: Say) -> tuple[str, int]:
         say(f"--method takes the first blocks of {pretrained.name}: the classifier starts fresh")
     else:
         say("note: this --method has a classifier of its own and --epochs 0 trains nothing: its answers are random")
-    fresh = len(load_pretrained(model, pretrained.found.tensors))
+    fresh = len(load_pretrained(model, pretrained.found.tensors, origin.slices))
     say(f"starting from {pretrained.name}, a {backbone_title(pretrained.found.backbone)}, {fresh} tensors fresh")
     return pretrained.origin, fresh
 
