@@ -21,7 +21,10 @@ def check_address(address: str, name: str) -> None:
     """
     host, separator, port = address.rpartition(":")
     if not (host and separator and port.isascii() and port.isdigit() and 1 <= int(port) <= MAX_PORT) or "/" in host:
-        raise UsageError(f"{name} is {address!r}: expected HOST:PORT of Triton's gRPC, such as 127.0.0.1:8001")
+        raise UsageError(
+            f"{name} is {address!r}: expected HOST:PORT of Triton's gRPC, such as 127.0.0.1:8001, or "
+            "dns:///NAME:PORT for all that a name stands for"
+        )
 
 
 def check_url(option: str, url: str) -> None:
