@@ -123,10 +123,19 @@ def test_one_triton_several_or_a_name_of_many_are_one_target(given: list[str], e
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (["dns:///triton"], "--triton-url is 'triton': expected HOST:PORT of Triton's gRPC, such as .*, or dns:///NAME"),
-        (["a:1", "b:1"], "--triton-url is given 2 times, as 'a:1' and 'b:1': several Tritons are given by IP addresses"),
+        (
+            ["dns:///triton"],
+            "--triton-url is 'dns:///triton': expected HOST:PORT of Triton's gRPC, such as .*, or dns:///NAME",
+        ),
+        (
+            ["a:1", "b:1"],
+            "--triton-url is given 2 times, as 'a:1' and 'b:1': several Tritons are given by IP addresses",
+        ),
         (["127.0.0.1:1", "[::1]:1"], "IP addresses of one version, such as 10.0.0.1:8001 and 10.0.0.2:8001"),
-        (["dns:///a:1", "10.0.0.1:1"], "or together by one name that has the addresses of all of them, dns:///NAME:PORT"),
+        (
+            ["dns:///a:1", "10.0.0.1:1"],
+            "or together by one name that has the addresses of all of them, dns:///NAME:PORT",
+        ),
         (["10.0.0.1:1", "10.0.0.2"], "--triton-url is '10.0.0.2': expected HOST:PORT"),
     ],
 )
@@ -248,7 +257,9 @@ def test_one_that_falls_silent_with_work_under_way_is_found_by_pings_and_the_wor
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for it."""
     async with asyncio.timeout(60):
-        while not condition():
+        while True:
+            if condition():
+                return
             await asyncio.sleep(0.02)
 
 

@@ -3,6 +3,8 @@
     HOST:PORT                        one
     ipv4:10.0.0.1:8001,10.0.0.2:8001 several (ipv6: likewise)
     dns:///NAME:PORT                 every address that the name has
+
+gRPC has no target of several names.
 """
 
 import asyncio
@@ -20,8 +22,8 @@ _LISTS = {4: "ipv4:", 6: "ipv6:"}
 def target_of(option: str, urls: Iterable[str]) -> str:
     """The target of what was given.
 
-    Several names would each need a resolver of their own, which gRPC does not have; looked up once and for all, they
-    would lead nowhere when a server comes back at another address.
+    Several names that were looked up here, once and for all, would lead nowhere when a server comes back at another
+    address.
 
     Args:
         option: that they were given by.
@@ -31,17 +33,16 @@ def target_of(option: str, urls: Iterable[str]) -> str:
         UsageError: they are something else.
     """
     given = tuple(dict.fromkeys(urls))
-    if len(given) == 1:
-        check_address(given[0].removeprefix(_NAME), option)
-        return given[0]
     for url in given:
-        check_address(url.removeprefix(_NAME), option)
+        check_address(url, option, prefix=_NAME)
+    if len(given) == 1:
+        return given[0]
     versions = {_ip_version(url) for url in given}
     if len(versions) != 1 or None in versions:
         raise UsageError(
-            f"{option} is given {len(given)} times, as {' and '.join(map(repr, given))}: several Tritons are given by IP "
-            "addresses of one version, such as 10.0.0.1:8001 and 10.0.0.2:8001, or together by one name that has the "
-            "addresses of all of them, dns:///NAME:PORT"
+            f"{option} is given {len(given)} times, as {' and '.join(map(repr, given))}: several Tritons are given by "
+            "IP addresses of one version, such as 10.0.0.1:8001 and 10.0.0.2:8001, or together by one name that has "
+            "the addresses of all of them, dns:///NAME:PORT"
         )
     return _LISTS[versions.pop() or 4] + ",".join(given)
 

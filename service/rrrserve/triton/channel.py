@@ -22,8 +22,8 @@ _EJECTION = {
     "interval": "1s",
     "baseEjectionTime": "5s",
     "maxEjectionTime": "30s",
-    # Of all failures, deadlines too: a lower threshold would take Tritons away from those that are overloaded. One in
-    # ten may be left out, one at least; with two hosts the other never is, as it alone has no other to be compared with.
+    # Deadlines are failures too: a lower threshold would take Tritons away from those that are overloaded. One in ten
+    # may be left out, one at least; of two the other never is, as there is none left to compare it with.
     "failurePercentageEjection": {"threshold": 90, "minimumHosts": 2, "requestVolume": 4},
     "childPolicy": [{"round_robin": {}}],
 }

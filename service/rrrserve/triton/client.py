@@ -1,4 +1,4 @@
-"""The one gRPC channel to Triton, or to several: uint8 images out, checked probabilities back, a deadline on every call.
+"""The one gRPC channel to Triton, or to several: uint8 images out, checked probabilities back, and a deadline.
 
 A request is put together from bytes: protobuf copies a field of that size twice and costs 0.5 ms for an image of 224
 pixels; tritonclient's own client adds another copy. Its small fields are written once for each shape of request.
@@ -74,7 +74,7 @@ class Inference:
 
 
 class TritonClient:
-    """Asynchronous client of a Triton server, or of several that are one target. Make it inside a running event loop."""
+    """Asynchronous client of one Triton, or of several that are one target. Make it inside a running event loop."""
 
     def __init__(self, url: str) -> None:
         self._channel = grpc.aio.insecure_channel(url, options=channel_options(url))
