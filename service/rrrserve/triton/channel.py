@@ -38,7 +38,7 @@ _AGAIN = {
     "retryableStatusCodes": ["UNAVAILABLE", "INTERNAL"],
 }
 _SERVICE_CONFIG = {
-    "loadBalancingConfig": [{"outlier_detection_experimental": _EJECTION}],
+    "loadBalancingConfig": [{"outlier_detection_experimental": _EJECTION}, {"round_robin": {}}],  # the first it knows
     "methodConfig": [{"name": [{}], "retryPolicy": _AGAIN}],
     # Where everything fails nothing is asked again, from 500 failures more than answers on.
     "retryThrottling": {"maxTokens": 1000, "tokenRatio": 1},
