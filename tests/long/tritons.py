@@ -11,6 +11,7 @@ The networks are made when first needed; --quick takes a tiny one.
 
 import argparse
 import asyncio
+import math
 import os
 import signal
 import time
@@ -41,6 +42,11 @@ def p99_ms(endings: Sequence[Ending], since: float, until: float) -> float:
     """Of what was sent in that time; infinite where nothing was."""
     seconds = [ending.seconds for ending in endings if since <= ending.sent < until]
     return 1000 * float(np.percentile(seconds, 99)) if seconds else float("inf")
+
+
+def finite(value: float) -> float | None:
+    """JSON knows no infinity."""
+    return value if math.isfinite(value) else None
 
 
 def under_way(endings: Sequence[Ending], moment: float) -> int:
@@ -151,8 +157,10 @@ def run(options: argparse.Namespace, result: ResultFile, bounds: Bounds) -> None
         "lost": lost,
         "in_flight": in_flight,
         "p99_ms_before": healthy_ms,
-        "p99_ms_after_5_s": {name: p99_ms(endings, at[name] + BACK_SECONDS, until) for name, until in events.items()},
-        "p99_back_seconds": back,
+        "p99_ms_after_5_s": {
+            name: finite(p99_ms(endings, at[name] + BACK_SECONDS, until)) for name, until in events.items()
+        },
+        "p99_back_seconds": {name: finite(seconds) for name, seconds in back.items()},
         "slowest_seconds": max(ending.seconds for ending in endings),
         "answering": scene.answering,
         "seconds": {name: moment - at["begun"] for name, moment in at.items()},

@@ -192,7 +192,8 @@ def test_one_that_always_fails_is_left_out_for_a_while() -> None:
         async with asyncio.timeout(120):
             while True:
                 before = [each.asked for each in found]
-                await asyncio.gather(*(client.infer(MODEL, [IMAGE], timeout_seconds=60) for _ in range(40)))
+                calls = (client.infer(MODEL, [IMAGE], timeout_seconds=60) for _ in range(40))
+                await asyncio.gather(*calls, return_exceptions=True)  # some may meet it again with every try
                 if [each.asked for each in found] == [before[0], before[1] + 40]:
                     return
 
@@ -279,7 +280,7 @@ def test_the_service_is_up_while_one_of_them_answers_and_tells_how_many_do(caplo
             assert f"1 of 2 Tritons answer; silent: {found[0].address}" in caplog.text
             await found[1].stop()
             await until(lambda: not state.triton.up)
-            assert (state.triton.answering, state.answers("m"), state.since_answer("m")) == (0, False, float("inf"))
+            assert (state.triton.answering, state.answers("m")) == (0, False)
             assert await readiness.check() == "none of 2 Tritons answers"
             watching.cancel()
             with pytest.raises(asyncio.CancelledError):

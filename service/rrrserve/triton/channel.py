@@ -30,7 +30,7 @@ _EJECTION = {
 _AGAIN = {
     # Where a Triton that is stopping still takes calls to refuse them, the next try may meet it again: of two Tritons
     # one in two. So there are more of them; a connection that broke is out of the turn before the first.
-    "maxAttempts": 4,
+    "maxAttempts": 5,  # the most that gRPC allows
     "initialBackoff": "0.02s",
     "maxBackoff": "0.1s",
     "backoffMultiplier": 2,

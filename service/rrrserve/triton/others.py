@@ -113,11 +113,9 @@ class SeveralTritons:
         while True:
             tritons = [one for one, _ in self._tritons.values()]
             answering = [one for one in tritons if one.answers]
-            up = any(one.state.triton.up for one in tritons)
-            if self._state.triton.up and not up:
-                self._state.forget_answers()
             self._state.take_over([one.state for one in tritons])
-            self._state.triton.up, self._state.triton.answering = up, len(answering)
+            self._state.triton.answering = len(answering)
+            self._state.triton.up = any(one.state.triton.up for one in tritons)
             self._tell(answering)
             self._compare(answering)
             await asyncio.sleep(_TICK_SECONDS)
