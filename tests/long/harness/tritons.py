@@ -48,9 +48,9 @@ class Triton:
 
     def send(self, number: signal.Signals) -> None:
         """A signal to tritonserver alone; the processes of its models are left to themselves."""
-        port = self.url.rpartition(":")[2]
-        children = psutil.Process().children()
-        next(child for child in children if f"--grpc-port={port}" in child.cmdline()).send_signal(number)
+        flag = f"--grpc-port={self.url.rpartition(':')[2]}"
+        alive = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+        next(child for child in alive if flag in child.cmdline()).send_signal(number)
 
 
 async def _answers(client: TritonClient) -> bool:
