@@ -12,12 +12,13 @@ IMAGE_OPTIONS ?=
 URL ?= http://127.0.0.1:3000
 PROMETHEUS_PORT ?= 9090
 OBSERVE_OPTIONS ?=
-# Options of make chaos, demo, fuzz, overload, soak and verify.
+# Options of make chaos, demo, fuzz, overload, soak, tritons and verify.
 CHAOS ?=
 DEMO ?=
 FUZZ ?=
 OVERLOAD ?=
 SOAK ?=
+TRITONS ?=
 VERIFY ?=
 
 EXTRAS := build,serve,report,sweep,heif,otel,ray,tensorrt-rtx,peers,dev
@@ -38,7 +39,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TICK := tick() { while sleep 30 >/dev/null 2>&1; do echo "    ... $$SECONDS s"; done; }; tick & trap "kill $$!" EXIT
 NAMES := sed -u -n -E 's/^ *Collecting ([^ ]+).*/    \1/p; s/^Installing collected packages.*/    unpacking .../p'
 
-.PHONY: help setup prometheus demo observe verify quick test nightly chaos fuzz overload soak lint layout browser format lock audit sbom wheel bento image clean
+.PHONY: help setup prometheus demo observe verify quick test nightly chaos fuzz overload soak tritons lint layout browser format lock audit sbom wheel bento image clean
 
 help: ## List these targets.
 	@sed -n -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -105,6 +106,9 @@ overload: setup $(REPOSITORY) ## Offer the service three times what it can bear,
 
 soak: setup ## Send 20 000 good and bad requests; memory, threads, files must stay: 3 minutes (SOAK='--requests 100000').
 	@$(BIN)/python tests/long soak $(SOAK)
+
+tritons: setup ## Kill one of two Tritons behind a service, freeze the other, judge 20 000 answers: 3 minutes (TRITONS='--requests 5000').
+	@$(BIN)/python tests/long tritons $(TRITONS)
 
 lint: setup ## Check style, format, types and who imports whom.
 	@$(BIN)/ruff check

@@ -1,6 +1,6 @@
 """The long tests as commands: each judges its bounds and leaves what it measured in artifacts/long.
 
-    .venv/bin/python tests/long chaos [OPTIONS]      or fuzz, overload, reload, soak; --help tells the options
+    .venv/bin/python tests/long chaos [OPTIONS]      or fuzz, overload, reload, soak, tritons; --help tells the options
 
 `--save benchmarks/results/chaos.json` keeps it. A bound that was missed is named, and the exit code is 1.
 `test_long.py` runs them all in `make nightly`.
@@ -17,13 +17,14 @@ import fuzz
 import overload
 import reload
 import soak
+import tritons
 
 from harness.bounds import Bounds
 from rrrbench.environment import ROOT, ResultFile
 from rrrbench.networks import CACHE
 from rrrbench.servers import ending_on_sigterm
 
-COMMANDS = {"chaos": chaos, "fuzz": fuzz, "overload": overload, "reload": reload, "soak": soak}
+COMMANDS = {"chaos": chaos, "fuzz": fuzz, "overload": overload, "reload": reload, "soak": soak, "tritons": tritons}
 
 
 def main() -> int:

@@ -22,7 +22,9 @@ def cache() -> Path:
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
-    "words", [["fuzz"], ["overload"], ["soak"], ["reload", "--reloads", "16"], ["chaos"]], ids=lambda words: words[0]
+    "words",
+    [["fuzz"], ["overload"], ["soak"], ["reload", "--reloads", "16"], ["tritons"], ["chaos"]],
+    ids=lambda words: words[0],
 )
 def test_the_bounds_hold(words: list[str], cache: Path) -> None:
     options = ["--cache", str(cache), "--save", str(MEASURED / f"{words[0]}.json")]

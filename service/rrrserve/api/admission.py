@@ -43,11 +43,13 @@ class Admission:
     Args:
         state: counts images in all workers.
         max_images: the first limit.
+        of_each_triton: whether it is that of each Triton, where there are several.
     """
 
-    def __init__(self, state: SharedState, max_images: int) -> None:
+    def __init__(self, state: SharedState, max_images: int, *, of_each_triton: bool = False) -> None:
         self._state = state
-        self._max_images = max_images
+        self._max_images_given = max_images
+        self._of_each_triton = of_each_triton
         self._seconds_per_image = 0.0
 
     def check(self, seconds_left: float) -> None:
@@ -65,6 +67,11 @@ class Admission:
         if self.load(queue, seconds_left) >= 1:
             message = f"{queue.images} images are being worked on: too many for the request's deadline"
             raise APIError("overloaded", message)
+
+    @property
+    def _max_images(self) -> int:
+        tritons = max(1, self._state.triton.known) if self._of_each_triton else 1
+        return self._max_images_given * tritons
 
     def queue(self) -> Queue:
         """What is under way now."""

@@ -149,6 +149,11 @@ class Routes:
             failure = await backend.readiness.check()
         if failure is not None:
             raise APIError("not_ready", failure)
+        triton = backend.data_plane.state.triton
+        if triton.known:
+            return Reply(
+                to_json({"status": "ready", "tritons": {"known": triton.known, "answering": triton.answering}})
+            )
         return Reply(b'{"status":"ready"}')
 
     async def metrics(self, exchange: Exchange) -> Reply:

@@ -33,8 +33,12 @@ def serve(
         typer.Option(metavar="PORT", help="TCP port of KServe v2's gRPC, 0 takes any free one (else there is none)"),
     ] = None,
     triton_url: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", envvar="RRR_TRITON_URL", help="gRPC of a Triton that runs already"),
+        list[str] | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            envvar="RRR_TRITON_URL",
+            help="gRPC of a Triton that runs already; several times, or dns:///NAME:PORT: of several, which take turns",
+        ),
     ] = None,
     default: Annotated[
         str | None,
@@ -184,6 +188,7 @@ def serve(
 
 def _serve(config: "ServiceConfig", listener: socket.socket, token_file: Path | None) -> None:
     from rrrbuild.repository_document import Repository, read_repository
+    from rrrserve.net.targets import in_words
     from rrrserve.stamps.travelling import served_claims
     from rrrserve.supervise.supervisor import Supervisor
     from rrrserve.versions.catalogue import default_model
@@ -214,7 +219,7 @@ def _serve(config: "ServiceConfig", listener: socket.socket, token_file: Path | 
 
     def _triton_line(supervisor: Supervisor) -> str:
         if supervisor.triton is None:
-            return f"Triton at {config.triton_url}"
+            return in_words(config.triton_url or "")
         return f"Triton at {supervisor.triton.url}, its metrics at {supervisor.triton.metrics_url}"
 
     def _announce(url: str, repository: Repository, default_name: str, triton: str) -> None:

@@ -17,7 +17,8 @@ from rrrnet.errors import UsageError
 from rrrnet.files import write_atomically
 from rrrnet.images.preprocess import MAX_PIXELS
 from rrrnet.processor import cores
-from rrrserve.net.addresses import check_address, origins_of, root_path_of
+from rrrserve.net.addresses import origins_of, root_path_of
+from rrrserve.net.targets import target_of
 from rrrserve.net.tls import TlsFiles
 from rrrserve.net.tokens import digests_of, tokens_of
 from rrrserve.process.logs import Format, check_format
@@ -40,7 +41,8 @@ class ServiceConfig(BaseModel):
 
     Attributes:
         repository: the Triton model repository [variable].
-        triton_url: HOST:PORT of a running Triton's gRPC; None starts our own [variable].
+        triton_url: target of the gRPC of a running Triton, or of several (see `rrrserve.net.targets`); None starts our
+            own [variable, with spaces between several HOST:PORT].
         triton_metrics_url: URL of Triton's metrics, for GET /metrics/triton [variable].
         default_model: the model that /v1/predict asks; None is the repository's first [variable].
         request_timeout_ms: deadline of a request that names none [variable].
@@ -131,6 +133,10 @@ class ServiceConfig(BaseModel):
         values |= flags
         given = values.get("cors") or ()
         values["cors"] = origins_of("--cors (RRR_CORS)", given.split() if isinstance(given, str) else given)
+        given = values.get("triton_url") or ()
+        urls = given.split() if isinstance(given, str) else list(given)
+        option = "RRR_TRITON_URL" if environ.get("RRR_TRITON_URL", "").split() == urls else "--triton-url"
+        values["triton_url"] = target_of(option, urls) if urls else None
         values["root_path"] = root_path_of("--root-path (RRR_ROOT_PATH)", values.get("root_path") or "")
         if values.get("abstain_above") is not None:
             values["abstain_above"] = _nats(values["abstain_above"])
@@ -145,9 +151,6 @@ class ServiceConfig(BaseModel):
                 raise UsageError(message.format(*(f"RRR_{n.upper()} ({getattr(config, n)})" for n in (small, large))))
         if config.keep_unsure is not None:
             _prepare(config.keep_unsure)
-        if config.triton_url is not None:
-            from_variable = environ.get("RRR_TRITON_URL") == config.triton_url
-            check_address(config.triton_url, "RRR_TRITON_URL" if from_variable else "--triton-url")
         return config
 
     @classmethod

@@ -43,6 +43,11 @@ class SupervisionCollector(Collector):
         yield GaugeMetricFamily(
             "rrr_triton_up", "1 while requests are sent to Triton, 0 while they are refused.", self.state.triton.up
         )
+        if (known := self.state.triton.known) > 0:
+            yield GaugeMetricFamily("rrr_tritons_known", "Of several Tritons, how many there are.", known)
+            yield GaugeMetricFamily(
+                "rrr_tritons_answering", "How many of them answered when last asked.", self.state.triton.answering
+            )
         ready = GaugeMetricFamily(
             "rrr_model_ready",
             "Whether the model answered when it was last asked, by a request or by the service itself: 1 or 0.",

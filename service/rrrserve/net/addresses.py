@@ -13,15 +13,18 @@ _ROOT_PATH = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 _ROUTES = ("/docs", "/metrics", "/v1", "/v2")  # below them there are routes, from which a prefix could not be told
 
 
-def check_address(address: str, name: str) -> None:
-    """Check that `address` is HOST:PORT.
+def check_address(address: str, name: str, *, prefix: str = "") -> None:
+    """Check that `address` is HOST:PORT, with or without a prefix.
 
     Raises:
         UsageError: it is not; names the setting or flag `name`.
     """
-    host, separator, port = address.rpartition(":")
+    host, separator, port = address.removeprefix(prefix).rpartition(":")
     if not (host and separator and port.isascii() and port.isdigit() and 1 <= int(port) <= MAX_PORT) or "/" in host:
-        raise UsageError(f"{name} is {address!r}: expected HOST:PORT of Triton's gRPC, such as 127.0.0.1:8001")
+        raise UsageError(
+            f"{name} is {address!r}: expected HOST:PORT of Triton's gRPC, such as 127.0.0.1:8001, or "
+            "dns:///NAME:PORT for all that a name stands for"
+        )
 
 
 def check_url(option: str, url: str) -> None:

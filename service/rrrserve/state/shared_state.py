@@ -70,6 +70,8 @@ class Triton(ctypes.Structure):
 
     up: int  # whether it is worth asking; the circuit breaker
     generation: int  # how many were started: a connection to an older one is of no use
+    known: int  # of several behind one address, how many there are; 0 where there is one
+    answering: int  # and how many of them have just answered as they should
 
 
 @_words
@@ -187,6 +189,18 @@ class SharedState:
         """Whether a model answered when any process last asked it, and can be asked."""
         found = [asked[model] for asked in self._asked]
         return bool(self.triton.up) and max(one.answered for one in found) > max(one.failed for one in found)
+
+    def take_over(self, others: Sequence["SharedState"]) -> None:
+        """Note as this process's own what others have seen, each of one Triton: a failure only where it is one of all.
+
+        Args:
+            others: states of one process each, with the same models.
+        """
+        for name, mine in self._asked[self.slot].items():
+            theirs = [other._asked[other.slot][name] for other in others]
+            mine.answered = max((one.answered for one in theirs), default=0)
+            if all(one.failed >= one.answered for one in theirs):
+                mine.failed = max((one.failed for one in theirs), default=0)
 
     def forget_answers(self) -> None:
         """Answers of a Triton that has ended are no evidence about the next."""

@@ -1,4 +1,4 @@
-"""The one gRPC connection to Triton: uint8 images out, checked probabilities back, a deadline on every call.
+"""The one gRPC channel to Triton, or to several: uint8 images out, checked probabilities back, and a deadline.
 
 A request is put together from bytes: protobuf copies a field of that size twice and costs 0.5 ms for an image of 224
 pixels; tritonclient's own client adds another copy. Its small fields are written once for each shape of request.
@@ -24,6 +24,7 @@ from rrrbuild.cascade_runner import AUTO, FULL, LATE, USED
 from rrrbuild.manifest import EMBEDDING
 from rrrbuild.repository_document import MEMBER_SECONDS, MEMBER_STATUS, MEMBERS_USED, ServedModel
 from rrrserve.traces.context import Fields
+from rrrserve.triton.channel import channel_options
 
 INPUT = "images"
 OUTPUT = "probabilities"
@@ -40,14 +41,6 @@ _RAW_INPUT_TAG = bytes([pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 
 # What triton_model.py tells of answers that it does not pass on.
 _BAD_OUTPUT, _LATE_MEMBERS = "the engine's output", "members were late"
 _DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "INT32": np.dtype("<i4"), "UINT8": np.dtype("u1")}
-_CHANNEL_OPTIONS = [
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.enable_http_proxy", 0),  # a proxy variable in the environment must not see images
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 300),  # gRPC's own limit is two minutes: too long after a restart
-    ("grpc.use_local_subchannel_pool", 1),  # else a new connection inherits the pause of an older one
-]
 
 
 class TritonError(Exception):
@@ -81,10 +74,10 @@ class Inference:
 
 
 class TritonClient:
-    """Asynchronous client of one Triton server. Make it inside a running event loop."""
+    """Asynchronous client of one Triton, or of several that are one target. Make it inside a running event loop."""
 
     def __init__(self, url: str) -> None:
-        self._channel = grpc.aio.insecure_channel(url, options=_CHANNEL_OPTIONS)
+        self._channel = grpc.aio.insecure_channel(url, options=channel_options(url))
         self._infer = self._channel.unary_unary(f"{_SERVICE}/ModelInfer")  # no serializer: bytes go through
         self._metadata = self._channel.unary_unary(f"{_SERVICE}/ServerMetadata")
 

@@ -13,8 +13,6 @@ from rrrserve.triton.watch import Golden, TritonWatch
 
 log = logging.getLogger("rrrserve")
 
-_PAUSE_SECONDS = 0.5
-
 
 class TritonKeeper:
     """Keeps a Triton of our own running.
@@ -91,11 +89,3 @@ class TritonKeeper:
         reason = await first(until_ended(), watch.run(), until_late())
         self._was_wrong = watch.answered_wrongly
         return reason, watch.well_seconds
-
-
-async def watch_for_ever(url: str, models: tuple[ServedModel, ...], state: SharedState) -> None:
-    """Keep the circuit breaker of a Triton that somebody else runs, and restarts, maybe with other weights."""
-    while True:
-        reason = await TritonWatch(url, models, state, {}).run()
-        log.error("Triton at %s: %s", url, reason)
-        await asyncio.sleep(_PAUSE_SECONDS)

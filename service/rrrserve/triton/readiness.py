@@ -37,7 +37,8 @@ class Readiness:
         if state.draining:
             return "the service is stopping"
         if not state.triton.up:
-            return "Triton does not answer"
+            known = state.triton.known
+            return f"none of {known} Tritons answers" if known else "Triton does not answer"
         if not self._stale():
             return None
         async with self._lock:

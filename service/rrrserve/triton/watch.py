@@ -56,6 +56,7 @@ class TritonWatch:
         state: written here.
         golden: each model's first answer to its probe; filled in here, and kept from one life to the next.
         processes: the processes that Triton's models run in; for a Triton of someone else's, none.
+        alone: whether nothing can be answered without it; else who has several tells of each that falls silent.
     """
 
     def __init__(
@@ -65,12 +66,15 @@ class TritonWatch:
         state: SharedState,
         golden: Golden,
         processes: Callable[[], list[psutil.Process]] = list,
+        *,
+        alone: bool = True,
     ) -> None:
         self._client = TritonClient(url)
         self._models = models
         self._state = state
         self._golden = golden
         self._processes = processes
+        self._alone = alone
         self._quickest_seconds: dict[str, float] = {}
         self._probes: Mapping[str, npt.NDArray[np.uint8]] = {model.name: probe_image(model) for model in models}
         self.well_since: float | None = None
@@ -118,16 +122,18 @@ class TritonWatch:
             if await self._lives():
                 silent = 0.0
                 if not self._state.triton.up:
-                    log.warning("Triton answers again")
                     self._state.triton.up = True
+                    if self._alone:
+                        log.warning("Triton answers again")
                 continue
             # Counted in questions, not by the clock: this process may have stood still itself, with its machine.
             silent += _LIVE_SECONDS + _LIVE_TIMEOUT_SECONDS
             if silent >= FROZEN_SECONDS:
                 raise _FailedError(f"it has not answered for {silent:.0f} s")
             if silent >= BREAKER_SECONDS and self._state.triton.up:
-                log.error("Triton has not answered for %.0f s: requests are refused until it does", silent)
                 self._state.triton.up = False
+                if self._alone:
+                    log.error("Triton has not answered for %.0f s: requests are refused until it does", silent)
 
     async def _ask_models(self) -> None:
         for model in self._models:
@@ -188,7 +194,7 @@ class TritonWatch:
                 golden = self._golden.get(model.name, found)
                 # NaN are members that were left out, which metrics tell of; what they say once they answer is kept.
                 self._golden[model.name] = np.where(np.isnan(golden), found, golden)
-                difference = float(np.nan_to_num(np.abs(found - golden)).max())
+                difference = apart(found, golden)
                 if difference <= GOLDEN_TOLERANCE:
                     seconds = time.monotonic() - start
                     self._quickest_seconds[model.name] = min(seconds, self._quickest_seconds.get(model.name, seconds))
@@ -203,6 +209,11 @@ class TritonWatch:
                 raise _FailedError(fault)
             log.error("%s", fault)
         return False
+
+
+def apart(found: npt.NDArray[np.float32], golden: npt.NDArray[np.float32]) -> float:
+    """How far two answers to the same image are from one another at most; members missing from one do not count."""
+    return float(np.nan_to_num(np.abs(found - golden)).max())
 
 
 def probe_image(model: ServedModel) -> npt.NDArray[np.uint8]:

@@ -8,7 +8,8 @@ from rrrbuild.serving_check import check_engines
 from rrrnet.errors import CheckFailedError
 from rrrserve.config.service_config import ServiceConfig
 from rrrserve.state.shared_state import SharedState
-from rrrserve.triton.keeper import TritonKeeper, watch_for_ever
+from rrrserve.triton.keeper import TritonKeeper
+from rrrserve.triton.others import watch_for_ever
 from rrrserve.triton.server import TritonServer
 from rrrserve.versions.catalogue import backends_of, default_model
 from rrrserve.versions.version import Version, copy_repository, remove_version, version_folder, write_version

@@ -31,7 +31,7 @@ class Version:
         repository: what is served: the private copy.
         source: the folder it was copied from, where claims may be stamped on it later.
         default: the model that /v1/predict asks.
-        triton_url: HOST:PORT of its Triton's gRPC.
+        triton_url: target of its Triton's gRPC, or of several (see `rrrserve.net.targets`).
         triton_metrics_url: URL of that Triton's metrics, if it is known.
     """
 

@@ -33,7 +33,8 @@ from rrrserve.state.shared_state import FIRST_VERSION, STATE, SharedState
 from rrrserve.traces import export
 from rrrserve.triton.breaker import TritonLink
 from rrrserve.triton.client import TritonError
-from rrrserve.triton.keeper import TritonKeeper, watch_for_ever
+from rrrserve.triton.keeper import TritonKeeper
+from rrrserve.triton.others import watch_for_ever
 from rrrserve.triton.readiness import Readiness
 from rrrserve.triton.release import age_warning
 from rrrserve.triton.server import TritonServer
@@ -108,8 +109,8 @@ class Answering:
         largest = max(model.max_batch_size for model in version.repository.models)
         self._supervision.state = state
         self._supervision.repository = version.repository.short_digest
-        most = self._config.max_in_flight or default_in_flight(largest)
-        admission = Admission(state, most)
+        given = self._config.max_in_flight
+        admission = Admission(state, given or default_in_flight(largest), of_each_triton=given is None)
         self._routes.open(
             Backend(
                 self._config,

@@ -392,6 +392,13 @@ function histograms(text) {
   return found;
 }
 
+// Where the service asks several Tritons, how many of them answer.
+function tellTritons(text) {
+  const [known, answering] = ["known", "answering"].map((word) => Number(text.match(new RegExp(`^rrr_tritons_${word} (\\S+)$`, "m"))?.[1] ?? 0));
+  find("tritons").hidden = known === 0;
+  find("tritons").textContent = `${answering} of ${known} Tritons answer.`;
+}
+
 // As Prometheus's histogram_quantile: linear between the bounds of the bucket; seconds, or null without answers.
 function quantile(share, bounds, before) {
   const counts = [...bounds].sort(([a], [b]) => a - b).map(([bound, count]) => [bound, count - (before?.get(bound) ?? 0)]);
@@ -413,8 +420,9 @@ async function watch() {
   while (mine === watch.number) {
     if (!busy && document.visibilityState === "visible") {
       try {
-        const found = histograms(await (await request("metrics")).text());
-        note(performance.now() / 1000, found);
+        const text = await (await request("metrics")).text();
+        note(performance.now() / 1000, histograms(text));
+        tellTritons(text);
         draw();
       } catch (error) {
         if (error.status === 401) return;
