@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 import yaml
 
 import prometheus_rule
-from harness.manifests import KUBERNETES, Manifest, compose, faults, of_kind, render, rendered, versions
+from harness.manifests import KUBERNETES, Manifest, compose, faults, of_kind, pods, render, rendered, versions
 from prometheus_install import find
 from rrrserve.metrics import instruments
 
@@ -60,6 +61,28 @@ def test_so_does_any_overlay_with_the_components(tmp_path: Path, resource: str, 
         assert len(bad) == (2 if resource == "overlays/gpu" else 1)
     else:
         assert bad == []
+
+
+def test_the_overlay_of_the_page_is_rendered_as_the_page_says(tmp_path: Path) -> None:
+    page = (KUBERNETES.parents[1] / "docs" / "kubernetes.md").read_text()
+    (text,) = re.findall(r"^# mine/kustomization\.yaml\n(.*?)^```", page, re.M | re.S)
+    here = os.path.relpath(KUBERNETES, tmp_path)
+    (tmp_path / "kustomization.yaml").write_text(text.replace("../deploy/kubernetes", here))
+    manifests = render(tmp_path)
+    assert all_faults(manifests, versions()[-1]) == []
+    assert {manifest["metadata"]["namespace"] for manifest in manifests} == {"vision"}
+    (monitor,) = of_kind(manifests, "ServiceMonitor").values()
+    assert monitor["metadata"]["labels"]["release"] == "kube-prometheus-stack"
+    containers = {name: pod["initContainers"] + pod["containers"] for name, pod in pods(manifests).items()}
+    images = {name: [each["image"].partition("@")[0] for each in found] for name, found in containers.items()}
+    assert [image.partition(":")[0] for image in images["rrr"]] == [
+        "rclone/rclone",
+        "registry.example.com/rrrnet-serving",
+    ]
+    assert [image.partition(":")[0] for image in images["rrr-triton"]] == [
+        "rclone/rclone",
+        "nvcr.io/nvidia/tritonserver",
+    ]
 
 
 def broken(change: Callable[[Any], object], kind: str, folder: str = "overlays/monitoring") -> list[str]:
@@ -158,12 +181,12 @@ def test_promtool_accepts_the_rules_as_they_are_rendered(tmp_path: Path) -> None
     assert f"{count} rules found" in ran.stdout
 
 
-def adapters_query(metric: str, namespace: str, pods: list[str]) -> str:
+def adapters_query(metric: str, namespace: str, names: list[str]) -> str:
     """What prometheus-adapter asks Prometheus when the autoscaler wants a metric of some pods."""
     (rule,) = [item for item in ADAPTER["rules"]["custom"] if item["seriesQuery"].startswith(f"{metric}{{")]
-    names = {item["resource"]: label for label, item in rule["resources"]["overrides"].items()}
-    labels = f'{names["namespace"]}="{namespace}",{names["pod"]}=~"{"|".join(pods)}"'
-    values = {"<<.Series>>": metric, "<<.LabelMatchers>>": labels, "<<.GroupBy>>": names["pod"]}
+    label_of = {item["resource"]: label for label, item in rule["resources"]["overrides"].items()}
+    labels = f'{label_of["namespace"]}="{namespace}",{label_of["pod"]}=~"{"|".join(names)}"'
+    values = {"<<.Series>>": metric, "<<.LabelMatchers>>": labels, "<<.GroupBy>>": label_of["pod"]}
     return re.sub("|".join(map(re.escape, values)), lambda found: values[found[0]], rule["metricsQuery"])
 
 

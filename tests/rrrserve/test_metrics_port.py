@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -97,18 +98,25 @@ def test_a_port_that_cannot_be_had_is_exit_2_with_the_flags_name(repository: Pat
     assert (code, message in said) == (2, True), said
 
 
-def test_it_tells_the_same_registry_as_the_route_of_the_api() -> None:
+def asked(application: Any, path: str) -> httpx.Response:
+    """The answer of an application without a service around it."""
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(application)
+        async with httpx.AsyncClient(transport=transport, base_url="http://rrr") as client:
+            return await client.get(path)
+
+    return asyncio.run(ask())
+
+
+def test_it_tells_the_same_as_the_route_of_the_api_and_neither_tells_anything_before_the_service_has_begun() -> None:
     routes = Routes()
     routes.registry = CollectorRegistry()
     Counter("things", "How many.", registry=routes.registry).inc(3)
-
-    async def texts() -> list[str]:
-        found = []
-        for application in (routes.application(), routes.metrics_application()):
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(application), base_url="http://rrr") as client:
-                found.append((await client.get("/metrics")).text)
-        return found
-
-    api, alone = asyncio.run(texts())
+    applications = (routes.application(), routes.metrics_application())
+    for application in applications:
+        assert error(asked(application, "/metrics")) == (503, "not_ready", "the service is starting")
+    routes.backend = cast(Any, object())
+    api, alone = (asked(application, "/metrics").text for application in applications)
     assert api == alone
     assert "things_total 3.0" in alone

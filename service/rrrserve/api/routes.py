@@ -156,6 +156,7 @@ class Routes:
 
     async def metrics(self, exchange: Exchange) -> Reply:
         """Our metrics in Prometheus's text format or OpenMetrics."""
+        self.now()  # before, the registry is not yet that of all workers
         accept, encoding = (exchange.headers.get(name, b"") for name in (b"accept", b"accept-encoding"))
         scrape = functools.partial(exposition.scrape, self.registry, accept=accept, accept_encoding=encoding)
         body, content_type, headers = await self._on_the_thread(scrape)
