@@ -39,7 +39,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TICK := tick() { while sleep 30 >/dev/null 2>&1; do echo "    ... $$SECONDS s"; done; }; tick & trap "kill $$!" EXIT
 NAMES := sed -u -n -E 's/^ *Collecting ([^ ]+).*/    \1/p; s/^Installing collected packages.*/    unpacking .../p'
 
-.PHONY: help setup prometheus demo observe verify quick test nightly chaos fuzz overload soak tritons lint layout browser format lock audit sbom wheel bento image clean
+.PHONY: help setup prometheus demo observe verify quick test nightly chaos fuzz overload soak tritons lint layout rules browser format lock audit sbom wheel bento image clean
 
 help: ## List these targets.
 	@sed -n -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -118,6 +118,9 @@ lint: setup ## Check style, format, types and who imports whom.
 
 layout: setup ## Draw the rooms of docs/layout.md anew, from the imports.
 	@$(BIN)/python docs/layout.py
+
+rules: setup ## Write the PrometheusRule of deploy/kubernetes anew, from deploy/prometheus.
+	@$(BIN)/python deploy/prometheus/prometheus_rule.py
 
 browser: setup $(AXE) ## Use the page of rrr serve, rrr report's, Swagger UI and pages of other origins in a real Chromium: apt install chromium npm.
 	@$(BIN)/python -m pytest tests/browser/browser_page.py tests/browser/browser_report.py tests/browser/browser_gateways.py

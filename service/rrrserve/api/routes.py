@@ -2,7 +2,7 @@
 
 import asyncio
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -10,7 +10,7 @@ import httpx
 from prometheus_client import REGISTRY
 from starlette.routing import Route, Router
 
-from rrrserve.api.docs.openapi import TRITON_METRICS, document
+from rrrserve.api.docs.openapi import METRICS, TRITON_METRICS, document
 from rrrserve.api.docs.swagger import swagger_page
 from rrrserve.api.endpoint import Access, Endpoint, Exchange, Handler, Reply, to_json
 from rrrserve.api.errors import ERRORS, APIError
@@ -91,8 +91,7 @@ class Routes:
             "/v1/models": self.models,
             "/livez": self.livez,
             "/readyz": self.readyz,
-            "/metrics": self.metrics,
-            TRITON_METRICS: self.triton_metrics,
+            **self._scraped(),
             "/schema.json": self.bentoml_schema,
             "/docs.json": self.docs,
             "/v1/samples": self.samples,
@@ -110,14 +109,18 @@ class Routes:
             # PUT as well as POST: it is what `curl -T cat.jpg` sends.
             routes.append(Route(path, endpoint(template, predict, in_flight=True), methods=["POST", "PUT"]))
             routes.append(Route(path, endpoint(template, _only("POST, PUT"))))
-        for path, handler in pages.items():
-            template = shared.get(handler, path.replace(":int", ""))
-            routes.append(Route(path, endpoint(template, handler), methods=["GET"]))
-            # Counted together: histograms of what nobody does to each page would be a third of a scrape.
-            refuse = endpoint(template, _only("GET, HEAD"), counted_as=instruments.UNMATCHED)
-            routes.append(Route(path, refuse))
+        routes += _read_only(pages, endpoint, shared)
         routes += v2.routes(self.now, endpoint)
         return Router(routes, redirect_slashes=False, default=endpoint(instruments.UNMATCHED, _not_found))
+
+    def metrics_application(self) -> Router:
+        """What answers at a port for metrics alone: a scrape, of whoever asks, and nothing else."""
+        endpoint = functools.partial(Endpoint, access=Access)
+        default = endpoint(instruments.UNMATCHED, _only_metrics)
+        return Router([*_read_only(self._scraped(), endpoint, {})], redirect_slashes=False, default=default)
+
+    def _scraped(self) -> dict[str, Handler]:
+        return {METRICS: self.metrics, TRITON_METRICS: self.triton_metrics}
 
     async def _predict(self, exchange: Exchange, *, batch: bool, embed: bool) -> Reply:
         """One image, one answer; of several an unusable one gives an error item and leaves the others as they are."""
@@ -158,6 +161,7 @@ class Routes:
 
     async def metrics(self, exchange: Exchange) -> Reply:
         """Our metrics in Prometheus's text format or OpenMetrics."""
+        self.now()  # before, the registry is not yet that of all workers
         accept, encoding = (exchange.headers.get(name, b"") for name in (b"accept", b"accept-encoding"))
         scrape = functools.partial(exposition.scrape, self.registry, accept=accept, accept_encoding=encoding)
         body, content_type, headers = await self._on_the_thread(scrape)
@@ -205,11 +209,25 @@ def _answered(routes: Sequence[str], models: Iterable[str], default: str) -> lis
     return [(route, name) for route in routes for name in names if "{name}" in route or name == default]
 
 
+def _read_only(
+    pages: Mapping[str, Handler], endpoint: Callable[..., Endpoint], shared: Mapping[Handler, str]
+) -> Iterator[Route]:
+    for path, handler in pages.items():
+        template = shared.get(handler, path.replace(":int", ""))
+        yield Route(path, endpoint(template, handler), methods=["GET"])
+        # Counted together: histograms of what nobody does to each page would be a third of a scrape.
+        yield Route(path, endpoint(template, _only("GET, HEAD"), counted_as=instruments.UNMATCHED))
+
+
 def _only(methods: str) -> Handler:
     async def refuse(exchange: Exchange) -> Reply:  # noqa: ARG001  handlers have one signature
         raise APIError("method_not_allowed", f"allowed here: {methods}", headers={"Allow": methods})
 
     return refuse
+
+
+async def _only_metrics(exchange: Exchange) -> Reply:  # noqa: ARG001  handlers have one signature
+    raise APIError("not_found", f"this port has GET {METRICS} and {TRITON_METRICS} alone: the API is at --port")
 
 
 async def _not_found(exchange: Exchange) -> Reply:  # noqa: ARG001  handlers have one signature

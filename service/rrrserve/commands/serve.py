@@ -32,6 +32,12 @@ def serve(
         int | None,
         typer.Option(metavar="PORT", help="TCP port of KServe v2's gRPC, 0 takes any free one (else there is none)"),
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PORT", help="TCP port for the metrics alone, in plain HTTP, without a token; 0: any free one"
+        ),
+    ] = None,
     triton_url: Annotated[
         list[str] | None,
         typer.Option(
@@ -144,7 +150,7 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     from rrrserve.config.service_config import ServiceConfig, default_workers
-    from rrrserve.net.listener import address_of, listen, reserve
+    from rrrserve.net.listener import address_of, check_apart, listen, reserve
     from rrrserve.net.tls import files_of
     from rrrserve.net.tokens import digests_of, tokens_of
     from rrrserve.process.environment import variables
@@ -178,16 +184,24 @@ def serve(
             access_log=access_log,
             page=page,
         )
+        check_apart({"--port": port, "--grpc-port": grpc_port, "--metrics-port": metrics_port})
         temporary_folder()
-        with listen(host, port) as listener, nullcontext() if grpc_port is None else reserve(host, grpc_port) as held:
+        with (
+            listen(host, port) as listener,
+            nullcontext() if metrics_port is None else listen(host, metrics_port, "--metrics-port") as metrics,
+            nullcontext() if grpc_port is None else reserve(host, grpc_port) as held,
+        ):
             if held is not None:
                 config = config.model_copy(update={"grpc_address": address_of(held)})
             warn_of_what_is_open(host, config, token_file)
-            _serve(config, listener, token_file)
+            _serve(config, listener, metrics, token_file)
 
 
-def _serve(config: "ServiceConfig", listener: socket.socket, token_file: Path | None) -> None:
+def _serve(
+    config: "ServiceConfig", listener: socket.socket, metrics: socket.socket | None, token_file: Path | None
+) -> None:
     from rrrbuild.repository_document import Repository, read_repository
+    from rrrserve.net.listener import url_of
     from rrrserve.net.targets import in_words
     from rrrserve.stamps.travelling import served_claims
     from rrrserve.supervise.supervisor import Supervisor
@@ -195,20 +209,22 @@ def _serve(config: "ServiceConfig", listener: socket.socket, token_file: Path | 
 
     repository: Repository = read_repository(config.repository)
     chosen = default_model(repository, config.default_model)
+    metrics_url = None if metrics is None else f"{url_of(metrics)}/metrics"
     own, workers = "" if config.triton_url else "Triton and ", config.workers
     in_json = config.log_format == "json"
     told: Callable[[str], None] = logs.tell if in_json else say
     told(f"starting {own}{workers} HTTP worker{'s' * (workers > 1)} for {config.repository}")
 
     async def main() -> None:
-        supervisor = Supervisor(repository, listener, config)
+        supervisor = Supervisor(repository, listener, config, metrics)
         waiting = asyncio.create_task(_say_that_it_starts(told))
 
         def announce() -> None:
             waiting.cancel()
             if in_json:
-                grpc = {"grpc": config.grpc_address} if config.grpc_address else {}
-                logs.tell("ready", url=supervisor.url, models=[model.name for model in repository.models], **grpc)
+                others = {"grpc": config.grpc_address, "metrics": metrics_url}
+                told_too = {name: address for name, address in others.items() if address}
+                logs.tell("ready", url=supervisor.url, models=[model.name for model in repository.models], **told_too)
             else:
                 _announce(supervisor.url, repository, chosen.name, _triton_line(supervisor))
 
@@ -234,6 +250,8 @@ def _serve(config: "ServiceConfig", listener: socket.socket, token_file: Path | 
                 say(f"{model.name}: {claim.line()}")
         say(triton)
         say(f"KServe v2 at {url}/v2{f', its gRPC at {config.grpc_address}' if config.grpc_address else ''}")
+        if metrics_url:
+            say(f"metrics at {metrics_url}, without a token")
         if config.page:
             say(f"page: {url}/")
         say(f"ready: {url}    stop: Ctrl-C")

@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
 
 import uvicorn
@@ -41,11 +41,11 @@ class Server(uvicorn.Server):
         config: uvicorn's.
         limits: the times of a stop.
         beat: called ten times a second; whether clients shall be told to close their connections.
-        beside: started and ended before the application.
+        beside: started and ended before the application, in this order.
     """
 
     def __init__(
-        self, config: uvicorn.Config, limits: Limits, *, beat: Callable[[], bool], beside: Beside | None = None
+        self, config: uvicorn.Config, limits: Limits, *, beat: Callable[[], bool], beside: Sequence[Beside] = ()
     ) -> None:
         super().__init__(config)
         self._beside = beside
@@ -61,9 +61,9 @@ class Server(uvicorn.Server):
         return ended
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the other server, then the application, and listen: who is ready at HTTP is ready at both."""
-        if self._beside is not None:
-            await self._beside.start()
+        """Start the other servers, then the application, and listen: who is ready at HTTP is ready at all of them."""
+        for other in self._beside:
+            await other.start()
         await super().startup(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -73,6 +73,6 @@ class Server(uvicorn.Server):
             server.close()
         self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
         await asyncio.sleep(self._limits.last_seconds)
-        if self._beside is not None:
-            await self._beside.stop()  # HTTP goes on meanwhile
+        for other in self._beside:
+            await other.stop()  # HTTP goes on meanwhile
         await super().shutdown(sockets)

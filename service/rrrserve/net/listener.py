@@ -6,7 +6,7 @@ import errno
 import ipaddress
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from rrrnet.errors import UsageError
 
@@ -21,19 +21,35 @@ _DROP_SYN = (
 )
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, option: str = "--port") -> socket.socket:
     """A listening TCP socket.
 
     Args:
         host: an IP address, or localhost.
         port: 1024 to 65535, or 0 for any free one.
+        option: that the port was given by.
 
     Raises:
         UsageError: the address is not allowed, not on this machine, or in use; names it.
     """
-    family, address = _checked(host, port, "--port")
-    with _told(address, port, "--port"):
+    family, address = _checked(host, port, option)
+    with _told(address, port, option):
         return socket.create_server((address, port), family=family, backlog=BACKLOG)
+
+
+def check_apart(ports: Mapping[str, int | None]) -> None:
+    """Check that no two options name the same port.
+
+    Args:
+        ports: by option; None where it was not given, 0 for any free one.
+
+    Raises:
+        UsageError: two do.
+    """
+    taken: dict[int, str] = {}
+    for option, port in ports.items():
+        if port and taken.setdefault(port, option) != option:
+            raise UsageError(f"{option} is {port}, which {taken[port]} has already: choose another {option}")
 
 
 def reserve(host: str, port: int) -> socket.socket:

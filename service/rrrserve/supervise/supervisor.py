@@ -54,8 +54,20 @@ _LAST_SECONDS = 10.0  # from the second signal until this process ends, whatever
 class Supervisor:
     """Starts the children, tells when they are ready, keeps them running, and ends them on SIGTERM or SIGINT."""
 
-    def __init__(self, repository: Repository, listener: socket.socket, config: ServiceConfig) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        listener: socket.socket,
+        config: ServiceConfig,
+        metrics_listener: socket.socket | None = None,
+    ) -> None:
         """Prepare; nothing is started.
+
+        Args:
+            repository: what is served.
+            listener: where the API is.
+            config: how it is served.
+            metrics_listener: where metrics are told to whoever asks, if anywhere.
 
         Raises:
             RRRError: see `Deployment`.
@@ -63,6 +75,7 @@ class Supervisor:
         self._config = config
         self._source = repository.path
         self._listener = listener
+        self._metrics_listener = metrics_listener
         self.url = url_of(listener, scheme="https" if config.tls else "http")
         self._private = PrivateFolder()
         self._folder = self._private.path
@@ -146,7 +159,8 @@ class Supervisor:
             metrics = self._folder / "metrics"
             metrics.mkdir()
             environment[FOLDER_VARIABLE] = str(metrics)
-        return WorkerCommand(self._listener.fileno(), file, environment, self._config.grace_seconds, metrics)
+        fd = None if self._metrics_listener is None else self._metrics_listener.fileno()
+        return WorkerCommand(self._listener.fileno(), file, environment, self._config.grace_seconds, metrics, fd)
 
     async def _until_ready(self) -> None:
         """Ask /readyz until it says yes."""
@@ -192,6 +206,8 @@ class Supervisor:
         """First the HTTP workers, which finish what they have, then Triton, which is kept running until they have."""
         self._state.service.phase = Phase.REFUSING
         self._listener.close()
+        if self._metrics_listener is not None:
+            self._metrics_listener.close()
         await ended(keeping_workers)
         finishing = asyncio.create_task(self._pool.stop())
         await first(self._at_once.wait(), finishing)

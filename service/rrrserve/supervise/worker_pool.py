@@ -39,6 +39,7 @@ class WorkerCommand:
         environment: all of its variables.
         grace_seconds: how long it may take to end.
         metrics_folder: where several workers keep their metrics, else None.
+        metrics_fd: the listening socket of the metrics alone, where there is one.
     """
 
     fd: int
@@ -46,6 +47,7 @@ class WorkerCommand:
     environment: Mapping[str, str]
     grace_seconds: int
     metrics_folder: Path | None
+    metrics_fd: int | None = None
 
 
 class WorkerPool:
@@ -91,9 +93,11 @@ class WorkerPool:
     async def _spawn(self, slot: int) -> asyncio.subprocess.Process:
         command = [sys.executable, "-m", "rrrserve.worker", "--fd", str(self._command.fd)]
         command += ["--index", str(slot), "--config", str(self._command.config)]
-        return await children.spawn(
-            command, environment=self._command.environment, output=_STDERR, fds=(self._command.fd,)
-        )
+        fds: tuple[int, ...] = (self._command.fd,)
+        if self._command.metrics_fd is not None:
+            command += ["--metrics-fd", str(self._command.metrics_fd)]
+            fds = (*fds, self._command.metrics_fd)
+        return await children.spawn(command, environment=self._command.environment, output=_STDERR, fds=fds)
 
     async def _until_ended(self, slot: int, process: asyncio.subprocess.Process) -> str:
         """Why a worker has ended; one that stands still is killed."""

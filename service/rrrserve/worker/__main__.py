@@ -27,6 +27,7 @@ def main() -> None:
     """Serve until SIGTERM; requests that are in flight then finish first."""
     parser = argparse.ArgumentParser(prog="python -m rrrserve.worker")
     parser.add_argument("--fd", type=int, required=True, help="the listening socket")
+    parser.add_argument("--metrics-fd", type=int, help="the one that only metrics are told at, if there is one")
     parser.add_argument("--index", type=int, default=1, help="number of this worker, from 1")
     parser.add_argument(
         "--config", type=Path, required=True, help="the service's settings, as the supervisor wrote them"
@@ -54,7 +55,8 @@ def _prepare(arguments: argparse.Namespace) -> uvicorn.Server:
     from rrrserve.api.v2.grpc_door import INFER_LABEL, GrpcDoor
     from rrrserve.config.service_config import ServiceConfig
     from rrrserve.http.connections import Connections, Limits
-    from rrrserve.http.server import Server, protocol
+    from rrrserve.http.server import Beside, Server, protocol
+    from rrrserve.worker.metrics_door import MetricsDoor
     from rrrserve.worker.service import make_service
 
     config = ServiceConfig.read(arguments.config)
@@ -89,11 +91,14 @@ def _prepare(arguments: argparse.Namespace) -> uvicorn.Server:
         timeout_graceful_shutdown=config.grace_seconds,
     )
     server.get_loop_factory()
-    door = None
+    beside: list[Beside] = []
     if config.grpc_address is not None:
-        door = GrpcDoor(config.grpc_address, config, routes.now, lambda: routes.access)
+        beside.append(GrpcDoor(config.grpc_address, config, routes.now, lambda: routes.access))
         routes.named_routes.append(INFER_LABEL)
-    return Server(server, limits, beat=routes.beat, beside=door)
+    if arguments.metrics_fd is not None:
+        listener = socket.socket(fileno=arguments.metrics_fd)
+        beside.append(MetricsDoor(listener, routes.metrics_application(), limits))
+    return Server(server, limits, beat=routes.beat, beside=beside)
 
 
 if __name__ == "__main__":

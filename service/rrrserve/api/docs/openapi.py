@@ -63,6 +63,7 @@ _IGNORED = {
         "description": "names of query parameters and of text fields that nothing here knows",
     }
 }
+METRICS = "/metrics"
 TRITON_METRICS = "/metrics/triton"
 _KSERVE = (
     "Under /v2 the same models answer by KServe v2, the Open Inference Protocol: GET /v2/models/NAME describes one."
@@ -74,7 +75,7 @@ _PAGES = {
     SAMPLE: ("The image of one of them", "image/*"),
     "/livez": ("200 while the process answers", "application/json"),
     "/readyz": ("200 when every model has answered a real inference within the last second", "application/json"),
-    "/metrics": ("Prometheus metrics of the service", "text/plain"),
+    METRICS: ("Prometheus metrics of the service", "text/plain"),
     TRITON_METRICS: ("Prometheus metrics of Triton", "text/plain"),
     "/schema.json": ("What BentoML's clients read", "application/json"),
     "/docs.json": ("This document", "application/json"),
