@@ -21,7 +21,7 @@ from rrrbench.environment import ROOT
 from rrrbench.servers import ending_on_sigterm
 from rrrbench.walk import Shell, Typed, new_user, own_images_commands
 from rrrbuild.machine import cpu_model
-from rrrserve.process.cores import available_cores
+from rrrnet.processor import cores
 
 PAGE = ROOT / "docs" / "first_hour.md"
 SHOWN_COLUMNS = 100
@@ -227,7 +227,7 @@ def page(kept: Sequence[tuple[Step, Typed]], work: Path) -> str:
     parts = [
         f"""# The first hour
 
-Typed on {cpu_model()}, {available_cores()} cores, no GPU, no way to the hub of pre-trained weights, by
+Typed on {cpu_model()}, {cores()} cores, no GPU, no way to the hub of pre-trained weights, by
 `.venv/bin/python benchmarks/first_hour.py`, which made the photos, ran every command below and kept what was printed.
 
 What to type, for a folder of photos and a photo to ask about, and how long each took, {in_words(total)} together:

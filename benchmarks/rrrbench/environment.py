@@ -13,6 +13,7 @@ import psutil
 
 from rrrbuild import machine
 from rrrbuild.targets import TARGETS
+from rrrnet.processor import cores
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -29,7 +30,7 @@ def environment() -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%d"),
         "machine": {
             **machine.describe(),
-            "cores": len(os.sched_getaffinity(0)),
+            "cores": cores(),
             "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         },
         "load_average_before": [round(load, 2) for load in os.getloadavg()],

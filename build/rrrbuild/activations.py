@@ -11,7 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rrrbuild.manifest import INPUT
 from rrrbuild.qdq import Encoding, Float64Array, Sites
+from rrrbuild.runtime_onnxruntime import session_options
 from rrrnet.images.preprocess import Uint8Array
+from rrrnet.processor import threads
 
 Session = Callable[[Uint8Array], list[npt.NDArray[np.float32]]]
 
@@ -45,7 +47,7 @@ def open_session(model: onnx.ModelProto) -> Session:
     Q/DQ pairs are executed in float, as they are written: ONNX Runtime's INT8 kernels saturate on CPUs that sum 8-bit
     products in 16 bits, and what is measured here must not depend on the CPU.
     """
-    options = ort.SessionOptions()
+    options = session_options(threads())
     options.log_severity_level = 3
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

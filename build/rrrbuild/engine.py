@@ -13,6 +13,7 @@ from rrrbuild.answers import Answers, answers_of
 from rrrbuild.cascade_runner import AUTO, EFFORTS, FULL
 from rrrbuild.manifest import Manifest, how_to_embed, read_engine, to_document
 from rrrbuild.targets import EXACT_INT8, TARGETS, Target, int8_kernels, run_obstacle
+from rrrnet import processor
 from rrrnet.data.given import ImageLike, as_input, several
 from rrrnet.errors import ArtifactError, IncompatibleError, UsageError
 from rrrnet.images.preprocess import Uint8Array
@@ -143,7 +144,7 @@ def load_runner(folder: Path, target: Target, document: Mapping[str, Any], *, th
     """
     runtime = lazy.runtime(target)
     try:
-        return plan_runner.load(runtime, cascade_runner, folder, document, threads)
+        return plan_runner.load(runtime, cascade_runner, folder, document, processor.threads(threads))
     except Exception as error:  # each runtime raises its own types
         raise IncompatibleError(f"{target.family} cannot load {folder}: {error}") from error
 

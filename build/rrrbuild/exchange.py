@@ -14,10 +14,12 @@ from onnx import TensorProto, helper
 
 from rrrbuild.export import export_onnx
 from rrrbuild.manifest import INPUT, OUTPUT
+from rrrbuild.runtime_onnxruntime import session_options
 from rrrnet import __version__, sealed
 from rrrnet.checkpoint import DOCUMENT, Checkpoint
 from rrrnet.hub.card import hub_config
 from rrrnet.images.preprocess import Uint8Array
+from rrrnet.processor import threads
 
 _BATCH = 8
 _MEMBERS = "member_probabilities"
@@ -79,6 +81,6 @@ def metadata(checkpoint: Checkpoint, *, members: bool, license_: str | None) -> 
 
 def answers(model: bytes, images: Uint8Array) -> npt.NDArray[np.float32]:
     """What ONNX Runtime makes of images (N, S, S, 3) by the model's bytes, on this CPU."""
-    session: Any = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    session: Any = ort.InferenceSession(model, session_options(threads()), providers=["CPUExecutionProvider"])
     parts = [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)]
     return np.concatenate([session.run([OUTPUT], {INPUT: part})[0] for part in parts])

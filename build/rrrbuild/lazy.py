@@ -16,7 +16,7 @@ from rrrbuild.plan_runner import Probabilities, Run
 from rrrbuild.targets import Plan, Target
 from rrrnet.checkpoint import Checkpoint
 from rrrnet.images.preprocess import Uint8Array
-from rrrnet.training.threads import wait_asleep
+from rrrnet.training.threads import configure_threads
 
 if TYPE_CHECKING:
     from rrrbuild.quantize import Quantiser
@@ -118,7 +118,7 @@ def tensorrt(family: str) -> Any:
 
 def predictor(checkpoint: Checkpoint) -> Run:
     """The trained network in PyTorch: images (N, S, S, 3) -> probabilities (N, M, C)."""
-    wait_asleep()
+    configure_threads()
     from rrrnet import inference
 
     return inference.predictor(checkpoint)
@@ -126,7 +126,7 @@ def predictor(checkpoint: Checkpoint) -> Run:
 
 def embedder(checkpoint: Checkpoint) -> Run:
     """The same for embeddings: images (N, S, S, 3) -> (N, D)."""
-    wait_asleep()
+    configure_threads()
     from rrrnet import inference
 
     return inference.embedder(checkpoint)

@@ -1,20 +1,22 @@
 """An engine folder as one callable: the plan that is kept for each batch size, and members side by side.
 
-Copied into Triton repositories beside a runtime: imports numpy and the standard library only.
+Copied into Triton repositories beside a runtime and `rrrnet.processor`: imports numpy and the standard library only.
 """
 
 import logging
-import os
 import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from rrrnet.processor import Threads
 
 Images = npt.NDArray[np.uint8]
 Probabilities = npt.NDArray[np.float32]
@@ -26,7 +28,7 @@ CASCADE = "cascade"
 _USED, _NOT_FINITE, _FAILED, _LATE = 0, 2, 3, 4
 
 
-def load(runtime: Any, cascades: Any, folder: Path, manifest: Mapping[str, Any], threads: int | None) -> Run:
+def load(runtime: Any, cascades: Any, folder: Path, manifest: Mapping[str, Any], threads: "Threads") -> Run:
     """Load the plans that an engine folder keeps.
 
     Args:
@@ -34,7 +36,7 @@ def load(runtime: Any, cascades: Any, folder: Path, manifest: Mapping[str, Any],
         cascades: the module `cascade_runner`, which is imported by another name where this file is copied to.
         folder: the engine's, its files checked already.
         manifest: as JSON holds it.
-        threads: CPU threads for one inference; None leaves the choice to the runtime.
+        threads: of the CPU, for one inference.
 
     Returns:
         images (N, S, S, 3) uint8 -> probabilities (N, M, C) float32, for one caller at a time. Where plan `split` is
@@ -66,7 +68,7 @@ def plans_by_size(manifest: Mapping[str, Any]) -> dict[int, str]:
     return dict(sorted(kept.items())) or {manifest["batch"]["max"]: manifest["plan"]}
 
 
-def _load_plan(runtime: Any, folder: Path, manifest: Mapping[str, Any], threads: int | None) -> Run:
+def _load_plan(runtime: Any, folder: Path, manifest: Mapping[str, Any], threads: "Threads") -> Run:
     run: Run
     if manifest["plan"] != SPLIT:
         loaded: Any = runtime.load(folder, manifest, threads)
@@ -74,9 +76,8 @@ def _load_plan(runtime: Any, folder: Path, manifest: Mapping[str, Any], threads:
     elif hasattr(runtime, "load_split"):  # a GPU runs the members on streams; no thread of ours has to drive them
         run = runtime.load_split(folder, manifest)
     else:
-        cores = threads or len(os.sched_getaffinity(0))
-        lanes = min(manifest["outputs"][0]["shape"][1], cores)  # no more than members
-        stem, members = runtime.load_parts(folder, manifest, threads, cores // lanes)
+        lanes = min(manifest["outputs"][0]["shape"][1], threads.count)  # no more than members
+        stem, members = runtime.load_parts(folder, manifest, threads, threads.shared(lanes))
         run = InLanes(stem, members, lanes)
     return run
 

@@ -2,20 +2,23 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+if TYPE_CHECKING:
+    from rrrnet.processor import Threads
 
-def load(folder: Path, manifest: Mapping[str, Any], threads: int | None) -> Callable[[npt.NDArray[np.uint8]], Any]:
+
+def load(folder: Path, manifest: Mapping[str, Any], threads: "Threads") -> Callable[[npt.NDArray[np.uint8]], Any]:
     """Open an ONNX file for this CPU.
 
     Args:
         folder: has `model.onnx`, checked already.
         manifest: gives the names of `inputs` and `outputs`.
-        threads: CPU threads for one inference; None leaves the choice to ONNX Runtime.
+        threads: of the CPU, for one inference.
 
     Returns:
         images (N, S, S, 3) uint8 -> probabilities (N, M, C) float32, for one caller at a time; with the output
@@ -35,7 +38,7 @@ def load(folder: Path, manifest: Mapping[str, Any], threads: int | None) -> Call
 
 
 def load_cascade(
-    folder: Path, manifest: Mapping[str, Any], threads: int | None
+    folder: Path, manifest: Mapping[str, Any], threads: "Threads"
 ) -> tuple[
     Callable[[npt.NDArray[np.uint8]], tuple[npt.NDArray[np.float32], npt.NDArray[Any]]],
     Callable[[npt.NDArray[Any], Sequence[int]], npt.NDArray[np.float32]],
@@ -45,7 +48,7 @@ def load_cascade(
     Args:
         folder: has `first.onnx` and `rest.onnx`, checked already.
         manifest: gives the names of `inputs`, `outputs` and `features`.
-        threads: CPU threads for one inference; None leaves the choice to ONNX Runtime.
+        threads: of the CPU, for one inference.
 
     Returns:
         As `cascade_runner.Cascade` takes them: the first members, images -> probabilities (N, k, C) and features, and
@@ -68,15 +71,15 @@ def load_cascade(
 
 
 def load_parts(
-    folder: Path, manifest: Mapping[str, Any], threads: int | None, member_threads: int
+    folder: Path, manifest: Mapping[str, Any], threads: "Threads", member_threads: "Threads"
 ) -> tuple[Callable[[npt.NDArray[np.uint8]], Any], Sequence[Callable[[Any], npt.NDArray[np.float32]]]]:
     """Open the parts of plan `split`. The members read the stem's output where it lies.
 
     Args:
         folder: has `stem.onnx`, `member_0.onnx` and so on, checked already.
         manifest: gives the shape of `outputs`.
-        threads: CPU threads for the stem; None leaves the choice to ONNX Runtime.
-        member_threads: CPU threads for each member.
+        threads: for the stem.
+        member_threads: for each member.
 
     Returns:
         The stem, images -> features, and the members, features -> probabilities (N, C); each for one caller at a time.
@@ -100,12 +103,17 @@ def load_parts(
     return run_stem, [member(_session(folder / f"member_{index}.onnx", member_threads)) for index in range(count)]
 
 
-def _session(path: Path, threads: int | None) -> ort.InferenceSession:
+def session_options(threads: "Threads") -> ort.SessionOptions:
+    """Of a session on the CPU."""
     options = ort.SessionOptions()
     # Members are independent, but ORT_PARALLEL doubles the latency: its threads fight with those of each operator.
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     # Threads that spin after a call take a core from whatever runs next: another session, the front of the service.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    if threads.exact:
+        options.intra_op_num_threads = threads.count
+    return options
+
+
+def _session(path: Path, threads: "Threads") -> ort.InferenceSession:
+    return ort.InferenceSession(path, session_options(threads), providers=["CPUExecutionProvider"])

@@ -1,15 +1,17 @@
 """OpenVINO IRs as callables. Copied into Triton model repositories: imports numpy and OpenVINO only."""
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import openvino as ov
+
+if TYPE_CHECKING:
+    from rrrnet.processor import Threads
 
 # What the CPU computes in where the IR says FP32. An INT8 IR says where it is INT8; the hint is for the rest.
 _PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
@@ -22,7 +24,7 @@ _LARGE_IMAGE_PIXELS = 192
 _TRIES = 5  # of each way to do a batch, of which the best counts
 
 
-def load(folder: Path, manifest: Mapping[str, Any], threads: int | None) -> Callable[[npt.NDArray[np.uint8]], Any]:
+def load(folder: Path, manifest: Mapping[str, Any], threads: "Threads") -> Callable[[npt.NDArray[np.uint8]], Any]:
     """Compile an IR for this CPU.
 
     One image is computed by all cores together. Several are shared out among streams of their own cores, which meet at
@@ -31,7 +33,7 @@ def load(folder: Path, manifest: Mapping[str, Any], threads: int | None) -> Call
     Args:
         folder: has `model.xml` and `model.bin`, checked already.
         manifest: gives `precision`, the `batch` sizes, the image size, and the shape of `outputs`.
-        threads: CPU threads for one inference; None: one for each core.
+        threads: of the CPU, for one inference.
 
     Returns:
         images (N, S, S, 3) uint8 -> probabilities (N, M, C) float32, for one caller at a time; with the output
@@ -57,7 +59,7 @@ def load(folder: Path, manifest: Mapping[str, Any], threads: int | None) -> Call
 
 
 def load_cascade(
-    folder: Path, manifest: Mapping[str, Any], threads: int | None
+    folder: Path, manifest: Mapping[str, Any], threads: "Threads"
 ) -> tuple[
     Callable[[npt.NDArray[np.uint8]], tuple[npt.NDArray[np.float32], npt.NDArray[Any]]],
     Callable[[npt.NDArray[Any], Sequence[int]], npt.NDArray[np.float32]],
@@ -100,15 +102,15 @@ def load_cascade(
 
 
 def load_parts(
-    folder: Path, manifest: Mapping[str, Any], threads: int | None, member_threads: int
+    folder: Path, manifest: Mapping[str, Any], threads: "Threads", member_threads: "Threads"
 ) -> tuple[Callable[[npt.NDArray[np.uint8]], ov.Tensor], Sequence[Callable[[ov.Tensor], npt.NDArray[np.float32]]]]:
     """Compile the parts of plan `split`. The members read the stem's output where it lies.
 
     Args:
         folder: has `stem.xml`, `member_0.xml` and so on, checked already.
         manifest: gives `precision`, the `batch` sizes and the shape of `outputs`.
-        threads: CPU threads for the stem; None leaves the choice to OpenVINO.
-        member_threads: CPU threads for each member.
+        threads: for the stem.
+        member_threads: for each member.
 
     Returns:
         The stem, images -> features, and the members, features -> probabilities (N, C); each for one caller at a time.
@@ -157,10 +159,10 @@ class _Network:
     the end of the batch and not of each layer.
     """
 
-    def __init__(self, core: ov.Core, path: Path, manifest: Mapping[str, Any], threads: int | None) -> None:
+    def __init__(self, core: ov.Core, path: Path, manifest: Mapping[str, Any], threads: "Threads") -> None:
         network = _part(core, path, manifest)
         batch = manifest["batch"]
-        self._streams = min(len(os.sched_getaffinity(0)) if threads is None else threads, batch["opt"])
+        self._streams = min(threads.count, batch["opt"])
         self._one_by_one = manifest["preprocess"]["size"] >= _LARGE_IMAGE_PIXELS
         self._left_alone = True
         self._shared = None
@@ -212,7 +214,7 @@ class _Forms:
     8, where a fixed form for each size would hold the weights once per size.
     """
 
-    def __init__(self, core: ov.Core, network: ov.Model, manifest: Mapping[str, Any], threads: int | None) -> None:
+    def __init__(self, core: ov.Core, network: ov.Model, manifest: Mapping[str, Any], threads: "Threads") -> None:
         options = {**_options(manifest, threads), "PERFORMANCE_HINT": "LATENCY"}
         batch = manifest["batch"]
         self._any: Any = None
@@ -236,7 +238,7 @@ class _Streams:
         core: ov.Core,
         network: ov.Model,
         manifest: Mapping[str, Any],
-        threads: int | None,
+        threads: "Threads",
         streams: int,
         *,
         one_by_one: bool,
@@ -291,11 +293,11 @@ def _tensor(array: npt.NDArray[Any], kind: ov.Type) -> ov.Tensor:
     return ov.Tensor(array, shared_memory=True)
 
 
-def _options(manifest: Mapping[str, Any], threads: int | None) -> dict[str, Any]:
+def _options(manifest: Mapping[str, Any], threads: "Threads") -> dict[str, Any]:
     options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _PRECISION_HINTS[manifest["precision"]]}
-    if threads is not None:
+    if threads.exact:
         # Without pinning: networks that run side by side would all be pinned to the first cores.
-        options |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
+        options |= {"INFERENCE_NUM_THREADS": threads.count, "ENABLE_CPU_PINNING": False}
     return options
 
 

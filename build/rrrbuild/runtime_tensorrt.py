@@ -23,7 +23,7 @@ _ALIGNMENT = 256  # bytes; TensorRT takes no other device addresses
 def load(
     folder: Path,
     manifest: Mapping[str, Any],
-    threads: int | None,  # noqa: ARG001 - every runtime_FAMILY.load has this signature; a GPU has no use for it
+    threads: object,  # noqa: ARG001 - every runtime_FAMILY.load has this signature; a GPU has no use for it
 ) -> Callable[[npt.NDArray[np.uint8]], npt.NDArray[Any]]:
     """Deserialise a plan on the first GPU.
 
@@ -61,7 +61,7 @@ def load_split(folder: Path, manifest: Mapping[str, Any]) -> Callable[[npt.NDArr
 def load_cascade(
     folder: Path,
     manifest: Mapping[str, Any],
-    threads: int | None,  # noqa: ARG001 - as of `load`
+    threads: object,  # noqa: ARG001 - as of `load`
 ) -> tuple[
     Callable[[npt.NDArray[np.uint8]], tuple[npt.NDArray[np.float32], int]],
     Callable[[int, Sequence[int]], npt.NDArray[np.float32]],

@@ -12,6 +12,12 @@ from rrrbuild.repository_document import PYTHON_BACKEND
 from rrrbuild.targets import Target
 
 CONFIG = "config.pbtxt"
+# Each backend's name for the threads of one inference on the CPU.
+THREADS_PARAMETER = {
+    PYTHON_BACKEND: "threads",
+    "openvino": "INFERENCE_NUM_THREADS",
+    "onnxruntime": "intra_op_thread_count",
+}
 TYPES = {
     "uint8": pb.TYPE_UINT8,
     "int8": pb.TYPE_INT8,
@@ -89,12 +95,10 @@ def described(tensor: dict[str, Any]) -> dict[str, Any]:
 
 def _parameters(target: Target, backend: str, threads: int | None) -> dict[str, str]:
     """Each backend's own names for precision and threads."""
-    if backend == "openvino":
-        hints = {"PERFORMANCE_HINT": "LATENCY", "HINT_BF16": "YES"}
-        return hints if threads is None else {**hints, "INFERENCE_NUM_THREADS": str(threads)}
+    hints = {"PERFORMANCE_HINT": "LATENCY", "HINT_BF16": "YES"} if backend == "openvino" else {}
     if threads is None or target.on_gpu:
-        return {}
-    return {"intra_op_thread_count" if backend == "onnxruntime" else "threads": str(threads)}
+        return hints
+    return {**hints, THREADS_PARAMETER[backend]: str(threads)}
 
 
 def write_config(config: Any, path: Path) -> None:

@@ -6,7 +6,6 @@ NAME-member-0.. features -> probabilities of one member, all at the same time
 NAME-combine    Python backend: stacks them
 """
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from rrrbuild.repository_document import PYTHON_BACKEND
 from rrrbuild.targets import Target
 from rrrbuild.triton_config import CONFIG, described, model_config, write_config
 from rrrbuild.triton_folder import VERSION, copy_module, copy_modules, copy_part, files_of_plan
+from rrrnet import processor
 from rrrnet.errors import ArtifactError
 
 Tensor = dict[str, Any]
@@ -53,7 +53,7 @@ def write_ensemble(
     members = manifest.architecture.members
     names = step_names(name, members)
     answer = {"name": OUTPUT, "dtype": "float32", "shape": manifest.outputs[0]["shape"][::2]}  # (N, M, C) to (N, C)
-    share = max(1, (threads or len(os.sched_getaffinity(0))) // members)
+    share = processor.threads(threads).shared(members).count
     alone = replace(manifest, plan_by_batch={}, features=None)
     stem = replace(alone, plan=STEM, outputs=[manifest.features])
     _write_step(names[0], stem, manifest, target, folder, backend=backend, threads=threads)

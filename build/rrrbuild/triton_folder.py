@@ -48,11 +48,12 @@ def copy_modules(target: Target, version: Path) -> None:
     copy_module(target.runtime_module, version / "runtime.py")
     copy_module("plan_runner", version / "plan_runner.py")
     copy_module("cascade_runner", version / "cascade_runner.py")
+    copy_module("processor", version / "processor.py", package="rrrnet")
 
 
-def copy_module(name: str, path: Path) -> None:
-    """A module of this package as a file that needs nothing else of it."""
-    path.write_bytes(importlib.resources.files("rrrbuild").joinpath(f"{name}.py").read_bytes())
+def copy_module(name: str, path: Path, package: str = "rrrbuild") -> None:
+    """A module as a file that needs nothing else of its package."""
+    path.write_bytes(importlib.resources.files(package).joinpath(f"{name}.py").read_bytes())
 
 
 def keep_bytecode_out(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Triton's Python backend for our engines: `rrr repository` copies this file as model.py.
 
-Imports numpy and the standard library only; runtime.py beside it imports the runtime, and plan_runner.py calls that.
+Imports numpy and the standard library only; runtime.py beside it imports the runtime, plan_runner.py calls that, and
+processor.py counts the cores that there are for it.
 The manifest's seal and every digest are checked before the runtime opens a file. All requests that Triton has batched
 become one engine call.
 
@@ -50,10 +51,10 @@ class TritonPythonModel:
         outputs = [output["name"] for output in config["output"]]
         self._embeds = EMBEDDING in outputs
         self._tells_seconds, self._leaves_out = MEMBER_SECONDS in outputs, MEMBER_STATUS in outputs
-        names = ("runtime", "cascade_runner", "plan_runner")
-        runtime, self._cascades, self._runner = (_load_module(folder / f"{name}.py") for name in names)
-        count = int(threads["string_value"]) if threads else None
-        self._run = self._runner.load(runtime, self._cascades, folder, manifest, count)
+        names = ("processor", "runtime", "cascade_runner", "plan_runner")
+        processor, runtime, self._cascades, self._runner = (_load_module(folder / f"{name}.py") for name in names)
+        for_one = processor.threads(int(threads["string_value"]) if threads else None)
+        self._run = self._runner.load(runtime, self._cascades, folder, manifest, for_one)
         if hasattr(self._run, "warm_up"):  # Triton's own warm-up may never meet an image that the first leave open
             shape = (manifest["batch"]["opt"], *manifest["inputs"][0]["shape"][1:])
             self._run.warm_up(np.zeros(shape, np.uint8))

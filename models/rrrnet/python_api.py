@@ -24,7 +24,7 @@ from rrrnet.glyphs.options import GlyphOptions
 from rrrnet.installing import missing
 from rrrnet.training.command_line import command_line
 from rrrnet.training.recipes import Method
-from rrrnet.training.threads import wait_asleep
+from rrrnet.training.threads import configure_threads
 
 if TYPE_CHECKING:
     from rrrnet.training.options import Options
@@ -117,7 +117,7 @@ def train(
     Raises:
         UsageError, ArtifactError, IncompatibleError, NoSpaceError, CheckFailedError: see the message.
     """
-    wait_asleep()
+    configure_threads()
     from rrrnet.training.bar import training_bar
     from rrrnet.training.fit import fit
 

@@ -14,7 +14,7 @@ from rrrnet.commands.flags import Groups, MinPerClass, TestData
 from rrrnet.errors import UsageError
 from rrrnet.files import shown
 from rrrnet.stopping import stop_requested
-from rrrnet.training.threads import wait_asleep
+from rrrnet.training.threads import configure_threads
 
 if TYPE_CHECKING:
     from rrrbuild.advise.run import Advising
@@ -100,7 +100,7 @@ def advise(
         "min_per_class": min_per_class,
     }
     numbers = None if members is None else parse_members(members)
-    wait_asleep()
+    configure_threads()
     from rrrbuild.advise.ask import Asked, measure
 
     flags = {name: value for name, value in given.items() if value is not None}

@@ -13,7 +13,7 @@ from rich.table import Table
 from rrrnet import output, tables
 from rrrnet.stopping import stop_requested
 from rrrnet.training.recipes import ADAPT_EPOCHS, ADAPT_LR
-from rrrnet.training.threads import wait_asleep
+from rrrnet.training.threads import configure_threads
 
 if TYPE_CHECKING:
     from rrrnet.training.adapt import Adapted
@@ -37,7 +37,7 @@ def adapt(
 
     The best is chosen on the validation images of the training; accuracy is told on its test images.
     """
-    wait_asleep()
+    configure_threads()
     from rrrnet.training import adapt as adapting
     from rrrnet.training.bar import training_bar
 

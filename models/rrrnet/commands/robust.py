@@ -13,7 +13,7 @@ from rrrnet.checkpoint import read_checkpoint
 from rrrnet.robust.factors import ends
 from rrrnet.robust.questions import DEFAULT_EPS, DEFAULT_IMAGES, DEFAULT_STEPS, SECTIONS, Questions, eps_of
 from rrrnet.stopping import stop_requested
-from rrrnet.training.threads import wait_asleep
+from rrrnet.training.threads import configure_threads
 
 _EPS = ",".join(f"{radius:g}" for radius in DEFAULT_EPS)
 _STOPPING = "stopping: what was measured is told (again: stop now and lose it)"
@@ -45,8 +45,8 @@ def robust(
 
     Test images only. Ctrl-C ends with what was measured so far.
     """
-    wait_asleep()
     read = read_checkpoint(checkpoint)
+    configure_threads()
     from rrrnet.robust.measure import images_of, measure, pieces
     from rrrnet.training.devices import find_device
 

@@ -17,7 +17,7 @@ from rrrnet.files import write_atomically
 from rrrnet.processor import cores as available_cores
 from rrrnet.stopping import stop_requested
 from rrrnet.training.recipes import METHODS
-from rrrnet.training.threads import wait_asleep
+from rrrnet.training.threads import configure_threads
 
 if TYPE_CHECKING:
     from rrrnet.sweep.plan import Plan
@@ -85,7 +85,7 @@ def sweep(
 
     Each training is a cell with a file of its own. Ctrl-C keeps what was measured; the same command goes on.
     """
-    wait_asleep()
+    configure_threads()
     from rrrnet.sweep.cells import Folder
     from rrrnet.sweep.plan import Plan, read_lrs
     from rrrnet.sweep.run import run

@@ -11,7 +11,7 @@ from rrrnet import output, tables
 from rrrnet.commands.flags import Groups, MinPerClass, TestData
 from rrrnet.commands.score_tables import class_lines, scores_table
 from rrrnet.stopping import stop_requested
-from rrrnet.training.threads import wait_asleep
+from rrrnet.training.threads import configure_threads
 
 if TYPE_CHECKING:
     from rrrnet.training.fit import Outcome
@@ -164,7 +164,7 @@ def train(
 
     Of each class a part is kept to test and one to validate. Ctrl-C leaves a checkpoint that --resume goes on with.
     """
-    wait_asleep()
+    configure_threads()
     from rrrnet.data.training_data import DataOptions
     from rrrnet.images.preprocess_options import PreprocessOptions
     from rrrnet.training.bar import training_bar

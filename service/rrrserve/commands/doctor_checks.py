@@ -14,8 +14,8 @@ from rrrbuild import machine
 from rrrbuild.targets import TARGETS, run_obstacle
 from rrrnet.errors import IncompatibleError, NoSpaceError, UsageError
 from rrrnet.installing import install_line, pip_install
+from rrrnet.processor import affinity, cores
 from rrrserve.net.listener import listen
-from rrrserve.process.cores import available_cores
 from rrrserve.process.scratch import SHARED_MEMORY, temporary_folder
 from rrrserve.stamps.environment import SERVING_PACKAGES, TRAINING_PACKAGES
 from rrrserve.triton.install import LIBPYTHON, TritonInstall, check_libpython, child_environment, find_tritonserver
@@ -87,10 +87,12 @@ def check_packages() -> list[Check]:
 
 
 def check_cpu() -> Check:
-    """Model, cores this process may use, and the features that make engines fast."""
+    """Model, cores that can be kept busy, and the features that make engines fast."""
     features = machine.cpu_features()
     names = " ".join(sorted(features)) or "none of the features that engines use"
-    found = f"{machine.cpu_model()}, {available_cores()} cores: {names}"
+    usable, own = cores(), affinity()
+    told = f"{usable} cores" if usable == own else f"{usable} of {own} cores, by the quota of its cgroup"
+    found = f"{machine.cpu_model()}, {told}: {names}"
     if not features & {"avx2", "asimd"}:
         return Check(
             "cpu", "warn", found, "CPU engines run slowly: use a CPU with AVX2, better with AVX-512 BF16 or AMX"

@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from rrrbuild.repository_document import DEFAULT_REPOSITORY
 from rrrnet import output, sealed, tables
 from rrrnet.errors import CheckFailedError, ImageError, UsageError
-from rrrserve.process.cores import available_cores
+from rrrnet.processor import cores as usable_cores
 
 if TYPE_CHECKING:
     from rrrbuild.repository_document import Repository, ServedModel
@@ -154,7 +154,7 @@ def _candidates(
     install = find_tritonserver()
     if model.backend == "python":
         check_libpython(install)
-    cores, on_gpu = available_cores(), target_named(model.target).on_gpu
+    cores, on_gpu = usable_cores(), target_named(model.target).on_gpu
     folder = repository.path / model.name
     present = present_settings(read_config(folder / CONFIG), model.backend, cores=cores, on_gpu=on_gpu)
     found = candidates(present, cores=cores, on_gpu=on_gpu, batches=model.max_batch_size > 1)

@@ -16,10 +16,10 @@ from rrrbuild.repository_document import DEFAULT_REPOSITORY
 from rrrnet.errors import UsageError
 from rrrnet.files import write_atomically
 from rrrnet.images.preprocess import MAX_PIXELS
+from rrrnet.processor import cores
 from rrrserve.net.addresses import check_address, origins_of, root_path_of
 from rrrserve.net.tls import TlsFiles
 from rrrserve.net.tokens import digests_of, tokens_of
-from rrrserve.process.cores import available_cores
 from rrrserve.process.logs import Format, check_format
 from rrrserve.process.restarts import DEFAULT_RESTARTS
 
@@ -82,7 +82,7 @@ class ServiceConfig(BaseModel):
     max_body_bytes: int = Field(default=10 * 2**20, ge=1024, le=2**30)
     max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=2**28)
     max_batch_images: int = Field(default=32, ge=1, le=1024)
-    decode_threads: int = Field(default_factory=lambda: max(2, available_cores()), ge=1, le=64)
+    decode_threads: int = Field(default_factory=lambda: max(2, cores()), ge=1, le=64)
     decode_memory_bytes: int = Field(default=192 * 2**20, ge=2**20, le=2**40)
     body_memory_bytes: int = Field(default=64 * 2**20, ge=2**20, le=2**40)
     shed: bool = True

@@ -5,7 +5,7 @@ from typing import Any
 
 from rrrbuild import machine
 from rrrnet import __version__
-from rrrserve.process.cores import available_cores
+from rrrnet.processor import cores
 
 SERVING_PACKAGES = ("bentoml", "tritonclient", "starlette", "uvicorn", "prometheus-client", "protobuf", "pillow")
 RUNTIME_PACKAGES = ("numpy", "nvidia-pytriton", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx")
@@ -20,6 +20,6 @@ def describe() -> dict[str, Any]:
     """
     packages = SERVING_PACKAGES + RUNTIME_PACKAGES + TRAINING_PACKAGES
     return {
-        "machine": {**machine.describe(), "cores": available_cores()},
+        "machine": {**machine.describe(), "cores": cores()},
         "versions": {"rrr": __version__, **{name: machine.package_version(name) for name in packages}},
     }

@@ -14,10 +14,11 @@ from pathlib import Path
 import psutil
 
 from rrrnet.errors import CheckFailedError, IncompatibleError
+from rrrnet.processor import threads
 from rrrserve.process import children
-from rrrserve.process.cores import available_cores
 from rrrserve.process.scratch import PrivateFolder
 from rrrserve.triton.install import check_libpython, child_environment, find_tritonserver, lay_out
+from rrrserve.triton.models import link_models
 
 EXIT_TIMEOUT_SECONDS = 10
 # Engines take all cores they get. What is over the limit is refused quickly only if the HTTP workers go before them.
@@ -84,9 +85,9 @@ class TritonServer:
         """Start the child. It loads its models in the background: readiness is for the caller to find out."""
         self._folder = PrivateFolder()
         folder = self._folder.path
-        (folder / _REPOSITORY).symlink_to(self._repository)
+        link_models(self._repository, folder / _REPOSITORY, threads())
         backends = lay_out(self._install, folder)
-        environment = child_environment(self._install, folder, threads=available_cores())
+        environment = child_environment(self._install, folder, threads=threads().count)
         with (folder / _LOG).open("wb") as log:
             command = self._command(folder, backends)
             self._process = await children.spawn(

@@ -9,17 +9,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rrrbuild.triton_config import THREADS_PARAMETER
 from rrrnet.errors import CheckFailedError
 
 # Without a limit to p99, a candidate may answer a lone request so much slower than the quickest one.
 MEDIAN_TOLERANCE = 0.10
 _WAIT_FOR_COMPANIONS_MICROSECONDS = 500
-# Each backend's name for the threads of one inference.
-_THREADS_PARAMETER = {
-    "python": "threads",
-    "openvino": "INFERENCE_NUM_THREADS",
-    "onnxruntime": "intra_op_thread_count",
-}
 
 
 @dataclass(frozen=True)
@@ -131,7 +126,7 @@ def present_settings(config: Any, backend: str, *, cores: int, on_gpu: bool) -> 
     """What a ModelConfig message says now; a CPU model that names no threads uses all cores."""
     threads = None
     if not on_gpu:
-        name = _THREADS_PARAMETER[backend]
+        name = THREADS_PARAMETER[backend]
         threads = int(config.parameters[name].string_value) if name in config.parameters else cores
     batching = config.HasField("dynamic_batching")
     delay = config.dynamic_batching.max_queue_delay_microseconds if batching else None
@@ -147,7 +142,7 @@ def with_settings(config: Any, backend: str, candidate: Candidate) -> Any:
     changed.CopyFrom(config)
     changed.instance_group[0].count = candidate.instances
     if candidate.threads is not None:
-        changed.parameters[_THREADS_PARAMETER[backend]].string_value = str(candidate.threads)
+        changed.parameters[THREADS_PARAMETER[backend]].string_value = str(candidate.threads)
     if candidate.queue_delay_us is None:
         changed.ClearField("dynamic_batching")
     else:
