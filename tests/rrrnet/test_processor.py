@@ -96,7 +96,10 @@ def test_quota_and_period_of_v1_are_rounded_up_and_minus_one_limits_nothing(
 
 @pytest.mark.parametrize(
     ("own", "mount", "limit"),
-    [("0::/pods/pod/mine", V2, lambda cores: v2(f"{cores}00000 100000")), ("4:cpu:/pods/pod/mine", V1, lambda cores: v1(f"{cores}00000"))],
+    [
+        ("0::/pods/pod/mine", V2, lambda cores: v2(f"{cores}00000 100000")),
+        ("4:cpu:/pods/pod/mine", V1, lambda cores: v1(f"{cores}00000")),
+    ],
 )
 def test_the_smallest_limit_on_the_way_up_counts_and_no_other_groups(
     proc: Proc, own: str, mount: str, limit: Callable[[int], dict[str, str]]

@@ -42,7 +42,9 @@ def serve(
             metavar="NAME", envvar="RRR_DEFAULT_MODEL", help="the model that /v1/predict asks (else the first)"
         ),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="HTTP worker processes")] = 2,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=64, help="HTTP worker processes", show_default="2, on one core 1")
+    ] = None,
     max_in_flight: Annotated[
         int | None,
         typer.Option(
@@ -137,7 +139,7 @@ def serve(
     # Until the supervisor's own handlers are there: nothing runs yet that must be ended.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    from rrrserve.config.service_config import ServiceConfig
+    from rrrserve.config.service_config import ServiceConfig, default_workers
     from rrrserve.net.listener import address_of, listen, reserve
     from rrrserve.net.tls import files_of
     from rrrserve.net.tokens import digests_of, tokens_of
@@ -154,7 +156,7 @@ def serve(
             repository=repository,
             triton_url=triton_url,
             default_model=default,
-            workers=workers,
+            workers=workers or default_workers(),
             max_in_flight=max_in_flight,
             shed=shed,
             quorum=quorum,

@@ -30,6 +30,11 @@ _NOT_VARIABLES = {
 _LONGEST_MS = 3_600_000
 
 
+def default_workers() -> int:
+    """Two, of which one answers while the other is replaced; on one core they would only take turns."""
+    return min(2, cores())
+
+
 class ServiceConfig(BaseModel):
     """What can be set. A name in capitals behind RRR_ is its environment variable, where it has one.
 
@@ -97,7 +102,7 @@ class ServiceConfig(BaseModel):
     root_path: str = ""
     log_format: Format = "text"
     access_log: bool = False
-    workers: int = Field(default=2, ge=1, le=64)
+    workers: int = Field(default_factory=default_workers, ge=1, le=64)
     start_timeout_seconds: int = Field(default=120, ge=1)
     grace_seconds: int = Field(default=30, ge=0)
     drain_seconds: float = Field(default=1.0, ge=0, le=600)

@@ -17,6 +17,7 @@ import httpx
 
 from rrrbuild.repository_document import Repository
 from rrrnet.errors import CheckFailedError
+from rrrnet.processor import cores
 from rrrserve.config.service_config import ServiceConfig
 from rrrserve.metrics.multiprocess import FOLDER_VARIABLE
 from rrrserve.net.listener import admit_no_more, url_of
@@ -137,7 +138,8 @@ class Supervisor:
     def _worker_command(self) -> WorkerCommand:
         file = self._folder / "config.json"
         self._config.model_copy(update={"private_folder": self._folder}).write(file)
-        environment = _GRPC | variables() | _ALLOCATOR | {"BENTOML_HOME": str(self._folder / "bentoml")}
+        defaults = _GRPC | {"OMP_NUM_THREADS": str(cores())}  # numpy's threads, which begin when it is imported
+        environment = defaults | variables() | _ALLOCATOR | {"BENTOML_HOME": str(self._folder / "bentoml")}
         environment.pop(FOLDER_VARIABLE, None)
         metrics = None
         if self._config.workers > 1:
