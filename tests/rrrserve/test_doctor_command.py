@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rrrnet import processor
 from rrrnet.errors import UsageError
 from rrrnet.installing import pip_install
 from rrrserve.cli import run
-from rrrserve.commands.doctor_checks import check_port, check_shared_memory, check_temporary_folder
+from rrrserve.commands.doctor_checks import check_cpu, check_port, check_shared_memory, check_temporary_folder
 from rrrserve.net.listener import listen
 from rrrserve.process.scratch import temporary_folder
 
@@ -65,6 +66,14 @@ def test_the_table_names_every_check(capsys: pytest.CaptureFixture[str]) -> None
         "shared memory",
     ):
         assert name in printed
+
+
+def test_cores_that_a_quota_withholds_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr(processor, "quota_cores", lambda: 2)
+    assert ", 2 of 64 cores, by the quota of its cgroup: " in check_cpu().found
+    monkeypatch.setattr(processor, "quota_cores", lambda: None)
+    assert ", 64 cores: " in check_cpu().found
 
 
 def test_a_tritonserver_that_does_not_start_fails_the_check_with_its_last_words(

@@ -56,13 +56,14 @@ class Service:
         start_seconds: from the start until it said that it is ready.
     """
 
-    def __init__(self, log: Path, *arguments: str, ready: bool = True) -> None:
+    def __init__(self, log: Path, *arguments: str, ready: bool = True, before: Sequence[str] = ()) -> None:
         """Start it, by default at a free port, and wait until it says that it is ready.
 
         Args:
             log: a file, written anew.
             arguments: of `rrr serve`.
             ready: whether to wait.
+            before: words before its command, of a program that runs it.
 
         Raises:
             CheckFailedError: it ended or was not ready in time; carries the end of its log.
@@ -71,9 +72,8 @@ class Service:
         log.parent.mkdir(parents=True, exist_ok=True)
         port = () if "--port" in arguments else ("--port", "0")
         with log.open("wb") as file:
-            self.process = subprocess.Popen(
-                [str(RRR), "serve", *arguments, *port], stdout=file, stderr=file, env={**os.environ, "COLUMNS": "200"}
-            )
+            command = [*before, str(RRR), "serve", *arguments, *port]
+            self.process = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, "COLUMNS": "200"})
         started = time.monotonic()
         while ready and not self.url:
             if found := re.search(r"ready: (\S+)", log.read_text(errors="replace")):
