@@ -7,9 +7,9 @@ import os
 import platform
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 _PROC = Path("/proc/self")
 _LIMITS = (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"))  # of a cgroup v2, v1
@@ -44,7 +44,8 @@ def affinity() -> int:
     return len(os.sched_getaffinity(0))
 
 
-class Threads(NamedTuple):
+@dataclass(frozen=True)
+class Threads:
     """Of the CPU, for one inference.
 
     Attributes:

@@ -22,7 +22,7 @@ from rrrnet.images.preprocess_options import PreprocessOptions
 from rrrnet.inference import predictor
 from rrrnet.network import architecture as shapes
 from rrrnet.network.ensemble import RRRNet, normalise
-from rrrnet.training import budget
+from rrrnet.training import budget, threads
 from rrrnet.training.augment import make_augmentation
 from rrrnet.training.fit import Outcome, fit
 from rrrnet.training.options import Options
@@ -333,3 +333,17 @@ def test_a_checkpoint_of_another_network_is_refused_with_both_shapes(data: Path,
     with pytest.raises(UsageError, match=r"two: what it was trained from is a ResNet152, not a ResNet101: leave out"):
         run(replace(three, members=2, backbone="resnet101"))
     assert not (tmp_path / "three").exists()
+
+
+def test_torch_gets_no_more_threads_than_cores_to_keep_busy_and_never_more_than_it_had(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        for usable, expected in ((8, 3), (2, 2), (1, 1), (3, 1)):
+            monkeypatch.setattr(threads, "cores", lambda usable=usable: usable)
+            threads.configure_threads()
+            assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)
