@@ -28,6 +28,7 @@ from rrrserve.api import decoding
 from rrrserve.api.decoding import Decoded, DecodePool
 from rrrserve.api.docs.openapi import document
 from rrrserve.api.errors import ERRORS, APIError
+from rrrserve.config import service_config
 from rrrserve.config.service_config import ServiceConfig
 from rrrserve.metrics.instruments import BUCKETS, OUTCOMES, outcome_of
 from rrrserve.net.listener import listen, url_of
@@ -50,6 +51,16 @@ def response(
     answer.outputs.add(name="probabilities", datatype=datatype, shape=values.shape)
     answer.raw_output_contents.append(values.tobytes() if raw is None else raw)
     return answer
+
+
+@pytest.mark.parametrize(("usable", "workers", "decode_threads"), [(1, 1, 2), (2, 2, 2), (8, 2, 8), (64, 2, 64)])
+def test_workers_and_decoding_threads_go_by_the_cores_that_are_usable(
+    usable: int, workers: int, decode_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_config, "cores", lambda: usable)
+    found = ServiceConfig.from_environment({})
+    assert (found.workers, found.decode_threads) == (workers, decode_threads)
+    assert ServiceConfig.from_environment({"RRR_DECODE_THREADS": "3"}, workers=4).workers == 4
 
 
 def test_a_good_output_is_returned_as_it_is() -> None:
