@@ -7,10 +7,13 @@ Each checkpoint becomes two engines of a target, with --embed and without, by th
 """
 
 import argparse
+import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 

@@ -60,7 +60,8 @@ def text_of(document: Document) -> str:
         blocks += [f"### {name}", _how(sweep), markdown.tables(sweep["summary"])]
         if sweep["summary"]["ranks"]["critical_difference"] is not None:
             blocks.append(f"![Average ranks of {name}]({picture(name)})")
-        blocks += ["What that says of the paper's sentences:", _judged(sweep["summary"])]
+        if judged := list(judgements(sweep["summary"])):
+            blocks += ["What that says of the paper's sentences:", _rows(judged)]
     return "\n\n".join(blocks) or NOTHING
 
 
@@ -93,8 +94,8 @@ def _pretrained(files: Document) -> str:
     return "\n".join(["### Pre-trained weights\n", *rows, "", *commands])
 
 
-def _judged(summary: Document) -> str:
-    rows = [f"| {sentence} | {measured} | {verdict} |" for sentence, measured, verdict in judgements(summary)]
+def _rows(judged: Sequence[tuple[str, str, str]]) -> str:
+    rows = [f"| {sentence} | {measured} | {verdict} |" for sentence, measured, verdict in judged]
     return "\n".join(["| the paper says | measured here | |", "|---|---|---|", *rows])
 
 

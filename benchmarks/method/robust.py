@@ -6,8 +6,11 @@
 """
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rrrbench.environment import RESULTS, ResultFile
 from rrrnet.checkpoint import read_checkpoint

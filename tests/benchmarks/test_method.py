@@ -110,3 +110,9 @@ def test_pre_training_that_is_killed_goes_on_and_writes_weights_that_train_takes
     flags: rrrnet.TrainingOptions = {"method": "reduced", "weights": out, "size": 32, "epochs": 1}
     rrrnet.train(tmp_path / "letters", tmp_path / "net", say=told.append, **flags)
     assert any(re.fullmatch(r"starting from resnet50\.safetensors.*, 2 tensors fresh", line) for line in told), told
+
+
+def test_every_command_finds_what_benchmarks_share_wherever_it_is_called_from() -> None:
+    for path in sorted(METHOD.glob("*.py")):
+        before, found, _ = path.read_text().partition("\nfrom rrrbench")
+        assert not found or "sys.path.insert(0, str(Path(__file__).resolve().parents[1]))" in before, path
