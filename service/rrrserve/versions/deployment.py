@@ -10,7 +10,7 @@ from rrrserve.config.service_config import ServiceConfig
 from rrrserve.state.shared_state import SharedState
 from rrrserve.triton.keeper import TritonKeeper, watch_for_ever
 from rrrserve.triton.server import TritonServer
-from rrrserve.versions.catalogue import backends_of, default_model
+from rrrserve.versions.catalogue import asked_by_default, backends_of
 from rrrserve.versions.version import Version, copy_repository, remove_version, version_folder, write_version
 
 _POLL_SECONDS = 0.1
@@ -34,12 +34,12 @@ class Deployment:
             config: how to serve.
 
         Raises:
-            UsageError: the repository lacks the default model.
+            UsageError: the repository lacks a model that the settings name.
             ArtifactError: the source was changed since it was checked, or holds what is no engine.
             IncompatibleError: an engine in it cannot run here, or there is no usable tritonserver.
             NoSpaceError: there is no room for the copy.
         """
-        default = default_model(source, config.default_model)
+        default = asked_by_default(source, config)
         self._service = service
         self._config = config
         self.triton: TritonServer | None = None
