@@ -120,6 +120,7 @@ def test_flags_and_variable_say_the_same_and_the_first_of_default_is_the_default
         ({"route": ["default=a:1,c:1"]}, "a model of --route default is 'c': .* holds a, b"),
         ({"route": ["a=b:1"]}, "--route a has the name of a model of "),
         ({"shadow": "c"}, r"--shadow \(RRR_SHADOW\) is 'c': .* holds a, b"),
+        ({"shadow": "a"}, r"--shadow \(RRR_SHADOW\) is 'a', which /v1/predict asks anyway: name another"),
     ],
 )
 def test_a_repository_must_hold_what_routes_and_shadow_name(
@@ -130,6 +131,8 @@ def test_a_repository_must_hold_what_routes_and_shadow_name(
         for name in ("a", "b")
     )
     repository = Repository(tmp_path, models, {}, "0" * 64)
+    for good in ({"shadow": "b"}, {"shadow": "a", "route": ["default=a:1,b:1"]}, {"route": ["other=a:1"]}):
+        assert asked_by_default(repository, ServiceConfig.from_environment({}, **good)).name == "a"
     assert asked_by_default(repository, ServiceConfig.from_environment({}, route=["default=b:1,a:1"])).name == "b"
     with pytest.raises(UsageError, match=says):
         asked_by_default(repository, ServiceConfig.from_environment({}, **settings))

@@ -2,6 +2,7 @@
 
 from rrrbuild.repository_document import Repository, ServedModel
 from rrrnet.errors import UsageError
+from rrrserve.config.routes import DEFAULT
 from rrrserve.config.service_config import ServiceConfig
 
 
@@ -32,7 +33,15 @@ def asked_by_default(repository: Repository, config: ServiceConfig) -> ServedMod
             raise UsageError(f"--route {route.name} has the name of a model of {repository.path}: name it otherwise")
     if config.shadow is not None:
         default_model(repository, config.shadow, called="--shadow (RRR_SHADOW)")
+        if answering(config, default) == {config.shadow}:
+            raise UsageError(f"--shadow (RRR_SHADOW) is {config.shadow!r}, which /v1/predict asks anyway: name another")
     return default
+
+
+def answering(config: ServiceConfig, default: ServedModel) -> set[str]:
+    """The models that answer requests which name none of them."""
+    routed = {name for route in config.routes for name in route.weights}
+    return routed | (set() if any(route.name == DEFAULT for route in config.routes) else {default.name})
 
 
 def backends_of(repository: Repository) -> frozenset[str]:

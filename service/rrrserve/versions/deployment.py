@@ -10,7 +10,7 @@ from rrrserve.config.service_config import ServiceConfig
 from rrrserve.state.shared_state import SharedState
 from rrrserve.triton.keeper import TritonKeeper, watch_for_ever
 from rrrserve.triton.server import TritonServer
-from rrrserve.versions.catalogue import asked_by_default, backends_of
+from rrrserve.versions.catalogue import answering, asked_by_default, backends_of
 from rrrserve.versions.version import Version, copy_repository, remove_version, version_folder, write_version
 
 _POLL_SECONDS = 0.1
@@ -70,7 +70,14 @@ class Deployment:
             await watch_for_ever(self.version.triton_url, models, state)
             return
         timeout, most = self._config.start_timeout_seconds, self._config.most_restarts
-        keeper = TritonKeeper(self.triton, models, state, most_restarts=most, start_timeout_seconds=timeout)
+        shadows = {self._config.shadow} - answering(self._config, self.version.default)
+        giving_way = [name for model in models if model.name in shadows for name in (model.name, *model.steps)]
+        keeper = TritonKeeper(
+            *(self.triton, models, state),
+            most_restarts=most,
+            start_timeout_seconds=timeout,
+            giving_way=giving_way,
+        )
         try:
             await keeper.run()
         except CheckFailedError as error:  # Triton names files of the copy, which nobody knows

@@ -214,9 +214,14 @@ class Supervised:
 
     async def _follow_routes(self) -> None:
         """Choose models as `rrr promote` has it; beside `_follow`, which may wait for a long request."""
-        if (changed := self._routes.changed()) is not None:
-            self._answering.routing.use(list(changed.routes.values()))
-            self._state.use_routing(changed.number)
+        if (changed := self._routes.changed()) is None:
+            return
+        before = self._answering.routing.routes
+        self._answering.routing.use(list(changed.routes.values()))
+        self._state.use_routing(changed.number)
+        for name, route in changed.routes.items():
+            if self._slot == 1 and route != before.get(name):  # one worker tells it for all
+                log.warning("route %s: %s", name, route.told())
 
     async def stop(self) -> None:
         """See `Life`."""

@@ -74,7 +74,7 @@ def model_of(backend: Backend, name: str, version: str, headers: Headers | None 
     if model is None:
         raise APIError("unknown_model", f"no such model here: GET /v1/models lists {len(models)}")
     if version not in ("", model.version):
-        raise APIError("unknown_model", f"{name} is served in version {model.version}, not {shown(version)}")
+        raise APIError("unknown_model", f"{model.name} is served in version {model.version}, not {shown(version)}")
     return model
 
 
