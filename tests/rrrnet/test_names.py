@@ -46,7 +46,7 @@ def test_a_version_stands_behind_the_name_and_is_a_whole_number_from_1() -> None
         *(("net", "1"), ("net", "2"), ("net", "100"))
     ]
     for name in ("net@", "net@0", "net@01", "net@1.5", "net@next", "a@1@2"):
-        with pytest.raises(UsageError, match="a version is a whole number from 1, as in (net|a)@2"):
+        with pytest.raises(UsageError, match=r"a version is a whole number from 1, as in (net|a)@2"):
             name_and_version(name)
 
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +66,19 @@ def answered_by(client: httpx.Client, body: bytes, key: str = "", path: str = "/
     return str(answer.json()["model"]["name"])
 
 
-def test_requests_are_divided_by_the_weights_and_counted_as_the_clients_saw_it(canary: Service, png: Files) -> None:
+@pytest.mark.parametrize("requests", [400, pytest.param(10_000, marks=pytest.mark.nightly)])
+def test_requests_are_divided_by_the_weights_and_counted_as_the_clients_saw_it(
+    canary: Service, png: Files, requests: int
+) -> None:
     before, seen, bodies = metrics_of(canary), Counter[str](), [png(seed) for seed in range(4)]
-    with httpx.Client(base_url=canary.url, timeout=60, trust_env=False) as client:
-        for number in range(400):
-            seen[answered_by(client, bodies[number % 4])] += 1
+    with ExitStack() as stack:
+        opened = (httpx.Client(base_url=canary.url, timeout=60, trust_env=False) for _ in range(4))
+        clients = [stack.enter_context(client) for client in opened]  # a connection each, to either worker
+        for number in range(requests):
+            seen[answered_by(clients[number % 4], bodies[number % 3])] += 1
     after = metrics_of(canary)
     assert routed(before, after, "default") == dict(seen)
-    assert abs(seen[NEW] / 400 - 0.1) < 0.01
+    assert abs(seen[NEW] / requests - 0.1) < 0.01
     for model in (OLD, NEW):
         name = f'rrr_request_duration_seconds_count{{model="{model}",outcome="ok",route="/v1/predict"}}'
         assert after[name] - before[name] == seen[model]
@@ -179,7 +184,7 @@ def latency(**bound: float) -> dict[str, Any]:
 def promote(service: Service, claims: Path, *flags: str) -> tuple[int, dict[str, Any], str]:
     """Exit code, document and last line on standard error of the command."""
     command = [str(RRR), "promote", "--claims", str(claims), "--pid", str(service.process.pid), "--json", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout), done.stderr.strip().splitlines()[-1]
 

@@ -46,7 +46,7 @@ class Shadow:
 
     def before(self) -> int | None:
         """To be asked before a request is admitted; None where it is not alone, else what `compare` wants."""
-        return None if self._state.total() else self._state.requests()
+        return None if self._state.total() or self._task is not None else self._state.requests()
 
     def compare(
         self, before: int | None, model: ServedModel, image: bytes, options: Options, label: str, seconds: float
@@ -65,7 +65,7 @@ class Shadow:
         """
         if model.name == self._model.name:
             return
-        alone = before is not None and self._state.requests() == before + 1 and self._task is None
+        alone = before is not None and self._state.requests() == before + 1
         if not alone or not self._has_credit():
             SHADOW_DROPPED.labels("share" if alone else "busy").inc()
             return
