@@ -3,6 +3,8 @@
 REPO/repository.json
 REPO/NAME/config.pbtxt
 REPO/NAME/1/     the engine folder's files, its manifest; for the Python backend model.py and what that loads
+REPO/NAME@2/2/   likewise, of a model that is there in several versions. Each is a model of its own for Triton, which
+                 has one config.pbtxt, with one shape of the output, for all versions in a folder
 REPO/NAME/samples/   of the first model, where there are any (samples.py)
 
 An engine of plan `split` may become several models (triton_ensemble.py).
@@ -30,7 +32,6 @@ from rrrbuild.targets import Target, target_named
 from rrrbuild.triton_config import CONFIG, model_config, write_config
 from rrrbuild.triton_ensemble import step_names, write_ensemble
 from rrrbuild.triton_folder import (
-    VERSION,
     copy_engine,
     copy_modules,
     copy_part,
@@ -40,7 +41,7 @@ from rrrbuild.triton_folder import (
 from rrrnet import sealed
 from rrrnet.data.dataset import MAX_PIXELS
 from rrrnet.errors import IncompatibleError, UsageError
-from rrrnet.names import check_model_name
+from rrrnet.names import check_model_name, name_and_version
 from rrrnet.network.architecture import cost
 
 PROCESS, ENSEMBLE = "process", "ensemble"
@@ -66,7 +67,7 @@ def write_repository(
         engines: engine folders; the first is the default model.
         out: the repository's folder.
         backends: what the Triton that will serve it has; a native one is used where it fits, else `python`.
-        names: the models' names, one for each engine; by default the engines' own.
+        names: the models' names, one for each engine, NAME or NAME@VERSION; by default the engines' own.
         threads: CPU threads for one inference; None leaves the choice to the runtime.
         split_as: engines of plan `split` as `process`, one Python process that runs the members side by side, or as
             `ensemble`, a Triton ensemble of a model for each member; None takes the ensemble where a native backend
@@ -103,7 +104,8 @@ def write_repository(
 
 def _check_names(names: Sequence[str], engines: Sequence[Path], members: Sequence[int]) -> None:
     for index, name in enumerate(names):
-        check_model_name(name, remedy=lambda allowed: f"choose another with --name, e.g. --name {allowed}")
+        base, _ = name_and_version(name)
+        check_model_name(base, remedy=lambda allowed: f"choose another with --name, e.g. --name {allowed}")
         if name in names[:index]:
             raise UsageError(
                 f"{engines[names.index(name)]} and {engines[index]} are both named {name}: a repository holds one "
@@ -134,7 +136,7 @@ def _write_model(
     report: Report,
 ) -> ServedModel:
     """One engine as one model of the repository `folder`, or as an ensemble of several."""
-    target = target_named(manifest.target)
+    target, (_, version) = target_named(manifest.target), name_and_version(name)
     split = manifest.plan == SPLIT
     one_file = manifest.plan != CASCADE and not (split and split_as == PROCESS)
     backend = choose_backend(target, backends, one_file=one_file)
@@ -147,13 +149,13 @@ def _write_model(
     if ensemble:
         if PYTHON_BACKEND not in backends:
             raise IncompatibleError(f"{name} as an ensemble needs Triton's backend python, which this server lacks")
-        steps = write_ensemble(name, manifest, target, folder, backend=backend, threads=threads)
+        steps = write_ensemble(name, version, manifest, target, folder, backend=backend, threads=threads)
     else:
-        manifest = _write_single(name, manifest, target, folder / name, backend=backend, threads=threads)
+        manifest = _write_single(name, version, manifest, target, folder / name, backend=backend, threads=threads)
     totals = cost(manifest.architecture, manifest.preprocess.size)["total"]
     return ServedModel(
         name=name,
-        version=VERSION,
+        version=version,
         target=target.name,
         backend=backend,
         members=manifest.architecture.members,
@@ -174,10 +176,10 @@ def _write_model(
 
 
 def _write_single(
-    name: str, manifest: Manifest, target: Target, folder: Path, *, backend: str, threads: int | None
+    name: str, number: str, manifest: Manifest, target: Target, folder: Path, *, backend: str, threads: int | None
 ) -> Manifest:
     """An engine as one model; returns what the model is, which has one more output where members are timed."""
-    version = folder / VERSION
+    version = folder / number
     if backend == PYTHON_BACKEND:
         copy_engine(manifest, version)
         copy_modules(target, version)

@@ -17,7 +17,7 @@ from rrrbuild.plan_runner import SPLIT
 from rrrbuild.repository_document import PYTHON_BACKEND
 from rrrbuild.targets import Target
 from rrrbuild.triton_config import CONFIG, described, model_config, write_config
-from rrrbuild.triton_folder import VERSION, copy_module, copy_modules, copy_part, files_of_plan
+from rrrbuild.triton_folder import copy_module, copy_modules, copy_part, files_of_plan
 from rrrnet import processor
 from rrrnet.errors import ArtifactError
 
@@ -30,12 +30,13 @@ def step_names(name: str, members: int) -> tuple[str, ...]:
 
 
 def write_ensemble(
-    name: str, manifest: Manifest, target: Target, folder: Path, *, backend: str, threads: int | None
+    name: str, version: str, manifest: Manifest, target: Target, folder: Path, *, backend: str, threads: int | None
 ) -> tuple[str, ...]:
     """Write the ensemble and its steps below `folder`, the repository.
 
     Args:
         name: the ensemble's.
+        version: the ensemble's, and its steps'.
         manifest: of an engine that keeps plan `split`.
         target: the engine's.
         folder: the repository.
@@ -56,36 +57,36 @@ def write_ensemble(
     share = processor.threads(threads).shared(members).count
     alone = replace(manifest, plan_by_batch={}, features=None)
     stem = replace(alone, plan=STEM, outputs=[manifest.features])
-    _write_step(names[0], stem, manifest, target, folder, backend=backend, threads=threads)
+    _write_step(folder / names[0], version, stem, manifest, target, backend=backend, threads=threads)
     for index in range(members):
         member = replace(alone, plan=member_part(index), inputs=[manifest.features], outputs=[answer])
-        _write_step(names[1 + index], member, manifest, target, folder, backend=backend, threads=share)
+        _write_step(folder / names[1 + index], version, member, manifest, target, backend=backend, threads=share)
     answers = [{**answer, "name": member_part(index)} for index in range(members)]
-    _write_combine(names[-1], answers, manifest, folder)
-    copy_part(alone, {}, folder / name / VERSION)  # Triton wants a version folder; the manifest is for people
+    _write_combine(folder / names[-1], version, answers, manifest)
+    copy_part(alone, {}, folder / name / version)  # Triton wants a version folder; the manifest is for people
     write_config(_ensemble(name, names, answers, manifest), folder / name / CONFIG)
     return names
 
 
 def _write_step(
-    name: str, step: Manifest, engine: Manifest, target: Target, folder: Path, *, backend: str, threads: int | None
+    folder: Path, number: str, step: Manifest, engine: Manifest, target: Target, *, backend: str, threads: int | None
 ) -> None:
     """A part of the engine as a model; its file gets the name that a whole engine's has."""
-    version = folder / name / VERSION
+    version = folder / number
     files = files_of_plan(engine, SPLIT).items()
     own = {MODEL + file.removeprefix(step.plan): path for file, path in files if file.split(".")[0] == step.plan}
     copy_part(step, own, version)
     if backend == PYTHON_BACKEND:
         copy_modules(target, version)
-    write_config(model_config(name, step, target, backend=backend, threads=threads), folder / name / CONFIG)
+    write_config(model_config(folder.name, step, target, backend=backend, threads=threads), folder / CONFIG)
 
 
-def _write_combine(name: str, answers: list[Tensor], manifest: Manifest, folder: Path) -> None:
-    version = folder / name / VERSION
+def _write_combine(folder: Path, number: str, answers: list[Tensor], manifest: Manifest) -> None:
+    version = folder / number
     version.mkdir(parents=True)
     copy_module("triton_combine", version / "model.py")
     config = pb.ModelConfig(
-        name=name,
+        name=folder.name,
         backend=PYTHON_BACKEND,
         max_batch_size=manifest.batch.max,
         default_model_filename="model.py",
@@ -93,7 +94,7 @@ def _write_combine(name: str, answers: list[Tensor], manifest: Manifest, folder:
         output=[pb.ModelOutput(**described(manifest.outputs[0]))],
         instance_group=[pb.ModelInstanceGroup(count=1, kind=pb.ModelInstanceGroup.KIND_CPU)],
     )
-    write_config(config, folder / name / CONFIG)
+    write_config(config, folder / CONFIG)
 
 
 def _ensemble(name: str, names: tuple[str, ...], answers: list[Tensor], manifest: Manifest) -> Any:

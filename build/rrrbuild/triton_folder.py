@@ -9,8 +9,6 @@ from pathlib import Path
 from rrrbuild.manifest import MANIFEST, Manifest, write_manifest
 from rrrbuild.targets import Target
 
-VERSION = "1"
-
 
 def files_of_plan(manifest: Manifest, plan: str) -> dict[str, str]:
     """The files that one plan needs: name to have, path in the engine folder."""

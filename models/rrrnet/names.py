@@ -8,6 +8,7 @@ from rrrnet.errors import ArtifactError, UsageError
 
 _MOST_LETTERS = 64
 _MODEL_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{_MOST_LETTERS - 1}}}")
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _ALLOWED = f"letters, digits, '.', '_' and '-' are allowed, at most {_MOST_LETTERS}; all of ASCII, and no sign first"
 # Control characters, halves of pairs (bytes that were no UTF-8), and separators of lines and paragraphs.
 _NEVER_TEXT = ("Cc", "Cs", "Zl", "Zp")
@@ -25,6 +26,18 @@ def check_model_name(name: str, *, remedy: Callable[[str], str]) -> None:
     """
     if not _MODEL_NAME.fullmatch(name):
         raise UsageError(f"{name!r} cannot be a model's name: {_ALLOWED}; {remedy(allowed_name(name))}")
+
+
+def name_and_version(name: str) -> tuple[str, str]:
+    """The parts of `NAME@VERSION`, a whole number from 1, as one of several versions of a model is served; else "1".
+
+    Raises:
+        UsageError: what stands behind the @ is no version.
+    """
+    base, at, version = name.partition("@")
+    if at and not _VERSION.fullmatch(version):
+        raise UsageError(f"{name!r}: a version is a whole number from 1, as in {allowed_name(base)}@2")
+    return base, version or "1"
 
 
 def allowed_name(name: str) -> str:

@@ -21,7 +21,7 @@ PANELS = {
     "Train": ("data", "advise", "train", "sweep", "adapt", "evaluate"),
     "Examine": ("describe", "audit", "robust"),
     "Build": ("targets", "build", "export", "repository", "tune"),
-    "Serve": ("serve", "reload", "predict"),
+    "Serve": ("serve", "reload", "promote", "predict"),
     "Measure": ("bench", "claims", "verify", "report", "doctor"),
 }
 _OTHERS = "Others"
@@ -30,7 +30,7 @@ EXTRAS = {
     **dict.fromkeys(("data", "train", "adapt", "evaluate", "audit", "robust"), "train"),
     "sweep": "sweep",
     **dict.fromkeys(("advise", "build", "export", "repository"), "build"),
-    **dict.fromkeys(("serve", "reload", "tune"), "serve"),
+    **dict.fromkeys(("serve", "reload", "promote", "tune"), "serve"),
     **dict.fromkeys(("bench", "claims", "verify", "report"), "bench"),
 }
 # What `rrr` alone says before the help page; within 80 columns.

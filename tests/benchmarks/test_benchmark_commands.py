@@ -170,3 +170,17 @@ def test_a_server_that_does_not_start_is_reported_with_the_end_of_its_log(tmp_pa
         running(command, url="", ready=lambda: False, log=tmp_path / "server.log"),
     ):
         pytest.fail("it is not ready")
+
+
+@pytest.mark.nightly
+def test_the_shadow_benchmark_asks_both_services_the_same_in_both_directions(cache: Path) -> None:
+    printed, document = run("shadow.py", cache)
+    assert [(case["model"], case["shadow"]) for case in document["open"]] == [
+        (BASELINE, ENSEMBLE),
+        (ENSEMBLE, BASELINE),
+    ]
+    for case in document["open"]:
+        assert case["rate_per_second"] == pytest.approx(0.3 * case["capacity_per_second"], rel=1e-3)
+        assert {len(found["p50_ms_by_round"]) for found in case["services"].values()} == {2}
+        assert case["shadow"]["same yes"] + case["shadow"]["same no"] > 0
+    assert f"| {BASELINE} | {ENSEMBLE} |" in printed

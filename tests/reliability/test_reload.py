@@ -24,13 +24,12 @@ from harness.versioned_clients import VersionedClients, distinct
 from rrrbuild.repository import write_repository
 from rrrbuild.repository_document import read_repository
 from rrrnet.errors import UsageError
-from rrrserve.commands.reload import _chosen
 from rrrserve.config.service_config import ServiceConfig
 from rrrserve.process import scratch
 from rrrserve.state.shared_state import SharedState
 from rrrserve.versions import deployment
 from rrrserve.versions.deployment import Deployment
-from rrrserve.versions.running_services import RunningService, running_services
+from rrrserve.versions.running_services import RunningService, chosen, running_services
 from rrrserve.versions.switch import Deployments
 from rrrserve.versions.version import version_folder
 
@@ -129,15 +128,15 @@ def test_a_service_must_be_named_where_there_are_several() -> None:
         RunningService(pid, 0, f"http://127.0.0.1:{port}", repository, "/nowhere")
         for pid, port, repository in ((10, 3000, "/a"), (11, 3001, "/b"), (12, 3002, "/b"))
     ]
-    assert _chosen(services, Path("/a"), None, None).pid == 10
-    assert _chosen(services, None, "http://127.0.0.1:3001/", None).pid == 11
-    assert _chosen(services, Path("/b"), None, 12).pid == 12
+    assert chosen(services, Path("/a"), None, None).pid == 10
+    assert chosen(services, None, "http://127.0.0.1:3001/", None).pid == 11
+    assert chosen(services, Path("/b"), None, 12).pid == 12
     with pytest.raises(UsageError, match=r"2 services are meant: choose one with --url or --pid: .*3001.*3002"):
-        _chosen(services, Path("/b"), None, None)
+        chosen(services, Path("/b"), None, None)
     with pytest.raises(UsageError, match=r"no such service is ready here; those that are: .*pid 10"):
-        _chosen(services, Path("/c"), None, None)
+        chosen(services, Path("/c"), None, None)
     with pytest.raises(UsageError, match="no rrr serve of this user is ready"):
-        _chosen([], None, None, None)
+        chosen([], None, None, None)
 
 
 @pytest.mark.nightly

@@ -125,6 +125,19 @@ def test_two_models_in_one_repository_keep_their_order_and_names(tmp_path: Path,
         assert config.name == name
 
 
+def test_two_versions_of_one_model_are_two_models_of_triton(tmp_path: Path, openvino_engine: Manifest) -> None:
+    written = write_repository(
+        [openvino_engine.path] * 2, tmp_path / "repository", backends=PYTHON, names=["net@1", "net@12"]
+    )
+    assert [(model.name, model.version) for model in written.models] == [("net@1", "1"), ("net@12", "12")]
+    assert [written.engine_folders(model) for model in written.models] == [
+        [written.path / "net@1" / "1"],
+        [written.path / "net@12" / "12"],
+    ]
+    with pytest.raises(UsageError, match="'net@new': a version is a whole number from 1, as in net@2"):
+        write_repository([openvino_engine.path], tmp_path / "other", backends=PYTHON, names=["net@new"])
+
+
 def test_two_engines_of_one_name_are_refused(tmp_path: Path, openvino_engine: Manifest) -> None:
     with pytest.raises(UsageError, match="are both named duo: a repository holds one") as caught:
         write_repository([openvino_engine.path] * 2, tmp_path / "repository", backends=PYTHON)

@@ -95,6 +95,16 @@ def test_each_step_has_the_tensors_that_its_neighbours_have(native: Repository, 
     assert read_engine(version).outputs == [{"name": "probabilities", "dtype": "float32", "shape": [-1, 3]}]
 
 
+def test_the_steps_of_a_version_lie_in_its_number(tmp_path: Path, split_engine: Manifest) -> None:
+    written = write_repository([split_engine.path], tmp_path / "repository", backends=ALL, names=["duo@2"])
+    (model,) = written.models
+    assert model.steps == ("duo@2-stem", "duo@2-member-0", "duo@2-member-1", "duo@2-combine")
+    for name in (model.name, *model.steps):
+        assert [path.name for path in (written.path / name).iterdir() if path.is_dir()] == ["2"]
+        assert config_of(written.path, name).name == name
+    assert len(written.engine_folders(model)) == 4
+
+
 @pytest.mark.parametrize(("backends", "split_as"), [(PYTHON, None), (ALL, "process")])
 def test_as_a_process_it_is_one_model_with_the_members_durations_as_second_output(
     tmp_path: Path, split_engine: Manifest, backends: frozenset[str], split_as: str | None

@@ -7,7 +7,7 @@ import pytest
 from rrrnet.data.labels import read_labels
 from rrrnet.data.layout import list_files
 from rrrnet.errors import ArtifactError, UsageError
-from rrrnet.names import allowed_name, check_model_name, is_text
+from rrrnet.names import allowed_name, check_model_name, is_text, name_and_version
 from rrrnet.training.options import Options
 from rrrnet.training.resuming import check_out
 
@@ -39,6 +39,15 @@ def test_a_model_name_that_triton_or_a_url_could_not_hold_is_refused_with_one_th
 @pytest.mark.parametrize("name", ["a", "1", "glyphs-ensemble8", "A.b_c-9", "x" * 64])
 def test_what_is_allowed_is_let_pass(name: str) -> None:
     check_model_name(name, remedy=str)
+
+
+def test_a_version_stands_behind_the_name_and_is_a_whole_number_from_1() -> None:
+    assert [name_and_version(name) for name in ("net", "net@2", "net@100")] == [
+        *(("net", "1"), ("net", "2"), ("net", "100"))
+    ]
+    for name in ("net@", "net@0", "net@01", "net@1.5", "net@next", "a@1@2"):
+        with pytest.raises(UsageError, match=r"a version is a whole number from 1, as in (net|a)@2"):
+            name_and_version(name)
 
 
 def test_train_refuses_the_name_before_any_work_with_the_flag_to_paste(tmp_path: Path) -> None:

@@ -5,81 +5,22 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
+from harness.fake_metrics import RATIO, Fake, serving_metrics
 from rrrserve.cli import run
-from rrrserve.metrics.instruments import BUCKETS
 
 Edit = Callable[[int, str], str]
-RATIO = 5.0
-
-
-class Fake:
-    """A server whose `/metrics` goes on by one block of requests with every scrape."""
-
-    def __init__(self, requests: int, *, seed: int = 0) -> None:
-        self.registry = CollectorRegistry()
-        self.spent = Histogram(
-            "rrr_inference_duration_seconds", "", ["model", "target"], buckets=BUCKETS, registry=self.registry
-        )
-        self.random = np.random.default_rng(seed)
-        self.requests = requests
-        self.edit: Callable[[int, str], str] = lambda _, text: text
-        self.triton = self.prometheus = ""
-        self.scrapes = 0
-        self.status = 200
-        fake = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            wbufsize = 1 << 20  # head and body in one packet: else the body waits 40 ms for the head's acknowledgement
-
-            def do_GET(self) -> None:
-                text = fake.triton if self.path == "/metrics/triton" else fake.advance()
-                self.send_response(fake.status)
-                self.send_header("Content-Length", str(len(text.encode())))
-                self.end_headers()
-                self.wfile.write(text.encode())
-
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(fake.prometheus.encode())))
-                self.end_headers()
-                self.wfile.write(fake.prometheus.encode())
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-
-    def advance(self) -> str:
-        speed = self.random.lognormal(0, 0.1)
-        for model, mean in (("quick", 0.01), ("slow", 0.01 * RATIO)):
-            child = self.spent.labels(model, "any")
-            for seconds in mean * speed * self.random.lognormal(-0.02, 0.2, self.requests):
-                child.observe(seconds)
-        self.scrapes += 1
-        return self.edit(self.scrapes, generate_latest(self.registry).decode())
 
 
 @pytest.fixture
 def fake() -> Iterator[Fake]:
-    server = Fake(100)
-    yield server
-    server.server.shutdown()
-    server.server.server_close()
+    with serving_metrics() as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)

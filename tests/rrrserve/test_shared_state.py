@@ -31,7 +31,7 @@ def test_workers_and_supervisor_see_one_state(tmp_path: Path) -> None:
     assert (workers[0].service.phase, workers[0].draining) == (Phase.DRAINING, True)
     assert (workers[0].triton.up, workers[0].triton.generation) == (True, 5)
     assert [path.stat().st_size for path in (path, path.with_name("state-1"))] == [
-        8 * (8 + 3 * 3),
+        8 * (8 + 3 * 5),
         8 * (4 + 3 * 2 * 2),
     ]
 

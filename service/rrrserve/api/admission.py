@@ -100,6 +100,7 @@ class Admission:
             APIError: `overloaded`.
         """
         self.check(seconds_left)
+        self._state.note_request()
         self._state.add(images)
         together = max(images, self._state.total())
         start = time.perf_counter()

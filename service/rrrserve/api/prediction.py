@@ -22,7 +22,10 @@ from rrrserve.api.endpoint import Exchange, Reply, to_json
 from rrrserve.api.errors import APIError
 from rrrserve.api.keep_unsure import UnsureImages
 from rrrserve.api.requests import OPTIONS, Options, Unpacked, ignored_header, options_of, timeout_ms, together, unpack
+from rrrserve.api.routing import Routing
+from rrrserve.api.shadow import Shadow
 from rrrserve.api.shedding import Shedding
+from rrrserve.config.routes import DEFAULT
 from rrrserve.config.service_config import ServiceConfig
 from rrrserve.stamps.model_list import ModelList
 from rrrserve.state.shared_state import Phase
@@ -44,6 +47,8 @@ class Backend:
     shedding: Shedding
     unsure: UnsureImages | None
     samples: tuple[Sample, ...]
+    routing: Routing
+    shadow: Shadow | None
 
     @cached_property
     def model_list(self) -> ModelList:
@@ -84,6 +89,8 @@ async def predict(backend: Backend, exchange: Exchange, *, batch: bool, embed: b
         APIError: there is no answer.
     """
     plane = backend.data_plane
+    named = "name" in exchange.scope["path_params"]
+    shadow = None if batch or embed or named else backend.shadow
     with plane.in_use():  # all of the request is answered by one version
         asked = ask(backend, exchange)
         if embed and asked.model.embedding_dim is None:
@@ -103,6 +110,7 @@ async def predict(backend: Backend, exchange: Exchange, *, batch: bool, embed: b
                         given = together(given, body.options)
                         options = options_of(given, exchange.headers, num_classes=len(asked.model.labels))
                     options = backend.shedding.apply(asked.model, options, asked.seconds_left())
+                    before = None if shadow is None else shadow.before()
                     with backend.admission.admitted(len(body.images), asked.seconds_left()):
                         work = plane.embed if embed else plane.predict
                         results = await work(asked.model, body.images, options, deadline=asked.deadline, timing=timing)
@@ -117,6 +125,9 @@ async def predict(backend: Backend, exchange: Exchange, *, batch: bool, embed: b
         headers = ignored_header([*options.ignored, *body.ignored, *unread])
         reply = answer(plane, exchange, asked.model, results, timing if options.timing else None, headers, batch=batch)
         exchange.trace.stage("answer", timing.answering, time.perf_counter())
+        if shadow is not None and not isinstance(item := results[0], APIError):
+            label = item["predictions"][0]["label"]
+            shadow.compare(before, asked.model, body.images[0], options, label, timing.inference)
         return reply
 
 
@@ -130,6 +141,8 @@ def ask(backend: Backend, exchange: Exchange) -> Asked:
     if plane.state.service.phase == Phase.REFUSING:
         raise APIError("shutting_down", "the service is stopping: ask another instance")
     name = exchange.scope["path_params"].get("name")
+    if name is not None or DEFAULT in backend.routing.routes:
+        name = backend.routing.chosen(name or DEFAULT, exchange.headers)
     model = plane.default if name is None else plane.models.get(name)
     if model is None:
         raise APIError("unknown_model", f"no such model here: GET /v1/models lists {len(plane.models)}")

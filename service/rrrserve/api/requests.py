@@ -35,6 +35,7 @@ _READ_ONCE = (
     b"host",
     b"transfer-encoding",
     b"x-request-timeout-ms",
+    b"x-route-key",
     b"x-rrr-effort",
 )
 _NONE_IF_TWICE = (b"x-request-id", b"traceparent", b"tracestate")

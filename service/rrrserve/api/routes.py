@@ -2,7 +2,7 @@
 
 import asyncio
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from rrrserve.api.errors import ERRORS, APIError
 from rrrserve.api.page import handlers
 from rrrserve.api.prediction import Backend, predict
 from rrrserve.api.v2 import rest as v2
+from rrrserve.config.routes import DEFAULT
 from rrrserve.metrics import exposition, instruments
 from rrrserve.traces.export import Tracing
 
@@ -57,12 +58,14 @@ class Routes:
     def open(self, backend: Backend) -> None:
         """Answer from this backend from now on."""
         plane = backend.data_plane
+        route = backend.routing.routes.get(DEFAULT)
+        unnamed = {plane.default.name} if route is None else {*route.weights}
         embedding = {name: model for name, model in plane.models.items() if model.embedding_dim is not None}
         instruments.create_series(
             ERRORS,
             plane.models.values(),
-            _answered(PREDICTION_ROUTES, plane.models, plane.default.name)
-            + _answered(EMBEDDING_ROUTES, embedding, plane.default.name)
+            _answered(PREDICTION_ROUTES, plane.models, unnamed)
+            + _answered(EMBEDDING_ROUTES, embedding, unnamed)
             + [(route, name) for route in self.named_routes for name in plane.models],
         )
         self.backend = backend
@@ -127,9 +130,11 @@ class Routes:
         return await predict(self.now(), exchange, batch=batch, embed=embed)
 
     async def models(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
-        """The repository's models, each with the claims that are stamped on it now."""
-        models = self.now().model_list
-        return Reply(await self._on_the_thread(lambda: to_json(models.document())))
+        """The repository's models, each with the claims that are stamped on it now, and the routes to them."""
+        backend = self.now()
+        models = backend.model_list
+        routes = {"routes": {name: route.shares for name, route in backend.routing.routes.items()}}
+        return Reply(await self._on_the_thread(lambda: to_json(models.document() | routes)))
 
     async def samples(self, exchange: Exchange) -> Reply:  # noqa: ARG002  handlers have one signature
         """The labelled images that the repository carries."""
@@ -193,7 +198,7 @@ class Routes:
         describe = functools.partial(
             document,
             backend.settings,
-            list(backend.data_plane.models),
+            [*backend.data_plane.models, *backend.routing.routes],
             needs_token=self.access.needs_token,
             has_triton_metrics=backend.triton_metrics_url is not None,
             samples=len(backend.samples),
@@ -203,10 +208,10 @@ class Routes:
         return Reply(to_json(await asyncio.to_thread(describe)))
 
 
-def _answered(routes: Sequence[str], models: Iterable[str], default: str) -> list[tuple[str, str]]:
-    """Each route with each of the models that it may answer with."""
+def _answered(routes: Sequence[str], models: Iterable[str], unnamed: Collection[str]) -> list[tuple[str, str]]:
+    """Each route with each of the models that it may answer with; `unnamed` are those that are asked without a name."""
     names = list(models)
-    return [(route, name) for route in routes for name in names if "{name}" in route or name == default]
+    return [(route, name) for route in routes for name in names if "{name}" in route or name in unnamed]
 
 
 def _read_only(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rrrnet import output
-from rrrnet.errors import CheckFailedError, UsageError
+from rrrnet.errors import CheckFailedError
 
 if TYPE_CHECKING:
     from rrrserve.versions.running_services import Reload, RunningService
@@ -30,9 +30,9 @@ def reload(
 
     The new version is checked and must answer before it is used; else the old one stays, and the exit code is 1.
     """
-    from rrrserve.versions.running_services import running_services
+    from rrrserve.versions.running_services import chosen, running_services
 
-    service = _chosen(running_services(), repository, url, pid)
+    service = chosen(running_services(), repository, url, pid)
     with output.Working(f"waiting for {service.url} to switch"):
         done = _reloaded(service, timeout)
     if as_json:
@@ -42,31 +42,6 @@ def reload(
     if not as_json:
         output.print_line(f"{done.outcome}: {done.message} ({done.seconds:.1f} s)")
         output.next_step("curl", f"{service.url}/v1/models")
-
-
-def _chosen(
-    services: "list[RunningService]", repository: Path | None, url: str | None, pid: int | None
-) -> "RunningService":
-    """The one service that was meant.
-
-    Raises:
-        UsageError: there is none, or more than one; lists them.
-    """
-    meant = [
-        service
-        for service in services
-        if (repository is None or service.repository == str(repository.absolute()))
-        and (url is None or service.url == url.rstrip("/"))
-        and (pid is None or service.pid == pid)
-    ]
-    if len(meant) == 1:
-        return meant[0]
-    listed = "; ".join(f"{service.url}, pid {service.pid}, {service.repository}" for service in meant or services)
-    if not services:
-        raise UsageError("no rrr serve of this user is ready on this machine (or it has another TMPDIR)")
-    if not meant:
-        raise UsageError(f"no such service is ready here; those that are: {listed}")
-    raise UsageError(f"{len(meant)} services are meant: choose one with --url or --pid: {listed}")
 
 
 def _reloaded(service: "RunningService", timeout: float) -> "Reload":

@@ -27,7 +27,9 @@ def repository(
     out: Annotated[Path, typer.Option(help="The repository's folder.")] = DEFAULT_REPOSITORY,
     name: Annotated[
         list[str] | None,
-        typer.Option(help="A model's name, once for each engine in turn.", show_default="the engines' own names"),
+        typer.Option(
+            help="A model's name, or NAME@VERSION, once for each engine in turn.", show_default="the engines' own names"
+        ),
     ] = None,
     threads: Annotated[
         int | None, typer.Option(help="CPU threads for one inference.", show_default="the runtime decides")

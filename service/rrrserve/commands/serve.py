@@ -4,7 +4,7 @@ import asyncio
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -50,6 +50,22 @@ def serve(
         str | None,
         typer.Option(
             metavar="NAME", envvar="RRR_DEFAULT_MODEL", help="the model that /v1/predict asks (else the first)"
+        ),
+    ] = None,
+    route: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=MODEL:WEIGHT,...",
+            envvar="RRR_ROUTE",
+            help="divide requests to NAME among models; default is what /v1/predict asks; may be given several times",
+        ),
+    ] = None,
+    shadow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            envvar="RRR_SHADOW",
+            help="ask this model too about what /v1/predict answered, between requests, and compare in metrics",
         ),
     ] = None,
     workers: Annotated[
@@ -166,6 +182,8 @@ def serve(
             repository=repository,
             triton_url=triton_url,
             default_model=default,
+            route=route or (),
+            shadow=shadow,
             workers=workers or default_workers(),
             max_in_flight=max_in_flight,
             shed=shed,
@@ -201,14 +219,16 @@ def _serve(
     config: "ServiceConfig", listener: socket.socket, metrics: socket.socket | None, token_file: Path | None
 ) -> None:
     from rrrbuild.repository_document import Repository, read_repository
+    from rrrserve.config.routes import DEFAULT
     from rrrserve.net.listener import url_of
     from rrrserve.net.targets import in_words
     from rrrserve.stamps.travelling import served_claims
     from rrrserve.supervise.supervisor import Supervisor
-    from rrrserve.versions.catalogue import default_model
+    from rrrserve.versions.catalogue import asked_by_default
 
     repository: Repository = read_repository(config.repository)
-    chosen = default_model(repository, config.default_model)
+    chosen = asked_by_default(repository, config)
+    unnamed = next((list(route.weights) for route in config.routes if route.name == DEFAULT), [chosen.name])
     metrics_url = None if metrics is None else f"{url_of(metrics)}/metrics"
     own, workers = "" if config.triton_url else "Triton and ", config.workers
     in_json = config.log_format == "json"
@@ -226,7 +246,7 @@ def _serve(
                 told_too = {name: address for name, address in others.items() if address}
                 logs.tell("ready", url=supervisor.url, models=[model.name for model in repository.models], **told_too)
             else:
-                _announce(supervisor.url, repository, chosen.name, _triton_line(supervisor))
+                _announce(supervisor.url, repository, unnamed, _triton_line(supervisor))
 
         try:
             await supervisor.run(announce)
@@ -238,12 +258,12 @@ def _serve(
             return in_words(config.triton_url or "")
         return f"Triton at {supervisor.triton.url}, its metrics at {supervisor.triton.metrics_url}"
 
-    def _announce(url: str, repository: Repository, default_name: str, triton: str) -> None:
+    def _announce(url: str, repository: Repository, unnamed: Collection[str], triton: str) -> None:
         table = Table("model", "target", "backend", "members", "image", "route")
         for model in repository.models:
-            route = "/v1/predict" if model.name == default_name else f"/v1/models/{model.name}/predict"
+            path = "/v1/predict" if model.name in unnamed else f"/v1/models/{model.name}/predict"
             size = f"{model.image_size} x {model.image_size}"
-            table.add_row(escape(model.name), model.target, model.backend, str(model.members), size, route)
+            table.add_row(escape(model.name), model.target, model.backend, str(model.members), size, path)
         tables.print_table(table, to=messages)
         for model in repository.models:
             for claim in served_claims(repository, model):
@@ -254,6 +274,8 @@ def _serve(
             say(f"metrics at {metrics_url}, without a token")
         if config.page:
             say(f"page: {url}/")
+        for route in config.routes:
+            say(f"route {route.name}: {route.told()}")
         say(f"ready: {url}    stop: Ctrl-C")
         next_step(*_asking(url, config, token_file), to=messages)
 

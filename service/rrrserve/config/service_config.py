@@ -5,7 +5,7 @@ makes it from the environment alone.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +17,7 @@ from rrrnet.errors import UsageError
 from rrrnet.files import write_atomically
 from rrrnet.images.preprocess import MAX_PIXELS
 from rrrnet.processor import cores
+from rrrserve.config.routes import DEFAULT, Route, routes_of
 from rrrserve.net.addresses import origins_of, root_path_of
 from rrrserve.net.targets import target_of
 from rrrserve.net.tls import TlsFiles
@@ -53,6 +54,8 @@ class ServiceConfig(BaseModel):
         decode_threads: images decoded at the same time [variable].
         decode_memory_bytes: what the images that are being decoded may take together [variable].
         body_memory_bytes: what bodies that were received may take together [variable].
+        route: named routes, each as `Route.text` writes it [variable, with spaces between them].
+        shadow: a model that is asked beside the one that /v1/predict asks, to compare them; None: none [variable].
         shed: whether a cascade's first members answer alone under load, before requests are refused [variable].
         quorum: least members in an answer at its deadline; None: half of them, or the first of a cascade [variable].
         abstain_above: entropy in nats above which an answer says that it is unsure [variable].
@@ -92,6 +95,8 @@ class ServiceConfig(BaseModel):
     decode_threads: int = Field(default_factory=lambda: max(2, cores()), ge=1, le=64)
     decode_memory_bytes: int = Field(default=192 * 2**20, ge=2**20, le=2**40)
     body_memory_bytes: int = Field(default=64 * 2**20, ge=2**20, le=2**40)
+    route: tuple[str, ...] = ()
+    shadow: str | None = None
     shed: bool = True
     quorum: int | None = Field(default=None, ge=1, le=1024)
     abstain_above: float | None = None
@@ -131,12 +136,15 @@ class ServiceConfig(BaseModel):
         values["access_log"] = values.get("access_log") == "1"
         values["shed"] = values.get("shed", "1") == "1"
         values |= flags
-        given = values.get("cors") or ()
-        values["cors"] = origins_of("--cors (RRR_CORS)", given.split() if isinstance(given, str) else given)
-        given = values.get("triton_url") or ()
-        urls = given.split() if isinstance(given, str) else list(given)
+        values["cors"] = origins_of("--cors (RRR_CORS)", _words(values.get("cors")))
+        urls = list(_words(values.get("triton_url")))
         option = "RRR_TRITON_URL" if environ.get("RRR_TRITON_URL", "").split() == urls else "--triton-url"
         values["triton_url"] = target_of(option, urls) if urls else None
+        routes = routes_of(_words(values.get("route")))
+        values["route"] = tuple(route.text() for route in routes)
+        for route in routes:
+            if route.name == DEFAULT:
+                values["default_model"] = _first_of(route, values.get("default_model"))
         values["root_path"] = root_path_of("--root-path (RRR_ROOT_PATH)", values.get("root_path") or "")
         if values.get("abstain_above") is not None:
             values["abstain_above"] = _nats(values["abstain_above"])
@@ -153,6 +161,11 @@ class ServiceConfig(BaseModel):
             _prepare(config.keep_unsure)
         return config
 
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """What `route` says."""
+        return routes_of(self.route)
+
     @classmethod
     def read(cls, path: Path) -> Self:
         """What `write` wrote."""
@@ -161,6 +174,21 @@ class ServiceConfig(BaseModel):
     def write(self, path: Path) -> None:
         """For the workers, in a folder that only this user can enter."""
         write_atomically(path, self.model_dump_json().encode())
+
+
+def _words(given: str | Sequence[str] | None) -> Sequence[str]:
+    """What a flag that may be given several times has, or its variable, with spaces in between."""
+    return given.split() if isinstance(given, str) else given or ()
+
+
+def _first_of(route: Route, default: str | None) -> str:
+    """The default model where /v1/predict asks a route: what is told of one model is told of the first."""
+    if default is not None:
+        raise UsageError(
+            f"--default (RRR_DEFAULT_MODEL) is {default!r}, and --route {route.name} says which models /v1/predict "
+            "asks: leave one of them out"
+        )
+    return next(iter(route.weights))
 
 
 def _prepare(folder: Path) -> None:

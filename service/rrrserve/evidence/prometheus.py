@@ -27,8 +27,8 @@ _IDENTITY = f'{{__name__=~"{MODEL}|{REPOSITORY}|{RELOADS}"}} or ({START} and on 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
 
-def duration_seconds(text: str) -> float:
-    """Read a duration as PromQL writes it: "5m", "1h30m".
+def duration_seconds(text: str, *, option: str = "--range") -> float:
+    """Read a duration as PromQL writes it: "5m", "1h30m"; `option` is where it was given.
 
     Raises:
         UsageError: it is none.
@@ -36,7 +36,7 @@ def duration_seconds(text: str) -> float:
     parts = re.findall(r"(\d+)(ms|[smhdw])", text)
     seconds = sum(int(number) * _UNITS[unit] for number, unit in parts)
     if "".join(number + unit for number, unit in parts) != text or seconds <= 0:
-        raise UsageError(f"--range is {text!r}: expected a duration such as 30s, 5m or 1h30m")
+        raise UsageError(f"{option} is {text!r}: expected a duration such as 30s, 5m or 1h30m")
     return seconds
 
 

@@ -22,6 +22,8 @@ STAGES = ("read", "decode", "preprocess", "inference", "encode")
 OUTCOMES = ("ok", "client_error", "rejected", "deadline", "server_error")
 UNMATCHED = "unmatched"
 PREFLIGHT = "preflight"
+SAME = ("yes", "no")
+SHADOW_REASONS = ("busy", "share", "failed")
 FAILURES = {NOT_FINITE: "nan", FAILED: "error", LATE: "late"}
 
 
@@ -80,6 +82,33 @@ SHED = Counter(
     "rrr_shed_total",
     "Requests of effort auto that were answered by effort fast because of the load.",
     ["model"],
+)
+ROUTED = Counter(
+    "rrr_routed_requests_total",
+    "Requests to a route of several models, by the model that was chosen.",
+    ["route", "variant"],
+)
+ROUTE_SHARE = Gauge(
+    "rrr_route_share",
+    "The share of its requests that a route gives to a model, from 0 to 1.",
+    ["route", "variant"],
+    multiprocess_mode="livemax",
+)
+SHADOW_COMPARED = Counter(
+    "rrr_shadow_compared_total",
+    "Images that a model answered and its shadow too, by whether both gave the same label.",
+    ["model", "shadow", "same"],
+)
+SHADOW_DURATION = Histogram(
+    "rrr_shadow_duration_seconds",
+    "Inference of the images that a model and its shadow were compared on, each while nothing else was under way.",
+    ["model"],
+    buckets=BUCKETS,
+)
+SHADOW_DROPPED = Counter(
+    "rrr_shadow_dropped_total",
+    "Answers that the shadow was not asked about, or did not answer, by reason.",
+    ["reason"],
 )
 UNSURE_KEPT = Counter(
     "rrr_unsure_images_total",

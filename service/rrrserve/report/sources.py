@@ -7,7 +7,6 @@ from pathlib import Path
 from rrrbuild.manifest import MANIFEST, Manifest, read_engine
 from rrrbuild.repository_document import DOCUMENT as REPOSITORY
 from rrrbuild.repository_document import Repository, ServedModel, read_repository
-from rrrbuild.triton_folder import VERSION
 from rrrnet.checkpoint import DOCUMENT as CHECKPOINT
 from rrrnet.checkpoint import Checkpoint, read_checkpoint
 from rrrnet.errors import ArtifactError, UsageError
@@ -115,7 +114,7 @@ def _find_repository(found: Sources, given: Path | None, root: Path) -> None:
 
 
 def _made_from(repository: Repository, model: ServedModel) -> Manifest:
-    return read_engine(repository.path / model.name / VERSION)
+    return read_engine(repository.path / model.name / model.version)
 
 
 def _find_engines(found: Sources, given: Sequence[Path], root: Path) -> None:

@@ -62,6 +62,8 @@ class _Slot(ctypes.Structure):
     images: int  # that it is at
     beat: int  # when its event loop last turned
     version: int  # that it answers from, with nothing under way with another
+    routing: int  # number of the routing that it chooses models by
+    requests: int  # that it, and those before it in this slot, admitted
 
 
 @_words
@@ -160,6 +162,14 @@ class SharedState:
         """The versions that running workers answer from."""
         return {slot.version for slot in self._slots[1:]} - {0}
 
+    def use_routing(self, number: int) -> None:
+        """Tell by which routing this process chooses models."""
+        self._slots[self.slot].routing = number
+
+    def routings_in_use(self) -> set[int]:
+        """Those that running workers choose models by."""
+        return {slot.routing for slot in self._slots[1:]} - {0}
+
     @property
     def draining(self) -> bool:
         """Whether the service is on its way down: it says that it is not ready, and closes connections it answered."""
@@ -172,6 +182,14 @@ class SharedState:
     def total(self) -> int:
         """Images that all processes are at."""
         return sum(slot.images for slot in self._slots)
+
+    def note_request(self) -> None:
+        """Count a request that this process has admitted."""
+        self._slots[self.slot].requests += 1
+
+    def requests(self) -> int:
+        """Requests that all processes have admitted so far."""
+        return sum(slot.requests for slot in self._slots)
 
     def note_answer(self, model: str) -> None:
         """A model has just given a good answer to this process."""
@@ -217,9 +235,9 @@ class SharedState:
         return _seconds_since(self._slots[slot].beat)
 
     def clear(self, slot: int) -> None:
-        """Forget what a dead worker had in flight, its heartbeat and its version; its answers still count."""
+        """Forget what a dead worker had in flight, its heartbeat, version and routing; its answers still count."""
         dead = self._slots[slot]
-        dead.images = dead.beat = dead.version = 0
+        dead.images = dead.beat = dead.version = dead.routing = 0
 
 
 def _version_path(path: Path, number: int) -> Path:

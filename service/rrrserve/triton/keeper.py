@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from rrrbuild.repository_document import ServedModel
 from rrrnet.errors import CheckFailedError
@@ -13,6 +14,8 @@ from rrrserve.triton.watch import Golden, TritonWatch
 
 log = logging.getLogger("rrrserve")
 
+_PAUSE_SECONDS = 0.5
+
 
 class TritonKeeper:
     """Keeps a Triton of our own running.
@@ -23,6 +26,7 @@ class TritonKeeper:
         state: the breaker, the generation and the count of restarts are kept there.
         most_restarts: within two minutes.
         start_timeout_seconds: a new Triton whose models have not all answered by then is given up.
+        giving_way: models whose processes get less of the processors than the others', once all have answered.
     """
 
     def __init__(
@@ -33,12 +37,14 @@ class TritonKeeper:
         *,
         most_restarts: int,
         start_timeout_seconds: float,
+        giving_way: Sequence[str] = (),
     ) -> None:
         self._triton = triton
         self._models = models
         self._state = state
         self._restarts = Restarts("Triton", most_restarts)
         self._start_timeout_seconds = start_timeout_seconds
+        self._giving_way = giving_way
         self._golden: Golden = {}
         self._has_started = False
         self._was_well = False
@@ -86,6 +92,15 @@ class TritonKeeper:
                 await asyncio.Event().wait()
             return f"its models did not answer within {self._start_timeout_seconds:.0f} s"
 
-        reason = await first(until_ended(), watch.run(), until_late())
+        lowering = [self._lower(watch)] if self._giving_way else []
+        reason = await first(until_ended(), watch.run(), until_late(), *lowering)
         self._was_wrong = watch.answered_wrongly
         return reason, watch.well_seconds
+
+    async def _lower(self, watch: TritonWatch) -> None:
+        """Lower the priority of some models when all threads are there that answer; never returns."""
+        while True:
+            if watch.well_since is not None:
+                self._triton.give_way(self._giving_way)
+                await asyncio.Event().wait()
+            await asyncio.sleep(_PAUSE_SECONDS)

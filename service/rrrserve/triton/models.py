@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from rrrbuild.triton_config import CONFIG, THREADS_PARAMETER, read_config, write_config
-from rrrbuild.triton_folder import VERSION
 from rrrnet.processor import Threads
 
 # Their runtimes count cores by affinity; our own model.py counts for itself.
@@ -30,7 +29,9 @@ def link_models(repository: Path, target: Path, threads: Threads) -> None:
             (target / model.name).symlink_to(model)
             continue
         (target / model.name).mkdir()
-        (target / model.name / VERSION).symlink_to(model / VERSION)
+        for part in model.iterdir():  # one folder of a version, whatever its number
+            if part.name != CONFIG:
+                (target / model.name / part.name).symlink_to(part)
         write_config(changed[model.name], target / model.name / CONFIG)
 
 

@@ -5,10 +5,12 @@ HTTP is switched off: our client speaks gRPC, and the HTTP front of the wheel's 
 
 import asyncio
 import contextlib
+import os
 import random
 import re
 import secrets
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -23,6 +25,7 @@ from rrrserve.triton.models import link_models
 EXIT_TIMEOUT_SECONDS = 10
 # Engines take all cores they get. What is over the limit is refused quickly only if the HTTP workers go before them.
 _NICE = 5
+_LAST = 19
 _PATIENCE_SECONDS = EXIT_TIMEOUT_SECONDS + 5
 _LOG = "triton.log"
 # It runs in its private folder and is given paths from there: the Python backend writes them into a command for bash
@@ -131,6 +134,14 @@ class TritonServer:
             return [process for process in everything if _STUB in " ".join(process.cmdline()[:1])]
         except psutil.NoSuchProcess:
             return []
+
+    def give_way(self, models: Sequence[str]) -> None:
+        """Put the processes of some models behind all others, for as long as they run: nobody may raise them again."""
+        for process in self.model_processes():
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):  # it, or a thread, has just ended
+                if any(f"/{model}/" in word for model in models for word in process.cmdline()):
+                    for thread in process.threads():  # each has a priority of its own
+                        os.setpriority(os.PRIO_PROCESS, thread.id, _LAST)
 
     def failure(self, code: int) -> CheckFailedError:
         """The error to report after the child ended by itself: the models that did not load, or the log's tail."""

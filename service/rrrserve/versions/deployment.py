@@ -11,7 +11,7 @@ from rrrserve.state.shared_state import SharedState
 from rrrserve.triton.keeper import TritonKeeper
 from rrrserve.triton.others import watch_for_ever
 from rrrserve.triton.server import TritonServer
-from rrrserve.versions.catalogue import backends_of, default_model
+from rrrserve.versions.catalogue import answering, asked_by_default, backends_of
 from rrrserve.versions.version import Version, copy_repository, remove_version, version_folder, write_version
 
 _POLL_SECONDS = 0.1
@@ -35,12 +35,12 @@ class Deployment:
             config: how to serve.
 
         Raises:
-            UsageError: the repository lacks the default model.
+            UsageError: the repository lacks a model that the settings name.
             ArtifactError: the source was changed since it was checked, or holds what is no engine.
             IncompatibleError: an engine in it cannot run here, or there is no usable tritonserver.
             NoSpaceError: there is no room for the copy.
         """
-        default = default_model(source, config.default_model)
+        default = asked_by_default(source, config)
         self._service = service
         self._config = config
         self.triton: TritonServer | None = None
@@ -71,7 +71,14 @@ class Deployment:
             await watch_for_ever(self.version.triton_url, models, state)
             return
         timeout, most = self._config.start_timeout_seconds, self._config.most_restarts
-        keeper = TritonKeeper(self.triton, models, state, most_restarts=most, start_timeout_seconds=timeout)
+        shadows = {self._config.shadow} - answering(self._config, self.version.default)
+        giving_way = [name for model in models if model.name in shadows for name in (model.name, *model.steps)]
+        keeper = TritonKeeper(
+            *(self.triton, models, state),
+            most_restarts=most,
+            start_timeout_seconds=timeout,
+            giving_way=giving_way,
+        )
         try:
             await keeper.run()
         except CheckFailedError as error:  # Triton names files of the copy, which nobody knows

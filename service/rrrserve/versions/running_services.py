@@ -1,4 +1,4 @@
-"""How `rrr reload` finds the services of this user, and how it learns what became of a reload.
+"""How `rrr reload` and `rrr promote` find the services of this user, and how it learns what became of a reload.
 
 A service writes both into its private folder: `service.json` once it is ready, and `reload.json` at the beginning and
 the end of each reload.
@@ -10,6 +10,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rrrnet.errors import UsageError
 from rrrnet.files import write_atomically
 from rrrserve.process.scratch import own_folders
 
@@ -81,6 +82,29 @@ def running_services() -> list[RunningService]:
         except (OSError, ValueError, TypeError):
             continue  # not a service's folder, or one that is just coming or going
     return sorted(found, key=lambda service: service.pid)
+
+
+def chosen(services: list[RunningService], repository: Path | None, url: str | None, pid: int | None) -> RunningService:
+    """The one service that was meant.
+
+    Raises:
+        UsageError: there is none, or more than one; lists them.
+    """
+    meant = [
+        service
+        for service in services
+        if (repository is None or service.repository == str(repository.absolute()))
+        and (url is None or service.url == url.rstrip("/"))
+        and (pid is None or service.pid == pid)
+    ]
+    if len(meant) == 1:
+        return meant[0]
+    listed = "; ".join(f"{service.url}, pid {service.pid}, {service.repository}" for service in meant or services)
+    if not services:
+        raise UsageError("no rrr serve of this user is ready on this machine (or it has another TMPDIR)")
+    if not meant:
+        raise UsageError(f"no such service is ready here; those that are: {listed}")
+    raise UsageError(f"{len(meant)} services are meant: choose one with --url or --pid: {listed}")
 
 
 def _started(pid: int) -> int:

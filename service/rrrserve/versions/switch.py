@@ -18,6 +18,7 @@ from rrrserve.config.service_config import ServiceConfig
 from rrrserve.process.tasks import ended, first
 from rrrserve.state.shared_state import FIRST_VERSION, STATE, SharedState
 from rrrserve.versions.deployment import Deployment
+from rrrserve.versions.routing import Routes, write_routes
 from rrrserve.versions.running_services import RUNNING, Reload, write_reload
 
 log = logging.getLogger("rrrserve")
@@ -51,6 +52,7 @@ class Deployments:
         self._source = repository.path
         self._config = config
         self.current = Deployment(service, FIRST_VERSION, repository, config)
+        write_routes(service, Routes(1, {route.name: route for route in config.routes}))
         names = [model.name for model in self.current.version.repository.models]
         self.state = SharedState.create(service / STATE, names, config.workers)
         self.state.service.version = FIRST_VERSION

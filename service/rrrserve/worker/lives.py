@@ -23,6 +23,8 @@ from rrrserve.api.decoding import DecodePool
 from rrrserve.api.keep_unsure import UnsureImages
 from rrrserve.api.prediction import Backend
 from rrrserve.api.routes import Routes
+from rrrserve.api.routing import Routing
+from rrrserve.api.shadow import Shadow
 from rrrserve.api.shedding import Shedding
 from rrrserve.config.service_config import ServiceConfig
 from rrrserve.metrics import instruments, multiprocess
@@ -38,7 +40,8 @@ from rrrserve.triton.others import watch_for_ever
 from rrrserve.triton.readiness import Readiness
 from rrrserve.triton.release import age_warning
 from rrrserve.triton.server import TritonServer
-from rrrserve.versions.catalogue import backends_of, default_model
+from rrrserve.versions.catalogue import asked_by_default, backends_of, default_model
+from rrrserve.versions.routing import RoutesFile
 from rrrserve.versions.version import Version, read_version
 from rrrserve.worker.following import keep_following
 
@@ -61,6 +64,7 @@ class Answering:
     def __init__(self, config: ServiceConfig, routes: Routes) -> None:
         self._config = config
         self._routes = routes
+        self.routing = Routing(config.routes)
         self._tasks: list[asyncio.Task[Any]] = []
         self._supervision = SupervisionCollector()
         routes.registry = multiprocess.registry_of(multiprocess.folder_in_use(), self._supervision)
@@ -111,6 +115,10 @@ class Answering:
         self._supervision.repository = version.repository.short_digest
         given = self._config.max_in_flight
         admission = Admission(state, given or default_in_flight(largest), of_each_triton=given is None)
+        shadow = None
+        if self._config.shadow is not None:
+            compared = default_model(version.repository, self._config.shadow)
+            shadow = Shadow(data_plane, compared, timeout_seconds=self._config.request_timeout_ms / 1000)
         self._routes.open(
             Backend(
                 self._config,
@@ -124,6 +132,8 @@ class Answering:
                 Shedding(admission, enabled=self._config.shed),
                 self._unsure,
                 read_samples(version.repository),
+                self.routing,
+                shadow,
             )
         )
 
@@ -137,9 +147,11 @@ class Answering:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        plane, self._routes.backend = self.data_plane, None
-        if plane is not None:
-            await plane.client.close()
+        backend, self._routes.backend = self._routes.backend, None
+        if backend is not None:
+            if backend.shadow is not None:
+                await backend.shadow.stop()
+            await backend.data_plane.client.close()
         await self._http.aclose()
         self._pool.close()
         if self._routes.tracing is not None:
@@ -180,7 +192,10 @@ class Supervised:
     async def start(self) -> None:
         """See `Life`."""
         self._state = SharedState.open(self._folder / STATE, self._slot)
-        self._answering.begin(keep_following(self._follow), tells=self._slot == 1)
+        self._routes = RoutesFile(self._folder)
+        await self._follow_routes()
+        followed = keep_following(self._follow), keep_following(self._follow_routes)
+        self._answering.begin(*followed, tells=self._slot == 1)
         self._answer_from(self._state.use_current_version())
 
     def _answer_from(self, number: int) -> None:
@@ -198,6 +213,17 @@ class Supervised:
             await before.until_unused()
             await before.client.close()
 
+    async def _follow_routes(self) -> None:
+        """Choose models as `rrr promote` has it; beside `_follow`, which may wait for a long request."""
+        if (changed := self._routes.changed()) is None:
+            return
+        before = self._answering.routing.routes
+        self._answering.routing.use(list(changed.routes.values()))
+        self._state.use_routing(changed.number)
+        for name, route in changed.routes.items():
+            if self._slot == 1 and route != before.get(name):  # one worker tells it for all
+                log.warning("route %s: %s", name, route.told())
+
     async def stop(self) -> None:
         """See `Life`."""
         await self._answering.end()
@@ -214,7 +240,7 @@ class Alone:
         """
         self._config = config
         self._repository = read_repository(config.repository)
-        self._default = default_model(self._repository, config.default_model)
+        self._default = asked_by_default(self._repository, config)
         self._answering = Answering(config, routes)
         self._triton: TritonServer | None = None
 

@@ -20,7 +20,10 @@ from rrrserve.config.service_config import ServiceConfig
 from rrrserve.worker.lives import Alone, Life, Supervised
 
 _AnswerT = TypeVar("_AnswerT", bound=Envelope)
-_FORWARDED = ("authorization", "traceparent", "tracestate", "x-request-id", "x-request-timeout-ms", "x-rrr-effort")
+_FORWARDED = (
+    *("authorization", "traceparent", "tracestate"),
+    *("x-request-id", "x-request-timeout-ms", "x-route-key", "x-rrr-effort"),
+)
 
 
 class OurRoutesFirst:

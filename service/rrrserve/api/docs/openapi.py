@@ -15,6 +15,7 @@ from rrrserve.api.endpoint import OPEN_ROUTES
 from rrrserve.api.errors import ERRORS
 from rrrserve.api.multipart import MAX_TEXT_BYTES
 from rrrserve.api.requests import DEFAULT_TOP_K, EFFORT_HEADER
+from rrrserve.api.routing import ROUTE_KEY_HEADER
 from rrrserve.config.service_config import ServiceConfig
 
 _REFERENCE = "#/components/schemas/{model}"
@@ -49,6 +50,7 @@ _HEADERS: dict[str, tuple[dict[str, Any], str]] = {
         {"type": "integer", "minimum": 1},
         "the client's deadline; cut to the server's largest",
     ),
+    ROUTE_KEY_HEADER: ({"type": "string"}, "requests of one key get the same model of a route"),
     EFFORT_HEADER: ({"type": "string", "enum": list(EFFORTS)}, "as effort, where neither URL nor body has one"),
 }
 # Text fields of a form that nothing here knows are ignored, within the bounds of forms.
@@ -103,7 +105,7 @@ def document(
 
     Args:
         settings: hold the limits that it names.
-        models: the names of the repository's models.
+        models: the names of the repository's models, and of routes to them.
         needs_token: whether requests must carry a bearer token.
         has_triton_metrics: whether the address of Triton's metrics is known; else there is no page of them.
         samples: how many the repository has.

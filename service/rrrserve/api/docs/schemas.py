@@ -175,7 +175,8 @@ class ListedModel(BaseModel):
 class Models(BaseModel):
     """The repository's models."""
 
-    default: str = Field(description="the model that /v1/predict asks")
+    default: str = Field(description="the model that /v1/predict asks, unless there is a route of that name")
+    routes: dict[str, dict[str, float]] = Field(description="the share of each model in each route, from 0 to 1")
     repository: str = Field(description="which version of the repository is served")
     models: list[ListedModel]
 

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
 from tritonclient.grpc import service_pb2 as pb
@@ -18,7 +18,7 @@ from rrrserve.api.bodies import ComingBody
 from rrrserve.api.endpoint import Access
 from rrrserve.api.errors import APIError
 from rrrserve.api.prediction import Backend
-from rrrserve.api.requests import headers_of, ignored_header, request_id
+from rrrserve.api.requests import Headers, headers_of, ignored_header, request_id
 from rrrserve.api.v2 import messages
 from rrrserve.api.v2.inference import admit, infer, model_of, readiness
 from rrrserve.api.v2.question import Question
@@ -61,6 +61,7 @@ class _Call:
     context: grpc.aio.ServicerContext
     started: float
     request_id: str = ""
+    headers: Headers = field(default_factory=dict)
     model: str = ""
     trace: Trace = UNTRACED
     ignored: tuple[str, ...] = ()
@@ -153,7 +154,7 @@ class GrpcDoor:
         reply, status = b"", 0  # 0: the client has gone
         try:
             pairs = [(name.encode(), _bytes(value)) for name, value in call.context.invocation_metadata() or ()]
-            headers = headers_of(pairs)
+            headers = call.headers = headers_of(pairs)
             call.request_id = request_id(headers)
             if (caller := context_of(headers)) is not None:
                 call.trace = Trace(*caller)
@@ -201,7 +202,7 @@ class GrpcDoor:
 
     async def _model_ready(self, call: _Call, request: bytes) -> bytes:
         asked, backend = messages.parsed(pb.ModelReadyRequest, request), self._backend()
-        call.model = model_of(backend.data_plane, asked.name, asked.version).name
+        call.model = model_of(backend, asked.name, asked.version).name
         failure = await readiness(backend, call.model)
         return bytes(pb.ModelReadyResponse(ready=failure is None).SerializeToString())
 
@@ -210,7 +211,7 @@ class GrpcDoor:
 
     async def _model_metadata(self, call: _Call, request: bytes) -> bytes:
         asked = messages.parsed(pb.ModelMetadataRequest, request)
-        model = model_of(self._backend().data_plane, asked.name, asked.version)
+        model = model_of(self._backend(), asked.name, asked.version)
         call.model = model.name
         return messages.metadata(model)
 

@@ -13,7 +13,7 @@ from rrrserve.api.decoding import Decoded
 from rrrserve.api.errors import APIError
 from rrrserve.api.near_misses import shown
 from rrrserve.api.prediction import Backend
-from rrrserve.api.requests import Options
+from rrrserve.api.requests import Headers, Options
 from rrrserve.api.v2.outputs import Result, results
 from rrrserve.api.v2.question import Question
 from rrrserve.api.v2.tensors import Uint8s
@@ -30,6 +30,7 @@ class Call(Protocol):
 
     started: float
     request_id: str
+    headers: Headers
     model: str
     trace: Trace
 
@@ -54,17 +55,26 @@ class Answer(NamedTuple):
     plane: DataPlane
 
 
-def model_of(plane: DataPlane, name: str, version: str) -> ServedModel:
+def model_of(backend: Backend, name: str, version: str, headers: Headers | None = None) -> ServedModel:
     """A model by its name, and its version where one is given.
+
+    Args:
+        backend: what answers.
+        name: of the model, or of a route.
+        version: of the model, empty for any; of a model `NAME@VERSION` it may stand here in place of there.
+        headers: of a request that is to be answered; None where a description is asked for, that of a route's first.
 
     Raises:
         APIError: `unknown_model`.
     """
-    model = plane.models.get(name)
+    models, routing = backend.data_plane.models, backend.routing
+    model = models.get(f"{name}@{version}")
     if model is None:
-        raise APIError("unknown_model", f"no such model here: GET /v1/models lists {len(plane.models)}")
+        model = models.get(routing.first(name) if headers is None else routing.chosen(name, headers))
+    if model is None:
+        raise APIError("unknown_model", f"no such model here: GET /v1/models lists {len(models)}")
     if version not in ("", model.version):
-        raise APIError("unknown_model", f"{name} is served in version {model.version}, not {shown(version)}")
+        raise APIError("unknown_model", f"{model.name} is served in version {model.version}, not {shown(version)}")
     return model
 
 
@@ -110,7 +120,7 @@ async def infer(backend: Backend, call: Call, name: str, version: str, *, millis
         return deadline - time.perf_counter()
 
     with plane.in_use():  # all of the request is answered by one version
-        model = model_of(plane, name, version)
+        model = model_of(backend, name, version, call.headers)
         call.model = model.name
         timing = Timing(call.started, call.trace)
         with backend.body_memory.begin(this_task().cancel) as coming:

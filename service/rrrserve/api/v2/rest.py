@@ -75,8 +75,8 @@ async def _ready(backend: Callable[[], Backend], exchange: Exchange) -> Reply:
     parameters = exchange.scope["path_params"]
     name = parameters.get("name")
     if name is not None:
-        exchange.model = model_of(found.data_plane, name, parameters.get("version", "")).name
-    failure = await readiness(found, name)
+        exchange.model = model_of(found, name, parameters.get("version", "")).name
+    failure = await readiness(found, exchange.model or None)
     if failure is not None:
         raise APIError("not_ready", failure)
     return Reply(to_json({"ready": True} if name is None else {"name": name, "ready": True}))
@@ -84,7 +84,7 @@ async def _ready(backend: Callable[[], Backend], exchange: Exchange) -> Reply:
 
 async def _model(backend: Callable[[], Backend], exchange: Exchange) -> Reply:
     parameters = exchange.scope["path_params"]
-    model = model_of(backend().data_plane, parameters["name"], parameters.get("version", ""))
+    model = model_of(backend(), parameters["name"], parameters.get("version", ""))
     exchange.model = model.name
     tensors = {"inputs": inputs_of(model), "outputs": outputs_of(model)}
     document: dict[str, Any] = {"name": model.name, "versions": [model.version], "platform": f"rrr_{model.target}"}
