@@ -9,6 +9,7 @@ from that file the page is written and the plots are drawn.
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ def collect(folder: Path) -> dict[str, Any]:
     first = next(iter(results.values()))
     failed = {str(cell): document["reason"] for cell, document in Folder(folder).failures().items()}
     return {
-        "cells": {str(cell): {name: document[name] for name in _KEPT} for cell, document in results.items()},
+        "cells": {str(cell): _kept(document) for cell, document in results.items()},
         "failed": failed,
         "machines": sorted(
             {f"{each['machine']['cpu']}, {each['machine']['threads']} threads" for each in results.values()}
@@ -50,6 +51,12 @@ def collect(folder: Path) -> dict[str, Any]:
         "weights": sorted({document["weights"] for document in results.values()}),
         "summary": summarise(results, order=METHODS),
     }
+
+
+def _kept(document: Document) -> dict[str, Any]:
+    """The figures, and the command without places of this machine."""
+    words = (Path(word).name if Path(word).is_absolute() else word for word in shlex.split(document["command"]))
+    return {name: document[name] for name in _KEPT} | {"command": shlex.join(words)}
 
 
 def text_of(document: Document) -> str:
