@@ -150,7 +150,7 @@ def test_numbers_that_are_not_finite_or_no_floats_are_refused() -> None:
 
 @pytest.fixture
 def _nothing_copied(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(start, "load_pretrained", lambda model, tensors: [])
+    monkeypatch.setattr(start, "load_pretrained", lambda model, tensors, slices: [])
 
 
 def begin(*, classes: int, trained: bool, weights: str = "net.pth", full: bool = True) -> list[str]:
