@@ -103,5 +103,6 @@ def test_the_help_page_lists_the_commands_in_the_order_of_the_way() -> None:
     names = list(get_command(make_app()).commands)  # type: ignore[attr-defined]  # a group has commands
     assert set(names) == {
         "data", "advise", "train", "sweep", "adapt", "evaluate", "describe", "audit", "robust", "targets", "build",
-        "export", "repository", "tune", "serve", "predict", "reload", "bench", "claims", "verify", "report", "doctor",
+        "export", "repository", "tune", "serve", "promote", "predict", "reload", "bench", "claims", "verify", "report",
+        "doctor",
     }  # fmt: skip
