@@ -50,6 +50,11 @@ def test_a_page_begins_with_what_to_type(page: Path) -> None:
     assert [line for line in lines[1:first_code] if line.startswith("#")] == [], "below what to type"
 
 
+def test_the_page_of_pages_lists_every_other() -> None:
+    index = ROOT / "docs" / "README.md"
+    assert [page.name for page in SCREENS if page != index and f"]({page.name})" not in index.read_text()] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_and_anchor_of_a_page_is_there(page: Path) -> None:
     links = re.findall(r"\]\(([^)\s]+)\)", "\n".join(lines_outside_code(page)))
