@@ -21,7 +21,7 @@ from rrrbench.environment import RESULTS, ROOT, ResultFile
 from rrrbench.networks import CACHE, Networks
 from rrrbench.pages import write_between
 from rrrbench.scale import tables
-from rrrbench.scale.beyond import beyond, simulated_rows
+from rrrbench.scale.beyond import REQUESTS, beyond, simulated_rows
 from rrrbench.scale.demands import demands_of, slowdown_of
 from rrrbench.scale.measure import Measurements
 from rrrbench.servers import ending_on_sigterm
@@ -52,7 +52,13 @@ def compute(result: ResultFile, options: argparse.Namespace) -> None:
             result.record("simulated", {"target": case["target"], "topology": case["topology"]}, {"rows": rows})
     if "beyond" in options.only:
         for target, service in services.items():
-            found = beyond(engines[target], service, options.p99_ms, balancers=target == options.target)
+            found = beyond(
+                engines[target],
+                service,
+                options.p99_ms,
+                balancers=target == options.target,
+                requests=options.trial_requests,
+            )
             result.record("beyond", {"target": target}, found)
 
 
@@ -77,6 +83,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=20.0, help="of each load at most")
     parser.add_argument("--starts", type=int, default=3)
     parser.add_argument("--p99-ms", type=float, nargs="+", default=[100.0, 250.0], help="goals of section beyond")
+    parser.add_argument("--trial-requests", type=int, default=REQUESTS, help="of each load that section beyond tries")
     parser.add_argument("--core-hour-price", type=float, help="adds a column to what is printed; the page has none")
     parser.add_argument("--cache", type=Path, default=CACHE, help="where checkpoints and engines are kept")
     parser.add_argument("--save", type=Path, default=RESULT)
@@ -91,7 +98,7 @@ def parse() -> argparse.Namespace:
     if options.quick:
         options.target, options.targets, options.pixels = "openvino-fp32", ["openvino-fp32"], 32
         options.batch, options.engine_seconds, options.clients, options.rate_share = [1, 2, 8], 0.1, [1, 4], [0.3]
-        options.requests, options.seconds, options.starts = 30, 4.0, 1
+        options.requests, options.seconds, options.starts, options.trial_requests = 30, 4.0, 1, 300
     return options
 
 

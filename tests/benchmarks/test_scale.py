@@ -118,8 +118,10 @@ def test_head_room_is_the_growth_until_a_new_replica_answers() -> None:
 
 
 def document() -> dict[str, Any]:
-    rows = [{"clients": 1, "requests": 900, "throughput": 90.0, "p50_ms": 10.0, "p99_ms": 20.0}]
-    rows += [{"rate_per_second": 50.0, "requests": 900, "throughput": 50.0, "p50_ms": 11.0, "p99_ms": 40.0}]
+    told: dict[str, Any] = {"requests": 900, "batches": 300, "queue_ms": 1.5}
+    told["stages_ms"] = {stage: [0.25, 1.0] for stage in ("read", "decode", "preprocess", "inference")}
+    rows = [{"clients": 1, "throughput": 90.0, "p50_ms": 10.0, "p99_ms": 20.0, **told}]
+    rows += [{"rate_per_second": 50.0, "throughput": 50.0, "p50_ms": 11.0, "p99_ms": 40.0, **told, "batches": None}]
     near = [{"throughput": 95.0, "p50_ms": 10.5, "p99_ms": 24.0}, {"throughput": 50.0, "p50_ms": 12.2, "p99_ms": 40.0}]
     starts = {"start_seconds": [5.0, 7.0], "first_answer_ms": [12.0, 14.0], "later_answers_ms": [10.0, 10.0]}
     goals = [{"p99_ms": 100.0, "rate": 80.0}, {"p99_ms": 5.0, "rate": 0.0}]
@@ -146,6 +148,10 @@ def test_tables_say_what_the_figures_say() -> None:
     assert "| 1 client | 900 | 90.0 | 95.0 | +6 % | 10.0 | 10.5 | +5 % | 20.0 | 24.0 | +20 % | yes |" in checked
     assert "| 50.0/s | 900 | 50.0 | 50.0 | +0 % | 11.0 | 12.2 | +11 % | 40.0 | 40.0 | +0 % | no |" in checked
     assert "1 of 2 are within 10 % of answers/s and p50 and 25 % of p99." in checked
+    stages = tables.stages_table(told)
+    assert "| 1 client | 0.25 | 0.25 | 0.25 | 0.25 | 1.5 | 3.0 |" in stages
+    assert "| 50.0/s | 0.25 | 0.25 | 0.25 | 0.25 | 1.5 |  |" in stages
+    assert tables.engine_table(told).endswith("| `openvino-fp32` | 4.0 (4.0) | 6.0 (6.0) | 18.0 (18.0) | 1.10 |")
     assert "| `openvino-fp32` | 100 | 80.0 | 80 % | 125 | 12,500 |" in tables.beyond_table(told)
     assert "| `openvino-fp32` | 5 | none | 0 % | none | none |" in tables.beyond_table(told)
     assert tables.balancer_table(told).splitlines()[2:] == [

@@ -85,9 +85,13 @@ def test_a_shared_core_takes_as_long_as_processor_sharing_whatever_the_service_t
 def finished(env: simpy.Environment, events: dict[str, simpy.Event]) -> dict[str, float]:
     """When each of these events happened."""
     times: dict[str, float] = {}
+
+    def note(name: str, event: simpy.Event) -> Process:
+        yield event
+        times[name] = env.now
+
     for name, event in events.items():
-        assert event.callbacks is not None
-        event.callbacks.append(lambda _, name=name: times.setdefault(name, env.now))
+        env.process(note(name, event))
     env.run()
     return times
 

@@ -96,9 +96,7 @@ def highest_rate(
     return low * most
 
 
-def beyond(
-    engine: Case, service: Case, goals_ms: Sequence[float], *, balancers: bool, requests: int = REQUESTS
-) -> dict[str, Any]:
+def beyond(engine: Case, service: Case, goals_ms: Sequence[float], *, balancers: bool, requests: int) -> dict[str, Any]:
     """What one replica of a target can do at each goal; with `balancers`, also what each of these makes of several."""
     demands, slowdown = demands_of(engine, service, client=False), slowdown_of(engine)
     most = capacity(demands, slowdown)

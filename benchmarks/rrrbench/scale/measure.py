@@ -152,6 +152,11 @@ class Measurements:
             "seconds": driven.seconds,
             # The service's own looks at the model are batches of one image.
             "batches": run["batches"] - (run["images"] - requests) if run["images"] else None,
+            "queue_ms": run["queue_us"] / run["images"] / 1000 if run["images"] else None,
+            "stages_ms": {
+                stage: [float(value) for value in np.percentile(times, (50, 99))]
+                for stage, times in driven.stages_ms().items()
+            },
             "cpu_seconds": spent,
             "client_cpu_ms": 1000 * driven.client_cpu_seconds / requests,
         }

@@ -32,8 +32,12 @@ TOPOLOGIES = {
 }
 # How the processes of a replica are told by their command lines; the rest is the supervisor.
 _PARTS = {"front": "rrrserve.worker", "triton": "bin/tritonserver", "model": "triton_python_backend_stub"}
-# Triton's counters of images and of batches, looks at the model among them.
-_COUNTERS = {"nv_inference_count": "images", "nv_inference_exec_count": "batches"}
+# Triton's counters; looks at the model are among them.
+_COUNTERS = {
+    "nv_inference_count": "images",
+    "nv_inference_exec_count": "batches",
+    "nv_inference_queue_duration_us": "queue_us",
+}
 
 
 def usable_cores() -> list[int]:
@@ -86,7 +90,7 @@ class Deployment:
         return found
 
     def inferences(self) -> dict[str, float]:
-        """Images and batches that the replicas' own Tritons have run so far; 0 of those that run apart."""
+        """Images, batches and waiting of the replicas' own Tritons so far; 0 of those that run apart."""
         found = dict.fromkeys(_COUNTERS.values(), 0.0)
         for server in self.fronts[: len(self.fronts) - len(self.tritons)]:
             answer = httpx.get(f"{server.url}/metrics/triton", timeout=30, trust_env=False).raise_for_status()

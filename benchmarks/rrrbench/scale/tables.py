@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from rrrbench.scale.beyond import MEASURES, head_room, off, replicas_for
+from rrrbench.scale.demands import slowdown_of
 from rrrbench.scale.measure import load_text
 from rrrbench.tables import markdown, median
 
@@ -16,6 +17,7 @@ IMAGES_PER_SECOND = (10_000, 1_000_000)
 BOUNDS = {"throughput": 0.10, "p50_ms": 0.10, "p99_ms": 0.25}
 # Until an autoscaler acts: a scrape (15 s), half of a rate's window (1 min), and its own period (15 s).
 REACTION_SECONDS = 60.0
+_STAGES = ("read", "decode", "preprocess", "inference")
 _DOUBLING_MINUTES = (1, 5, 15, 60)
 _MILLION, _HOUR_SECONDS = 1e6, 3600
 
@@ -47,6 +49,30 @@ def cost_table(document: Document, price: float | None = None) -> str:
     header = ["one core", "engine, images/s", "service, answers/s", "engine, core-ms an image", "service"]
     header += ["engine, core-hours a million", "service", "p50 alone (ms)", "memory (MB)"]
     return _table([*header, *([] if price is None else ["price a million"])], rows)
+
+
+def engine_table(document: Document) -> str:
+    """Median and p99 of the engine's calls on one core, by size of batch, and with the other core at the same."""
+    rows, header = [], [""]
+    for case in document.get("engine", []):
+        times = case["alone_ms"]
+        header = ["one core, ms a call", *(f"batch {size}" for size in times), "beside another, times as long"]
+        cells = [f"{np.percentile(each, 50):.1f} ({np.percentile(each, 99):.1f})" for each in times.values()]
+        rows.append([f"`{case['target']}`", *cells, f"{slowdown_of(case):.2f}"])
+    return _table(header, rows)
+
+
+def stages_table(document: Document) -> str:
+    """Where the time of requests goes, by load: medians of what answers tell, and Triton's mean wait for the engine."""
+    rows = []
+    for case in document.get("replicas", []):
+        for row in case["rows"]:
+            cells = [f"{row['stages_ms'][stage][0]:.2f}" for stage in _STAGES]
+            queue = "" if row["queue_ms"] is None else f"{row['queue_ms']:.1f}"
+            batch = "" if row["batches"] is None else f"{row['requests'] / row['batches']:.1f}"
+            rows.append([f"{case['topology']}, `{case['target']}`", load_text(row), *cells, queue, batch])
+    header = ["", "load", *(f"{stage} (ms)" for stage in _STAGES), "of it in Triton's queue, mean", "images a batch"]
+    return _table(header, rows)
 
 
 def topology_table(document: Document) -> str:
@@ -202,8 +228,8 @@ def _warm_up_seconds(document: Document, target: str) -> float:
 
 # What stands between the marks of each name, in the order of the page: by title the tables.
 BLOCKS: dict[str, dict[str, Callable[[Document], str]]] = {
-    "cost": {"One core": cost_table, "Two cores": topology_table},
-    "check": {"": check_table},
+    "cost": {"One core": cost_table, "The engine's calls": engine_table, "Two cores": topology_table},
+    "check": {"": check_table, "Stages": stages_table},
     "replicas": {"": beyond_table, "Balancers": balancer_table},
     "wire": {"": wire_table, "Storage": storage_table},
     "start": {"": start_table, "Head room": head_room_table},
