@@ -23,7 +23,7 @@ from rrrbench.pages import write_between
 from rrrbench.scale import tables
 from rrrbench.scale.beyond import REQUESTS, beyond, simulated_rows
 from rrrbench.scale.demands import demands_of, slowdown_of
-from rrrbench.scale.measure import Measurements
+from rrrbench.scale.measure import Measurements, case_of
 from rrrbench.servers import ending_on_sigterm
 from rrrbuild.targets import TARGETS, run_obstacle
 
@@ -43,17 +43,17 @@ def block(name: str, document: tables.Document) -> str:
 
 def compute(result: ResultFile, options: argparse.Namespace) -> None:
     """The sections that are computed from the others."""
-    engines = {case["target"]: case for case in result.document.get("engine", [])}
-    services = {case["target"]: case for case in result.document.get("service", []) if case["target"] in engines}
+    document = result.document
     if "simulate" in options.only:
-        for case in result.document.get("replicas", []):
-            engine, service = engines[case["target"]], services[case["target"]]
+        for case in document.get("replicas", []):
+            engine, service = (case_of(document, section, case["target"]) for section in ("engine", "service"))
             rows = simulated_rows(case, demands_of(engine, service), slowdown_of(engine))
             result.record("simulated", {"target": case["target"], "topology": case["topology"]}, {"rows": rows})
     if "beyond" in options.only:
-        for target, service in services.items():
+        for service in document.get("service", []):
+            target = service["target"]
             found = beyond(
-                engines[target],
+                case_of(document, "engine", target),
                 service,
                 options.p99_ms,
                 balancers=target == options.target,

@@ -17,7 +17,7 @@ from rrrbench.scale import tables
 from rrrbench.scale.beyond import beyond, head_room, replicas_for, simulated_rows
 from rrrbench.scale.demands import EngineTimes, cost_of, costs_of, demands_of, slowdown_of
 from rrrbench.scale.load import Load, RoundRobin
-from rrrbench.scale.measure import load_of
+from rrrbench.scale.measure import case_of, load_of
 
 ROOT = Path(__file__).resolve().parents[2]
 # Milliseconds: the engine 2 and 4 an image, the front 3 a request and 1 a batch, Triton 1 a request, the client 0.5.
@@ -104,11 +104,19 @@ def test_the_arrivals_of_a_measured_open_loop_are_those_of_its_simulation() -> N
     assert due[-1] < 2.0
 
 
+def test_what_a_section_is_reckoned_from_is_asked_for_by_its_command() -> None:
+    assert case_of({"engine": [ENGINE]}, "engine", "openvino-fp32") == ENGINE
+    with pytest.raises(SystemExit, match="--only engine --targets openvino-int8 measures it"):
+        case_of({"engine": [ENGINE]}, "engine", "openvino-int8")
+
+
 def test_a_stricter_goal_leaves_less_of_a_replica() -> None:
     found = beyond(ENGINE, SERVICE, [30.0, 100.0, 5.0], balancers=False, requests=800)
     strict, loose, impossible = (goal["rate"] for goal in found["goals"])
     assert 0 < strict < loose < found["capacity"]
     assert impossible == 0.0
+    few, many, _ = (goal["under_way"] for goal in found["goals"])
+    assert 0.2 < few < many, "Little's law: the rate times the mean latency"
     assert (replicas_for(10_000, 250.0), replicas_for(10_001, 250.0), replicas_for(1, 0.0)) == (40, 41, None)
 
 
@@ -124,7 +132,7 @@ def document() -> dict[str, Any]:
     rows += [{"rate_per_second": 50.0, "throughput": 50.0, "p50_ms": 11.0, "p99_ms": 40.0, **told, "batches": None}]
     near = [{"throughput": 95.0, "p50_ms": 10.5, "p99_ms": 24.0}, {"throughput": 50.0, "p50_ms": 12.2, "p99_ms": 40.0}]
     starts = {"start_seconds": [5.0, 7.0], "first_answer_ms": [12.0, 14.0], "later_answers_ms": [10.0, 10.0]}
-    goals = [{"p99_ms": 100.0, "rate": 80.0}, {"p99_ms": 5.0, "rate": 0.0}]
+    goals = [{"p99_ms": goal, "rate": rate, "under_way": 2.5} for goal, rate in ((100.0, 80.0), (5.0, 0.0))]
     balancers = {"round robin": 85.0, "random": 80.0, "least requests": 90.0}
     case = {"target": "openvino-fp32"}
     return {
@@ -152,8 +160,8 @@ def test_tables_say_what_the_figures_say() -> None:
     assert "| 1 client | 0.25 | 0.25 | 0.25 | 0.25 | 1.5 | 3.0 |" in stages
     assert "| 50.0/s | 0.25 | 0.25 | 0.25 | 0.25 | 1.5 |  |" in stages
     assert tables.engine_table(told).endswith("| `openvino-fp32` | 4.0 (4.0) | 6.0 (6.0) | 18.0 (18.0) | 1.10 |")
-    assert "| `openvino-fp32` | 100 | 80.0 | 80 % | 125 | 12,500 |" in tables.beyond_table(told)
-    assert "| `openvino-fp32` | 5 | none | 0 % | none | none |" in tables.beyond_table(told)
+    assert "| `openvino-fp32` | 100 | 80.0 | 80 % | 2.5 | 125 | 12,500 |" in tables.beyond_table(told)
+    assert "| `openvino-fp32` | 5 | none |  |  | none | none |" in tables.beyond_table(told)
     assert tables.balancer_table(told).splitlines()[2:] == [
         "| random | 80.0 | 80 % |",
         "| round robin | 85.0 | 85 % |",

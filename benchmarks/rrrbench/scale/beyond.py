@@ -6,7 +6,7 @@ All of it is computed from the result file; nothing is measured.
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -63,6 +63,13 @@ def capacity(demands: Demands, slowdown: float) -> float:
     return simulate(one_of_many(slowdown), demands, Load(4000, np.inf, clients=SATURATING_CLIENTS), seed=0).throughput
 
 
+class Borne(NamedTuple):
+    """What one replica bears: images a second, and how many requests are then under way there on average."""
+
+    rate: float
+    under_way: float
+
+
 def highest_rate(
     demands: Demands,
     slowdown: float,
@@ -72,8 +79,8 @@ def highest_rate(
     requests: int,
     replicas: int = 1,
     balancer: str = "random",
-) -> float:
-    """The highest rate for each replica, in images a second, at which p99 keeps a goal; 0 if none does.
+) -> Borne:
+    """The highest rate for each replica at which p99 keeps a goal; 0 if none does.
 
     Arrivals are Poisson: a random share of very many users. The search halves an interval, with the same draws.
 
@@ -87,13 +94,16 @@ def highest_rate(
         balancer: one of `BALANCERS`.
     """
     topology = one_of_many(slowdown, replicas)
-    low, high = 0.0, 1.0
+    low, high, under_way = 0.0, 1.0, 0.0
     for _ in range(_SEARCH_STEPS):
         share = (low + high) / 2
         load = Load(requests, np.inf, rate_per_second=share * most * replicas)
         outcome = simulate(topology, demands, load, seed=0, balancer=balancer)
-        low, high = (share, high) if outcome.percentile_ms(99) <= p99_ms else (low, share)
-    return low * most
+        if outcome.percentile_ms(99) <= p99_ms:
+            low, under_way = share, share * most * float(np.mean(outcome.latencies))  # Little's law
+        else:
+            high = share
+    return Borne(low * most, under_way)
 
 
 def beyond(engine: Case, service: Case, goals_ms: Sequence[float], *, balancers: bool, requests: int) -> dict[str, Any]:
@@ -104,10 +114,10 @@ def beyond(engine: Case, service: Case, goals_ms: Sequence[float], *, balancers:
     found: dict[str, Any] = {
         "capacity": most,
         "slowdown": slowdown,
-        "goals": [{"p99_ms": goal, "rate": rate(goal)} for goal in goals_ms],
+        "goals": [{"p99_ms": goal, **rate(goal)._asdict()} for goal in goals_ms],
     }
     if balancers:
-        rates = {name: rate(goals_ms[0], replicas=_TOGETHER, balancer=name) for name in BALANCERS}
+        rates = {name: rate(goals_ms[0], replicas=_TOGETHER, balancer=name).rate for name in BALANCERS}
         found |= {"balancers": rates, "together": _TOGETHER}
     return found
 

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ class Measurements:
     def replicas(self, target: str) -> None:
         """Closed and open loops on each topology; rates are shares of what one replica can do."""
         repository = repository_of(self.networks, self.options.pixels, target)
-        (service,) = (case for case in self.result.document["service"] if case["target"] == target)
+        service = case_of(self.result.document, "service", target)
         for name, topology in TOPOLOGIES.items():
             call = partial(self._loaded, name, topology, repository.path, service["loaded"]["throughput"])
             self.result.measure("replicas", {**self._key(target), "topology": name}, call)
@@ -187,6 +187,18 @@ class Measurements:
         finally:
             for process in processes:
                 process.kill()
+
+
+def case_of(document: Mapping[str, Any], section: str, target: str) -> dict[str, Any]:
+    """The case of a target that others are reckoned from.
+
+    Raises:
+        SystemExit: it was not measured.
+    """
+    for case in document.get(section, []):
+        if case["target"] == target:
+            return dict(case)
+    raise SystemExit(f"{section} of {target} is not in the file yet: --only {section} --targets {target} measures it")
 
 
 def _idle(running: Deployment) -> dict[str, float]:

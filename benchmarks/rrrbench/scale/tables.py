@@ -15,7 +15,7 @@ Case = Mapping[str, Any]
 IMAGES_PER_SECOND = (10_000, 1_000_000)
 # How far the simulation may be from what was measured, as a share.
 BOUNDS = {"throughput": 0.10, "p50_ms": 0.10, "p99_ms": 0.25}
-# Until an autoscaler acts: a scrape (15 s), half of a rate's window (1 min), and its own period (15 s).
+# Until an autoscaler acts: a scrape (15 s), half of a mean over a minute, and its own period (15 s).
 REACTION_SECONDS = 60.0
 _STAGES = ("read", "decode", "preprocess", "inference")
 _DOUBLING_MINUTES = (1, 5, 15, 60)
@@ -125,9 +125,10 @@ def beyond_table(document: Document) -> str:
         for goal in case["goals"]:
             needed = [replicas_for(load, goal["rate"]) for load in IMAGES_PER_SECOND]
             share = f"{100 * goal['rate'] / case['capacity']:.0f} %"
-            cells = [f"{goal['p99_ms']:g}", f"{goal['rate']:.1f}" if goal["rate"] else "none", share]
+            bears = [f"{goal['rate']:.1f}", share, f"{goal['under_way']:.1f}"] if goal["rate"] else ["none", "", ""]
+            cells = [f"{goal['p99_ms']:g}", *bears]
             rows.append([f"`{case['target']}`", *cells, *("none" if each is None else f"{each:,}" for each in needed)])
-    header = ["", "p99 within (ms)", "images/s a replica", "of what it can do"]
+    header = ["", "p99 within (ms)", "images/s a replica", "of what it can do", "requests under way"]
     return _table([*header, *(f"replicas for {load:,}/s" for load in IMAGES_PER_SECOND)], rows)
 
 
