@@ -80,17 +80,27 @@ def _http_server(
         yield server
 
 
-def rrr_serve(path: Path, logs: Path) -> AbstractContextManager[Server]:
-    """Our service, as a user starts it; what dies must not be measured as if nothing had been."""
-    words = [str(BIN / "rrr"), "serve", str(path), "--drain", "0", "--restarts", "0", "--port"]
-    return _http_server("rrr-serve", lambda port: [*words, port], "/readyz", logs, {})
+def rrr_serve(
+    path: Path, logs: Path, *, options: Sequence[str] = (), cores: Sequence[int] = (), log: str = "rrr-serve"
+) -> AbstractContextManager[Server]:
+    """Our service, as a user starts it; what dies must not be measured as if nothing had been.
+
+    Args:
+        path: the repository.
+        logs: where its log goes.
+        options: further ones of `rrr serve`.
+        cores: that it may run on; all, if none is named.
+        log: name of its log.
+    """
+    words = [*_pinned(cores), str(BIN / "rrr"), "serve", str(path), *options, "--drain", "0", "--restarts", "0"]
+    return _http_server(log, lambda port: [*words, "--port", port], "/readyz", logs, {})
 
 
 def bentoml_torch(networks: Networks, name: str, pixels: int, logs: Path) -> AbstractContextManager[Server]:
     """BentoML and PyTorch eager."""
     words = [str(BIN / "bentoml"), "serve", "bentoml_torch:Classifier", "--working-dir", str(PEERS)]
     words += ["--host", "127.0.0.1", "--port"]
-    environment = {**_paths(), "PYTORCH_CHECKPOINT": str(networks.checkpoint(name, pixels).path)}
+    environment = {**python_path(), "PYTORCH_CHECKPOINT": str(networks.checkpoint(name, pixels).path)}
     environment["BENTOML_DO_NOT_TRACK"] = "True"
     return _http_server(f"bentoml-torch-{name}", lambda port: [*words, port], "/readyz", logs, environment)
 
@@ -111,20 +121,24 @@ def fastapi(classifier: str, engine: Path, logs: Path) -> AbstractContextManager
 
 
 def _in_process(classifier: str, engine: Path) -> dict[str, str]:
-    return {**_paths(), "PEER_CLASSIFIER": classifier, "PEER_ENGINE": str(engine.absolute())}
+    return {**python_path(), "PEER_CLASSIFIER": classifier, "PEER_ENGINE": str(engine.absolute())}
 
 
 @contextmanager
-def triton_alone(path: Path, logs: Path) -> Iterator[Server]:
-    """Triton without a service in front of it; its address is HOST:PORT."""
+def triton_alone(path: Path, logs: Path, *, cores: Sequence[int] = ()) -> Iterator[Server]:
+    """Triton without a service in front of it, on some cores or all; its address is HOST:PORT."""
     port_file = logs / "triton.address"
     port_file.unlink(missing_ok=True)
-    command = [sys.executable, str(PEERS / "triton_alone.py"), str(path), str(port_file)]
+    command = [*_pinned(cores), sys.executable, str(PEERS / "triton_alone.py"), str(path), str(port_file)]
     with running(
-        command, url="", ready=lambda: _triton_ready(port_file), log=logs / "triton.log", environment=_paths()
+        command, url="", ready=lambda: _triton_ready(port_file), log=logs / "triton.log", environment=python_path()
     ) as server:
         server.url = port_file.read_text()
         yield server
+
+
+def _pinned(cores: Sequence[int]) -> list[str]:
+    return ["taskset", "--cpu-list", ",".join(map(str, cores))] if cores else []
 
 
 def _triton_ready(port_file: Path) -> bool:
@@ -137,8 +151,8 @@ def _triton_ready(port_file: Path) -> bool:
             return False
 
 
-def _paths() -> dict[str, str]:
-    """Where the peers find this package."""
+def python_path() -> dict[str, str]:
+    """The variable by which a process of its own finds this package."""
     return {"PYTHONPATH": os.pathsep.join([str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])}
 
 

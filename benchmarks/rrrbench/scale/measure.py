@@ -1,0 +1,236 @@
+"""What scale.py measures: engines and replicas on one core each, what they cost, and what they do under load."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rrrbench import contenders
+from rrrbench.environment import ResultFile
+from rrrbench.names import ENSEMBLE
+from rrrbench.networks import Networks
+from rrrbench.photos import photo
+from rrrbench.scale.load import Driven, Load, drive
+from rrrbench.scale.replicas import (
+    ONE,
+    TOPOLOGIES,
+    Deployment,
+    deployed,
+    folder_bytes,
+    pixels_bytes,
+    repository_of,
+    since,
+    usable_cores,
+    wire_bytes,
+)
+from rrrbench.scale.simulation import Topology
+
+_WARM_UP_REQUESTS = 16
+_IDLE_SECONDS = 3.0
+_SHARE_OF_SECONDS = 0.4  # of what a load may take, for those that tell what requests cost
+LIGHT, LOADED = 1, 8  # clients of the two runs that tell what a request and a batch cost
+
+
+class Measurements:
+    """The sections; each measures one case into the result file."""
+
+    def __init__(self, options: argparse.Namespace, networks: Networks, result: ResultFile) -> None:
+        self.options, self.networks, self.result = options, networks, result
+        self.bodies = networks.jpegs(options.pixels)
+        self.logs = networks.cache / "logs"
+
+    def engine(self, target: str) -> None:
+        """Calls of the engine on one core by size of batch, and again while the other core does the same."""
+        folder = self.networks.engine_folder(ENSEMBLE, self.options.pixels, target)
+
+        def call() -> dict[str, Any]:
+            first, *_ = cores = usable_cores()
+            (alone,) = self._engines(folder, [first], self.options.batch)
+            few = [size for size in self.options.batch if size in (LIGHT, LOADED)]
+            both = self._engines(folder, cores, few)
+            together = {size: [time_ms for times in both for time_ms in times[size]] for size in both[0]}
+            return {"alone_ms": alone, "both_ms": together}
+
+        self.result.measure("engine", self._key(target), call)
+
+    def service(self, target: str) -> None:
+        """One replica on one core: its start, what stands idle, and what requests and batches cost it."""
+        repository = repository_of(self.networks, self.options.pixels, target)
+
+        def call() -> dict[str, Any]:
+            with deployed(TOPOLOGIES[ONE], repository.path, self.logs) as one:
+                (server,), (url,) = one.fronts, one.urls
+                drive([url], self.bodies, Load(_WARM_UP_REQUESTS, 60.0, clients=2))
+                found: dict[str, Any] = {"start_seconds": server.start_seconds, "idle_cpu_share": _idle(one)}
+                for name, clients in (("light", LIGHT), ("loaded", LOADED)):
+                    load = Load(self.options.requests, _SHARE_OF_SECONDS * self.options.seconds, clients=clients)
+                    driven, spent = self._drive(one, load)
+                    stages = _image_stages(driven) if name == "light" else {}
+                    found[name] = {"clients": clients, **driven.figures(), **spent, **stages}
+                wires = [wire_bytes(url, body) for body in self.bodies]
+                shot = wire_bytes(url, photo("cat", 0))
+                found["wire_bytes"] = {
+                    "drawn letter": {name: float(np.mean([wire[name] for wire in wires])) for name in wires[0]},
+                    "photo": {name: float(size) for name, size in shot.items()},
+                    "pixels": pixels_bytes(repository.models[0]),
+                }
+                found["memory_mb"] = server.memory_mb()
+                found["repository_bytes"] = folder_bytes(repository.path)
+            return found
+
+        self.result.measure("service", self._key(target), call)
+
+    def replicas(self, target: str) -> None:
+        """Closed and open loops on each topology; rates are shares of what one replica can do."""
+        repository = repository_of(self.networks, self.options.pixels, target)
+        service = case_of(self.result.document, "service", target)
+        for name, topology in TOPOLOGIES.items():
+            call = partial(self._loaded, name, topology, repository.path, service["loaded"]["throughput"])
+            self.result.measure("replicas", {**self._key(target), "topology": name}, call)
+
+    def _loaded(self, name: str, topology: Topology, repository: Path, most: float) -> dict[str, Any]:
+        count = len(topology.fronts)
+        rows = []
+        with deployed(topology, repository, self.logs) as running:
+            for load in self._loads(count, count * most):
+                drive(running.urls, self.bodies, Load(_WARM_UP_REQUESTS * count, 60.0, clients=2 * count))
+                driven, spent = self._drive(running, load)
+                rows.append({**_told(load), **driven.figures(), **spent})
+                print(f"{name}, {load_text(rows[-1])}: {driven.throughput:.1f}/s", flush=True)
+        return {"rows": rows}
+
+    def start(self, target: str) -> None:
+        """From the start of the process until it is ready, on one core and on all, and the first answers then."""
+        repository = repository_of(self.networks, self.options.pixels, target)
+
+        def call() -> dict[str, Any]:
+            found: dict[str, Any] = {}
+            first, *_ = cores = usable_cores()
+            for name, places in (("1 core", [first]), (f"{len(cores)} cores", cores)):
+                seconds, first_ms, later_ms = [], [], []
+                for _ in range(self.options.starts):
+                    with contenders.rrr_serve(
+                        repository.path, self.logs, options=["--workers", "1"], cores=places
+                    ) as server:
+                        seconds.append(server.start_seconds)
+                        driven = drive([f"{server.url}/v1/predict"], self.bodies, Load(40, 60.0, clients=1))
+                        first_ms.append(float(driven.latencies_ms[0]))
+                        later_ms.append(float(np.median(driven.latencies_ms[20:])))
+                found[name] = {"start_seconds": seconds, "first_answer_ms": first_ms, "later_answers_ms": later_ms}
+            return found
+
+        self.result.measure("start", self._key(target), call)
+
+    def _key(self, target: str) -> dict[str, Any]:
+        return {"target": target, "pixels": self.options.pixels}
+
+    def _loads(self, count: int, most: float) -> Sequence[Load]:
+        options = self.options
+        limits = {"requests": options.requests * count, "seconds": options.seconds}
+        closed = [Load(**limits, clients=clients) for clients in options.clients]
+        opened = [
+            Load(**limits, rate_per_second=share * most, seed=seed) for seed, share in enumerate(options.rate_share)
+        ]
+        return [*closed, *opened]
+
+    def _drive(self, running: Deployment, load: Load) -> tuple[Driven, dict[str, Any]]:
+        """A load, and what each part of the replicas and the client spent on it."""
+        before, ran = running.cpu_seconds(), running.inferences()
+        driven = drive(running.urls, self.bodies, load)
+        spent = since(before, running.cpu_seconds())
+        run = since(ran, running.inferences())
+        requests = len(driven.latencies_ms)
+        return driven, {
+            "seconds": driven.seconds,
+            # The service's own looks at the model are batches of one image.
+            "batches": run["batches"] - (run["images"] - requests) if run["images"] else None,
+            "queue_ms": run["queue_us"] / run["images"] / 1000 if run["images"] else None,
+            "stages_ms": {
+                stage: [float(value) for value in np.percentile(times, (50, 99))]
+                for stage, times in driven.stages_ms().items()
+            },
+            "cpu_seconds": spent,
+            "client_cpu_ms": 1000 * driven.client_cpu_seconds / requests,
+        }
+
+    def _engines(self, folder: Path, cores: Sequence[int], batch: Sequence[int]) -> list[dict[str, list[float]]]:
+        """Times by size of batch of an engine on each of these cores, all at the same time."""
+        words = [sys.executable, "-m", "rrrbench.scale.engine_times", str(folder)]
+        words += ["--seconds", str(self.options.engine_seconds), "--batch", *map(str, batch)]
+        processes = [
+            subprocess.Popen(
+                ["taskset", "--cpu-list", str(core), *words],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, **contenders.python_path()},
+            )
+            for core in cores
+        ]
+        try:
+            for process in processes:
+                if process.stdout is None or process.stdout.readline().strip() != "ready":
+                    raise SystemExit(f"{folder} could not be loaded in a process of its own")
+            for process in processes:
+                assert process.stdin is not None
+                process.stdin.write("\n")
+                process.stdin.flush()
+            return [json.loads(process.communicate()[0]) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+
+
+def case_of(document: Mapping[str, Any], section: str, target: str) -> dict[str, Any]:
+    """The case of a target that others are reckoned from.
+
+    Raises:
+        SystemExit: it was not measured.
+    """
+    for case in document.get(section, []):
+        if case["target"] == target:
+            return dict(case)
+    raise SystemExit(f"{section} of {target} is not in the file yet: --only {section} --targets {target} measures it")
+
+
+def _idle(running: Deployment) -> dict[str, float]:
+    """Shares of a core that the parts of a replica take when nobody asks."""
+    before = running.cpu_seconds()
+    time.sleep(_IDLE_SECONDS)
+    spent = since(before, running.cpu_seconds())
+    return {part: seconds / _IDLE_SECONDS for part, seconds in spent.items()}
+
+
+def _image_stages(driven: Driven) -> dict[str, list[float]]:
+    """What decoding and resizing took, for a few hundred answers."""
+    stages = driven.stages_ms()
+    return {f"{name}_ms": stages[name][:300] for name in ("decode", "preprocess")}
+
+
+def _told(load: Load) -> dict[str, Any]:
+    """A load, JSON-ready; `load_of` reads it back."""
+    if load.clients is not None:
+        return {"clients": load.clients}
+    return {"rate_per_second": load.rate_per_second, "seed": load.seed, "most_seconds": load.seconds}
+
+
+def load_of(row: dict[str, Any]) -> Load:
+    """The load of a measured row, with as many requests as were answered."""
+    if "clients" in row:
+        return Load(row["requests"], np.inf, clients=row["clients"])
+    return Load(row["requests"], row["most_seconds"], rate_per_second=row["rate_per_second"], seed=row["seed"])
+
+
+def load_text(row: dict[str, Any]) -> str:
+    """A load as tables name it."""
+    if "clients" in row:
+        return f"{row['clients']} client{'s' * (row['clients'] > 1)}"
+    return f"{row['rate_per_second']:.1f}/s"

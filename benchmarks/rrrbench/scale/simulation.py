@@ -1,0 +1,211 @@
+"""Clients, a balancer, replicas and Triton's batches on shared cores, event by event (simpy); nothing is measured here.
+
+A request takes time of the client, then of its replica's front (one thread, as a worker of `rrr serve` has: read,
+decode, preprocess, send), then of Triton, waits until the engine is free, runs in a batch with all that waited as
+long (up to the largest batch, and never waiting for companions, as `rrr repository` configures it), and goes back
+through front and client.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import simpy
+
+from rrrbench.scale.machine import Core, Machine, Thread
+
+# Linux's weights of nice 0 and 5 (sched_prio_to_weight): the front goes before Triton, which `rrr serve` starts at 5.
+FRONT_WEIGHT, TRITON_WEIGHT = 1024.0, 335.0
+Process = Generator[simpy.Event, object, None]
+Random = np.random.Generator
+
+
+@dataclass(frozen=True)
+class Demands:
+    """Seconds of a core that parts of a request take, were they alone there.
+
+    Attributes:
+        engine: draws those of an engine call for a batch of so many images.
+        front: draws those of the front until a request is handed to Triton.
+        front_after: of the front for its answer.
+        front_batch: of the front once more for all answers that come back together.
+        triton: of Triton beside the engine, for one request.
+        client: of the client, half before and half after.
+        wait: seconds that a request takes beside all this: wake-ups, loopback.
+        probe_every: seconds between two inferences by which the service watches its model; 0 for none.
+        max_batch: images in a batch at most.
+    """
+
+    engine: Callable[[Random, int], float]
+    front: Callable[[Random], float] = lambda _: 0.0
+    front_after: float = 0.0
+    front_batch: float = 0.0
+    triton: float = 0.0
+    client: float = 0.0
+    wait: float = 0.0
+    probe_every: float = 0.0
+    max_batch: int = 1
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Which part runs on which core of one machine.
+
+    Attributes:
+        fronts: the core of each front.
+        tritons: the cores of each Triton, an instance of the engine on each; front i asks Triton i, or the last.
+        cores: of the machine; the client runs on whichever has least to do.
+        slowdown: see `Machine`.
+    """
+
+    fronts: tuple[int, ...]
+    tritons: tuple[tuple[int, ...], ...]
+    cores: int
+    slowdown: float = 1.0
+
+
+@dataclass
+class Outcome:
+    """What a run gave.
+
+    Attributes:
+        latencies: seconds of each request, in the order of the answers.
+        batches: how many of each size ran, those of probes among them.
+        seconds: from the start to the last answer.
+    """
+
+    latencies: list[float] = field(default_factory=list)
+    batches: Counter[int] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+    @property
+    def throughput(self) -> float:
+        """Answers a second."""
+        return len(self.latencies) / self.seconds if self.seconds else 0.0
+
+    def percentile_ms(self, percent: float) -> float:
+        """A percentile of the latencies in milliseconds."""
+        return 1000 * float(np.percentile(self.latencies, percent))
+
+
+class Triton:
+    """A queue before one instance of the engine, or several."""
+
+    def __init__(
+        self, env: simpy.Environment, cores: Sequence[Core], demands: Demands, random: Random, outcome: Outcome
+    ) -> None:
+        self._env, self._demands, self._random, self._batches = env, demands, random, outcome.batches
+        self._idle = deque(cores)
+        self._waiting: deque[simpy.Event] = deque()
+        self.receiver = Thread(env, lambda: cores[0], weight=TRITON_WEIGHT)
+
+    def infer(self) -> simpy.Event:
+        """What happens when the batch with this image is done; its value is true for the first of the batch."""
+        done = self._env.event()
+        self._waiting.append(done)
+        self._start()
+        return done
+
+    def _start(self) -> None:
+        if not self._idle or not self._waiting:
+            return
+        core = self._idle.popleft()
+        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._demands.max_batch))]
+        self._batches[len(batch)] += 1
+        worked = core.work(self._demands.engine(self._random, len(batch)), TRITON_WEIGHT)
+
+        def end(_: simpy.Event) -> None:
+            for place, done in enumerate(batch):
+                done.succeed(place == 0)
+            self._idle.append(core)
+            self._start()
+
+        assert worked.callbacks is not None
+        worked.callbacks.append(end)
+
+
+@dataclass
+class Replica:
+    """A front, the Triton that it asks, and how many requests are under way there."""
+
+    front: Thread
+    triton: Triton
+    under_way: int = 0
+
+
+# Which replica takes a request: its number, the replicas, a generator -> the replica.
+Balancer = Callable[[int, Sequence[Replica], Random], Replica]
+BALANCERS: dict[str, Balancer] = {
+    "round robin": lambda number, replicas, _: replicas[number % len(replicas)],
+    "random": lambda _, replicas, random: replicas[random.integers(len(replicas))],
+    "least requests": lambda _, replicas, __: min(replicas, key=lambda replica: replica.under_way),
+}
+
+
+class Simulation:
+    """One run of a topology under one load."""
+
+    def __init__(self, topology: Topology, demands: Demands, *, seed: int, balancer: str = "round robin") -> None:
+        self.env, self.outcome = simpy.Environment(), Outcome()
+        self._demands, self._random, self._balancer = demands, np.random.default_rng(seed), BALANCERS[balancer]
+        machine = Machine(self.env, topology.cores, slowdown=topology.slowdown)
+        tritons = [
+            Triton(self.env, [machine.cores[place] for place in places], demands, self._random, self.outcome)
+            for places in topology.tritons
+        ]
+        self._replicas = [
+            Replica(self._thread(machine.cores[place]), tritons[min(index, len(tritons) - 1)])
+            for index, place in enumerate(topology.fronts)
+        ]
+        self._client = Thread(self.env, machine.idlest, weight=FRONT_WEIGHT)
+
+    def closed(self, clients: int, requests: int) -> Outcome:
+        """So many clients, each sending again when it was answered, until so many requests were sent."""
+        numbers = iter(range(requests))
+
+        def one_client() -> Process:
+            for number in numbers:
+                yield from self._request(number, self.env.now)
+
+        return self._run([self.env.process(one_client()) for _ in range(clients)])
+
+    def opened(self, due: Sequence[float]) -> Outcome:
+        """A request at each of these seconds, whatever comes back."""
+
+        def one(number: int, begin: float) -> Process:
+            yield self.env.timeout(begin)
+            yield from self._request(number, begin)
+
+        return self._run([self.env.process(one(number, begin)) for number, begin in enumerate(due)])
+
+    def _thread(self, core: Core) -> Thread:
+        return Thread(self.env, lambda: core, weight=FRONT_WEIGHT)
+
+    def _run(self, clients: Sequence[simpy.Process]) -> Outcome:
+        if self._demands.probe_every:
+            for replica in self._replicas:
+                self.env.process(self._probe(replica))
+        self.env.run(until=self.env.all_of(clients))
+        self.outcome.seconds = self.env.now
+        return self.outcome
+
+    def _probe(self, replica: Replica) -> Process:
+        while True:
+            yield self.env.timeout(self._demands.probe_every)
+            yield replica.triton.infer()
+
+    def _request(self, number: int, begin: float) -> Process:
+        demands = self._demands
+        replica = self._balancer(number, self._replicas, self._random)
+        replica.under_way += 1
+        yield self._client.do(demands.client / 2)
+        if demands.wait:
+            yield self.env.timeout(demands.wait)
+        yield replica.front.do(demands.front(self._random))
+        yield replica.triton.receiver.do(demands.triton)
+        first = yield replica.triton.infer()
+        yield replica.front.do(demands.front_after + (demands.front_batch if first else 0.0))
+        yield self._client.do(demands.client / 2)
+        replica.under_way -= 1
+        self.outcome.latencies.append(self.env.now - begin)
