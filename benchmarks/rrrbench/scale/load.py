@@ -31,11 +31,9 @@ class RoundRobin:
             HttpClient(url, bodies, timeout_seconds=_TIMEOUT_SECONDS, heard=lambda _, body: self.bodies.append(body))
             for url in urls
         ]
-
-    @property
-    def answered_by(self) -> Counter[AnsweredBy]:
-        """See `Client`."""
-        return sum((client.answered_by for client in self._clients), Counter())
+        self.answered_by: Counter[AnsweredBy] = Counter()
+        for client in self._clients:
+            client.answered_by = self.answered_by  # counted together
 
     async def ask(self, ticket: int) -> float:
         """See `Client.ask`."""
@@ -137,5 +135,5 @@ def drive(urls: Sequence[str], bodies: Sequence[bytes], load: Load) -> Driven:
         gc.enable()
     if recorder.errors or not recorder.latencies_seconds:
         raise SystemExit(f"{', '.join(urls)} under {load}: {dict(recorder.errors) or 'no answer'}")
-    latencies_ms = 1000 * np.array(recorder.latencies_seconds)
+    latencies_ms = 1000 * np.array(recorder.latencies_seconds, np.float64)
     return Driven(latencies_ms, dict(recorder.errors), recorder.wall_seconds, cpu_seconds, answers)

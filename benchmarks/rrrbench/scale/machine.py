@@ -127,4 +127,9 @@ class Thread:
             seconds, done = self._waiting.popleft()
             worked = self._place().work(seconds, self._weight)
             assert worked.callbacks is not None
-            worked.callbacks.append(lambda _: (done.succeed(), self._next()))
+
+            def ended(_: object) -> None:
+                done.succeed()
+                self._next()
+
+            worked.callbacks.append(ended)

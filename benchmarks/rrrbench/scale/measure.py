@@ -229,7 +229,7 @@ def load_of(row: dict[str, Any]) -> Load:
     return Load(row["requests"], row["most_seconds"], rate_per_second=row["rate_per_second"], seed=row["seed"])
 
 
-def load_text(row: dict[str, Any]) -> str:
+def load_text(row: Mapping[str, Any]) -> str:
     """A load as tables name it."""
     if "clients" in row:
         return f"{row['clients']} client{'s' * (row['clients'] > 1)}"
