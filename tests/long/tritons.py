@@ -30,9 +30,9 @@ from rrrbench.names import ENSEMBLE
 from rrrbench.networks import Networks
 
 _QUERY = "top_k=4"
-_POLL_SECONDS = 0.01
+_POLL_SECONDS, _WARM_UP_SECONDS = 0.01, 2.0
 KILLED_AT, STARTED_AT, FROZEN_AT = 1 / 3, 5 / 12, 2 / 3  # of the requests
-FROZEN_SECONDS, AFTERWARDS_SECONDS = 10.0, 6.0
+FROZEN_SECONDS, LEAST_SECONDS = 10.0, 6.0  # and how long each of the other states lasts, however few the requests
 # What must hold.
 BACK_SECONDS, BACK_RATIO = 5.0, 2.0
 _STEP_SECONDS = 0.25
@@ -55,9 +55,13 @@ def under_way(endings: Sequence[Ending], moment: float) -> int:
 
 
 def back_after(endings: Sequence[Ending], moment: float, until: float, limit_ms: float) -> float:
-    """Seconds from `moment` on, in quarters, from which p99 of all that was sent until `until` is within the limit."""
-    steps = np.arange(0.0, until - moment, _STEP_SECONDS).tolist()
-    return next((step for step in steps if p99_ms(endings, moment + step, until) <= limit_ms), float("inf"))
+    """Seconds from `moment` on, in quarters, after which p99 of any five seconds until `until` is within the limit."""
+    steps = np.arange(0.0, max(until - moment - BACK_SECONDS, 0.0) + _STEP_SECONDS, _STEP_SECONDS).tolist()
+    found = [p99_ms(endings, moment + step, min(until, moment + step + BACK_SECONDS)) for step in steps]
+    bad = [step for step, p99 in zip(steps, found, strict=True) if p99 > limit_ms]
+    if bad and bad[-1] == steps[-1]:
+        return float("inf")
+    return bad[-1] + _STEP_SECONDS if bad else 0.0
 
 
 class Scene:
@@ -115,14 +119,17 @@ class Scene:
             self.answering[name] = answer.json()["tritons"]["answering"]
 
         note("begun")
+        await asyncio.sleep(LEAST_SECONDS)
         await reached(KILLED_AT)
         note("killed")
         first.send(signal.SIGKILL)
+        await asyncio.sleep(LEAST_SECONDS)
         await reached(STARTED_AT)
         await count("killed")
         note("started")
         await first.start()
         note("loaded")
+        await asyncio.sleep(LEAST_SECONDS)
         await reached(FROZEN_AT)
         await count("loaded")
         note("frozen")
@@ -131,7 +138,7 @@ class Scene:
         await count("frozen")
         note("woken")
         second.send(signal.SIGCONT)
-        await asyncio.sleep(AFTERWARDS_SECONDS)
+        await asyncio.sleep(LEAST_SECONDS)
         await reached(1)
         await count("woken")
         note("ended")
@@ -146,7 +153,7 @@ def run(options: argparse.Namespace, result: ResultFile, bounds: Bounds) -> None
     at = scene.moments
     kinds = [ending.kind for ending in endings]
     counts = {kind: kinds.count(kind) for kind in sorted(set(kinds))}
-    healthy_ms = p99_ms(endings, at["begun"], at["killed"])
+    healthy_ms = p99_ms(endings, at["begun"] + _WARM_UP_SECONDS, at["killed"])
     events = {"killed": at["started"], "frozen": at["woken"]}
     back = {name: back_after(endings, at[name], until, BACK_RATIO * healthy_ms) for name, until in events.items()}
     in_flight = {name: under_way(endings, at[name]) for name in events}
