@@ -3,9 +3,9 @@
     .venv/bin/python tests/long image [REPOSITORY] [--only cpu bento train gpu] [--base-files FILE ...] [--keep]
 
 It needs root and `apt install buildah debootstrap`, neither an engine nor a registry. `cpu` and `bento` serve a
-repository with a read-only root, as a user that is not root, and must answer as `rrr serve` does outside. `train` trains
-and builds, and makes a repository that `rrr serve` takes. `gpu` is built on a stand-in for NVIDIA's image, and its front
-asks the Triton of an `rrr serve` outside: that shows its packages to work together, and nothing about a GPU.
+repository with a read-only root, as a user that is not root, and must answer as `rrr serve` does outside. `train`
+trains and builds, and makes a repository that `rrr serve` takes. `gpu` is built on a stand-in for NVIDIA's image, and
+its front asks the Triton of an `rrr serve` outside: that shows its packages to work together, and nothing about a GPU.
 """
 
 import argparse
@@ -94,7 +94,7 @@ def check_locked_up(running: Container, user: int, bounds: Bounds) -> None:
     users = {each.uids().real for each in running.processes()}
     bounds.check(f"processes run as users {users}, not {user}", users == {user})
     try:
-        Path(f"/proc/{running.first.pid}/root/etc/written").touch()
+        (Path("/proc") / str(running.first.pid) / "root" / "written").touch()
         bounds.check("its root can be written to", False)
     except OSError as error:
         bounds.check(f"its root is not read-only: {error}", "Read-only" in str(error))

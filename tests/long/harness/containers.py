@@ -1,4 +1,4 @@
-"""Images built by buildah on a Debian of debootstrap's, and containers of them: as root, without an engine or a registry.
+"""Images built by buildah on a Debian of debootstrap's, and containers of them; as root, without engine or registry.
 
 A container is what `docker run --read-only --tmpfs /tmp --network host` makes: namespaces for mounts and processes, the
 image's own user and environment, its root mounted read-only, 64 MB of /dev/shm.
