@@ -57,9 +57,9 @@ def test_the_image_and_the_port_are_those_of_this_version(container: dict[str, A
     dockerfile = (ROOT / "Dockerfile").read_text()
     assert version is not None
     assert container["image"] == f"rrrnet-serving:{version[1]}"
-    assert [port["containerPort"] for port in container["ports"]] == [
+    assert {port["containerPort"] for port in container["ports"]} == {
         int(port) for port in re.findall(r"^EXPOSE (\d+)", dockerfile, re.M)
-    ]
+    }
     user = re.search(r"^USER (\d+):(\d+)", dockerfile, re.M)
     assert user is not None
     security = manifests["Deployment"]["spec"]["template"]["spec"]["securityContext"]
