@@ -62,8 +62,10 @@ def labels(url: str, bodies: list[bytes]) -> list[str]:
 
 
 def make_image(images: Images, target: str, *options: str) -> str:
-    """Run `make image` with buildah; the image's name."""
+    """Run `make image` with buildah, unless an earlier run kept the image; its name."""
     name = f"localhost/rrr-image-test/{target}:0"
+    if images.has(name):
+        return name
     words = [
         f"IMAGE_TARGET={target}",
         f"IMAGE={name}",
@@ -75,18 +77,12 @@ def make_image(images: Images, target: str, *options: str) -> str:
     return name
 
 
-def sizes(root: Path, base: Path) -> dict[str, Any]:
+def sizes(root: Path, base_bytes: int) -> dict[str, Any]:
     """What an image weighs beside its base, and its largest packages."""
-    packages = {
-        path.name: size_bytes(path) for path in root.glob("opt/rrr/lib/python3*/site-packages/*") if path.is_dir()
-    }
-    largest = sorted(packages.items(), key=lambda item: -item[1])[:12]
-    beside = size_bytes(root) - size_bytes(base)
-    return {
-        "gb": beside / 1e9,
-        "base_gb": size_bytes(base) / 1e9,
-        "largest_mb": {name: size / 1e6 for name, size in largest},
-    }
+    folders = [path for path in root.glob("opt/rrr/lib/python3*/site-packages/*") if path.is_dir()]
+    largest = sorted(((size_bytes(path) / 1e6, path.name) for path in folders), reverse=True)[:12]
+    beside = (size_bytes(root) - base_bytes) / 1e9
+    return {"gb": beside, "base_gb": base_bytes / 1e9, "largest_mb": {name: size for size, name in largest}}
 
 
 def check_locked_up(running: Container, user: int, bounds: Bounds) -> None:
@@ -128,12 +124,12 @@ def cpu(setup: "Setup", bounds: Bounds) -> dict[str, Any]:
     name = make_image(setup.images, "cpu")
     config = setup.images.config(name)
     check_labels(config["Labels"], "rrrnet-serving", bounds)
-    with setup.images.mounted(name) as root, setup.images.mounted(_BASE) as base:
-        weighed = sizes(root, base)
+    with setup.images.mounted(name) as root:
+        weighed = sizes(root, setup.base_bytes)
         bounds.check(f"it weighs {weighed['gb']:.3f} GB beside its base", weighed["gb"] <= _MOST_CPU_GB)
         port = free_port()
         url, started = f"http://127.0.0.1:{port}", time.monotonic()
-        arguments = ["--port", str(port), "--drain", "0"]
+        arguments = ["--port", str(port), "--drain", "0", "--workers", "1"]
         with container(root, config, arguments, setup.log("cpu"), (setup.repository, "/models")) as running:
             running.wait_until_ready(url)
             ready = time.monotonic() - started
@@ -156,19 +152,25 @@ def cpu(setup: "Setup", bounds: Bounds) -> dict[str, Any]:
     return weighed | {"ready_seconds": ready, "healed_seconds": healed, "stop_seconds": stop, "exit_code": code}
 
 
-def bento(setup: "Setup", bounds: Bounds) -> dict[str, Any]:
-    """Build BentoML's own image with `bentoml containerize`, serve and stop it."""
+def containerize(images: Images, repository: Path) -> str:
+    """Run `bentoml containerize` with buildah, unless an earlier run kept the image; its name."""
+    name = "localhost/rrr-image-test/bento:0"
+    if images.has(name):
+        return name
+    print("building bento", flush=True)
     with tempfile.TemporaryDirectory(prefix="bento-") as folder:
-        home = Path(folder) / "home"
-        environment = {**build_bento(setup.repository, Path(folder) / "tree", home), **setup.images.environment}
-        environment |= {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"}
-        name = "localhost/rrr-image-test/bento:0"
-        print("building bento", flush=True)
-        command = [BENTOML, "containerize", "rrr:latest", "--backend", "buildah", "--image-tag", name]
-        subprocess.run(command, env=environment, check=True)
-    config = {"WorkingDir": "", "Cmd": None} | setup.images.config(name)
-    with setup.images.mounted(name) as root, setup.images.mounted(_BASE) as base:
-        weighed = {"gb": (size_bytes(root) - size_bytes(base)) / 1e9}
+        environment = {**images.environment, **build_bento(repository, Path(folder) / "tree", Path(folder) / "home")}
+        words = ["containerize", "rrr:latest", "--backend", "buildah", "--image-tag", name]
+        subprocess.run([BENTOML, *words], env=environment, check=True)
+    return name
+
+
+def bento(setup: "Setup", bounds: Bounds) -> dict[str, Any]:
+    """Build BentoML's own image, serve and stop it."""
+    name = containerize(setup.images, setup.repository)
+    config = setup.images.config(name)
+    with setup.images.mounted(name) as root:
+        weighed = {"gb": (size_bytes(root) - setup.base_bytes) / 1e9}
         port = free_port()
         url, started = f"http://127.0.0.1:{port}", time.monotonic()
         with container(root, config, ["serve", "--port", str(port)], setup.log("bento")) as running:
@@ -196,8 +198,8 @@ def train(setup: "Setup", bounds: Bounds) -> dict[str, Any]:
         "build model --target onnxruntime-fp32 --out engine --max-drop 100",
         "repository engine --out repository --backends python",
     ]
-    with setup.images.mounted(name) as root, setup.images.mounted(_BASE) as base, tempfile.TemporaryDirectory() as work:
-        weighed = sizes(root, base)
+    with setup.images.mounted(name) as root, tempfile.TemporaryDirectory() as work:
+        weighed = sizes(root, setup.base_bytes)
         shutil.chown(work, _USER, _USER)
         for step in steps:
             with container(root, config, step.split(), setup.log("train"), (Path(work), "/work")) as running:
@@ -224,15 +226,14 @@ def gpu(setup: "Setup", bounds: Bounds) -> dict[str, Any]:
     with (
         Service(setup.log("triton"), str(setup.repository), "--drain", "0") as service,
         setup.images.mounted(name) as root,
-        setup.images.mounted(_TRITON) as base,
     ):
-        weighed = sizes(root, base)
+        weighed = sizes(root, setup.base_bytes)
         (triton,) = service.of_kind("tritonserver")
         words = triton.cmdline()
         address = f"127.0.0.1:{next(word.partition('=')[2] for word in words if word.startswith('--grpc-port='))}"
         port = free_port()
         url = f"http://127.0.0.1:{port}"
-        arguments = ["--port", str(port), "--drain", "0", "--triton-url", address]
+        arguments = ["--port", str(port), "--drain", "0", "--workers", "1", "--triton-url", address]
         with container(root, config, arguments, setup.log("gpu"), (setup.repository, "/models")) as running:
             running.wait_until_ready(url)
             check_locked_up(running, _USER, bounds)
@@ -250,6 +251,7 @@ class Setup:
         repository: what is served.
         bodies: JPEG files.
         expected: the label that `rrr serve` outside gives each.
+        base_bytes: what the base weighs.
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -263,6 +265,8 @@ class Setup:
         if not self.images.has(_BASE):
             print("making the base", flush=True)
             self.images.debian([_BASE, _BENTO_BASE], options.base_files)
+        with self.images.mounted(_BASE) as base:
+            self.base_bytes = size_bytes(base)
 
     def log(self, name: str) -> Path:
         """Where a service or container of this name writes."""
@@ -290,7 +294,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE[:TARGET]",
         help="files and folders of this machine that go into the base, such as pip's configuration and certificates",
     )
-    parser.add_argument("--keep", action="store_true", help="leave the images, so that the next run builds less")
+    parser.add_argument("--keep", action="store_true", help="leave the images: the next run does not build them again")
 
 
 def run(options: argparse.Namespace, result: ResultFile, bounds: Bounds) -> None:

@@ -23,7 +23,7 @@ from rrrnet.errors import CheckFailedError, IncompatibleError
 PROGRAMS = ("buildah", "debootstrap", "unshare", "nsenter")
 # What the Dockerfile asks of its base.
 _BASE_PACKAGES = "python3,python3-venv,python3-pip,libpython3.11,ca-certificates"
-_READY_SECONDS = 180.0
+_READY_SECONDS = 300.0
 _STOP_SECONDS = 60.0
 # $1: the root; $2: what is mounted at $3. A mount of one's own is read-only without touching what lies below it.
 _START = """
@@ -236,7 +236,7 @@ def container(
     for folder in ("proc", "sys", "dev", "tmp", target.strip("/")):
         (root / folder).mkdir(parents=True, exist_ok=True)
     start = [*config["Entrypoint"], *arguments]
-    words = [str(root), source, target, config["User"], "-C", config["WorkingDir"] or "/", *config["Env"], *start]
+    words = [str(root), source, target, config["User"], "-C", config.get("WorkingDir") or "/", *config["Env"], *start]
     isolate = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as file:
