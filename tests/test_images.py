@@ -79,10 +79,9 @@ def test_make_image_names_what_it_builds() -> None:
 
 def test_the_sizes_on_the_page_are_those_that_were_measured() -> None:
     result = json.loads((ROOT / "benchmarks/results/image.json").read_text())
-    page = (ROOT / "docs/containers.md").read_text()
-    for name in IMAGES:
-        (case,) = result[name]
-        row = re.search(rf"^\| `{name}` \|.*\| ([\d.]+) GB[^|]*\|$", page, re.MULTILINE)
-        assert row is not None, name
-        assert float(row[1]) == round(case["gb"], 2), name
-    assert result["cpu"][0]["gb"] <= 0.75
+    measured = {case["image"]: case["gb"] for case in result["sizes"]}
+    assert measured["cpu"] <= 0.75
+    rows = re.findall(r"^\| `([\w-]+)` \|.*\| ([\d.]+) GB", (ROOT / "docs/containers.md").read_text(), re.MULTILINE)
+    assert {name: float(size) for name, size in rows} == {
+        name: round(measured[name], 2) for name in IMAGES if name in measured
+    }

@@ -23,7 +23,7 @@ from rrrnet.errors import CheckFailedError, IncompatibleError
 PROGRAMS = ("buildah", "debootstrap", "unshare", "nsenter")
 # What the Dockerfile asks of its base.
 _BASE_PACKAGES = "python3,python3-venv,python3-pip,libpython3.11,ca-certificates"
-_READY_SECONDS = 300.0
+_COMMAND_SECONDS = 600.0
 _STOP_SECONDS = 60.0
 # $1: the root; $2: what is mounted at $3. A mount of one's own is read-only without touching what lies below it.
 _START = """
@@ -185,7 +185,7 @@ class Container:
         enter = ["nsenter", "--target", str(self.first.pid), "--mount", "--pid", "--root", "--wd"]
         enter += ["--setuid", user, "--setgid", group or user]
         inside = [*enter, "env", "-i", *self.config["Env"], *command]
-        return subprocess.run(inside, capture_output=True, text=True, timeout=_READY_SECONDS)
+        return subprocess.run(inside, capture_output=True, text=True, timeout=_COMMAND_SECONDS)
 
     def is_healthy(self, port: int) -> bool:
         """What the image's health check says of the service at a port other than its 3000."""
@@ -193,13 +193,13 @@ class Container:
         assert kind == "CMD"
         return self.run(*(word.replace(":3000", f":{port}") for word in command)).returncode == 0
 
-    def wait_until_ready(self, url: str) -> None:
+    def wait_until_ready(self, url: str, seconds: float) -> None:
         """Until /readyz says yes.
 
         Raises:
             CheckFailedError: it ended, or is not ready in time.
         """
-        end = time.monotonic() + _READY_SECONDS
+        end = time.monotonic() + seconds
         while True:
             try:
                 if httpx.get(f"{url}/readyz", timeout=10, trust_env=False).status_code == httpx.codes.OK:
