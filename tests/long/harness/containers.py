@@ -68,23 +68,24 @@ class Images:
         folder.mkdir(parents=True, exist_ok=True)
         storage = folder / "storage.conf"
         places = f'graphroot = "{folder / "storage"}"\nrunroot = "{folder / "run"}"\n'
-        storage.write_text(f'[storage]\ndriver = "vfs"\n{places}')
+        storage.write_text(f'[storage]\ndriver = "overlay"\n{places}')  # the variable STORAGE_DRIVER has the last word
         self.environment = {
             **os.environ,
             "CONTAINERS_STORAGE_CONF": str(storage),
             "BUILDAH_ISOLATION": "chroot",  # the only one that works inside a container
         }
 
-    def buildah(self, *words: str, show: bool = False) -> str:
-        """What a command of buildah says; with `show` it says it at once."""
-        output = None if show else subprocess.PIPE
+    def buildah(self, *words: str) -> str:
+        """What a command of buildah says.
+
+        Raises:
+            CheckFailedError: it did not work; carries what it said of that.
+        """
         command = ["buildah", *words]
-        ran = subprocess.run(
-            command, env=self.environment, stdout=output, stderr=output and subprocess.STDOUT, text=True
-        )
+        ran = subprocess.run(command, env=self.environment, capture_output=True, text=True)
         if ran.returncode:
-            raise CheckFailedError(f"{' '.join(command)} ended with {ran.returncode}:\n{ran.stdout or ''}")
-        return (ran.stdout or "").strip()
+            raise CheckFailedError(f"{' '.join(command)} ended with {ran.returncode}:\n{ran.stderr}")
+        return ran.stdout.strip()
 
     def has(self, name: str) -> bool:
         """Whether an image is there."""
