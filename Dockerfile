@@ -27,10 +27,10 @@ WORKDIR /opt/rrr/lib/python3.11/site-packages
 COPY requirements/serving.lock /src/
 RUN python3 -m venv --without-pip /opt/rrr \
  && pip --python /opt/rrr/bin/python install --require-hashes --no-deps --only-binary :all: --requirement /src/serving.lock
-# What serving cannot need: OpenVINO's plugins for other devices and its readers of other formats than its own, what
-# Triton has for other Pythons, tests. `rm` without -f ends the build when a list no longer fits its package.
+# What serving cannot need: OpenVINO's plugins for other devices and its readers of other formats than its own ([!i]: ir
+# stays), what Triton has for other Pythons, tests. `rm` without -f ends the build when a list no longer fits its package.
 RUN rm -r openvino/libs/libopenvino_intel_[gn]pu_plugin.so openvino/libs/cache.json \
-        openvino/libs/libopenvino_*_frontend.so.* openvino/include \
+        openvino/libs/libopenvino_[!i]*_frontend.so.* openvino/include \
         nvidia_pytriton.libs/libpython3-*.13.so.1.0 \
         pytriton/tritonserver/python_backend_stubs/3.8 pytriton/tritonserver/python_backend_stubs/3.9 \
         pytriton/tritonserver/python_backend_stubs/3.1[!1] \
