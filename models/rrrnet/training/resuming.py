@@ -80,7 +80,7 @@ def restore(options: "Options", choice: Choice, images: ImageSet, training: Trai
     if RESUME not in previous.files:
         message = f"{options.out / RESUME} is not one of the checkpoint's sealed files"
         raise ArtifactError(f"{message}: remove it, and train again with --overwrite")
-    settings = read_settings(options.out)
+    settings = {"slices": "first"} | read_settings(options.out)  # older ones do not tell
     wanted = options.settings() | teacher.settings(training.plan.teaching)
     # What was chosen may be given as well, as the repeating command does.
     chosen = {"size": choice.size, "epochs": choice.epochs}
