@@ -1,6 +1,6 @@
 """The long tests as commands: each judges its bounds and leaves what it measured in artifacts/long.
 
-    .venv/bin/python tests/long chaos [OPTIONS]      or fuzz, image, overload, reload, soak, tritons; --help tells the options
+    .venv/bin/python tests/long chaos [OPTIONS]   or fuzz, image, overload, reload, soak, tritons; --help tells more
 
 `--save benchmarks/results/chaos.json` keeps it. A bound that was missed is named, and the exit code is 1.
 `test_long.py` runs all but `image` in `make nightly`: that needs root and changes what is mounted.
