@@ -5,26 +5,31 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 unexport PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
-# The interpreter that .venv is made from, and more options for the image builder (docs/containers.md).
+# The interpreter that .venv is made from; which image, the builder, more options for it, and where the sources are public
+# (docs/containers.md).
 PYTHON ?= python3.11 python3
+IMAGE_TARGET ?= cpu
+IMAGE_BUILD ?=
 IMAGE_OPTIONS ?=
+IMAGE_SOURCE ?=
 # What `make observe` watches, from where, and more of its options, such as --baseline NAME (docs/observability.md).
 URL ?= http://127.0.0.1:3000
 PROMETHEUS_PORT ?= 9090
 OBSERVE_OPTIONS ?=
-# Options of make chaos, demo, fuzz, overload, soak, tritons and verify.
+# Options of make chaos, demo, fuzz, image-test, overload, soak, tritons and verify.
 CHAOS ?=
 DEMO ?=
 FUZZ ?=
+IMAGE_TEST ?=
 OVERLOAD ?=
 SOAK ?=
 TRITONS ?=
 VERIFY ?=
 
-EXTRAS := build,serve,report,sweep,heif,otel,ray,tensorrt-rtx,peers,dev
+EXTRAS := build,serve,report,sweep,heif,otel,ray,tensorrt-rtx,peers,container,dev
 TORCH := $(shell grep '^torch==' constraints.txt)
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
-IMAGE := rrrnet-serving:$(VERSION)
+IMAGE := rrrnet-serving:$(VERSION)$(if $(filter gpu train,$(IMAGE_TARGET)),-$(IMAGE_TARGET))
 # The marks that tests/conftest.py gives to what takes long to start.
 HEAVY := service or build or train
 REPOSITORY := artifacts/repository/repository.json
@@ -39,10 +44,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TICK := tick() { while sleep 30 >/dev/null 2>&1; do echo "    ... $$SECONDS s"; done; }; tick & trap "kill $$!" EXIT
 NAMES := sed -u -n -E 's/^ *Collecting ([^ ]+).*/    \1/p; s/^Installing collected packages.*/    unpacking .../p'
 
-.PHONY: help setup prometheus demo observe verify quick test nightly chaos fuzz overload soak tritons lint layout rules browser format lock audit sbom wheel bento image clean
+.PHONY: help setup prometheus demo observe verify quick test nightly chaos fuzz overload soak tritons lint layout rules browser format lock audit sbom wheel bento image image-test clean
 
 help: ## List these targets.
-	@sed -n -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
 
 setup: $(INSTALLED) ## Make .venv with everything; minutes the first time, no time after that.
 
@@ -135,22 +140,34 @@ format: setup ## Put the sources in their format and mend what ruff can.
 
 lock: $(AUDIT) ## Write requirements/*.lock anew, with the digest of each file: after pyproject.toml or constraints.txt changed.
 	@export UV_CUSTOM_COMPILE_COMMAND='make lock'
-	lock='$(AUDIT)/bin/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_36'
+	lock='$(AUDIT)/bin/uv pip compile --quiet --python-platform x86_64-manylinux_2_36'
 	lock+=' --generate-hashes --no-annotate --no-emit-index-url --strip-extras'
-	$$lock pyproject.toml --extra serve --constraints constraints.txt --output-file requirements/serving.lock
-	grep '^hatchling==' constraints.txt | $$lock - --constraints constraints.txt --output-file requirements/build.lock
-	$$lock requirements/audit.in --output-file requirements/audit.lock
+	ours="$$lock pyproject.toml --extra container --constraints constraints.txt"
+	$$ours --python-version 3.11 --extra serve --output-file requirements/serving.lock
+	$$ours --python-version 3.12 --extra front --output-file requirements/front.lock
+	$$ours --python-version 3.11 --extra build --output-file requirements/training.lock
+	grep -q '^torch==.*+cpu ' requirements/training.lock || {
+	  echo 'make: torch in requirements/training.lock is not the build for CPUs: let uv find that (UV_FIND_LINKS=FOLDER, or UV_TORCH_BACKEND=cpu)' >&2
+	  exit 1
+	}
+	grep '^hatchling==' constraints.txt | $$lock - --python-version 3.11 --constraints constraints.txt --output-file requirements/build.lock
+	$$lock requirements/audit.in --python-version 3.11 --output-file requirements/audit.lock
 
 audit: $(AUDIT) ## Ask an advisory service about every locked package; requirements/advisories.toml lists what is accepted.
 	@awk -v today="$$(date +%F)" '/^id/ {id = $$3} /^review_by/ && $$3 <= today {print id " is due for review since " $$3; due = 1} END {exit due}' requirements/advisories.toml
 	$(AUDIT)/bin/pip-audit --strict --disable-pip --no-deps --progress-spinner off \
 	  $$(sed -n 's/^id = "\(.*\)"/--ignore-vuln \1/p' requirements/advisories.toml) \
-	  $(addprefix --requirement ,constraints.txt requirements/serving.lock requirements/build.lock)
+	  $(addprefix --requirement ,constraints.txt requirements/serving.lock requirements/front.lock requirements/build.lock)
 
-sbom: $(AUDIT) ## Write dist/sbom.cdx.json: what the serving environment holds, as CycloneDX.
+sbom: $(AUDIT) ## Write dist/sbom*.cdx.json: what the serving environment and the images gpu and train hold, as CycloneDX.
 	@mkdir -p dist
-	$(AUDIT)/bin/python -W ignore::UserWarning -m cyclonedx_py requirements requirements/serving.lock --pyproject pyproject.toml --output-file dist/sbom.cdx.json
-	echo dist/sbom.cdx.json
+	sbom() {
+	  $(AUDIT)/bin/python -W ignore::UserWarning -m cyclonedx_py requirements "requirements/$$1.lock" --pyproject pyproject.toml --output-file "dist/$$2"
+	  echo "dist/$$2"
+	}
+	sbom serving sbom.cdx.json
+	sbom front sbom-gpu.cdx.json
+	sbom training sbom-train.cdx.json
 
 # An environment of its own: what asks about packages is not mixed with them.
 $(AUDIT): requirements/audit.lock | setup
@@ -166,15 +183,22 @@ wheel: setup ## Build dist/*.whl.
 bento: setup $(REPOSITORY) ## Build a Bento of the service and artifacts/repository.
 	@BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml build
 
-image: ## Build the container image of the service with docker, buildah or podman.
-	@if docker info >/dev/null 2>&1; then build='docker build'
+image: ## Build the container image of the service with docker, buildah or podman; IMAGE_TARGET=gpu or train for the others.
+	@build='$(IMAGE_BUILD)'
+	if [ -n "$$build" ]; then :
+	elif docker info >/dev/null 2>&1; then build='docker build'
 	elif command -v buildah >/dev/null; then build='buildah build --layers --format docker'
 	elif command -v podman >/dev/null; then build='podman build --format docker'
 	else
 	  echo 'make: neither a docker engine nor buildah nor podman is here: apt install buildah' >&2
 	  exit 1
 	fi
-	$$build $(IMAGE_OPTIONS) --tag $(IMAGE) .
+	revision=$$(git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null) || revision=
+	$$build --target '$(IMAGE_TARGET)' --build-arg 'VERSION=$(VERSION)' --build-arg "REVISION=$$revision" \
+	  --build-arg "CREATED=$$(date -u +%FT%TZ)" --build-arg 'SOURCE=$(IMAGE_SOURCE)' $(IMAGE_OPTIONS) --tag '$(IMAGE)' .
+
+image-test: setup ## Build the images on a Debian of debootstrap's, serve in them and judge: root, apt install buildah debootstrap; 15 minutes.
+	@$(BIN)/python tests/long image $(IMAGE_TEST)
 
 clean: ## Remove what tools left behind; .venv and artifacts stay.
 	@rm -rf dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,13 +1,13 @@
 """What a million images cost, one replica and two, and by simulation how many replicas a larger load needs.
 
-    .venv/bin/python benchmarks/scale.py             # measures: 12 minutes on 2 cores that do nothing else
+    .venv/bin/python benchmarks/scale.py             # measures: 20 minutes on 2 cores that do nothing else
     .venv/bin/python benchmarks/scale.py --tables    # only writes docs/scale.md again
 
 engine     calls of every target's engine on one core, by size of batch
 service    one replica of every target on one core: cost, bytes, memory
-replicas   one target: closed and open loops on 1 replica, on 2, and on front and Triton apart, a core each
+replicas   one target, in rounds: both again, and loops on 1 replica, on 2, and on front and Triton apart, a core each
 start      one target: from process start to ready, on one core and on two
-simulate   computed: the same loads by the simulation, fed by `engine` and `service`
+simulate   computed: the same loads by the simulation, each round fed by the engine and service of that round
 beyond     computed: replicas for large loads
 
 Needs taskset (util-linux) and two cores. Engines that are not in the cache are built first, which takes minutes.
@@ -46,9 +46,9 @@ def compute(result: ResultFile, options: argparse.Namespace) -> None:
     document = result.document
     if "simulate" in options.only:
         for case in document.get("replicas", []):
-            engine, service = (case_of(document, section, case["target"]) for section in ("engine", "service"))
-            rows = simulated_rows(case, demands_of(engine, service), slowdown_of(engine))
-            result.record("simulated", {"target": case["target"], "topology": case["topology"]}, {"rows": rows})
+            demands, slowdown = demands_of(case["engine"], case["service"]), slowdown_of(case["engine"])
+            found = {name: simulated_rows(name, rows, demands, slowdown) for name, rows in case["topologies"].items()}
+            result.record("simulated", {"target": case["target"], "round": case["round"]}, {"topologies": found})
     if "beyond" in options.only:
         for service in document.get("service", []):
             target = service["target"]
@@ -80,7 +80,8 @@ def parse() -> argparse.Namespace:
         help="rates of the open loops, of what replicas can do",
     )
     parser.add_argument("--requests", type=int, default=1000, help="of each load, for each replica, at most")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each load at most")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each load at most")
+    parser.add_argument("--rounds", type=int, default=5, help="of section replicas")
     parser.add_argument("--starts", type=int, default=3)
     parser.add_argument("--p99-ms", type=float, nargs="+", default=[100.0, 250.0], help="goals of section beyond")
     parser.add_argument("--trial-requests", type=int, default=REQUESTS, help="of each load that section beyond tries")
@@ -99,6 +100,7 @@ def parse() -> argparse.Namespace:
         options.target, options.targets, options.pixels = "openvino-fp32", ["openvino-fp32"], 32
         options.batch, options.engine_seconds, options.clients, options.rate_share = [1, 2, 8], 0.1, [1, 4], [0.3]
         options.requests, options.seconds, options.starts, options.trial_requests = 30, 4.0, 1, 300
+        options.rounds = 2
     return options
 
 

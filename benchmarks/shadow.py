@@ -117,7 +117,7 @@ class Measurements:
             "capacity_per_second": capacity,
             "rate_per_second": rate,
             "requests": sum(map(len, times[ALONE])),
-            "shadow": counts,
+            "told": counts,
             "services": {
                 name: {
                     "p50_ms_by_round": [float(np.median(turn)) for turn in found],
@@ -143,7 +143,7 @@ def tables(document: Mapping[str, Any]) -> str:
     for case in document.get("open", []):
         found = case["services"]
         medians = ratio(found[SHADOWED]["p50_ms_by_round"], found[ALONE]["p50_ms_by_round"])
-        compared = sum(count for name, count in case["shadow"].items() if name.startswith("same"))
+        compared = sum(count for name, count in case["told"].items() if name.startswith("same"))
         rows.append(
             [
                 case["model"],

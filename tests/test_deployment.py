@@ -64,7 +64,7 @@ def test_the_image_its_user_and_its_ports_are_those_of_this_version(folder: str,
     front = container(folder, name)
     assert front["image"] == f"rrrnet-serving:{version[1]}"
     ports = [port["containerPort"] for port in front["ports"]]
-    exposed = [int(port) for port in re.findall(r"^EXPOSE (\d+)", dockerfile, re.M)]
+    exposed = {int(port) for port in re.findall(r"^EXPOSE (\d+)", dockerfile, re.M)}
     assert ports == [*exposed, int(flags(front["args"])["metrics_port"])]
     security = pod(folder, name)["securityContext"]
     assert (security["runAsUser"], security["runAsGroup"]) == (int(user[1]), int(user[2]))

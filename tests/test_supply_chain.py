@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 ACCEPTED = ROOT / "requirements" / "advisories.toml"
-LOCKS = ("build", "serving", "audit")
+LOCKS = ("build", "serving", "front", "training", "audit")
 ENTRY = re.compile(r"([A-Za-z0-9._-]+)==(\S+)(?: \\\n {4}--hash=sha256:([0-9a-f]{64}))+\n")
 REMEDY = "run make lock"
 UNPINNED = {"setuptools", "pip", "wheel"}  # pip itself decides on these
@@ -70,14 +70,31 @@ def test_every_line_of_a_lock_is_a_version_with_its_digest(name: str) -> None:
     assert remarks.startswith("# ")
 
 
-@pytest.mark.parametrize("name", ["build", "serving"])
-def test_a_lock_has_the_versions_of_the_constraints(name: str) -> None:
+# The front is for the Python 3.12 of NVIDIA's image, where nothing wants numpy 1.
+@pytest.mark.parametrize(
+    ("name", "others"), [("build", set()), ("serving", set()), ("front", {"numpy"}), ("training", {"torch"})]
+)
+def test_a_lock_has_the_versions_of_the_constraints(name: str, others: set[str]) -> None:
     differing = locked(name).items() - pins("constraints.txt").items()
-    assert {package for package, _ in differing} <= UNPINNED, REMEDY
+    assert {package for package, _ in differing} - UNPINNED == others, REMEDY
+
+
+def test_torch_is_the_build_for_cpus_in_the_training_image_alone() -> None:
+    assert locked("training")["torch"] == pins("constraints.txt")["torch"] + "+cpu"
+    assert not {name for name in locked("training") if name.startswith(("nvidia-cu", "triton", "cuda"))} - {
+        "tritonclient"
+    }
+    assert "torch" not in locked("serving").keys() | locked("front").keys()
 
 
 @pytest.mark.parametrize(
-    ("file", "extras"), [("requirements/serving.lock", ["serve"]), ("constraints.txt", all_extras())]
+    ("file", "extras"),
+    [
+        ("requirements/serving.lock", ["serve", "container"]),
+        ("requirements/front.lock", ["front", "container"]),
+        ("requirements/training.lock", ["build", "container"]),
+        ("constraints.txt", all_extras()),
+    ],
 )
 def test_what_pyproject_asks_for_is_pinned(file: str, extras: list[str]) -> None:
     for item in wanted(*extras):
@@ -112,6 +129,7 @@ def test_extras_install_what_their_work_needs_and_no_more() -> None:
     assert names("train") & heavy == {"torch", "matplotlib"}
     assert names("sweep") & heavy == {"torch", "matplotlib", "scipy"}
     assert names("build") & heavy == {"torch", "matplotlib", "onnx", "openvino", "onnxruntime", "grpcio"}
+    assert names("front") & heavy == {"bentoml", "grpcio", "scipy"}
     assert locked("serving").keys() & heavy == heavy - {"torch", "onnx", "matplotlib"}
     assert locked("serving").keys() & {"kornia", "pytest", "mypy"} == set()
     kept = {"train", "heif", "otel", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx", "triton", "peers", "dev"}
@@ -119,6 +137,8 @@ def test_extras_install_what_their_work_needs_and_no_more() -> None:
     assert set(project["optional-dependencies"]) == kept | {
         "build",
         "bench",
+        "container",
+        "front",
         "report",
         "serve",
         "sweep",
@@ -187,8 +207,8 @@ def test_an_audit_asks_nobody_while_an_acceptance_is_overdue(day: str, due: int)
     assert ("is due for review since 2027-02-22" in ended.stdout) == bool(due)
 
 
-def test_the_image_installs_by_digest_only() -> None:
-    steps = re.findall(r"pip (?:install|wheel)[^&\n]*", (ROOT / "Dockerfile").read_text())
-    assert len(steps) == 4  # of build and serving packages, then our wheel
+def test_the_images_install_by_digest_only() -> None:
+    steps = re.findall(r"pip --python \S+ (?:install|wheel) [^&\n]*", (ROOT / "Dockerfile").read_text())
+    assert len(steps) == 8  # what builds our wheel, and the wheel; packages of the three images, and our wheel in each
     for step in steps:
         assert "--require-hashes" in step or ("--no-deps" in step and "--no-index" in step), step

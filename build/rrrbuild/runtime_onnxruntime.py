@@ -1,5 +1,6 @@
 """ONNX files as callables. Copied into Triton model repositories: imports numpy and ONNX Runtime only."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,7 +111,8 @@ def session_options(threads: "Threads") -> ort.SessionOptions:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     # Threads that spin after a call take a core from whatever runs next: another session, the front of the service.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    if threads.exact:
+    # Left to itself it takes a thread for each core of the machine and pins it there, whatever the process may run on.
+    if threads.exact or threads.count < (os.cpu_count() or 1):
         options.intra_op_num_threads = threads.count
     return options
 

@@ -50,8 +50,8 @@ class Threads:
 
     Attributes:
         count: how many there are to be, 1 or more.
-        exact: no other number will do. Else a runtime may take its own, which all count by affinity, and pin them to
-            cores: one with a quota shares its cores with others, who would all be pinned to the first ones.
+        exact: no other number will do. Else a runtime may take its own and pin them to cores: one with a quota shares
+            its cores with others, who would all be pinned to the first ones.
     """
 
     count: int

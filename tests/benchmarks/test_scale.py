@@ -15,7 +15,7 @@ import scale
 from rrrbench.pages import marks
 from rrrbench.scale import tables
 from rrrbench.scale.beyond import beyond, head_room, replicas_for, simulated_rows
-from rrrbench.scale.demands import EngineTimes, cost_of, costs_of, demands_of, slowdown_of
+from rrrbench.scale.demands import EngineTimes, cold_of, cost_of, costs_of, demands_of, slowdown_of
 from rrrbench.scale.load import Load, RoundRobin
 from rrrbench.scale.measure import case_of, load_of
 
@@ -39,8 +39,9 @@ def run(requests: int, batches: int, p50_ms: float, **more: Any) -> dict[str, An
 
 SERVICE: dict[str, Any] = {
     "target": "openvino-fp32",
-    "light": run(200, 200, 10.3, decode_ms=[1.0, 2.0], preprocess_ms=[0.25, 0.25]),
+    "light": run(200, 200, 10.3, decode_ms=[1.0, 2.0], preprocess_ms=[0.25, 0.25], inference_ms=[7.0, 7.0, 7.0]),
     "loaded": run(400, 100, 60.0),
+    "calm": run(100, 100, 12.0),
     "idle_cpu_share": {"front": 0.01, "triton": 0.0, "model": 0.0, "other": 0.0},
     "memory_mb": 500.0,
     "repository_bytes": 33_000_000,
@@ -62,13 +63,24 @@ def test_costs_of_requests_and_batches_are_told_apart_by_two_runs() -> None:
     assert costs["model"] == pytest.approx((0.0, 0.5))
 
 
+def test_what_a_request_costs_more_after_idling_is_told_by_a_calm_run() -> None:
+    costs = costs_of(ENGINE, SERVICE)
+    assert cold_of(ENGINE, SERVICE, costs) == pytest.approx((0.0, 0.0)), "it costs what the others cost"
+    calm = run(100, 100, 12.0)
+    calm["cpu_seconds"] |= {"front": calm["cpu_seconds"]["front"] + 0.1, "model": calm["cpu_seconds"]["model"] + 0.2}
+    # 20 a second: 1 - 0.24 of them find it idle, and exp(-0.2) of these have since 10 ms.
+    share = 0.76 * np.exp(-0.2)
+    assert cold_of(ENGINE, {**SERVICE, "calm": calm}, costs) == pytest.approx((1.0 / share, 2.0 / share))
+
+
 def test_the_engines_time_between_two_measured_sizes_is_interpolated() -> None:
     times = EngineTimes({"1": [4.0, 5.0], "4": [10.0, 14.0]})
     assert [times.quantile_ms(0.0, size) for size in (1, 2, 4)] == [4.0, 6.0, 10.0]
     assert [times.quantile_ms(0.99, size) for size in (1, 2, 4)] == [5.0, 8.0, 14.0]
     assert times.largest == 4
-    drawn = {times.seconds(np.random.default_rng(seed), 4) for seed in range(20)}
-    assert drawn == {0.010, 0.014}
+    spread = EngineTimes({"1": [4.0], "4": [10.0, 14.0, 14.0]}, spread=[1.0, 1.5])
+    drawn = {spread.seconds(np.random.default_rng(seed), 4) for seed in range(20)}
+    assert drawn == {0.014, 0.021}, "the median, as many times as the service's calls were drawn"
 
 
 def test_a_replica_alone_takes_as_long_in_the_simulation_as_it_was_measured() -> None:
@@ -76,8 +88,7 @@ def test_a_replica_alone_takes_as_long_in_the_simulation_as_it_was_measured() ->
     assert slowdown_of(ENGINE) == pytest.approx(1.1)
     # 10.3 less 0.5 of the client, 4.5 of the model's process, 4 of the front and 1 of Triton.
     assert demands.wait == pytest.approx(0.0003)
-    case = {"topology": "1 replica", "rows": [{"clients": 1, "requests": 300}]}
-    (row,) = simulated_rows(case, demands, 1.0)
+    (row,) = simulated_rows("1 replica", [{"clients": 1, "requests": 300}], demands, 1.0)
     assert row["p50_ms"] == pytest.approx(10.3, abs=0.51), "decoding takes half a millisecond more or less"
     assert row["throughput"] == pytest.approx(1000 / 10.3, rel=0.02)
     assert row["mean_batch"] == 1.0
@@ -86,9 +97,7 @@ def test_a_replica_alone_takes_as_long_in_the_simulation_as_it_was_measured() ->
 def test_two_replicas_do_twice_as_much_but_for_what_their_cores_take_from_each_other() -> None:
     demands = demands_of(ENGINE, SERVICE)
     rates = [
-        simulated_rows({"topology": name, "rows": [{"clients": clients, "requests": 600}]}, demands, 1.1)[0][
-            "throughput"
-        ]
+        simulated_rows(name, [{"clients": clients, "requests": 600}], demands, 1.1)[0]["throughput"]
         for name, clients in (("1 replica", 16), ("2 replicas", 32))
     ]
     # 6.5 ms of a core each, beside a client that has another; then 7 ms with the client, on cores a tenth slower.
@@ -138,8 +147,8 @@ def document() -> dict[str, Any]:
     return {
         "engine": [ENGINE],
         "service": [SERVICE],
-        "replicas": [{**case, "topology": "2 replicas", "rows": rows}],
-        "simulated": [{**case, "topology": "2 replicas", "rows": near}],
+        "replicas": [{**case, "round": number, "topologies": {"2 replicas": rows}} for number in range(2)],
+        "simulated": [{**case, "round": number, "topologies": {"2 replicas": near}} for number in range(2)],
         "start": [{**case, "1 core": starts}],
         "beyond": [{**case, "capacity": 100.0, "goals": goals, "balancers": balancers, "together": 8}],
     }
@@ -153,12 +162,18 @@ def test_tables_say_what_the_figures_say() -> None:
     assert tables.cost_table(told, 0.5).endswith("| 500 | 1.39 |")
     assert "| 2 replicas, `openvino-fp32` | 2 | 90.0 | 1 client | 6.17 |" in tables.topology_table(told)
     checked = tables.check_table(told)
-    assert "| 1 client | 900 | 90.0 | 95.0 | +6 % | 10.0 | 10.5 | +5 % | 20.0 | 24.0 | +20 % | yes |" in checked
-    assert "| 50.0/s | 900 | 50.0 | 50.0 | +0 % | 11.0 | 12.2 | +11 % | 40.0 | 40.0 | +0 % | no |" in checked
+    assert (
+        "| 1 client | 1800 | 90.0 | 95.0 | +6 % (+6 to +6) | 10.0 | 10.5 | +5 % (+5 to +5) | 20.0 | 24.0 | +20 % "
+        in checked
+    )
+    assert (
+        "| 50.0/s | 1800 | 50.0 | 50.0 | +0 % (+0 to +0) | 11.0 | 12.2 | +11 % (+11 to +11) | 40.0 | 40.0 | " in checked
+    )
+    assert [line.split(" | ")[-1] for line in checked.splitlines()[2:4]] == ["yes |", "no |"]
     assert "1 of 2 are within 10 % of answers/s and p50 and 25 % of p99." in checked
     stages = tables.stages_table(told)
     assert "| 1 client | 0.25 | 0.25 | 0.25 | 0.25 | 1.5 | 3.0 |" in stages
-    assert "| 50.0/s | 0.25 | 0.25 | 0.25 | 0.25 | 1.5 |  |" in stages
+    assert "| 50.0/s | 0.25 | 0.25 | 0.25 | 0.25 |  |  |" in stages
     assert tables.engine_table(told).endswith("| `openvino-fp32` | 4.0 (4.0) | 6.0 (6.0) | 18.0 (18.0) | 1.10 |")
     assert "| `openvino-fp32` | 100 | 80.0 | 80 % | 2.5 | 125 | 12,500 |" in tables.beyond_table(told)
     assert "| `openvino-fp32` | 5 | none |  |  | none | none |" in tables.beyond_table(told)
@@ -214,8 +229,9 @@ def test_the_scale_benchmark_measures_every_section_and_writes_its_page(tmp_path
         done = subprocess.run([*words, *more], cwd=tmp_path, capture_output=True, text=True, timeout=280)
         assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(out.read_text())
-    assert [len(case["rows"]) for case in found["replicas"]] == [3, 3, 3]
-    assert [case["topology"] for case in found["simulated"]] == [case["topology"] for case in found["replicas"]]
+    for section in ("replicas", "simulated"):
+        shapes = [[len(rows) for rows in case["topologies"].values()] for case in found[section]]
+        assert shapes == [[3, 3, 2], [3, 3, 2]], section
     assert found["service"][0]["wire_bytes"]["pixels"] > 32 * 32 * 3
     assert scale.NOTHING not in page.read_text()
-    assert re.search(r"\d+ of 9 are within", page.read_text())
+    assert re.search(r"\d+ of 8 are within", page.read_text())

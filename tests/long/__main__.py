@@ -1,9 +1,9 @@
 """The long tests as commands: each judges its bounds and leaves what it measured in artifacts/long.
 
-    .venv/bin/python tests/long chaos [OPTIONS]      or fuzz, overload, reload, soak, tritons; --help tells the options
+    .venv/bin/python tests/long chaos [OPTIONS]   or fuzz, image, overload, reload, soak, tritons; --help tells more
 
 `--save benchmarks/results/chaos.json` keeps it. A bound that was missed is named, and the exit code is 1.
-`test_long.py` runs them all in `make nightly`.
+`test_long.py` runs all but `image` in `make nightly`: that needs root and changes what is mounted.
 """
 
 import argparse
@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import chaos
 import fuzz
+import image
 import overload
 import reload
 import soak
@@ -24,7 +25,15 @@ from rrrbench.environment import ROOT, ResultFile
 from rrrbench.networks import CACHE
 from rrrbench.servers import ending_on_sigterm
 
-COMMANDS = {"chaos": chaos, "fuzz": fuzz, "overload": overload, "reload": reload, "soak": soak, "tritons": tritons}
+COMMANDS = {
+    "chaos": chaos,
+    "fuzz": fuzz,
+    "image": image,
+    "overload": overload,
+    "reload": reload,
+    "soak": soak,
+    "tritons": tritons,
+}
 
 
 def main() -> int:

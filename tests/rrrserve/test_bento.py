@@ -1,12 +1,10 @@
 """BentoML: its clients, its description of the service, and a built Bento that serves from another folder."""
 
 import asyncio
-import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +17,10 @@ import yaml
 from bentoml.exceptions import BentoMLException
 from pydantic import BaseModel
 
+from harness.bentos import BENTOML, build_bento
 from rrrserve.api.docs.schemas import Answer, BatchAnswer, Error, Models
 
 ROOT = Path(__file__).parents[2]
-BENTOML = Path(sys.executable).parent / "bentoml"
 TOKEN = "0123456789abcdef"
 
 # BentoML's clients use what pathspec and pydantic deprecate. They also leave their folder to the garbage collector,
@@ -124,20 +122,7 @@ def test_a_built_bento_serves_from_another_folder(
 ) -> None:
     tree, elsewhere = tmp_path / "tree", tmp_path / "elsewhere"
     elsewhere.mkdir()
-    for name in ("models", "build", "service"):
-        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("bentofile.yaml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tree / name)
-    shutil.copytree(ROOT / "requirements", tree / "requirements")
-    shutil.copytree(repository, tree / "artifacts" / "repository")
-    environment: dict[str, Any] = {
-        **os.environ,
-        "BENTOML_HOME": str(tmp_path / "home"),
-        "BENTOML_DO_NOT_TRACK": "True",
-        "RRR_TOKEN": TOKEN,
-        "TMPDIR": str(elsewhere),
-    }
-    subprocess.run([BENTOML, "build"], cwd=tree, env=environment, check=True, capture_output=True)
+    environment = {**build_bento(repository, tree, tmp_path / "home"), "RRR_TOKEN": TOKEN, "TMPDIR": str(elsewhere)}
     (requirements,) = (tmp_path / "home" / "bentos" / "rrr").glob("*/env/python/requirements.txt")
     assert requirements.read_text().count("--hash=sha256:") > 50
     (built,) = (tmp_path / "home" / "bentos" / "rrr").glob("*/bento.yaml")

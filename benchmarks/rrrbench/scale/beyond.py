@@ -15,6 +15,7 @@ from rrrbench.scale.load import Load
 from rrrbench.scale.measure import load_of
 from rrrbench.scale.replicas import TOPOLOGIES
 from rrrbench.scale.simulation import BALANCERS, Demands, Outcome, Simulation, Topology
+from rrrbench.turns import Interval, ratio
 
 Case = Mapping[str, Any]
 REPEATS = 5  # of each simulated load, with other draws
@@ -33,19 +34,21 @@ def simulate(topology: Topology, demands: Demands, load: Load, *, seed: int, bal
     return simulation.opened(load.due_seconds().tolist())
 
 
-def simulated_rows(case: Case, demands: Demands, slowdown: float) -> list[dict[str, Any]]:
-    """What the simulation gives for each measured row of a case of the section `replicas`."""
-    shape = TOPOLOGIES[case["topology"]]
+def simulated_rows(name: str, rows: Sequence[Case], demands: Demands, slowdown: float) -> list[dict[str, Any]]:
+    """What the simulation gives for each measured row of a topology; percentiles are means over the repeats.
+
+    A percentile of few requests is not that of many: each repeat has as many as were measured.
+    """
+    shape = TOPOLOGIES[name]
     topology = Topology(shape.fronts, shape.tritons, shape.cores, slowdown)
     found = []
-    for row in case["rows"]:
+    for row in rows:
         runs = [simulate(topology, demands, load_of(row), seed=seed) for seed in range(REPEATS)]
-        latencies_ms = 1000 * np.concatenate([run.latencies for run in runs])
         batches = sum((run.batches for run in runs[1:]), runs[0].batches.copy())
         found.append(
             {
                 "throughput": float(np.mean([run.throughput for run in runs])),
-                **{f"p{percent}_ms": float(np.percentile(latencies_ms, percent)) for percent in (50, 99)},
+                **{f"p{each}_ms": float(np.mean([run.percentile_ms(each) for run in runs])) for each in (50, 99)},
                 "mean_batch": sum(size * count for size, count in batches.items()) / batches.total(),
             }
         )
@@ -137,6 +140,7 @@ def head_room(seconds: float, doubling_seconds: float) -> float:
     return float(2 ** (seconds / doubling_seconds))
 
 
-def off(measured: float, simulated: float) -> float:
-    """By which share the simulation is off: 0.1 is 10 % too high."""
-    return simulated / measured - 1
+def off(measured: Sequence[float], simulated: Sequence[float]) -> Interval:
+    """By which share the simulation is off, of the median round: 0.1 is 10 % too high; with its interval."""
+    found = ratio(simulated, measured)
+    return Interval(*(each - 1 for each in found))

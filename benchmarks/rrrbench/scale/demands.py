@@ -1,16 +1,18 @@
 """From what was measured of a replica to what the simulation draws: pure functions of the result file."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import nnls
 
-from rrrbench.scale.simulation import Demands, Random
+from rrrbench.scale.simulation import COLD_AFTER_SECONDS, Demands, Random
 
 Case = Mapping[str, Any]
 # How often `rrr serve` asks a model for a known answer: every 2 s, or so that it costs no more than this share of time.
 _PROBE_SECONDS, _PROBE_SHARE = 2.0, 0.005
+PARTS = ("front", "triton", "model")  # of a replica
 
 
 class Cost(NamedTuple):
@@ -24,13 +26,23 @@ _NOTHING = Cost(0.0, 0.0)
 
 
 class EngineTimes:
-    """Draws the time of an engine call; between two measured sizes of batch it is interpolated."""
+    """Draws the time of an engine call; between two measured sizes of batch it is interpolated.
 
-    def __init__(self, samples_ms: Mapping[str, Sequence[float]], overhead_ms: Cost = _NOTHING) -> None:
-        """Args: `samples_ms` are calls by size of batch; `overhead_ms` is what Triton's model process adds."""
+    Args:
+        samples_ms: calls by size of batch.
+        overhead_ms: what Triton's model process adds.
+        spread: how many times its median a call takes in the service, where others use the caches; drawn for each.
+    """
+
+    def __init__(
+        self,
+        samples_ms: Mapping[str, Sequence[float]],
+        overhead_ms: Cost = _NOTHING,
+        spread: Sequence[float] = (1.0,),
+    ) -> None:
         self._sizes = sorted(int(size) for size in samples_ms)
         self._samples = [np.sort(np.asarray(samples_ms[str(size)], float)).tolist() for size in self._sizes]
-        self._overhead = overhead_ms
+        self._overhead, self._spread = overhead_ms, list(spread)
 
     @property
     def largest(self) -> int:
@@ -39,7 +51,8 @@ class EngineTimes:
 
     def seconds(self, random: Random, size: int) -> float:
         """One call."""
-        return (self.quantile_ms(float(random.random()), size) + self._added_ms(size)) / 1000
+        times = self._spread[int(random.integers(len(self._spread)))]
+        return times * (self.quantile_ms(0.5, size) + self._added_ms(size)) / 1000
 
     def quantile_ms(self, quantile: float, size: int) -> float:
         """A quantile of the engine's own time for a size from 1 to the largest."""
@@ -82,20 +95,38 @@ def slowdown_of(engine: Case) -> float:
 def costs_of(engine: Case, service: Case) -> dict[str, Cost]:
     """What each process of a replica spends, beside the engine; of the model's process, what it adds to the engine."""
     runs = [service["light"], service["loaded"]]
-    own = EngineTimes(engine["alone_ms"])
-    found = {}
-    for part in ("front", "triton", "model"):
-        idle = service["idle_cpu_share"][part]
-        spent_ms = [1000 * (run["cpu_seconds"][part] - idle * run["seconds"]) for run in runs]
-        if part == "model":
-            # In the mean over batches: the engine's time is nearly a straight line in the size.
-            mean = [run["requests"] / run["batches"] for run in runs]
-            low = [own.quantile_ms(0.5, int(size)) for size in mean]
-            high = [own.quantile_ms(0.5, min(int(size) + 1, own.largest)) for size in mean]
-            each = [a + (b - a) * (size - int(size)) for a, b, size in zip(low, high, mean, strict=True)]
-            spent_ms = [ms - time * run["batches"] for ms, time, run in zip(spent_ms, each, runs, strict=True)]
-        found[part] = cost_of(runs, spent_ms)
-    return found
+    return {part: cost_of(runs, [spent_ms(engine, service, part, run) for run in runs]) for part in PARTS}
+
+
+def spent_ms(engine: Case, service: Case, part: str, run: Case) -> float:
+    """Processor time of a part in a run, less what it takes when nobody asks, and less the engine's calls."""
+    spent: float = 1000 * (run["cpu_seconds"][part] - service["idle_cpu_share"][part] * run["seconds"])
+    if part != "model":
+        return spent
+    # In the mean over batches: the engine's time is nearly a straight line in the size.
+    own, mean = EngineTimes(engine["alone_ms"]), run["requests"] / run["batches"]
+    low, high = (own.quantile_ms(0.5, min(int(mean) + more, own.largest)) for more in (0, 1))
+    calls: float = run["batches"] * (low + (high - low) * (mean - int(mean)))
+    return spent - calls
+
+
+def cold_of(engine: Case, service: Case, costs: Mapping[str, Cost]) -> tuple[float, float]:
+    """Milliseconds that a request costs more where its replica had nothing to do before: in the front, in the engine.
+
+    Source: the run with few requests at random times, beside what requests cost that follow each other. A share
+    (1 - utilisation) exp(-rate x time) of Poisson arrivals finds a replica that has been idle for so long.
+    """
+    run = service["calm"]
+    rate = run["requests"] / run["seconds"]
+    found = (1 - min(0.9, rate * run["p50_ms"] / 1000)) * math.exp(-rate * COLD_AFTER_SECONDS)
+    more_ms = {
+        part: spent_ms(engine, service, part, run) - cost.request * run["requests"] - cost.batch * run["batches"]
+        for part, cost in costs.items()
+    }
+    client_ms = (run["client_cpu_ms"] - service["light"]["client_cpu_ms"]) * run["requests"]
+    each = (more_ms["front"] + more_ms["triton"] + client_ms, more_ms["model"])
+    front_ms, engine_ms = (max(0.0, ms) / (found * run["requests"]) for ms in each)
+    return front_ms, engine_ms
 
 
 def demands_of(engine: Case, service: Case, *, client: bool = True) -> Demands:
@@ -112,7 +143,9 @@ def demands_of(engine: Case, service: Case, *, client: bool = True) -> Demands:
     rest_ms = max(0.0, costs["front"].request - float(np.mean(images_ms)))
     # What Triton spends on a batch it spends between two calls of the engine.
     between = Cost(costs["model"].request, costs["model"].batch + costs["triton"].batch)
-    times = EngineTimes(engine["alone_ms"], between)
+    inference_ms = np.asarray(light["inference_ms"], float)
+    times = EngineTimes(engine["alone_ms"], between, (inference_ms / np.median(inference_ms)).tolist())
+    cold_front_ms, cold_engine_ms = cold_of(engine, service, costs)
     alone_ms = times.quantile_ms(0.5, 1) + sum(sum(cost) for cost in costs.values())
     client_ms = light["client_cpu_ms"]
     wait_ms = max(0.0, light["p50_ms"] - client_ms - alone_ms)
@@ -124,6 +157,8 @@ def demands_of(engine: Case, service: Case, *, client: bool = True) -> Demands:
         triton=costs["triton"].request / 1000,
         client=client_ms / 1000 if client else 0.0,
         wait=wait_ms / 1000,
+        cold_front=cold_front_ms / 1000,
+        cold_engine=cold_engine_ms / 1000,
         probe_every=max(_PROBE_SECONDS, times.quantile_ms(0.0, 1) / 1000 / _PROBE_SHARE),
         max_batch=times.largest,
     )

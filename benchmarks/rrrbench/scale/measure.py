@@ -20,6 +20,7 @@ from rrrbench.networks import Networks
 from rrrbench.photos import photo
 from rrrbench.scale.load import Driven, Load, drive
 from rrrbench.scale.replicas import (
+    APART,
     ONE,
     TOPOLOGIES,
     Deployment,
@@ -35,8 +36,8 @@ from rrrbench.scale.simulation import Topology
 
 _WARM_UP_REQUESTS = 16
 _IDLE_SECONDS = 3.0
-_SHARE_OF_SECONDS = 0.4  # of what a load may take, for those that tell what requests cost
 LIGHT, LOADED = 1, 8  # clients of the two runs that tell what a request and a batch cost
+_CALM_SHARE, _CALM_SEED = 0.3, 100  # of what a replica can do: the run that tells what it costs to begin after idling
 
 
 class Measurements:
@@ -49,63 +50,79 @@ class Measurements:
 
     def engine(self, target: str) -> None:
         """Calls of the engine on one core by size of batch, and again while the other core does the same."""
-        folder = self.networks.engine_folder(ENSEMBLE, self.options.pixels, target)
-
-        def call() -> dict[str, Any]:
-            first, *_ = cores = usable_cores()
-            (alone,) = self._engines(folder, [first], self.options.batch)
-            few = [size for size in self.options.batch if size in (LIGHT, LOADED)]
-            both = self._engines(folder, cores, few)
-            together = {size: [time_ms for times in both for time_ms in times[size]] for size in both[0]}
-            return {"alone_ms": alone, "both_ms": together}
-
-        self.result.measure("engine", self._key(target), call)
+        self.result.measure("engine", self._key(target), partial(self._engine_times, target))
 
     def service(self, target: str) -> None:
         """One replica on one core: its start, what stands idle, and what requests and batches cost it."""
-        repository = repository_of(self.networks, self.options.pixels, target)
-
-        def call() -> dict[str, Any]:
-            with deployed(TOPOLOGIES[ONE], repository.path, self.logs) as one:
-                (server,), (url,) = one.fronts, one.urls
-                drive([url], self.bodies, Load(_WARM_UP_REQUESTS, 60.0, clients=2))
-                found: dict[str, Any] = {"start_seconds": server.start_seconds, "idle_cpu_share": _idle(one)}
-                for name, clients in (("light", LIGHT), ("loaded", LOADED)):
-                    load = Load(self.options.requests, _SHARE_OF_SECONDS * self.options.seconds, clients=clients)
-                    driven, spent = self._drive(one, load)
-                    stages = _image_stages(driven) if name == "light" else {}
-                    found[name] = {"clients": clients, **driven.figures(), **spent, **stages}
-                wires = [wire_bytes(url, body) for body in self.bodies]
-                shot = wire_bytes(url, photo("cat", 0))
-                found["wire_bytes"] = {
-                    "drawn letter": {name: float(np.mean([wire[name] for wire in wires])) for name in wires[0]},
-                    "photo": {name: float(size) for name, size in shot.items()},
-                    "pixels": pixels_bytes(repository.models[0]),
-                }
-                found["memory_mb"] = server.memory_mb()
-                found["repository_bytes"] = folder_bytes(repository.path)
-            return found
-
-        self.result.measure("service", self._key(target), call)
+        self.result.measure("service", self._key(target), partial(self._served, target))
 
     def replicas(self, target: str) -> None:
-        """Closed and open loops on each topology; rates are shares of what one replica can do."""
-        repository = repository_of(self.networks, self.options.pixels, target)
-        service = case_of(self.result.document, "service", target)
-        for name, topology in TOPOLOGIES.items():
-            call = partial(self._loaded, name, topology, repository.path, service["loaded"]["throughput"])
-            self.result.measure("replicas", {**self._key(target), "topology": name}, call)
+        """Engine, service, and closed and open loops on each topology, round by round.
 
-    def _loaded(self, name: str, topology: Topology, repository: Path, most: float) -> dict[str, Any]:
+        Rates are shares of what one replica can do, going by the section `service`, and the same in all rounds.
+        """
+        most = case_of(self.result.document, "service", target)["loaded"]["throughput"]
+        for number in range(self.options.rounds):
+            print(f"round {number + 1} of {self.options.rounds}", flush=True)
+            call = partial(self._round, target, number, most)
+            self.result.measure("replicas", {**self._key(target), "round": number}, call)
+
+    def _round(self, target: str, number: int, most: float) -> dict[str, Any]:
+        repository = repository_of(self.networks, self.options.pixels, target)
+        found = {"engine": self._engine_times(target), "service": self._served(target)}
+        return {
+            **found,
+            "topologies": {
+                name: self._loaded(name, topology, repository.path, number, most)
+                for name, topology in TOPOLOGIES.items()
+            },
+        }
+
+    def _engine_times(self, target: str) -> dict[str, Any]:
+        folder = self.networks.engine_folder(ENSEMBLE, self.options.pixels, target)
+        first, *_ = cores = usable_cores()
+        (alone,) = self._engines(folder, [first], self.options.batch)
+        few = [size for size in self.options.batch if size in (LIGHT, LOADED)]
+        both = self._engines(folder, cores, few)
+        together = {size: [time_ms for times in both for time_ms in times[size]] for size in both[0]}
+        return {"alone_ms": alone, "both_ms": together}
+
+    def _served(self, target: str) -> dict[str, Any]:
+        repository = repository_of(self.networks, self.options.pixels, target)
+        limits = {"requests": self.options.requests, "seconds": self.options.seconds}
+        with deployed(TOPOLOGIES[ONE], repository.path, self.logs) as one:
+            (server,), (url,) = one.fronts, one.urls
+            drive([url], self.bodies, Load(_WARM_UP_REQUESTS, 60.0, clients=2))
+            found: dict[str, Any] = {"start_seconds": server.start_seconds, "idle_cpu_share": _idle(one)}
+            for name, clients in (("light", LIGHT), ("loaded", LOADED)):
+                driven, found[name] = self._drive(one, Load(**limits, clients=clients))
+                if name == "light":
+                    found[name] |= _image_stages(driven)
+            rate = _CALM_SHARE * found["loaded"]["throughput"]
+            _, found["calm"] = self._drive(one, Load(**limits, rate_per_second=rate, seed=_CALM_SEED))
+            wires = [wire_bytes(url, body) for body in self.bodies]
+            shot = wire_bytes(url, photo("cat", 0))
+            found["wire_bytes"] = {
+                "drawn letter": {name: float(np.mean([wire[name] for wire in wires])) for name in wires[0]},
+                "photo": {name: float(size) for name, size in shot.items()},
+                "pixels": pixels_bytes(repository.models[0]),
+            }
+            found["memory_mb"] = server.memory_mb()
+            found["repository_bytes"] = folder_bytes(repository.path)
+        return found
+
+    def _loaded(
+        self, name: str, topology: Topology, repository: Path, number: int, most: float
+    ) -> list[dict[str, Any]]:
         count = len(topology.fronts)
         rows = []
         with deployed(topology, repository, self.logs) as running:
-            for load in self._loads(count, count * most):
+            for load in self._loads(name, count, number, count * most):
                 drive(running.urls, self.bodies, Load(_WARM_UP_REQUESTS * count, 60.0, clients=2 * count))
-                driven, spent = self._drive(running, load)
-                rows.append({**_told(load), **driven.figures(), **spent})
+                driven, found = self._drive(running, load)
+                rows.append({**_told(load), **found})
                 print(f"{name}, {load_text(rows[-1])}: {driven.throughput:.1f}/s", flush=True)
-        return {"rows": rows}
+        return rows
 
     def start(self, target: str) -> None:
         """From the start of the process until it is ready, on one core and on all, and the first answers then."""
@@ -132,14 +149,15 @@ class Measurements:
     def _key(self, target: str) -> dict[str, Any]:
         return {"target": target, "pixels": self.options.pixels}
 
-    def _loads(self, count: int, most: float) -> Sequence[Load]:
+    def _loads(self, topology: str, count: int, number: int, most: float) -> Sequence[Load]:
         options = self.options
         limits = {"requests": options.requests * count, "seconds": options.seconds}
         closed = [Load(**limits, clients=clients) for clients in options.clients]
         opened = [
-            Load(**limits, rate_per_second=share * most, seed=seed) for seed, share in enumerate(options.rate_share)
+            Load(**limits, rate_per_second=share * most, seed=_CALM_SEED * number + place)
+            for place, share in enumerate(options.rate_share)
         ]
-        return [*closed, *opened]
+        return closed if topology == APART else [*closed, *opened]
 
     def _drive(self, running: Deployment, load: Load) -> tuple[Driven, dict[str, Any]]:
         """A load, and what each part of the replicas and the client spent on it."""
@@ -149,6 +167,7 @@ class Measurements:
         run = since(ran, running.inferences())
         requests = len(driven.latencies_ms)
         return driven, {
+            **driven.figures(),
             "seconds": driven.seconds,
             # The service's own looks at the model are batches of one image.
             "batches": run["batches"] - (run["images"] - requests) if run["images"] else None,
@@ -210,9 +229,9 @@ def _idle(running: Deployment) -> dict[str, float]:
 
 
 def _image_stages(driven: Driven) -> dict[str, list[float]]:
-    """What decoding and resizing took, for a few hundred answers."""
+    """What decoding, resizing and inference took, for a few hundred answers."""
     stages = driven.stages_ms()
-    return {f"{name}_ms": stages[name][:300] for name in ("decode", "preprocess")}
+    return {f"{name}_ms": stages[name][:300] for name in ("decode", "preprocess", "inference")}
 
 
 def _told(load: Load) -> dict[str, Any]:
@@ -222,7 +241,7 @@ def _told(load: Load) -> dict[str, Any]:
     return {"rate_per_second": load.rate_per_second, "seed": load.seed, "most_seconds": load.seconds}
 
 
-def load_of(row: dict[str, Any]) -> Load:
+def load_of(row: Mapping[str, Any]) -> Load:
     """The load of a measured row, with as many requests as were answered."""
     if "clients" in row:
         return Load(row["requests"], np.inf, clients=row["clients"])

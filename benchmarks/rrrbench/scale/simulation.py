@@ -17,6 +17,8 @@ from rrrbench.scale.machine import Core, Machine, Thread
 
 # Linux's weights of nice 0 and 5 (sched_prio_to_weight): the front goes before Triton, which `rrr serve` starts at 5.
 FRONT_WEIGHT, TRITON_WEIGHT = 1024.0, 335.0
+# A replica that has had nothing to do for so many seconds is cold.
+COLD_AFTER_SECONDS = 0.01
 Process = Generator[simpy.Event, object, None]
 Random = np.random.Generator
 
@@ -33,6 +35,8 @@ class Demands:
         triton: of Triton beside the engine, for one request.
         client: of the client, half before and half after.
         wait: seconds that a request takes beside all this: wake-ups, loopback.
+        cold_front: of the front more, when its replica had nothing to do before: caches are cold, cores asleep.
+        cold_engine: of the engine more, then.
         probe_every: seconds between two inferences by which the service watches its model; 0 for none.
         max_batch: images in a batch at most.
     """
@@ -44,6 +48,8 @@ class Demands:
     triton: float = 0.0
     client: float = 0.0
     wait: float = 0.0
+    cold_front: float = 0.0
+    cold_engine: float = 0.0
     probe_every: float = 0.0
     max_batch: int = 1
 
@@ -97,13 +103,17 @@ class Triton:
     ) -> None:
         self._env, self._demands, self._random, self._batches = env, demands, random, outcome.batches
         self._idle = deque(cores)
-        self._waiting: deque[simpy.Event] = deque()
+        self._waiting: deque[tuple[float, simpy.Event]] = deque()
         self.receiver = Thread(env, lambda: cores[0], weight=TRITON_WEIGHT)
 
-    def infer(self) -> simpy.Event:
-        """What happens when the batch with this image is done; its value is true for the first of the batch."""
+    def infer(self, more_seconds: float = 0.0) -> simpy.Event:
+        """What happens when the batch with this image is done; its value is true for the first of the batch.
+
+        Args:
+            more_seconds: that its batch takes on its account.
+        """
         done = self._env.event()
-        self._waiting.append(done)
+        self._waiting.append((more_seconds, done))
         self._start()
         return done
 
@@ -113,10 +123,11 @@ class Triton:
         core = self._idle.popleft()
         batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._demands.max_batch))]
         self._batches[len(batch)] += 1
-        worked = core.work(self._demands.engine(self._random, len(batch)), TRITON_WEIGHT)
+        seconds = self._demands.engine(self._random, len(batch)) + max(more for more, _ in batch)
+        worked = core.work(seconds, TRITON_WEIGHT)
 
         def end(_: simpy.Event) -> None:
-            for place, done in enumerate(batch):
+            for place, (_more, done) in enumerate(batch):
                 done.succeed(place == 0)
             self._idle.append(core)
             self._start()
@@ -127,11 +138,16 @@ class Triton:
 
 @dataclass
 class Replica:
-    """A front, the Triton that it asks, and how many requests are under way there."""
+    """A front, the Triton that it asks, how many requests are under way there, and since when there is none."""
 
     front: Thread
     triton: Triton
     under_way: int = 0
+    quiet_since: float = 0.0
+
+    def is_cold(self, now: float) -> bool:
+        """Whether it has had nothing to do for a while."""
+        return not self.under_way and now - self.quiet_since >= COLD_AFTER_SECONDS
 
 
 # Which replica takes a request: its number, the replicas, a generator -> the replica.
@@ -198,14 +214,16 @@ class Simulation:
     def _request(self, number: int, begin: float) -> Process:
         demands = self._demands
         replica = self._balancer(number, self._replicas, self._random)
+        cold = float(replica.is_cold(self.env.now))
         replica.under_way += 1
         yield self._client.do(demands.client / 2)
         if demands.wait:
             yield self.env.timeout(demands.wait)
-        yield replica.front.do(demands.front(self._random))
+        yield replica.front.do(demands.front(self._random) + cold * demands.cold_front)
         yield replica.triton.receiver.do(demands.triton)
-        first = yield replica.triton.infer()
+        first = yield replica.triton.infer(cold * demands.cold_engine)
         yield replica.front.do(demands.front_after + (demands.front_batch if first else 0.0))
         yield self._client.do(demands.client / 2)
         replica.under_way -= 1
+        replica.quiet_since = self.env.now
         self.outcome.latencies.append(self.env.now - begin)

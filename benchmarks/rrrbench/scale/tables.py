@@ -1,6 +1,7 @@
 """The tables of docs/scale.md: pure functions of the result file."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,9 @@ import numpy as np
 from rrrbench.scale.beyond import MEASURES, head_room, off, replicas_for
 from rrrbench.scale.demands import slowdown_of
 from rrrbench.scale.measure import load_text
+from rrrbench.scale.replicas import CORES, ONE
 from rrrbench.tables import markdown, median
+from rrrbench.turns import Interval
 
 Document = Mapping[str, Any]
 Case = Mapping[str, Any]
@@ -65,37 +68,44 @@ def engine_table(document: Document) -> str:
 def stages_table(document: Document) -> str:
     """Where the time of requests goes, by load: medians of what answers tell, and Triton's mean wait for the engine."""
     rows = []
-    for case in document.get("replicas", []):
-        for row in case["rows"]:
-            cells = [f"{row['stages_ms'][stage][0]:.2f}" for stage in _STAGES]
-            queue = "" if row["queue_ms"] is None else f"{row['queue_ms']:.1f}"
-            batch = "" if row["batches"] is None else f"{row['requests'] / row['batches']:.1f}"
-            rows.append([f"{case['topology']}, `{case['target']}`", load_text(row), *cells, queue, batch])
+    for load in loads_of(document):
+        cells = [f"{median([row['stages_ms'][stage][0] for row in load.measured]):.2f}" for stage in _STAGES]
+        told = [row for row in load.measured if row["batches"] is not None]
+        queue = f"{median([row['queue_ms'] for row in told]):.1f}" if told else ""
+        batch = f"{median([row['requests'] / row['batches'] for row in told]):.1f}" if told else ""
+        rows.append([f"{load.topology}, `{load.target}`", load_text(load.measured[0]), *cells, queue, batch])
     header = ["", "load", *(f"{stage} (ms)" for stage in _STAGES), "of it in Triton's queue, mean", "images a batch"]
     return _table(header, rows)
 
 
 def topology_table(document: Document) -> str:
     """What a million images cost by replicas on two cores, at the closed loop that got most answers."""
-    rows = []
-    for case in document.get("replicas", []):
-        best = max((row for row in case["rows"] if "clients" in row), key=lambda row: row["throughput"])
-        cores = 1 if case["topology"].startswith("1 ") else 2
-        figures = [f"{best['throughput']:.1f}", load_text(best), f"{core_hours(cores, best['throughput']):.2f}"]
-        rows.append([f"{case['topology']}, `{case['target']}`", str(cores), *figures])
+    rows, best = [], dict[tuple[str, str], Loaded]()
+    for load in loads_of(document):
+        place = (load.topology, load.target)
+        if "clients" in load.measured[0] and (
+            place not in best or load.middle("throughput") > best[place].middle("throughput")
+        ):
+            best[place] = load
+    for (topology, target), load in best.items():
+        cores, rate = 1 if topology == ONE else CORES, load.middle("throughput")
+        figures = [f"{rate:.1f}", load_text(load.measured[0]), f"{core_hours(cores, rate):.2f}"]
+        rows.append([f"{topology}, `{target}`", str(cores), *figures])
     return _table(["", "cores", "most answers/s", "with", "core-hours a million"], rows)
 
 
 def check_table(document: Document) -> str:
     """Every measured load beside its simulation, and whether it is within the bounds."""
     rows = []
-    for case, row, simulated in compared(document):
+    for load in (load for load in loads_of(document) if load.simulated):
         cells = []
         for measure in MEASURES:
-            cells += [f"{row[measure]:.1f}", f"{simulated[measure]:.1f}"]
-            cells.append(f"{100 * off(row[measure], simulated[measure]):+.0f} %")
-        cells.append("yes" if within(row, simulated) else "no")
-        rows.append([f"{case['topology']}, `{case['target']}`", load_text(row), str(row["requests"]), *cells])
+            found, both = load.off(measure), (load.measured, load.simulated)
+            cells += [f"{median([row[measure] for row in each]):.1f}" for each in both]
+            cells.append(f"{100 * found.value:+.0f} % ({100 * found.low:+.0f} to {100 * found.high:+.0f})")
+        requests = str(sum(row["requests"] for row in load.measured))
+        verdict = "yes" if load.within() else "no"
+        rows.append([f"{load.topology}, `{load.target}`", load_text(load.measured[0]), requests, *cells, verdict])
     titles = ("answers/s", "p50 (ms)", "p99 (ms)")
     header = [word for title in titles for word in (title, "simulated", "off")]
     if not rows:
@@ -105,17 +115,37 @@ def check_table(document: Document) -> str:
     return f"{_table(['', 'load', 'requests', *header, 'within'], rows)}\n\n{good} of {len(rows)} are within {bounds}."
 
 
-def compared(document: Document) -> Iterable[tuple[Case, Case, Case]]:
-    """Each case of the section `replicas` with a measured row and its simulation."""
-    simulated = {(case["target"], case["topology"]): case["rows"] for case in document.get("simulated", [])}
-    for case in document.get("replicas", []):
-        for measured, found in zip(case["rows"], simulated.get((case["target"], case["topology"]), []), strict=False):
-            yield case, measured, found
+@dataclass(frozen=True)
+class Loaded:
+    """One load on one topology: what was measured of it and simulated, round by round."""
+
+    topology: str
+    target: str
+    measured: Sequence[Case]
+    simulated: Sequence[Case]
+
+    def middle(self, measure: str) -> float:
+        """The median of what was measured."""
+        return median([row[measure] for row in self.measured])
+
+    def off(self, measure: str) -> Interval:
+        """See `rrrbench.scale.beyond.off`."""
+        return off([row[measure] for row in self.measured], [row[measure] for row in self.simulated])
+
+    def within(self) -> bool:
+        """Whether the simulation is as near as `BOUNDS` ask for."""
+        return all(abs(self.off(measure).value) <= bound for measure, bound in BOUNDS.items())
 
 
-def within(measured: Case, simulated: Case) -> bool:
-    """Whether a simulation is as near as `BOUNDS` ask for."""
-    return all(abs(off(measured[name], simulated[name])) <= bound for name, bound in BOUNDS.items())
+def loads_of(document: Document) -> list[Loaded]:
+    """All loads of the section `replicas`, in the order in which they were put on."""
+    found: dict[tuple[str, str, int], tuple[list[Case], list[Case]]] = {}
+    for place, section in enumerate(("replicas", "simulated")):
+        for case in document.get(section, []):
+            for topology, rows in case["topologies"].items():
+                for number, row in enumerate(rows):
+                    found.setdefault((topology, case["target"], number), ([], []))[place].append(row)
+    return [Loaded(topology, target, *both) for (topology, target, _), both in found.items()]
 
 
 def beyond_table(document: Document) -> str:
