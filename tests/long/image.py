@@ -229,7 +229,7 @@ def gpu(setup: "Setup", bounds: Bounds) -> dict[str, Any]:
         Service(setup.log("triton"), str(setup.repository), "--drain", "0") as service,
         setup.images.mounted(name) as root,
     ):
-        setup.weigh("gpu", root)
+        setup.weigh("gpu", root, _TRITON)
         (triton,) = service.of_kind("tritonserver")
         words = triton.cmdline()
         address = f"127.0.0.1:{next(word.partition('=')[2] for word in words if word.startswith('--grpc-port='))}"
@@ -271,15 +271,15 @@ class Setup:
         self.images.debian(_BASE, "bookworm", "libpython3.11", options.base_files)
         if "gpu" in options.only:
             self.images.debian(_NEWER, "trixie", "libpython3.13", options.base_files)
-        with self.images.mounted(_BASE) as base:
-            self._base_bytes = size_bytes(base)
 
-    def weigh(self, image: str, root: Path) -> float:
+    def weigh(self, image: str, root: Path, base: str = _BASE) -> float:
         """Record what an image weighs beside its base, with its largest packages; in 10^9 bytes."""
         folders = [path for path in root.glob("opt/rrr/lib/python3*/site-packages/*") if path.is_dir()]
         largest = sorted(((size_bytes(path) / 1e6, path.name) for path in folders), reverse=True)[:12]
-        gb = (size_bytes(root) - self._base_bytes) / 1e9
-        case = {"gb": gb, "base_gb": self._base_bytes / 1e9, "largest_mb": {name: size for size, name in largest}}
+        with self.images.mounted(base) as below:
+            base_gb = size_bytes(below) / 1e9
+        gb = size_bytes(root) / 1e9 - base_gb
+        case = {"gb": gb, "base_gb": base_gb, "largest_mb": {name: size for size, name in largest}}
         self._result.record("sizes", {"image": image}, case)
         return gb
 
