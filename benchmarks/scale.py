@@ -17,7 +17,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from rrrbench.environment import RESULTS, ROOT, ResultFile
+from rrrbench.environment import RESULTS, ROOT, ResultFile, machine_text
 from rrrbench.networks import CACHE, Networks
 from rrrbench.pages import write_between
 from rrrbench.scale import tables
@@ -30,6 +30,7 @@ from rrrbuild.targets import TARGETS, run_obstacle
 SCRIPT = "benchmarks/scale.py"
 PAGE, RESULT = ROOT / "docs" / "scale.md", RESULTS / "scale.json"
 SECTIONS = ("engine", "service", "replicas", "start", "simulate", "beyond")
+MEASURED = {"cost": "engine", "check": "replicas", "start": "start"}  # blocks whose CPU matters, and their section
 NOTHING = "Nothing has been measured yet."
 
 
@@ -38,15 +39,19 @@ def block(name: str, document: tables.Document) -> str:
     if not all(document.get(section) for section in ("engine", "service", "beyond")):
         return NOTHING
     found = [(title, table(document)) for title, table in tables.BLOCKS[name].items()]
-    return "\n\n".join(f"### {title}\n\n{text}" if title else text for title, text in found if text)
+    texts = [f"### {title}\n\n{text}" if title else text for title, text in found if text]
+    measured = document["environment"].get(MEASURED.get(name))
+    return "\n\n".join([*([f"On {machine_text(measured['machine'])}."] if measured else []), *texts])
 
 
 def compute(result: ResultFile, options: argparse.Namespace) -> None:
     """The sections that are computed from the others."""
     document = result.document
     if "simulate" in options.only:
-        for case in document.get("replicas", []):
-            demands, slowdown = demands_of(case["engine"], case["service"]), slowdown_of(case["engine"])
+        cases = document.get("replicas", [])
+        for case in cases:
+            rounds = [(each["engine"], each["service"]) for each in cases if each["target"] == case["target"]]
+            demands, slowdown = demands_of(case["engine"], case["service"], rounds), slowdown_of(case["engine"])
             found = {name: simulated_rows(name, rows, demands, slowdown) for name, rows in case["topologies"].items()}
             result.record("simulated", {"target": case["target"], "round": case["round"]}, {"topologies": found})
     if "beyond" in options.only:

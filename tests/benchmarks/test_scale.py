@@ -15,7 +15,7 @@ import scale
 from rrrbench.pages import marks
 from rrrbench.scale import tables
 from rrrbench.scale.beyond import beyond, head_room, replicas_for, simulated_rows
-from rrrbench.scale.demands import EngineTimes, cold_of, cost_of, costs_of, demands_of, slowdown_of
+from rrrbench.scale.demands import EngineTimes, cold_of, cost_of, costs_of, demands_of, slowdown_of, spread_of
 from rrrbench.scale.load import Load, RoundRobin
 from rrrbench.scale.measure import case_of, load_of
 
@@ -68,9 +68,16 @@ def test_what_a_request_costs_more_after_idling_is_told_by_a_calm_run() -> None:
     assert cold_of(ENGINE, SERVICE, costs) == pytest.approx((0.0, 0.0)), "it costs what the others cost"
     calm = run(100, 100, 12.0)
     calm["cpu_seconds"] |= {"front": calm["cpu_seconds"]["front"] + 0.1, "model": calm["cpu_seconds"]["model"] + 0.2}
-    # 20 a second: 1 - 0.24 of them find it idle, and exp(-0.2) of these have since 10 ms.
-    share = 0.76 * np.exp(-0.2)
+    # 20 a second: 1 - 0.24 of them find it idle, since 50 ms on average.
+    share = 0.76 / (1 + 20 * 0.045)
     assert cold_of(ENGINE, {**SERVICE, "calm": calm}, costs) == pytest.approx((1.0 / share, 2.0 / share))
+    rounds = [(ENGINE, SERVICE), (ENGINE, {**SERVICE, "calm": calm})]
+    assert demands_of(ENGINE, SERVICE, rounds).cold_engine == pytest.approx(0.001 / share), "the mean of the rounds"
+
+
+def test_an_inference_that_waited_for_a_look_at_the_model_does_not_tell_how_far_the_others_spread() -> None:
+    service = {**SERVICE, "light": {**SERVICE["light"], "inference_ms": [8.0, 10.0, 10.0, 12.0, 19.5]}}
+    assert spread_of(service) == [0.8, 1.0, 1.0, 1.2]
 
 
 def test_the_engines_time_between_two_measured_sizes_is_interpolated() -> None:

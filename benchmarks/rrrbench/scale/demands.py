@@ -1,6 +1,5 @@
 """From what was measured of a replica to what the simulation draws: pure functions of the result file."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,8 +9,10 @@ from scipy.optimize import nnls
 from rrrbench.scale.simulation import COLD_AFTER_SECONDS, Demands, Random
 
 Case = Mapping[str, Any]
+Rounds = Sequence[tuple[Case, Case]]  # engine and service
 # How often `rrr serve` asks a model for a known answer: every 2 s, or so that it costs no more than this share of time.
 _PROBE_SECONDS, _PROBE_SHARE = 2.0, 0.005
+_LONGEST_SPREAD = 1.5
 PARTS = ("front", "triton", "model")  # of a replica
 
 
@@ -111,14 +112,15 @@ def spent_ms(engine: Case, service: Case, part: str, run: Case) -> float:
 
 
 def cold_of(engine: Case, service: Case, costs: Mapping[str, Cost]) -> tuple[float, float]:
-    """Milliseconds that a request costs more where its replica had nothing to do before: in the front, in the engine.
+    """Milliseconds that a request costs more where its replica has long had nothing to do: in the front, in the engine.
 
     Source: the run with few requests at random times, beside what requests cost that follow each other. A share
-    (1 - utilisation) exp(-rate x time) of Poisson arrivals finds a replica that has been idle for so long.
+    (1 - utilisation) of Poisson arrivals finds the replica idle, for a time of exponential distribution; the mean of
+    1 - exp(-idle / time) is then 1 / (1 + rate x time).
     """
     run = service["calm"]
     rate = run["requests"] / run["seconds"]
-    found = (1 - min(0.9, rate * run["p50_ms"] / 1000)) * math.exp(-rate * COLD_AFTER_SECONDS)
+    found = (1 - min(0.9, rate * run["p50_ms"] / 1000)) / (1 + rate * COLD_AFTER_SECONDS)
     more_ms = {
         part: spent_ms(engine, service, part, run) - cost.request * run["requests"] - cost.batch * run["batches"]
         for part, cost in costs.items()
@@ -129,12 +131,24 @@ def cold_of(engine: Case, service: Case, costs: Mapping[str, Cost]) -> tuple[flo
     return front_ms, engine_ms
 
 
-def demands_of(engine: Case, service: Case, *, client: bool = True) -> Demands:
+def spread_of(service: Case) -> list[float]:
+    """How many times its median an inference took when one client asked.
+
+    Those beyond half as long again waited for a look at the model, which the simulation has on its own account.
+    """
+    times_ms = np.asarray(service["light"]["inference_ms"], float)
+    found = times_ms / np.median(times_ms)
+    return [float(each) for each in found[found <= _LONGEST_SPREAD]]
+
+
+def demands_of(engine: Case, service: Case, rounds: Rounds | None = None, *, client: bool = True) -> Demands:
     """What the simulation draws for one target.
 
     Args:
         engine: a case of the section `engine`.
         service: a case of the section `service`.
+        rounds: engine and service of all rounds: spread and cold starts are of all together, since one round has too
+            few of them. None: only those given.
         client: whether the client runs on the same cores; else it takes none of their time.
     """
     costs = costs_of(engine, service)
@@ -143,9 +157,9 @@ def demands_of(engine: Case, service: Case, *, client: bool = True) -> Demands:
     rest_ms = max(0.0, costs["front"].request - float(np.mean(images_ms)))
     # What Triton spends on a batch it spends between two calls of the engine.
     between = Cost(costs["model"].request, costs["model"].batch + costs["triton"].batch)
-    inference_ms = np.asarray(light["inference_ms"], float)
-    times = EngineTimes(engine["alone_ms"], between, (inference_ms / np.median(inference_ms)).tolist())
-    cold_front_ms, cold_engine_ms = cold_of(engine, service, costs)
+    rounds = rounds or [(engine, service)]
+    times = EngineTimes(engine["alone_ms"], between, [each for _, other in rounds for each in spread_of(other)])
+    cold_ms = np.mean([cold_of(*each, costs_of(*each)) for each in rounds], axis=0)
     alone_ms = times.quantile_ms(0.5, 1) + sum(sum(cost) for cost in costs.values())
     client_ms = light["client_cpu_ms"]
     wait_ms = max(0.0, light["p50_ms"] - client_ms - alone_ms)
@@ -157,8 +171,8 @@ def demands_of(engine: Case, service: Case, *, client: bool = True) -> Demands:
         triton=costs["triton"].request / 1000,
         client=client_ms / 1000 if client else 0.0,
         wait=wait_ms / 1000,
-        cold_front=cold_front_ms / 1000,
-        cold_engine=cold_engine_ms / 1000,
+        cold_front=float(cold_ms[0]) / 1000,
+        cold_engine=float(cold_ms[1]) / 1000,
         probe_every=max(_PROBE_SECONDS, times.quantile_ms(0.0, 1) / 1000 / _PROBE_SHARE),
         max_batch=times.largest,
     )
