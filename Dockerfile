@@ -28,7 +28,7 @@ COPY requirements/serving.lock /src/
 RUN python3 -m venv --without-pip /opt/rrr \
  && pip --python /opt/rrr/bin/python install --require-hashes --no-deps --only-binary :all: --requirement /src/serving.lock
 # What serving cannot need: OpenVINO's plugins for other devices and its readers of other formats than its own ([!i]: ir
-# stays), what Triton has for other Pythons, tests. `rm` without -f ends the build when a list no longer fits its package.
+# stays), what Triton has for other Pythons, tests. `rm` without -f ends the build when a pattern fits nothing any more.
 RUN rm -r openvino/libs/libopenvino_intel_[gn]pu_plugin.so openvino/libs/cache.json \
         openvino/libs/libopenvino_[!i]*_frontend.so.* openvino/include \
         nvidia_pytriton.libs/libpython3-*.13.so.1.0 \
@@ -53,7 +53,7 @@ USER 10001:10001
 EXPOSE 3000
 # /readyz is a real inference of every model.
 HEALTHCHECK --interval=15s --timeout=10s --start-period=120s \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:3000/readyz', timeout=9)"]
+    CMD ["python", "-c", "from urllib import request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:3000/readyz', timeout=9)"]
 # --single-child: `rrr serve` alone gets the signals, and ends its children in order.
 ENTRYPOINT ["dumb-init", "--single-child", "--", "rrr", "serve", "/models", "--host", "0.0.0.0"]
 ARG BASE_IMAGE
@@ -133,7 +133,7 @@ RUN python -c "from rrrserve.triton.install import find_tritonserver; assert 'te
 USER 10001:10001
 EXPOSE 3000
 HEALTHCHECK --interval=15s --timeout=10s --start-period=300s \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:3000/readyz', timeout=9)"]
+    CMD ["python", "-c", "from urllib import request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:3000/readyz', timeout=9)"]
 # Not NVIDIA's entry point, which tells about the image and checks the driver: `rrr serve` says what it needs.
 ENTRYPOINT ["dumb-init", "--single-child", "--", "rrr", "serve", "/models", "--host", "0.0.0.0"]
 ARG TRITON_IMAGE

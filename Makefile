@@ -145,11 +145,14 @@ lock: $(AUDIT) ## Write requirements/*.lock anew, with the digest of each file: 
 	ours="$$lock pyproject.toml --extra container --constraints constraints.txt"
 	$$ours --python-version 3.11 --extra serve --output-file requirements/serving.lock
 	$$ours --python-version 3.12 --extra front --output-file requirements/front.lock
-	$$ours --python-version 3.11 --extra build --output-file requirements/training.lock
-	grep -q '^torch==.*+cpu ' requirements/training.lock || {
+	new=$$(mktemp); trap 'rm "$$new"' EXIT
+	cp requirements/training.lock "$$new"
+	$$ours --python-version 3.11 --extra build --output-file "$$new"
+	grep -q '^torch==.*+cpu ' "$$new" || {
 	  echo 'make: torch in requirements/training.lock is not the build for CPUs: let uv find that (UV_FIND_LINKS=FOLDER, or UV_TORCH_BACKEND=cpu)' >&2
 	  exit 1
 	}
+	cat "$$new" >requirements/training.lock
 	grep '^hatchling==' constraints.txt | $$lock - --python-version 3.11 --constraints constraints.txt --output-file requirements/build.lock
 	$$lock requirements/audit.in --python-version 3.11 --output-file requirements/audit.lock
 

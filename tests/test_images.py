@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 HADOLINT = Path(sys.executable).with_name("hadolint")
 LABELS = ("title", "description", "version", "revision", "created", "source", "licenses", "base.name")
-# Image -> what its users type after it, and whether it serves.
+# Whether each serves.
 IMAGES = {"cpu": True, "gpu": True, "train": False}
 
 
@@ -70,11 +70,14 @@ def test_make_image_names_what_it_builds() -> None:
         asked = ["make", "--no-print-directory", "image", "IMAGE_BUILD=echo", *words]
         return subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
+    (version,) = re.findall(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     said = command()
-    assert re.search(r"--target cpu .*REVISION=[0-9a-f]{40}(-dirty)? .*CREATED=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ", said)
-    assert said.endswith("--tag rrrnet-serving:0.1.0 .\n")
-    assert command("IMAGE_TARGET=gpu").endswith("--tag rrrnet-serving:0.1.0-gpu .\n")
-    assert command("IMAGE_TARGET=with-models").endswith("--tag rrrnet-serving:0.1.0 .\n")
+    assert re.search(
+        r"--target cpu .*REVISION=([0-9a-f]{40}(-dirty)?)? .*CREATED=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ", said
+    )
+    assert said.endswith(f"--tag rrrnet-serving:{version} .\n")
+    assert command("IMAGE_TARGET=gpu").endswith(f"--tag rrrnet-serving:{version}-gpu .\n")
+    assert command("IMAGE_TARGET=with-models").endswith(f"--tag rrrnet-serving:{version} .\n")
 
 
 def test_the_sizes_on_the_page_are_those_that_were_measured() -> None:

@@ -65,14 +65,15 @@ def test_costs_of_requests_and_batches_are_told_apart_by_two_runs() -> None:
 
 def test_what_a_request_costs_more_after_idling_is_told_by_a_calm_run() -> None:
     costs = costs_of(ENGINE, SERVICE)
-    assert cold_of(ENGINE, SERVICE, costs) == pytest.approx((0.0, 0.0)), "it costs what the others cost"
-    calm = run(100, 100, 12.0)
+    assert cold_of(ENGINE, SERVICE, costs) == pytest.approx((0.0, 0.0, 0.0)), "it costs what the others cost"
+    calm = run(100, 100, 12.0, client_cpu_ms=1.0)
     calm["cpu_seconds"] |= {"front": calm["cpu_seconds"]["front"] + 0.1, "model": calm["cpu_seconds"]["model"] + 0.2}
     # 20 a second: 1 - 0.24 of them find it idle, since 50 ms on average.
     share = 0.76 / (1 + 20 * 0.045)
-    assert cold_of(ENGINE, {**SERVICE, "calm": calm}, costs) == pytest.approx((1.0 / share, 2.0 / share))
+    assert cold_of(ENGINE, {**SERVICE, "calm": calm}, costs) == pytest.approx((0.5 / share, 1.0 / share, 2.0 / share))
     rounds = [(ENGINE, SERVICE), (ENGINE, {**SERVICE, "calm": calm})]
     assert demands_of(ENGINE, SERVICE, rounds).cold_engine == pytest.approx(0.001 / share), "the mean of the rounds"
+    assert demands_of(ENGINE, SERVICE, rounds, client=False).cold_client == 0.0, "the client is elsewhere"
 
 
 def test_an_inference_that_waited_for_a_look_at_the_model_does_not_tell_how_far_the_others_spread() -> None:

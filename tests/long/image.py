@@ -41,6 +41,7 @@ _NEWER = "localhost/rrr-image-test/debian:13"  # NVIDIA's Ubuntu has a newer Pyt
 _TRITON = "localhost/rrr-image-test/tritonserver-stand-in:0"
 _BENTO_BASE = "docker.io/library/python:3.11-slim"  # a stand-in for what BentoML's Dockerfile begins with
 _IMAGES = 8
+_RELOADED = 'rrr_reloads_total{outcome="unchanged"} 1.0'  # of the repository that it serves already
 _VERSION = version("rrrnet-serving")
 
 # In the image: what is installed, and whether every module finds what it imports; bento.py reads settings then.
@@ -145,6 +146,8 @@ def cpu(setup: "Setup", bounds: Bounds) -> dict[str, Any]:
             installed = packages(running.run("python", "-c", _INSTALLED).stdout)
             listed = packages((ROOT / "requirements/serving.lock").read_text()) | {f"rrrnet-serving=={_VERSION}"}
             bounds.check(f"not what the SBOM lists: {sorted(installed ^ listed)}", installed == listed)
+            running.first.send_signal(signal.SIGHUP)
+            wait_for(lambda: _RELOADED in httpx.get(f"{url}/metrics", trust_env=False).text, seconds=60)
             doctor = running.run("rrr", "doctor")
             bounds.check(f"rrr doctor: {doctor.stdout[-800:]}", doctor.returncode == 0)
             healed = heal(running, url, port, bounds)
@@ -194,7 +197,8 @@ def bento(setup: "Setup", bounds: Bounds) -> dict[str, Any]:
 
 def train(setup: "Setup", bounds: Bounds) -> dict[str, Any]:
     """Build the image `train`; letters become a repository in it, which `rrr serve` outside takes."""
-    name = make_image(setup.images, "train")
+    index = [f"--build-arg PIP_EXTRA_INDEX_URL={setup.torch_index}"] if setup.torch_index else []
+    name = make_image(setup.images, "train", *index)
     config = setup.images.config(name)
     check_labels(config["Labels"], "rrrnet-serving-train", bounds)
     steps = [
@@ -253,17 +257,19 @@ class Setup:
         repository: what is served.
         bodies: JPEG files.
         expected: the label that `rrr serve` outside gives each.
+        torch_index: where pip finds torch's build for CPUs, beside where it looks anyhow.
         patience_seconds: how long a container may take until it is ready.
         serve: options of `rrr serve`.
     """
 
-    def __init__(self, options: argparse.Namespace, result: ResultFile) -> None:
+    def __init__(self, options: argparse.Namespace, result: ResultFile, images: Images) -> None:
         """Ask `rrr serve` outside, and make the base."""
         self._cache: Path = options.cache.absolute()
         self._result = result
         self.patience_seconds: float = options.patience
         self.serve = ("--drain", "0", "--workers", "1", "--start-timeout", str(options.patience))
-        self.images = Images(self._cache / "images")
+        self.images = images
+        self.torch_index: str = options.torch_index
         self.repository = (options.repository or contenders.exact_repository(options.cache)).absolute()
         self.bodies = Networks(options.cache).jpegs(64)[:_IMAGES]
         with Service(self.log("outside"), str(self.repository), "--drain", "0") as service:
@@ -310,18 +316,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE[:TARGET]",
         help="files and folders of this machine that go into the base, such as pip's configuration and certificates",
     )
+    parser.add_argument("--torch-index", default="", metavar="URL", help="of torch's builds for CPUs, for train")
     parser.add_argument("--patience", type=int, default=120, metavar="SECONDS", help="until a container is ready")
-    parser.add_argument("--keep", action="store_true", help="leave the images: the next run does not build them again")
+    parser.add_argument(
+        "--keep", action="store_true", help="leave the images; the next run with it does not build them again"
+    )
 
 
 def run(options: argparse.Namespace, result: ResultFile, bounds: Bounds) -> None:
     """All sections asked for."""
     check_programs()
-    setup = Setup(options, result)
+    images = Images(options.cache.absolute() / "images")
+    if not options.keep:  # those of a run that was interrupted, or kept them, may be of older sources
+        images.remove()
+        images = Images(options.cache.absolute() / "images")
     try:
+        setup = Setup(options, result, images)
         for section, work in (("cpu", cpu), ("bento", bento), ("train", train), ("gpu", gpu)):
             if section in options.only:
                 result.record(section, {"image": section}, work(setup, bounds))
     finally:
         if not options.keep:
-            setup.images.remove()
+            images.remove()

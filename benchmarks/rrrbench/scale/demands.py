@@ -111,8 +111,8 @@ def spent_ms(engine: Case, service: Case, part: str, run: Case) -> float:
     return spent - calls
 
 
-def cold_of(engine: Case, service: Case, costs: Mapping[str, Cost]) -> tuple[float, float]:
-    """Milliseconds that a request costs more where its replica has long had nothing to do: in the front, in the engine.
+def cold_of(engine: Case, service: Case, costs: Mapping[str, Cost]) -> tuple[float, float, float]:
+    """Milliseconds that a request costs more where its replica has long had nothing to do: client, front, engine.
 
     Source: the run with few requests at random times, beside what requests cost that follow each other. A share
     (1 - utilisation) of Poisson arrivals finds the replica idle, for a time of exponential distribution; the mean of
@@ -126,9 +126,9 @@ def cold_of(engine: Case, service: Case, costs: Mapping[str, Cost]) -> tuple[flo
         for part, cost in costs.items()
     }
     client_ms = (run["client_cpu_ms"] - service["light"]["client_cpu_ms"]) * run["requests"]
-    each = (more_ms["front"] + more_ms["triton"] + client_ms, more_ms["model"])
-    front_ms, engine_ms = (max(0.0, ms) / (found * run["requests"]) for ms in each)
-    return front_ms, engine_ms
+    each = (client_ms, more_ms["front"] + more_ms["triton"], more_ms["model"])
+    client, front, model = (max(0.0, ms) / (found * run["requests"]) for ms in each)
+    return client, front, model
 
 
 def spread_of(service: Case) -> list[float]:
@@ -171,8 +171,9 @@ def demands_of(engine: Case, service: Case, rounds: Rounds | None = None, *, cli
         triton=costs["triton"].request / 1000,
         client=client_ms / 1000 if client else 0.0,
         wait=wait_ms / 1000,
-        cold_front=float(cold_ms[0]) / 1000,
-        cold_engine=float(cold_ms[1]) / 1000,
+        cold_client=float(cold_ms[0]) / 1000 if client else 0.0,
+        cold_front=float(cold_ms[1]) / 1000,
+        cold_engine=float(cold_ms[2]) / 1000,
         probe_every=max(_PROBE_SECONDS, times.quantile_ms(0.0, 1) / 1000 / _PROBE_SHARE),
         max_batch=times.largest,
     )

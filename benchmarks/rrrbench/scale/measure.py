@@ -37,7 +37,8 @@ from rrrbench.scale.simulation import Topology
 _WARM_UP_REQUESTS = 16
 _IDLE_SECONDS = 3.0
 LIGHT, LOADED = 1, 8  # clients of the two runs that tell what a request and a batch cost
-_CALM_SHARE, _CALM_SEED = 0.3, 100  # of what a replica can do: the run that tells what it costs to begin after idling
+_CALM_SHARE = 0.3  # of what a replica can do: the run that tells what it costs to begin after idling
+_SEEDS = 100  # of each round; the last is the calm run's
 
 
 class Measurements:
@@ -69,7 +70,7 @@ class Measurements:
 
     def _round(self, target: str, number: int, most: float) -> dict[str, Any]:
         repository = repository_of(self.networks, self.options.pixels, target)
-        found = {"engine": self._engine_times(target), "service": self._served(target)}
+        found = {"engine": self._engine_times(target), "service": self._served(target, number)}
         return {
             **found,
             "topologies": {
@@ -87,7 +88,7 @@ class Measurements:
         together = {size: [time_ms for times in both for time_ms in times[size]] for size in both[0]}
         return {"alone_ms": alone, "both_ms": together}
 
-    def _served(self, target: str) -> dict[str, Any]:
+    def _served(self, target: str, number: int = 0) -> dict[str, Any]:
         repository = repository_of(self.networks, self.options.pixels, target)
         limits = {"requests": self.options.requests, "seconds": self.options.seconds}
         with deployed(TOPOLOGIES[ONE], repository.path, self.logs) as one:
@@ -99,7 +100,8 @@ class Measurements:
                 if name == "light":
                     found[name] |= _image_stages(driven)
             rate = _CALM_SHARE * found["loaded"]["throughput"]
-            _, found["calm"] = self._drive(one, Load(**limits, rate_per_second=rate, seed=_CALM_SEED))
+            calm = Load(**limits, rate_per_second=rate, seed=_SEEDS * number + _SEEDS - 1)
+            _, found["calm"] = self._drive(one, calm)
             wires = [wire_bytes(url, body) for body in self.bodies]
             shot = wire_bytes(url, photo("cat", 0))
             found["wire_bytes"] = {
@@ -154,7 +156,7 @@ class Measurements:
         limits = {"requests": options.requests * count, "seconds": options.seconds}
         closed = [Load(**limits, clients=clients) for clients in options.clients]
         opened = [
-            Load(**limits, rate_per_second=share * most, seed=_CALM_SEED * number + place)
+            Load(**limits, rate_per_second=share * most, seed=_SEEDS * number + place)
             for place, share in enumerate(options.rate_share)
         ]
         return closed if topology == APART else [*closed, *opened]

@@ -37,7 +37,8 @@ class Demands:
         triton: of Triton beside the engine, for one request.
         client: of the client, half before and half after.
         wait: seconds that a request takes beside all this: wake-ups, loopback.
-        cold_front: of the front more, when its replica has long had nothing to do: caches are cold, cores asleep.
+        cold_client: of the client more, when the replica has long had nothing to do: caches are cold, cores asleep.
+        cold_front: of the front more, then.
         cold_engine: of the engine more, then.
         probe_every: seconds between two inferences by which the service watches its model; 0 for none.
         max_batch: images in a batch at most.
@@ -50,6 +51,7 @@ class Demands:
     triton: float = 0.0
     client: float = 0.0
     wait: float = 0.0
+    cold_client: float = 0.0
     cold_front: float = 0.0
     cold_engine: float = 0.0
     probe_every: float = 0.0
@@ -218,7 +220,7 @@ class Simulation:
         replica = self._balancer(number, self._replicas, self._random)
         cold = replica.coldness(self.env.now)
         replica.under_way += 1
-        yield self._client.do(demands.client / 2)
+        yield self._client.do(demands.client / 2 + cold * demands.cold_client)
         if demands.wait:
             yield self.env.timeout(demands.wait)
         yield replica.front.do(demands.front(self._random) + cold * demands.cold_front)

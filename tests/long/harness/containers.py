@@ -1,7 +1,8 @@
 """Images built by buildah on a Debian of debootstrap's, and containers of them; as root, without engine or registry.
 
-A container is what `docker run --read-only --tmpfs /tmp --network host` makes: namespaces for mounts and processes, the
-image's own user and environment, its root mounted read-only, 64 MB of /dev/shm.
+A container is what `docker run --read-only --tmpfs /tmp --network host` makes, as far as what runs in it can tell:
+namespaces for mounts and processes, the image's own user and environment, its root mounted read-only, 64 MB of
+/dev/shm, nothing in /tmp may be executed. Capabilities and seccomp are not taken away.
 """
 
 import json
@@ -33,7 +34,7 @@ mount -t proc proc "$1/proc"
 mount -t sysfs -o ro sysfs "$1/sys"
 mount --rbind /dev "$1/dev"
 mount -t tmpfs -o size=64m,mode=1777 shm "$1/dev/shm"
-mount -t tmpfs -o mode=1777 tmp "$1/tmp"
+mount -t tmpfs -o mode=1777,noexec,nosuid,nodev tmp "$1/tmp"
 if [ -n "$2" ]; then mount --bind "$2" "$1$3"; fi
 mount -o remount,ro,bind "$1"
 root=$1 user=$4
@@ -104,13 +105,13 @@ class Images:
             return
         print(f"making a Debian: {release}", flush=True)
         root = self._folder / release
-        if not (root / "etc/debian_version").is_file():
-            subprocess.run(
-                ["debootstrap", "--variant=minbase", f"--include={_BASE_PACKAGES},{packages}", release, str(root)],
-                check=True,
-                stdout=subprocess.DEVNULL,
-            )
-            shutil.rmtree(root / "var/cache/apt/archives")
+        if not root.is_dir():
+            part = root.with_suffix(".part")
+            shutil.rmtree(part, ignore_errors=True)  # of a run that was interrupted
+            words = ["--variant=minbase", f"--include={_BASE_PACKAGES},{packages}", release, str(part)]
+            subprocess.run(["debootstrap", *words], check=True, stdout=subprocess.DEVNULL)
+            shutil.rmtree(part / "var/cache/apt/archives")
+            part.rename(root)
         container = self.buildah("from", "scratch")
         self.buildah("copy", "--quiet", container, str(root), "/")
         for file in files:
