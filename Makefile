@@ -158,9 +158,12 @@ lock: $(AUDIT) ## Write requirements/*.lock anew, with the digest of each file: 
 
 audit: $(AUDIT) ## Ask an advisory service about every locked package; requirements/advisories.toml lists what is accepted.
 	@awk -v today="$$(date +%F)" '/^id/ {id = $$3} /^review_by/ && $$3 <= today {print id " is due for review since " $$3; due = 1} END {exit due}' requirements/advisories.toml
-	$(AUDIT)/bin/pip-audit --strict --disable-pip --no-deps --progress-spinner off \
-	  $$(sed -n 's/^id = "\(.*\)"/--ignore-vuln \1/p' requirements/advisories.toml) \
-	  $(addprefix --requirement ,constraints.txt requirements/serving.lock requirements/front.lock requirements/build.lock)
+	ask() {
+	  $(AUDIT)/bin/pip-audit --strict --disable-pip --no-deps --progress-spinner off \
+	    $$(sed -n 's/^id = "\(.*\)"/--ignore-vuln \1/p' requirements/advisories.toml) "$$@"
+	}
+	ask $(addprefix --requirement requirements/,serving.lock front.lock build.lock)
+	ask --requirement constraints.txt  # apart: it has no digests, which pip-audit wants of all files together or of none
 
 sbom: $(AUDIT) ## Write dist/sbom*.cdx.json: what the serving environment and the images gpu and train hold, as CycloneDX.
 	@mkdir -p dist
