@@ -67,12 +67,12 @@ class TritonPythonModel:
         try:
             probabilities = self._ask(images, parts, asked) if asked else self._run(images)
         except TimeoutError as error:
-            return [_failure(f"{self._name}: {error}")] * len(requests)
+            return [_failure(f"{self._name}: {error}") for _ in requests]
         except Exception as error:  # each runtime raises its own types; a client gets a sentence, the log the rest
             pb_utils.Logger.log_error(f"{self._name}: {type(error).__name__}: {error}")
-            return [_failure(f"{self._name}: the engine failed")] * len(requests)
+            return [_failure(f"{self._name}: the engine failed") for _ in requests]
         if probabilities.shape != (len(images), *self._output_shape):
-            return [_failure(f"{self._name}: the engine's output has shape {probabilities.shape}")] * len(requests)
+            return [_failure(f"{self._name}: the engine's output has shape {probabilities.shape}") for _ in requests]
         seconds = self._member_seconds() if self._tells_seconds else None
         stops = np.cumsum([len(part) for part in parts])[:-1]
         shares = np.split(probabilities, stops)

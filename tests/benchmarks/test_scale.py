@@ -14,7 +14,7 @@ import pytest
 import scale
 from rrrbench.pages import marks
 from rrrbench.scale import tables
-from rrrbench.scale.beyond import beyond, head_room, replicas_for, simulated_rows
+from rrrbench.scale.beyond import beyond, head_room, replicas_for, simulated_row
 from rrrbench.scale.demands import EngineTimes, cold_of, cost_of, costs_of, demands_of, slowdown_of, spread_of
 from rrrbench.scale.load import Load, RoundRobin
 from rrrbench.scale.measure import case_of, load_of
@@ -96,7 +96,7 @@ def test_a_replica_alone_takes_as_long_in_the_simulation_as_it_was_measured() ->
     assert slowdown_of(ENGINE) == pytest.approx(1.1)
     # 10.3 less 0.5 of the client, 4.5 of the model's process, 4 of the front and 1 of Triton.
     assert demands.wait == pytest.approx(0.0003)
-    (row,) = simulated_rows("1 replica", [{"clients": 1, "requests": 300}], demands, 1.0)
+    row = simulated_row("1 replica", {"clients": 1, "requests": 300}, demands, 1.0)
     assert row["p50_ms"] == pytest.approx(10.3, abs=0.51), "decoding takes half a millisecond more or less"
     assert row["throughput"] == pytest.approx(1000 / 10.3, rel=0.02)
     assert row["mean_batch"] == 1.0
@@ -105,7 +105,7 @@ def test_a_replica_alone_takes_as_long_in_the_simulation_as_it_was_measured() ->
 def test_two_replicas_do_twice_as_much_but_for_what_their_cores_take_from_each_other() -> None:
     demands = demands_of(ENGINE, SERVICE)
     rates = [
-        simulated_rows(name, [{"clients": clients, "requests": 600}], demands, 1.1)[0]["throughput"]
+        simulated_row(name, {"clients": clients, "requests": 600}, demands, 1.1)["throughput"]
         for name, clients in (("1 replica", 16), ("2 replicas", 32))
     ]
     # 6.5 ms of a core each, beside a client that has another; then 7 ms with the client, on cores a tenth slower.

@@ -77,6 +77,13 @@ async def infer(client: InferenceServerClient, name: str, images: npt.NDArray[np
     return (await client.infer(name, [tensor])).as_numpy("probabilities")
 
 
+def without_warm_up(path: Path) -> None:
+    """Let Triton load a model that fails: the warm-up would meet that already, and Triton refuse the model."""
+    config = read_config(path)
+    del config.model_warmup[:]
+    write_config(config, path)
+
+
 def test_requests_that_triton_batches_get_their_own_rows_of_the_engines_answer(
     tmp_path: Path, openvino_engine: Manifest
 ) -> None:
@@ -134,6 +141,26 @@ def test_a_cascade_answers_each_request_of_a_batch_by_its_own_effort_and_tells_w
             assert asked.all()
 
 
+def test_each_request_of_a_batch_that_fails_gets_an_error_of_its_own_and_triton_lives_on(
+    tmp_path: Path, openvino_engine: Manifest
+) -> None:
+    """An error that requests shared was freed by each of them, and tritonserver ended with SIGSEGV."""
+    write_repository([openvino_engine.path], tmp_path / "repository", backends=PYTHON)
+    without_warm_up(tmp_path / "repository" / "duo" / "config.pbtxt")
+    broken = (
+        "import time\n\ndef load(*_):\n    return run\n\ndef run(_):\n    time.sleep(0.003)\n    raise OSError(12)\n"
+    )
+    (tmp_path / "repository" / "duo" / "1" / "plan_runner.py").write_text(broken)
+    image = np.zeros((1, 32, 32, 3), np.uint8)
+
+    async def ask(client: InferenceServerClient) -> list[Any]:
+        rounds = [(infer(client, "duo", image) for _ in range(16)) for _ in range(60)]
+        return [error for each in rounds for error in await asyncio.gather(*each, return_exceptions=True)]
+
+    errors = with_triton(tmp_path / "repository", ask)
+    assert [str(error) for error in errors] == ["[StatusCode.INTERNAL] duo: the engine failed"] * 960
+
+
 @pytest.mark.parametrize("file", ["model.bin", "manifest.json"])
 def test_triton_refuses_a_model_whose_file_was_changed(
     file: str, tmp_path: Path, openvino_engine: Manifest, damaged: Callable[[Path, str], Path]
@@ -165,10 +192,7 @@ def test_an_answer_with_nan_becomes_an_error(
     compile_engine(CompileJob(model, engine, TARGETS["openvino-fp32"], openvino_engine.batch))
     write_manifest(dataclasses.replace(openvino_engine, path=engine), engine)
     write_repository([engine], tmp_path / "repository", backends=PYTHON)
-    path = tmp_path / "repository" / "duo" / "config.pbtxt"
-    config = read_config(path)
-    del config.model_warmup[:]  # which would meet the NaN already, and then Triton refuses the model
-    write_config(config, path)
+    without_warm_up(tmp_path / "repository" / "duo" / "config.pbtxt")
 
     async def ask(client: InferenceServerClient) -> str:
         with pytest.raises(InferenceServerException) as caught:

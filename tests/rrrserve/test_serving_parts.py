@@ -35,7 +35,8 @@ from rrrserve.net.listener import listen, url_of
 from rrrserve.stamps.model_list import ModelList
 from rrrserve.stamps.stamp import STAMP
 from rrrserve.triton import install
-from rrrserve.triton.client import TritonError, checked_output
+from rrrserve.triton.calls import TritonError
+from rrrserve.triton.client import checked_output
 
 MODEL = ServedModel(
     "m", "1", "onnxruntime-fp32", "python", 2, 4, ("a", "b", "c"), Preprocess(32), 32, 1, 1, ("probabilities",)

@@ -17,7 +17,8 @@ from rrrserve.api.requests import Options
 from rrrserve.api.shadow import SHARE, Shadow
 from rrrserve.metrics.instruments import SHADOW_COMPARED, SHADOW_DROPPED, SHADOW_DURATION
 from rrrserve.state.shared_state import SharedState
-from rrrserve.triton.client import Inference, TritonError
+from rrrserve.triton.calls import TritonError
+from rrrserve.triton.client import Inference
 
 MODEL = ServedModel(
     *("answers", "1", "openvino-fp32", "python", 1, 4, ("a", "b"), Preprocess(32), 32, 1, 1, ("probabilities",))

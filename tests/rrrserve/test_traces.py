@@ -18,7 +18,8 @@ from rrrserve.api.requests import headers_of
 from rrrserve.traces import export
 from rrrserve.traces.context import context_of
 from rrrserve.traces.trace import UNTRACED, Trace
-from rrrserve.triton.client import TritonClient, TritonError
+from rrrserve.triton.calls import TritonError
+from rrrserve.triton.client import TritonClient
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"

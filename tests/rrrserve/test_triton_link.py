@@ -1,32 +1,44 @@
 """A worker's connections to Triton and to the version that is served, while either is replaced or cannot be reached."""
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import grpc
+import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 
+from rrrbuild.repository_document import ServedModel
+from rrrnet.images.preprocess import Preprocess
 from rrrserve.state.shared_state import SharedState
 from rrrserve.triton.breaker import TritonLink
-from rrrserve.triton.client import TritonClient, TritonError
+from rrrserve.triton.calls import Calls, TritonError
+from rrrserve.triton.client import TritonClient
 from rrrserve.worker import following
+
+MODEL = ServedModel("a", "1", "t", "python", 2, 2, ("a", "b"), Preprocess(32), 32, 2, 2, ("probabilities",))
 
 
 @asynccontextmanager
-async def slow_triton(seconds: float) -> AsyncIterator[str]:
-    """The address of a server that tells its version, after a while."""
+async def slow_triton(seconds: float, ended: list[str]) -> AsyncIterator[str]:
+    """The address of a server that tells its version, after a while, and how its calls ended."""
 
     async def version(_: bytes, __: object) -> bytes:
-        await asyncio.sleep(seconds)
+        try:
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
         answer: bytes = pb.ServerMetadataResponse(version="2.51.0").SerializeToString()
+        ended.append("answered")
         return answer
 
     server = grpc.aio.server()
-    handlers = {"ServerMetadata": grpc.unary_unary_rpc_method_handler(version)}
+    handlers = dict.fromkeys(("ServerMetadata", "ModelInfer"), grpc.unary_unary_rpc_method_handler(version))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -38,7 +50,7 @@ async def slow_triton(seconds: float) -> AsyncIterator[str]:
 
 def run(work: Callable[[str, SharedState], Awaitable[None]]) -> None:
     async def main() -> None:
-        async with slow_triton(0.5) as url:
+        async with slow_triton(0.5, []) as url:
             await work(url, SharedState.in_process(["a"]))
 
     asyncio.run(main())
@@ -64,7 +76,7 @@ def test_a_retired_connection_is_closed_once_its_calls_have_ended() -> None:
         await asyncio.sleep(0.05)
         state.triton.generation += 1
         await link.server_version(timeout_seconds=5)
-        with pytest.raises(TritonError, match="DEADLINE"):
+        with pytest.raises(TritonError, match="no answer before the deadline"):
             await under_way
         assert not [task for task in asyncio.all_tasks() if "TritonClient.close" in repr(task)]
         await link.close()
@@ -94,6 +106,50 @@ def test_a_call_that_is_cancelled_stays_cancelled() -> None:
         with pytest.raises(asyncio.CancelledError):
             await under_way
         await client.close()
+
+    run(work)
+
+
+async def given_up(target: Callable[[str], str], *, by_the_client: bool) -> tuple[list[int], list[str]]:
+    """What is counted of a call with three images that nobody waits for any more, and how it ends in Triton."""
+    counted: list[int] = []
+    ended: list[str] = []
+    async with slow_triton(0.5, ended) as url:
+        calls = Calls(target(url), counted.append)
+        call = asyncio.create_task(calls.ask("ServerMetadata", b"", 5 if by_the_client else 0.2, images=3))
+        await asyncio.sleep(0.2)
+        if by_the_client:
+            call.cancel()
+        with pytest.raises(asyncio.CancelledError if by_the_client else TritonError):
+            await call
+        gc.collect()  # a call that nobody holds is cancelled by gRPC
+        await asyncio.sleep(0.5)
+        await calls.close(0)
+    return counted, ended
+
+
+@pytest.mark.parametrize("by_the_client", [True, False])
+def test_one_triton_is_left_to_answer_what_nobody_waits_for_and_it_counts_as_long(*, by_the_client: bool) -> None:
+    found = asyncio.run(given_up(str, by_the_client=by_the_client))
+    assert found == ([3, -3], ["answered"])
+
+
+@pytest.mark.parametrize("by_the_client", [True, False])
+def test_in_several_tritons_what_nobody_waits_for_is_cancelled(*, by_the_client: bool) -> None:
+    found = asyncio.run(given_up("ipv4:{0},{0}".format, by_the_client=by_the_client))
+    assert found == ([], ["cancelled"])
+
+
+def test_a_worker_counts_what_triton_is_still_at_as_under_way() -> None:
+    async def work(url: str, state: SharedState) -> None:
+        link = TritonLink(url, state)
+        image = np.zeros((32, 32, 3), np.uint8)
+        with pytest.raises(TritonError, match="no answer before the deadline"):
+            await link.infer(MODEL, [image, image], timeout_seconds=0.2)
+        assert state.total() == 2
+        await asyncio.sleep(0.5)
+        assert state.total() == 0
+        await link.close()
 
     run(work)
 

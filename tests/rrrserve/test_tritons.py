@@ -18,8 +18,9 @@ from rrrserve.config.service_config import ServiceConfig
 from rrrserve.metrics.supervision import SupervisionCollector
 from rrrserve.net.targets import addresses_of, in_words, target_of
 from rrrserve.state.shared_state import SharedState
+from rrrserve.triton.calls import TritonError
 from rrrserve.triton.channel import channel_options
-from rrrserve.triton.client import TritonClient, TritonError
+from rrrserve.triton.client import TritonClient
 from rrrserve.triton.others import watch_for_ever
 from rrrserve.triton.readiness import Readiness
 

@@ -34,25 +34,20 @@ def simulate(topology: Topology, demands: Demands, load: Load, *, seed: int, bal
     return simulation.opened(load.due_seconds().tolist())
 
 
-def simulated_rows(name: str, rows: Sequence[Case], demands: Demands, slowdown: float) -> list[dict[str, Any]]:
-    """What the simulation gives for each measured row of a topology; percentiles are means over the repeats.
+def simulated_row(name: str, row: Case, demands: Demands, slowdown: float) -> dict[str, Any]:
+    """What the simulation gives for a measured row of a topology; percentiles are means over the repeats.
 
     A percentile of few requests is not that of many: each repeat has as many as were measured.
     """
     shape = TOPOLOGIES[name]
     topology = Topology(shape.fronts, shape.tritons, shape.cores, slowdown)
-    found = []
-    for row in rows:
-        runs = [simulate(topology, demands, load_of(row), seed=seed) for seed in range(REPEATS)]
-        batches = sum((run.batches for run in runs[1:]), runs[0].batches.copy())
-        found.append(
-            {
-                "throughput": float(np.mean([run.throughput for run in runs])),
-                **{f"p{each}_ms": float(np.mean([run.percentile_ms(each) for run in runs])) for each in (50, 99)},
-                "mean_batch": sum(size * count for size, count in batches.items()) / batches.total(),
-            }
-        )
-    return found
+    runs = [simulate(topology, demands, load_of(row), seed=seed) for seed in range(REPEATS)]
+    batches = sum((run.batches for run in runs[1:]), runs[0].batches.copy())
+    return {
+        "throughput": float(np.mean([run.throughput for run in runs])),
+        **{f"p{each}_ms": float(np.mean([run.percentile_ms(each) for run in runs])) for each in (50, 99)},
+        "mean_batch": sum(size * count for size, count in batches.items()) / batches.total(),
+    }
 
 
 def one_of_many(slowdown: float, replicas: int = 1) -> Topology:

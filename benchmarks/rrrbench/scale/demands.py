@@ -131,6 +131,11 @@ def cold_of(engine: Case, service: Case, costs: Mapping[str, Cost]) -> tuple[flo
     return client, front, model
 
 
+def pace_of(service: Case, row: Case) -> float:
+    """How many times as long everything took around a load as in the run that tells what a request costs."""
+    return float(np.mean(row["pace_ms"]) / np.median(service["light"]["inference_ms"]))
+
+
 def spread_of(service: Case) -> list[float]:
     """How many times its median an inference took when one client asked.
 

@@ -36,6 +36,7 @@ from rrrbench.scale.simulation import Topology
 
 _WARM_UP_REQUESTS = 16
 _IDLE_SECONDS = 3.0
+_PACE_SECONDS = 1.5
 LIGHT, LOADED = 1, 8  # clients of the two runs that tell what a request and a batch cost
 _CALM_SHARE = 0.3  # of what a replica can do: the run that tells what it costs to begin after idling
 _SEEDS = 100  # of each round; the last is the calm run's
@@ -119,12 +120,21 @@ class Measurements:
         count = len(topology.fronts)
         rows = []
         with deployed(topology, repository, self.logs) as running:
+            drive(running.urls, self.bodies, Load(_WARM_UP_REQUESTS * count, 60.0, clients=2 * count))
+            before_ms = self._pace_ms(running)
             for load in self._loads(name, count, number, count * most):
-                drive(running.urls, self.bodies, Load(_WARM_UP_REQUESTS * count, 60.0, clients=2 * count))
                 driven, found = self._drive(running, load)
-                rows.append({**_told(load), **found})
+                after_ms = self._pace_ms(running)
+                rows.append({**_told(load), **found, "pace_ms": [before_ms, after_ms]})
+                before_ms = after_ms
                 print(f"{name}, {load_text(rows[-1])}: {driven.throughput:.1f}/s", flush=True)
         return rows
+
+    def _pace_ms(self, running: Deployment) -> float:
+        """The median inference of one client that asks each replica in turn for a moment: how fast the machine is."""
+        load = Load(self.options.requests, _PACE_SECONDS, clients=LIGHT)
+        driven = [drive([url], self.bodies, load) for url in running.urls]
+        return float(np.mean([np.median(one.stages_ms()["inference"]) for one in driven]))
 
     def start(self, target: str) -> None:
         """From the start of the process until it is ready, on one core and on all, and the first answers then."""

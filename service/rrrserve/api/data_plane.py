@@ -24,7 +24,8 @@ from rrrserve.state.shared_state import SharedState
 from rrrserve.traces.context import Fields
 from rrrserve.traces.trace import UNTRACED, Trace
 from rrrserve.triton.breaker import TritonLink
-from rrrserve.triton.client import Inference, TritonError
+from rrrserve.triton.calls import TritonError
+from rrrserve.triton.client import Inference
 
 log = logging.getLogger("rrrserve")
 

@@ -18,7 +18,7 @@ from rrrserve.api.decoding import Decoded
 from rrrserve.api.requests import Options
 from rrrserve.metrics.instruments import SAME, SHADOW_COMPARED, SHADOW_DROPPED, SHADOW_DURATION, SHADOW_REASONS
 from rrrserve.process.tasks import ended
-from rrrserve.triton.client import TritonError
+from rrrserve.triton.calls import TritonError
 
 SHARE = 0.05
 _MOST_CREDIT = 1.0  # requests that it may touch before as many others as `SHARE` asks for have come

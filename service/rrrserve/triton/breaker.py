@@ -10,7 +10,8 @@ from rrrbuild.cascade_runner import FULL
 from rrrbuild.repository_document import ServedModel
 from rrrserve.state.shared_state import SharedState
 from rrrserve.traces.context import Fields
-from rrrserve.triton.client import Inference, TritonClient, TritonError
+from rrrserve.triton.calls import TritonError
+from rrrserve.triton.client import Inference, TritonClient
 
 _MARGIN_SECONDS = 1.0  # a call should meet its deadline, not the closing of its connection
 
@@ -25,7 +26,7 @@ class TritonLink:
         self._url = url
         self._state = state
         self._generation = state.triton.generation
-        self._client = TritonClient(url)
+        self._client = TritonClient(url, state.add)
         self._busy_until = 0.0  # on the event loop's clock: when the last of the calls so far has its answer or none
         self._retired: dict[TritonClient, asyncio.Task[None]] = {}
 
@@ -82,7 +83,7 @@ class TritonLink:
         generation = self._state.triton.generation
         if generation != self._generation:
             # A connection to the one before would wait before it tries again.
-            old, self._client, self._generation = self._client, TritonClient(self._url), generation
+            old, self._client, self._generation = self._client, TritonClient(self._url, self._state.add), generation
             self._retire(old, self._busy_until - now)
         self._busy_until = max(self._busy_until, now + timeout_seconds)
         return self._client

@@ -1,4 +1,4 @@
-"""The one gRPC channel to Triton, or to several: uint8 images out, checked probabilities back, and a deadline.
+"""What Triton, or several, are asked: uint8 images out, checked probabilities back.
 
 A request is put together from bytes: protobuf copies a field of that size twice and costs 0.5 ms for an image of 224
 pixels; tritonclient's own client adds another copy. Its small fields are written once for each shape of request.
@@ -6,15 +6,13 @@ pixels; tritonclient's own client adds another copy. Its small fields are writte
 Shapes come from the sealed repository document and from arrays our own code made, never from a client's request.
 """
 
-import asyncio
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import grpc
 import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import DecodeError, Message
@@ -24,7 +22,7 @@ from rrrbuild.cascade_runner import AUTO, FULL, LATE, USED
 from rrrbuild.manifest import EMBEDDING
 from rrrbuild.repository_document import MEMBER_SECONDS, MEMBER_STATUS, MEMBERS_USED, ServedModel
 from rrrserve.traces.context import Fields
-from rrrserve.triton.channel import channel_options
+from rrrserve.triton.calls import Calls, TritonError
 
 INPUT = "images"
 OUTPUT = "probabilities"
@@ -36,23 +34,8 @@ _LENGTH_TOLERANCE = 0.02
 # many seconds if that is more.
 _MARGIN_SHARE, _MARGIN_SECONDS = 0.05, 0.005
 
-_SERVICE = "/inference.GRPCInferenceService"
 _RAW_INPUT_TAG = bytes([pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | 2])  # 2: length and bytes follow
-# What triton_model.py tells of answers that it does not pass on.
-_BAD_OUTPUT, _LATE_MEMBERS = "the engine's output", "members were late"
 _DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "INT32": np.dtype("<i4"), "UINT8": np.dtype("u1")}
-
-
-class TritonError(Exception):
-    """An inference that gave no usable answer.
-
-    Attributes:
-        code: `backend_unavailable`, `deadline_exceeded` or `bad_model_output`.
-    """
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 @dataclass(frozen=True)
@@ -76,10 +59,14 @@ class Inference:
 class TritonClient:
     """Asynchronous client of one Triton, or of several that are one target. Make it inside a running event loop."""
 
-    def __init__(self, url: str) -> None:
-        self._channel = grpc.aio.insecure_channel(url, options=channel_options(url))
-        self._infer = self._channel.unary_unary(f"{_SERVICE}/ModelInfer")  # no serializer: bytes go through
-        self._metadata = self._channel.unary_unary(f"{_SERVICE}/ServerMetadata")
+    def __init__(self, url: str, count: Callable[[int], None] = lambda _: None) -> None:
+        """Nothing is connected yet.
+
+        Args:
+            url: a target (see `rrrserve.net.targets`).
+            count: see `Calls`.
+        """
+        self._calls = Calls(url, count)
 
     async def infer(
         self,
@@ -97,7 +84,7 @@ class TritonClient:
         Args:
             model: which model.
             images: N arrays of shape (S, S, 3), N at most the model's `max_batch_size`, S its image size.
-            timeout_seconds: deadline; Triton is told too, and drops the work when it has passed.
+            timeout_seconds: deadline; one Triton is not told and goes on, several are and drop the work.
             effort: which members of a cascade are asked; see `cascade_runner.EFFORTS`.
             quorum: see `quorum_of`.
             trace: told to Triton, as the metadata of the call.
@@ -111,7 +98,8 @@ class TritonClient:
         request = request_bytes(
             model, images, timeout_seconds=timeout_seconds, effort=effort, quorum=quorum, embed=embed
         )
-        response = _parsed(pb.ModelInferResponse, await _call(self._infer, request, timeout_seconds, trace))
+        answer = await self._calls.ask("ModelInfer", request, timeout_seconds, trace, images=len(images))
+        response = _parsed(pb.ModelInferResponse, answer)
         probabilities, status = checked_output(response, model, len(images))
         embedding = checked_embedding(response, model, len(images)) if embed else None
         return Inference(probabilities, status, member_seconds(response, model), embedding)
@@ -122,12 +110,12 @@ class TritonClient:
         Raises:
             TritonError: Triton is not reachable or the deadline passed.
         """
-        answer = await _call(self._metadata, b"", timeout_seconds)
+        answer = await self._calls.ask("ServerMetadata", b"", timeout_seconds)
         return str(_parsed(pb.ServerMetadataResponse, answer).version)
 
     async def close(self, grace_seconds: float = 0.0) -> None:
         """Close the connection; what is under way after `grace_seconds` gets `backend_unavailable`."""
-        await self._channel.close(grace_seconds)
+        await self._calls.close(grace_seconds)
 
 
 def _parsed(kind: type[Message], answer: bytes) -> Any:
@@ -135,30 +123,6 @@ def _parsed(kind: type[Message], answer: bytes) -> Any:
         return kind.FromString(answer)
     except DecodeError as error:  # changed on the way from somebody else's Triton
         raise TritonError("backend_unavailable", "Triton's answer cannot be parsed") from error
-
-
-async def _call(
-    method: grpc.aio.UnaryUnaryMultiCallable, request: bytes, timeout_seconds: float, metadata: Fields | None = None
-) -> bytes:
-    """The answer's bytes; gRPC's errors become ours, for the log: Triton's own texts hold paths of this machine."""
-    try:
-        answer: bytes = await method(request, timeout=timeout_seconds, metadata=metadata)
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        # Nobody cancelled us: gRPC tells so that the connection was closed under the call.
-        raise TritonError("backend_unavailable", "the connection was closed") from error
-    except grpc.aio.AioRpcError as error:
-        raise TritonError(_code_of(error), f"{error.code()}: {error.details()}") from error
-    return answer
-
-
-def _code_of(error: grpc.aio.AioRpcError) -> str:
-    told = error.details() or ""
-    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED or _LATE_MEMBERS in told:
-        return "deadline_exceeded"
-    return "bad_model_output" if _BAD_OUTPUT in told else "backend_unavailable"
 
 
 def quorum_of(model: ServedModel, quorum: int | None) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from rrrbuild.repository_document import ServedModel
 from rrrserve.state.shared_state import SharedState
 from rrrserve.triton.breaker import TritonLink
-from rrrserve.triton.client import TritonError
+from rrrserve.triton.calls import TritonError
 from rrrserve.triton.watch import probe_image
 
 FRESH_SECONDS = 1.0

@@ -16,7 +16,8 @@ import psutil
 from rrrbuild.repository_document import ServedModel
 from rrrserve.process.tasks import first
 from rrrserve.state.shared_state import SharedState
-from rrrserve.triton.client import TritonClient, TritonError
+from rrrserve.triton.calls import TritonError
+from rrrserve.triton.client import TritonClient
 
 log = logging.getLogger("rrrserve")
 

@@ -34,7 +34,7 @@ from rrrserve.stamps import environment
 from rrrserve.state.shared_state import FIRST_VERSION, STATE, SharedState
 from rrrserve.traces import export
 from rrrserve.triton.breaker import TritonLink
-from rrrserve.triton.client import TritonError
+from rrrserve.triton.calls import TritonError
 from rrrserve.triton.keeper import TritonKeeper
 from rrrserve.triton.others import watch_for_ever
 from rrrserve.triton.readiness import Readiness

@@ -7,7 +7,8 @@ from pathlib import Path
 import psutil
 
 from rrrbuild.repository_document import read_repository
-from rrrserve.triton.client import TritonClient, TritonError
+from rrrserve.triton.calls import TritonError
+from rrrserve.triton.client import TritonClient
 from rrrserve.triton.server import TritonServer
 from rrrserve.versions.catalogue import backends_of
 
