@@ -22,7 +22,7 @@ from rrrbench.networks import CACHE, Networks
 from rrrbench.pages import write_between
 from rrrbench.scale import tables
 from rrrbench.scale.beyond import REQUESTS, beyond, simulated_row
-from rrrbench.scale.demands import demands_of, pace_of, slowdown_of
+from rrrbench.scale.demands import demands_of, slowdown_of
 from rrrbench.scale.measure import Measurements, case_of
 from rrrbench.servers import ending_on_sigterm
 from rrrbuild.targets import TARGETS, run_obstacle
@@ -51,11 +51,9 @@ def compute(result: ResultFile, options: argparse.Namespace) -> None:
         cases = document.get("replicas", [])
         for case in cases:
             rounds = [(each["engine"], each["service"]) for each in cases if each["target"] == case["target"]]
-            demands, slowdown = demands_of(case["engine"], case["service"], rounds), slowdown_of(case["engine"])
+            engine, service, slowdown = case["engine"], case["service"], slowdown_of(case["engine"])
             found = {
-                name: [
-                    simulated_row(name, row, demands.at_pace(pace_of(case["service"], row)), slowdown) for row in rows
-                ]
+                name: [simulated_row(name, row, demands_of(engine, service, rounds, row), slowdown) for row in rows]
                 for name, rows in case["topologies"].items()
             }
             result.record("simulated", {"target": case["target"], "round": case["round"]}, {"topologies": found})

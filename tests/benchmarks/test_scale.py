@@ -15,7 +15,17 @@ import scale
 from rrrbench.pages import marks
 from rrrbench.scale import tables
 from rrrbench.scale.beyond import beyond, head_room, replicas_for, simulated_row
-from rrrbench.scale.demands import EngineTimes, cold_of, cost_of, costs_of, demands_of, slowdown_of, spread_of
+from rrrbench.scale.demands import (
+    EngineTimes,
+    cold_of,
+    cost_of,
+    costs_of,
+    demands_of,
+    overlap_of,
+    pace_of,
+    slowdown_of,
+    spread_of,
+)
 from rrrbench.scale.load import Load, RoundRobin
 from rrrbench.scale.measure import case_of, load_of
 
@@ -34,12 +44,13 @@ def run(requests: int, batches: int, p50_ms: float, **more: Any) -> dict[str, An
     cpu_seconds = {name: ms / 1000 for name, ms in spent_ms.items()}
     cpu_seconds["front"] += 0.01 * 5.0  # what it spends when nobody asks
     told = {"requests": requests, "batches": batches, "p50_ms": p50_ms, "throughput": 100.0, "seconds": 5.0}
-    return {**told, "cpu_seconds": cpu_seconds, "client_cpu_ms": 0.5, **more}
+    return {**told, "cpu_seconds": cpu_seconds, "client_cpu_ms": 0.5, "one_client_ms": [7.0, 7.0, 7.0], **more}
 
 
 SERVICE: dict[str, Any] = {
     "target": "openvino-fp32",
-    "light": run(200, 200, 10.3, decode_ms=[1.0, 2.0], preprocess_ms=[0.25, 0.25], inference_ms=[7.0, 7.0, 7.0]),
+    "light": run(200, 200, 10.3, decode_ms=[1.0, 2.0], preprocess_ms=[0.25, 0.25]),
+    "pair": run(200, 200, 20.0),
     "loaded": run(400, 100, 60.0),
     "calm": run(100, 100, 12.0),
     "idle_cpu_share": {"front": 0.01, "triton": 0.0, "model": 0.0, "other": 0.0},
@@ -76,9 +87,36 @@ def test_what_a_request_costs_more_after_idling_is_told_by_a_calm_run() -> None:
     assert demands_of(ENGINE, SERVICE, rounds, client=False).cold_client == 0.0, "the client is elsewhere"
 
 
+def test_what_requests_cost_that_overlap_is_told_by_two_clients_beside_one() -> None:
+    assert overlap_of(ENGINE, SERVICE) == (0.0, 0.0), "it costs what the others cost"
+    pair, loaded = run(200, 200, 20.0), run(400, 100, 60.0)
+    for each, requests, batches in ((pair, 200, 200), (loaded, 400, 100)):
+        each["cpu_seconds"] |= {
+            "front": each["cpu_seconds"]["front"] + 0.0002 * requests,
+            "triton": each["cpu_seconds"]["triton"] + 0.0001 * requests,
+            "model": each["cpu_seconds"]["model"] + 0.0004 * batches,
+        }
+    service = {**SERVICE, "pair": pair, "loaded": loaded}
+    overlap = overlap_of(ENGINE, service)
+    assert overlap == pytest.approx((0.3, 0.4))
+    assert costs_of(ENGINE, service, overlap)["model"] == pytest.approx((0.0, 0.5)), "as without"
+    demands = demands_of(ENGINE, service)
+    assert (demands.overlap_front, demands.overlap_engine) == pytest.approx((0.0003, 0.0004))
+
+
+def test_a_load_is_simulated_at_the_pace_of_the_machine_around_it() -> None:
+    slow = {"one_client_ms": [8.4, 8.4, 9.0]}
+    assert pace_of(SERVICE, slow) == pytest.approx(1.2)
+    assert demands_of(ENGINE, SERVICE, around=slow).client == pytest.approx(0.0006)
+    calm = {**run(100, 100, 12.0), **slow, "client_cpu_ms": 0.6}
+    calm["cpu_seconds"] = {part: 1.2 * seconds for part, seconds in calm["cpu_seconds"].items()}
+    calm["cpu_seconds"]["front"] -= 0.2 * 0.05  # what it spends when nobody asks
+    found = cold_of(ENGINE, {**SERVICE, "calm": calm}, costs_of(ENGINE, SERVICE))
+    assert found == pytest.approx((0.0, 0.0, 0.0), abs=1e-9), "what a slow machine costs is no cold start"
+
+
 def test_an_inference_that_waited_for_a_look_at_the_model_does_not_tell_how_far_the_others_spread() -> None:
-    service = {**SERVICE, "light": {**SERVICE["light"], "inference_ms": [8.0, 10.0, 10.0, 12.0, 19.5]}}
-    assert spread_of(service) == [0.8, 1.0, 1.0, 1.2]
+    assert spread_of({"one_client_ms": [8.0, 10.0, 10.0, 12.0, 19.5]}) == [0.8, 1.0, 1.0, 1.2]
 
 
 def test_the_engines_time_between_two_measured_sizes_is_interpolated() -> None:

@@ -26,6 +26,21 @@ class Cost(NamedTuple):
 _NOTHING = Cost(0.0, 0.0)
 
 
+class Overlap(NamedTuple):
+    """Milliseconds that a replica takes longer where a request comes while it is at another, whose caches it disturbs.
+
+    Attributes:
+        request: of its front and its Triton, for that request.
+        batch: of its engine, for the batch that was disturbed.
+    """
+
+    request: float
+    batch: float
+
+
+NO_OVERLAP = Overlap(0.0, 0.0)
+
+
 class EngineTimes:
     """Draws the time of an engine call; between two measured sizes of batch it is interpolated.
 
@@ -93,15 +108,57 @@ def slowdown_of(engine: Case) -> float:
     return max(1.0, float(np.median(ratios)))
 
 
-def costs_of(engine: Case, service: Case) -> dict[str, Cost]:
-    """What each process of a replica spends, beside the engine; of the model's process, what it adds to the engine."""
-    runs = [service["light"], service["loaded"]]
-    return {part: cost_of(runs, [spent_ms(engine, service, part, run) for run in runs]) for part in PARTS}
+def pace_of(service: Case, run: Case) -> float:
+    """How many times as long one client's inferences took around a run as around the one with one client."""
+    return float(np.median(run["one_client_ms"]) / np.median(service["light"]["one_client_ms"]))
+
+
+def spread_of(run: Case) -> list[float]:
+    """How many times its median an inference took when one client asked, before and after a run.
+
+    Those beyond half as long again waited for a look at the model, which the simulation has on its own account.
+    """
+    times_ms = np.asarray(run["one_client_ms"], float)
+    found = times_ms / np.median(times_ms)
+    return [float(each) for each in found[found <= _LONGEST_SPREAD]]
+
+
+def overlap_of(engine: Case, service: Case) -> Overlap:
+    """What two clients cost more than one: each asks while the other's image is in the engine."""
+    light, pair = service["light"], service["pair"]
+    more_ms = {
+        part: [
+            spent_ms(engine, service, part, pair) / pair[count] - spent_ms(engine, service, part, light) / light[count]
+            for count in ("requests", "batches")
+        ]
+        for part in PARTS
+    }
+    return Overlap(max(0.0, more_ms["front"][0] + more_ms["triton"][0]), max(0.0, more_ms["model"][1]))
+
+
+def costs_of(engine: Case, service: Case, overlap: Overlap = NO_OVERLAP) -> dict[str, Cost]:
+    """What each process of a replica spends, beside the engine; of the model's process, what it adds to the engine.
+
+    What is due to the overlap is left out: of the front and its Triton all in that of the front.
+    """
+    light, loaded = service["light"], service["loaded"]
+    overlapped = {"front": overlap.request * loaded["requests"], "model": overlap.batch * loaded["batches"]}
+    return {
+        part: cost_of(
+            [light, loaded],
+            [
+                spent_ms(engine, service, part, light),
+                spent_ms(engine, service, part, loaded) - overlapped.get(part, 0.0),
+            ],
+        )
+        for part in PARTS
+    }
 
 
 def spent_ms(engine: Case, service: Case, part: str, run: Case) -> float:
     """Processor time of a part in a run, less what it takes when nobody asks, and less the engine's calls."""
-    spent: float = 1000 * (run["cpu_seconds"][part] - service["idle_cpu_share"][part] * run["seconds"])
+    idle_seconds = service["idle_cpu_share"][part] * run["seconds"]
+    spent: float = 1000 * (run["cpu_seconds"][part] - idle_seconds) / pace_of(service, run)
     if part != "model":
         return spent
     # In the mean over batches: the engine's time is nearly a straight line in the size.
@@ -111,60 +168,54 @@ def spent_ms(engine: Case, service: Case, part: str, run: Case) -> float:
     return spent - calls
 
 
-def cold_of(engine: Case, service: Case, costs: Mapping[str, Cost]) -> tuple[float, float, float]:
+def cold_of(
+    engine: Case, service: Case, costs: Mapping[str, Cost], overlap: Overlap = NO_OVERLAP
+) -> tuple[float, float, float]:
     """Milliseconds that a request costs more where its replica has long had nothing to do: client, front, engine.
 
     Source: the run with few requests at random times, beside what requests cost that follow each other. A share
     (1 - utilisation) of Poisson arrivals finds the replica idle, for a time of exponential distribution; the mean of
-    1 - exp(-idle / time) is then 1 / (1 + rate x time).
+    1 - exp(-idle / time) is then 1 / (1 + rate x time). The others overlap.
     """
     run = service["calm"]
     rate = run["requests"] / run["seconds"]
-    found = (1 - min(0.9, rate * run["p50_ms"] / 1000)) / (1 + rate * COLD_AFTER_SECONDS)
+    busy = min(0.9, rate * run["p50_ms"] / 1000)
+    found = (1 - busy) / (1 + rate * COLD_AFTER_SECONDS)
     more_ms = {
         part: spent_ms(engine, service, part, run) - cost.request * run["requests"] - cost.batch * run["batches"]
         for part, cost in costs.items()
     }
-    client_ms = (run["client_cpu_ms"] - service["light"]["client_cpu_ms"]) * run["requests"]
-    each = (client_ms, more_ms["front"] + more_ms["triton"], more_ms["model"])
+    client_ms = (run["client_cpu_ms"] / pace_of(service, run) - service["light"]["client_cpu_ms"]) * run["requests"]
+    front_ms = more_ms["front"] + more_ms["triton"] - busy * run["requests"] * overlap.request
+    each = (client_ms, front_ms, more_ms["model"] - busy * run["requests"] * overlap.batch)
     client, front, model = (max(0.0, ms) / (found * run["requests"]) for ms in each)
     return client, front, model
 
 
-def pace_of(service: Case, row: Case) -> float:
-    """How many times as long everything took around a load as in the run that tells what a request costs."""
-    return float(np.mean(row["pace_ms"]) / np.median(service["light"]["inference_ms"]))
-
-
-def spread_of(service: Case) -> list[float]:
-    """How many times its median an inference took when one client asked.
-
-    Those beyond half as long again waited for a look at the model, which the simulation has on its own account.
-    """
-    times_ms = np.asarray(service["light"]["inference_ms"], float)
-    found = times_ms / np.median(times_ms)
-    return [float(each) for each in found[found <= _LONGEST_SPREAD]]
-
-
-def demands_of(engine: Case, service: Case, rounds: Rounds | None = None, *, client: bool = True) -> Demands:
+def demands_of(
+    engine: Case, service: Case, rounds: Rounds | None = None, around: Case | None = None, *, client: bool = True
+) -> Demands:
     """What the simulation draws for one target.
 
     Args:
         engine: a case of the section `engine`.
         service: a case of the section `service`.
-        rounds: engine and service of all rounds: spread and cold starts are of all together, since one round has too
+        rounds: engine and service of all rounds: overlap and cold starts are of all together, since one round has too
             few of them. None: only those given.
+        around: a run with `one_client_ms`, which pace and spread are those of; None: that of one client.
         client: whether the client runs on the same cores; else it takes none of their time.
     """
-    costs = costs_of(engine, service)
+    rounds = rounds or [(engine, service)]
+    overlap = Overlap(*np.mean([overlap_of(*each) for each in rounds], axis=0))
+    costs = costs_of(engine, service, overlap)
     light = service["light"]
+    around = around or light
     images_ms = [decode + resize for decode, resize in zip(light["decode_ms"], light["preprocess_ms"], strict=True)]
     rest_ms = max(0.0, costs["front"].request - float(np.mean(images_ms)))
     # What Triton spends on a batch it spends between two calls of the engine.
     between = Cost(costs["model"].request, costs["model"].batch + costs["triton"].batch)
-    rounds = rounds or [(engine, service)]
-    times = EngineTimes(engine["alone_ms"], between, [each for _, other in rounds for each in spread_of(other)])
-    cold_ms = np.mean([cold_of(*each, costs_of(*each)) for each in rounds], axis=0)
+    times = EngineTimes(engine["alone_ms"], between, spread_of(around))
+    cold_ms = np.mean([cold_of(*each, costs_of(*each, overlap), overlap) for each in rounds], axis=0)
     alone_ms = times.quantile_ms(0.5, 1) + sum(sum(cost) for cost in costs.values())
     client_ms = light["client_cpu_ms"]
     wait_ms = max(0.0, light["p50_ms"] - client_ms - alone_ms)
@@ -179,6 +230,8 @@ def demands_of(engine: Case, service: Case, rounds: Rounds | None = None, *, cli
         cold_client=float(cold_ms[0]) / 1000 if client else 0.0,
         cold_front=float(cold_ms[1]) / 1000,
         cold_engine=float(cold_ms[2]) / 1000,
+        overlap_front=overlap.request / 1000,
+        overlap_engine=overlap.batch / 1000,
         probe_every=max(_PROBE_SECONDS, times.quantile_ms(0.0, 1) / 1000 / _PROBE_SHARE),
         max_batch=times.largest,
-    )
+    ).at_pace(pace_of(service, around))

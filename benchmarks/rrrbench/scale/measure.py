@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,9 @@ from rrrbench.scale.simulation import Topology
 
 _WARM_UP_REQUESTS = 16
 _IDLE_SECONDS = 3.0
-_PACE_SECONDS = 1.5
-LIGHT, LOADED = 1, 8  # clients of the two runs that tell what a request and a batch cost
+_MOMENT_SECONDS = 1.5
+# Clients of the runs that tell what a request costs alone, beside another, and what of it is shared by a batch.
+LIGHT, PAIR, LOADED = 1, 2, 8
 _CALM_SHARE = 0.3  # of what a replica can do: the run that tells what it costs to begin after idling
 _SEEDS = 100  # of each round; the last is the calm run's
 
@@ -96,13 +97,13 @@ class Measurements:
             (server,), (url,) = one.fronts, one.urls
             drive([url], self.bodies, Load(_WARM_UP_REQUESTS, 60.0, clients=2))
             found: dict[str, Any] = {"start_seconds": server.start_seconds, "idle_cpu_share": _idle(one)}
-            for name, clients in (("light", LIGHT), ("loaded", LOADED)):
-                driven, found[name] = self._drive(one, Load(**limits, clients=clients))
-                if name == "light":
-                    found[name] |= _image_stages(driven)
+            runs = {"light": LIGHT, "pair": PAIR, "loaded": LOADED}
+            loads = [Load(**limits, clients=clients) for clients in runs.values()]
+            for name, (driven, run) in zip(runs, self._driven(one, loads), strict=True):
+                found[name] = {**run, **(_image_stages(driven) if name == "light" else {})}
             rate = _CALM_SHARE * found["loaded"]["throughput"]
             calm = Load(**limits, rate_per_second=rate, seed=_SEEDS * number + _SEEDS - 1)
-            _, found["calm"] = self._drive(one, calm)
+            ((_, found["calm"]),) = self._driven(one, [calm])
             wires = [wire_bytes(url, body) for body in self.bodies]
             shot = wire_bytes(url, photo("cat", 0))
             found["wire_bytes"] = {
@@ -121,20 +122,11 @@ class Measurements:
         rows = []
         with deployed(topology, repository, self.logs) as running:
             drive(running.urls, self.bodies, Load(_WARM_UP_REQUESTS * count, 60.0, clients=2 * count))
-            before_ms = self._pace_ms(running)
-            for load in self._loads(name, count, number, count * most):
-                driven, found = self._drive(running, load)
-                after_ms = self._pace_ms(running)
-                rows.append({**_told(load), **found, "pace_ms": [before_ms, after_ms]})
-                before_ms = after_ms
+            loads = self._loads(name, count, number, count * most)
+            for load, (driven, found) in zip(loads, self._driven(running, loads), strict=True):
+                rows.append({**_told(load), **found})
                 print(f"{name}, {load_text(rows[-1])}: {driven.throughput:.1f}/s", flush=True)
         return rows
-
-    def _pace_ms(self, running: Deployment) -> float:
-        """The median inference of one client that asks each replica in turn for a moment: how fast the machine is."""
-        load = Load(self.options.requests, _PACE_SECONDS, clients=LIGHT)
-        driven = [drive([url], self.bodies, load) for url in running.urls]
-        return float(np.mean([np.median(one.stages_ms()["inference"]) for one in driven]))
 
     def start(self, target: str) -> None:
         """From the start of the process until it is ready, on one core and on all, and the first answers then."""
@@ -170,6 +162,21 @@ class Measurements:
             for place, share in enumerate(options.rate_share)
         ]
         return closed if topology == APART else [*closed, *opened]
+
+    def _driven(self, running: Deployment, loads: Sequence[Load]) -> Iterator[tuple[Driven, dict[str, Any]]]:
+        """Each load, with what one client's inferences took before and after it: how fast the machine was."""
+        before_ms = self._one_client_ms(running)
+        for load in loads:
+            driven, found = self._drive(running, load)
+            after_ms = self._one_client_ms(running)
+            found["one_client_ms"] = _quantiles([*before_ms, *after_ms])
+            before_ms = after_ms
+            yield driven, found
+
+    def _one_client_ms(self, running: Deployment) -> list[float]:
+        """Inferences of one client that asks one replica after the other, each for a moment."""
+        load = Load(self.options.requests, _MOMENT_SECONDS, clients=1)
+        return [ms for url in running.urls for ms in drive([url], self.bodies, load).stages_ms()["inference"]]
 
     def _drive(self, running: Deployment, load: Load) -> tuple[Driven, dict[str, Any]]:
         """A load, and what each part of the replicas and the client spent on it."""
@@ -240,10 +247,15 @@ def _idle(running: Deployment) -> dict[str, float]:
     return {part: seconds / _IDLE_SECONDS for part, seconds in spent.items()}
 
 
+def _quantiles(times_ms: Sequence[float]) -> list[float]:
+    """A hundred of them, for a file that people may open."""
+    return [round(float(each), 3) for each in np.percentile(times_ms, np.arange(0.5, 100))]
+
+
 def _image_stages(driven: Driven) -> dict[str, list[float]]:
-    """What decoding, resizing and inference took, for a few hundred answers."""
+    """What decoding and resizing took, for a few hundred answers."""
     stages = driven.stages_ms()
-    return {f"{name}_ms": stages[name][:300] for name in ("decode", "preprocess", "inference")}
+    return {f"{name}_ms": stages[name][:300] for name in ("decode", "preprocess")}
 
 
 def _told(load: Load) -> dict[str, Any]:

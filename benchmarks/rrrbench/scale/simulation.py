@@ -40,6 +40,8 @@ class Demands:
         cold_client: of the client more, when the replica has long had nothing to do: caches are cold, cores asleep.
         cold_front: of the front more, then.
         cold_engine: of the engine more, then.
+        overlap_front: of the front more, when the replica is at another request.
+        overlap_engine: of the engine more for a batch during which the front of its core took in a request.
         probe_every: seconds between two inferences by which the service watches its model; 0 for none.
         max_batch: images in a batch at most.
     """
@@ -54,6 +56,8 @@ class Demands:
     cold_client: float = 0.0
     cold_front: float = 0.0
     cold_engine: float = 0.0
+    overlap_front: float = 0.0
+    overlap_engine: float = 0.0
     probe_every: float = 0.0
     max_batch: int = 1
 
@@ -119,6 +123,7 @@ class Triton:
         self._env, self._demands, self._random, self._batches = env, demands, random, outcome.batches
         self._idle = deque(cores)
         self._waiting: deque[tuple[float, simpy.Event]] = deque()
+        self._disturbed = False
         self.receiver = Thread(env, lambda: cores[0], weight=TRITON_WEIGHT)
 
     def infer(self, more_seconds: float = 0.0) -> simpy.Event:
@@ -132,6 +137,10 @@ class Triton:
         self._start()
         return done
 
+    def disturb(self) -> None:
+        """Somebody else uses the core, and its caches, of the batch that runs."""
+        self._disturbed = True
+
     def _start(self) -> None:
         if not self._idle or not self._waiting:
             return
@@ -139,24 +148,33 @@ class Triton:
         batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._demands.max_batch))]
         self._batches[len(batch)] += 1
         seconds = self._demands.engine(self._random, len(batch)) + max(more for more, _ in batch)
-        worked = core.work(seconds, TRITON_WEIGHT)
+        self._disturbed = False
+
+        def work(seconds: float) -> None:
+            worked = core.work(seconds, TRITON_WEIGHT)
+            assert worked.callbacks is not None
+            worked.callbacks.append(end)
 
         def end(_: simpy.Event) -> None:
+            if self._disturbed and self._demands.overlap_engine:
+                self._disturbed = False
+                work(self._demands.overlap_engine)
+                return
             for place, (_more, done) in enumerate(batch):
                 done.succeed(place == 0)
             self._idle.append(core)
             self._start()
 
-        assert worked.callbacks is not None
-        worked.callbacks.append(end)
+        work(seconds)
 
 
 @dataclass
 class Replica:
-    """A front, the Triton that it asks, how many requests are under way there, and since when there is none."""
+    """A front, the Triton that it asks, whether on one core, requests under way there, and since when there is none."""
 
     front: Thread
     triton: Triton
+    together: bool
     under_way: int = 0
     quiet_since: float = 0.0
 
@@ -185,10 +203,11 @@ class Simulation:
             Triton(self.env, [machine.cores[place] for place in places], demands, self._random, self.outcome)
             for places in topology.tritons
         ]
-        self._replicas = [
-            Replica(self._thread(machine.cores[place]), tritons[min(index, len(tritons) - 1)])
-            for index, place in enumerate(topology.fronts)
-        ]
+        self._replicas = []
+        for index, place in enumerate(topology.fronts):
+            number = min(index, len(tritons) - 1)
+            together = place in topology.tritons[number]
+            self._replicas.append(Replica(self._thread(machine.cores[place]), tritons[number], together))
         self._client = Thread(self.env, machine.idlest, weight=FRONT_WEIGHT)
 
     def closed(self, clients: int, requests: int) -> Outcome:
@@ -230,11 +249,14 @@ class Simulation:
         demands = self._demands
         replica = self._balancer(number, self._replicas, self._random)
         cold = replica.coldness(self.env.now)
+        overlap = demands.overlap_front if replica.together and replica.under_way else 0.0
         replica.under_way += 1
         yield self._client.do(demands.client / 2 + cold * demands.cold_client)
         if demands.wait:
             yield self.env.timeout(demands.wait)
-        yield replica.front.do(demands.front(self._random) + cold * demands.cold_front)
+        if replica.together:
+            replica.triton.disturb()
+        yield replica.front.do(demands.front(self._random) + cold * demands.cold_front + overlap)
         yield replica.triton.receiver.do(demands.triton)
         first = yield replica.triton.infer(cold * demands.cold_engine)
         yield replica.front.do(demands.front_after + (demands.front_batch if first else 0.0))

@@ -1,7 +1,7 @@
 """The gRPC channel to Triton, or to several: bytes out, bytes back, and a deadline for who waits.
 
 Where there is one Triton, a call whose deadline has passed or whose client went away is left to itself. To end it would
-be to cancel it in Triton, and in 2.51 that races with the answer: one in some 40 000 of them ends tritonserver
+be to cancel it in Triton, and in 2.51 that races with the answer: one in some 60 000 of them ends tritonserver
 (https://github.com/triton-inference-server/server/issues/7472). The work is done for nobody, so it counts as under way.
 Of several another takes over from one that ended, and by deadlines that pass gRPC finds those that hang.
 """
