@@ -1,6 +1,6 @@
 """What a million images cost, one replica and two, and by simulation how many replicas a larger load needs.
 
-    .venv/bin/python benchmarks/scale.py             # measures: 25 minutes on 2 cores that do nothing else
+    .venv/bin/python benchmarks/scale.py             # measures: half an hour on 2 cores that do nothing else
     .venv/bin/python benchmarks/scale.py --tables    # only writes docs/scale.md again
 
 engine     calls of every target's engine on one core, by size of batch

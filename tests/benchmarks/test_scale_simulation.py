@@ -9,7 +9,7 @@ from scipy import stats
 
 from rrrbench.scale.beyond import one_of_many
 from rrrbench.scale.machine import Core, Machine, Thread
-from rrrbench.scale.simulation import FRONT_WEIGHT, TRITON_WEIGHT, Demands, Process, Random, Simulation, Topology
+from rrrbench.scale.simulation import BURST_WEIGHT, ENGINE_WEIGHT, Demands, Process, Random, Simulation, Topology
 
 RUNS, REQUESTS = 12, 1500
 CONFIDENCE = 0.999
@@ -104,14 +104,12 @@ def test_a_core_is_shared_by_weight() -> None:
     assert times == {"nothing": 0.0, "heavy": pytest.approx(4.0), "light": pytest.approx(6.0)}
 
 
-def test_the_front_gets_its_share_at_once_while_the_engine_computes() -> None:
+def test_a_burst_of_the_front_goes_before_the_engine() -> None:
     env = simpy.Environment()
     (core,) = Machine(env, 1).cores
-    front = Thread(env, lambda: core, weight=FRONT_WEIGHT)
-    times = finished(env, {"engine": core.work(10.0, TRITON_WEIGHT), "first": front.do(1.0), "second": front.do(1.0)})
-    alone = (FRONT_WEIGHT + TRITON_WEIGHT) / FRONT_WEIGHT
-    wanted = {"first": alone, "second": 2 * alone, "engine": 12.0}
-    assert times == {name: pytest.approx(seconds) for name, seconds in wanted.items()}
+    front = Thread(env, lambda: core, weight=BURST_WEIGHT)
+    times = finished(env, {"engine": core.work(10.0, ENGINE_WEIGHT), "first": front.do(1.0), "second": front.do(1.0)})
+    assert times == {"first": pytest.approx(1.0), "second": pytest.approx(2.0), "engine": pytest.approx(12.0)}
 
 
 def test_two_busy_cores_slow_each_other_down() -> None:
@@ -129,6 +127,21 @@ def test_what_waits_while_the_engine_runs_goes_into_the_next_batch_up_to_the_lar
     # The first alone until 11; three until 24, which came at 1, 2 and 3; the last, which came at 4, until 35.
     assert sorted(found.latencies) == pytest.approx([11.0, 21.0, 22.0, 23.0, 31.0])
     assert found.seconds == pytest.approx(35.0)
+
+
+def test_a_request_that_comes_while_its_replica_is_at_another_costs_its_front_and_that_batch_more() -> None:
+    demands = Demands(engine=lambda _, size: 10.0 * size, front=lambda _: 1.0, overlap_front=0.5, overlap_engine=3.0)
+    found = Simulation(one_of_many(1.0), demands, seed=0).opened([0.0, 4.0])
+    # 1 of the front and 10 of the engine, which the second's front interrupts for 1.5 and disturbs for 3; then 10.
+    assert found.latencies == pytest.approx([15.5, 21.5])
+
+
+def test_whether_triton_turns_to_the_next_batch_before_a_burst_of_the_front_is_chance() -> None:
+    """Two clients: the answer to one is written, and its next image read, before the other's batch begins, or after."""
+    demands = Demands(engine=lambda _, size: 10.0 * size, front=lambda _: 1.0, between=0.1, max_batch=8)
+    found = Simulation(one_of_many(1.0), demands, seed=0).closed(2, 400)
+    assert found.batches[1] > 50
+    assert found.batches[2] > 50
 
 
 def test_every_part_of_a_request_is_counted_once() -> None:

@@ -13,6 +13,7 @@ Rounds = Sequence[tuple[Case, Case]]  # engine and service
 # How often `rrr serve` asks a model for a known answer: every 2 s, or so that it costs no more than this share of time.
 _PROBE_SECONDS, _PROBE_SHARE = 2.0, 0.005
 _LONGEST_SPREAD = 1.5
+_LEAST_BETWEEN_MS = 0.05  # where one run cannot tell it from nothing
 PARTS = ("front", "triton", "model")  # of a replica
 
 
@@ -21,9 +22,6 @@ class Cost(NamedTuple):
 
     request: float
     batch: float
-
-
-_NOTHING = Cost(0.0, 0.0)
 
 
 class Overlap(NamedTuple):
@@ -46,19 +44,19 @@ class EngineTimes:
 
     Args:
         samples_ms: calls by size of batch.
-        overhead_ms: what Triton's model process adds.
+        overhead_ms: what Triton's model process adds for each image.
         spread: how many times its median a call takes in the service, where others use the caches; drawn for each.
     """
 
     def __init__(
         self,
         samples_ms: Mapping[str, Sequence[float]],
-        overhead_ms: Cost = _NOTHING,
+        overhead_ms: float = 0.0,
         spread: Sequence[float] = (1.0,),
     ) -> None:
         self._sizes = sorted(int(size) for size in samples_ms)
         self._samples = [np.sort(np.asarray(samples_ms[str(size)], float)).tolist() for size in self._sizes]
-        self._overhead, self._spread = overhead_ms, list(spread)
+        self._overhead_ms, self._spread = overhead_ms, list(spread)
 
     @property
     def largest(self) -> int:
@@ -68,7 +66,7 @@ class EngineTimes:
     def seconds(self, random: Random, size: int) -> float:
         """One call."""
         times = self._spread[int(random.integers(len(self._spread)))]
-        return times * (self.quantile_ms(0.5, size) + self._added_ms(size)) / 1000
+        return times * (self.quantile_ms(0.5, size) + self._overhead_ms * size) / 1000
 
     def quantile_ms(self, quantile: float, size: int) -> float:
         """A quantile of the engine's own time for a size from 1 to the largest."""
@@ -82,9 +80,6 @@ class EngineTimes:
     def _at(self, place: int, quantile: float) -> float:
         samples = self._samples[place]
         return float(samples[min(int(quantile * len(samples)), len(samples) - 1)])
-
-    def _added_ms(self, size: int) -> float:
-        return self._overhead.request * size + self._overhead.batch
 
 
 def cost_of(runs: Sequence[Case], spent_ms: Sequence[float]) -> Cost:
@@ -212,9 +207,8 @@ def demands_of(
     around = around or light
     images_ms = [decode + resize for decode, resize in zip(light["decode_ms"], light["preprocess_ms"], strict=True)]
     rest_ms = max(0.0, costs["front"].request - float(np.mean(images_ms)))
-    # What Triton spends on a batch it spends between two calls of the engine.
-    between = Cost(costs["model"].request, costs["model"].batch + costs["triton"].batch)
-    times = EngineTimes(engine["alone_ms"], between, spread_of(around))
+    between_ms = max(_LEAST_BETWEEN_MS, costs["model"].batch + costs["triton"].batch)
+    times = EngineTimes(engine["alone_ms"], costs["model"].request, spread_of(around))
     cold_ms = np.mean([cold_of(*each, costs_of(*each, overlap), overlap) for each in rounds], axis=0)
     alone_ms = times.quantile_ms(0.5, 1) + sum(sum(cost) for cost in costs.values())
     client_ms = light["client_cpu_ms"]
@@ -225,6 +219,7 @@ def demands_of(
         front_after=rest_ms / 2000,
         front_batch=costs["front"].batch / 1000,
         triton=costs["triton"].request / 1000,
+        between=between_ms / 1000,
         client=client_ms / 1000 if client else 0.0,
         wait=wait_ms / 1000,
         cold_client=float(cold_ms[0]) / 1000 if client else 0.0,

@@ -16,8 +16,12 @@ import simpy
 
 from rrrbench.scale.machine import Core, Machine, Thread
 
-# Linux's weights of nice 0 and 5 (sched_prio_to_weight): the front goes before Triton, which `rrr serve` starts at 5.
-FRONT_WEIGHT, TRITON_WEIGHT = 1024.0, 335.0
+# Linux lets a thread that mostly sleeps run before one that computes on and on, whatever their nice values (EEVDF): of
+# bursts of 1 ms beside an endless loop at nice 5 nine in ten were not interrupted, neither at nice 0 nor at 5 (6.18).
+BURST_WEIGHT, ENGINE_WEIGHT = 1e6, 1.0
+# Triton's own turn between two batches, too short for either, comes before or after the bursts that wait: who is first
+# is chance, and what comes in meanwhile is in the next batch or is not.
+BEFORE_BURSTS = 1e9
 # How long a replica has nothing to do until it is cold to 63 %. Pauses of 3, 10, 30 and 100 ms between requests made
 # 13.5, 13.7, 14.3 and 15.0 ms of an answer's 13.3 (AMD EPYC).
 COLD_AFTER_SECONDS = 0.045
@@ -34,7 +38,8 @@ class Demands:
         front: draws those of the front until a request is handed to Triton.
         front_after: of the front for its answer.
         front_batch: of the front once more for all answers that come back together.
-        triton: of Triton beside the engine, for one request.
+        triton: of Triton beside the engine, for one request, half before and half after.
+        between: of Triton between two batches; those that come meanwhile are in the next.
         client: of the client, half before and half after.
         wait: seconds that a request takes beside all this: wake-ups, loopback.
         cold_client: of the client more, when the replica has long had nothing to do: caches are cold, cores asleep.
@@ -51,6 +56,7 @@ class Demands:
     front_after: float = 0.0
     front_batch: float = 0.0
     triton: float = 0.0
+    between: float = 0.0
     client: float = 0.0
     wait: float = 0.0
     cold_client: float = 0.0
@@ -124,7 +130,7 @@ class Triton:
         self._idle = deque(cores)
         self._waiting: deque[tuple[float, simpy.Event]] = deque()
         self._disturbed = False
-        self.receiver = Thread(env, lambda: cores[0], weight=TRITON_WEIGHT)
+        self.receiver = Thread(env, lambda: cores[0], weight=ENGINE_WEIGHT)
 
     def infer(self, more_seconds: float = 0.0) -> simpy.Event:
         """What happens when the batch with this image is done; its value is true for the first of the batch.
@@ -142,30 +148,36 @@ class Triton:
         self._disturbed = True
 
     def _start(self) -> None:
-        if not self._idle or not self._waiting:
-            return
-        core = self._idle.popleft()
+        if self._idle and self._waiting:
+            core = self._idle.popleft()
+            weight = BEFORE_BURSTS if self._random.random() < 0.5 else ENGINE_WEIGHT
+            self._after(core, weight, self._demands.between, lambda: self._run(core))
+
+    def _run(self, core: Core) -> None:
         batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._demands.max_batch))]
+        if not batch:  # another instance took them
+            self._idle.append(core)
+            return
         self._batches[len(batch)] += 1
-        seconds = self._demands.engine(self._random, len(batch)) + max(more for more, _ in batch)
         self._disturbed = False
 
-        def work(seconds: float) -> None:
-            worked = core.work(seconds, TRITON_WEIGHT)
-            assert worked.callbacks is not None
-            worked.callbacks.append(end)
-
-        def end(_: simpy.Event) -> None:
+        def end() -> None:
             if self._disturbed and self._demands.overlap_engine:
                 self._disturbed = False
-                work(self._demands.overlap_engine)
+                self._after(core, ENGINE_WEIGHT, self._demands.overlap_engine, end)
                 return
             for place, (_more, done) in enumerate(batch):
                 done.succeed(place == 0)
             self._idle.append(core)
             self._start()
 
-        work(seconds)
+        seconds = self._demands.engine(self._random, len(batch)) + max(more for more, _ in batch)
+        self._after(core, ENGINE_WEIGHT, seconds, end)
+
+    def _after(self, core: Core, weight: float, seconds: float, then: Callable[[], None]) -> None:
+        worked = core.work(seconds, weight)
+        assert worked.callbacks is not None
+        worked.callbacks.append(lambda _: then())
 
 
 @dataclass
@@ -208,7 +220,7 @@ class Simulation:
             number = min(index, len(tritons) - 1)
             together = place in topology.tritons[number]
             self._replicas.append(Replica(self._thread(machine.cores[place]), tritons[number], together))
-        self._client = Thread(self.env, machine.idlest, weight=FRONT_WEIGHT)
+        self._client = Thread(self.env, machine.idlest, weight=BURST_WEIGHT)
 
     def closed(self, clients: int, requests: int) -> Outcome:
         """So many clients, each sending again when it was answered, until so many requests were sent."""
@@ -230,7 +242,7 @@ class Simulation:
         return self._run([self.env.process(one(number, begin)) for number, begin in enumerate(due)])
 
     def _thread(self, core: Core) -> Thread:
-        return Thread(self.env, lambda: core, weight=FRONT_WEIGHT)
+        return Thread(self.env, lambda: core, weight=BURST_WEIGHT)
 
     def _run(self, clients: Sequence[simpy.Process]) -> Outcome:
         if self._demands.probe_every:
@@ -257,8 +269,9 @@ class Simulation:
         if replica.together:
             replica.triton.disturb()
         yield replica.front.do(demands.front(self._random) + cold * demands.cold_front + overlap)
-        yield replica.triton.receiver.do(demands.triton)
+        yield replica.triton.receiver.do(demands.triton / 2)
         first = yield replica.triton.infer(cold * demands.cold_engine)
+        yield replica.triton.receiver.do(demands.triton / 2)
         yield replica.front.do(demands.front_after + (demands.front_batch if first else 0.0))
         yield self._client.do(demands.client / 2)
         replica.under_way -= 1
