@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -119,6 +120,8 @@ def test_page_and_plots_are_written_from_the_files(cache: Path, monkeypatch: pyt
     pages = ["--page", str(page), "--readme", str(readme), "--overview", str(overview)]
     words = ["--results", str(cache / "results"), *pages]
     monkeypatch.setattr(sys, "argv", ["performance.py", *words])
+    # Published targets are of another machine than the rest, so they have a file of their own; engine.py writes both.
+    shutil.copy(cache / "results" / "engine.json", cache / "results" / "targets.json")
     performance.main()
     assert "| ResNet152 in PyTorch eager, FP32; members in `openvino-fp32` |" in readme.read_text()
     assert "| Triton alone, openvino-fp32 |" in overview.read_text()
@@ -182,5 +185,5 @@ def test_the_shadow_benchmark_asks_both_services_the_same_in_both_directions(cac
     for case in document["open"]:
         assert case["rate_per_second"] == pytest.approx(0.3 * case["capacity_per_second"], rel=1e-3)
         assert {len(found["p50_ms_by_round"]) for found in case["services"].values()} == {2}
-        assert case["shadow"]["same yes"] + case["shadow"]["same no"] > 0
+        assert case["told"]["same yes"] + case["told"]["same no"] > 0
     assert f"| {BASELINE} | {ENSEMBLE} |" in printed

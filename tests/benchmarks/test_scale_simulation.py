@@ -183,14 +183,6 @@ def test_least_requests_passes_over_a_replica_that_is_slow() -> None:
     assert sorted(found.latencies) == pytest.approx([1.0, 1.0, 1.0, 100.0])
 
 
-def test_the_service_looks_at_its_model_now_and_then() -> None:
-    demands = Demands(engine=lambda _, __: 1.0, probe_every=2.0)
-    found = Simulation(one_of_many(1.0), demands, seed=0).opened([0.0, 2.5, 9.0])
-    # At 2.5 the engine answers the look of 2.0; those of 5, 8 (after each, 2 s pass) meet no request.
-    assert sorted(found.latencies) == pytest.approx([1.0, 1.0, 1.5])
-    assert found.batches.total() == 6
-
-
 def test_the_same_seed_gives_the_same_run() -> None:
     runs = [Simulation(one_of_many(1.0), Demands(engine=exponential), seed=3).closed(2, 50) for _ in range(2)]
     assert runs[0].latencies == runs[1].latencies

@@ -10,9 +10,6 @@ from rrrbench.scale.simulation import COLD_AFTER_SECONDS, Demands, Random
 
 Case = Mapping[str, Any]
 Rounds = Sequence[tuple[Case, Case]]  # engine and service
-# How often `rrr serve` asks a model for a known answer: every 2 s, or so that it costs no more than this share of time.
-_PROBE_SECONDS, _PROBE_SHARE = 2.0, 0.005
-_LONGEST_SPREAD = 1.5
 _LEAST_BETWEEN_MS = 0.05  # where one run cannot tell it from nothing
 PARTS = ("front", "triton", "model")  # of a replica
 
@@ -111,11 +108,10 @@ def pace_of(service: Case, run: Case) -> float:
 def spread_of(run: Case) -> list[float]:
     """How many times its median an inference took when one client asked, before and after a run.
 
-    Those beyond half as long again waited for a look at the model, which the simulation has on its own account.
+    It has the machine's hiccups, and the looks at the model by which the service watches it (one each 2 s).
     """
     times_ms = np.asarray(run["one_client_ms"], float)
-    found = times_ms / np.median(times_ms)
-    return [float(each) for each in found[found <= _LONGEST_SPREAD]]
+    return [float(each) for each in times_ms / np.median(times_ms)]
 
 
 def overlap_of(engine: Case, service: Case) -> Overlap:
@@ -227,6 +223,5 @@ def demands_of(
         cold_engine=float(cold_ms[2]) / 1000,
         overlap_front=overlap.request / 1000,
         overlap_engine=overlap.batch / 1000,
-        probe_every=max(_PROBE_SECONDS, times.quantile_ms(0.0, 1) / 1000 / _PROBE_SHARE),
         max_batch=times.largest,
     ).at_pace(pace_of(service, around))

@@ -47,7 +47,6 @@ class Demands:
         cold_engine: of the engine more, then.
         overlap_front: of the front more, when the replica is at another request.
         overlap_engine: of the engine more for a batch during which the front of its core took in a request.
-        probe_every: seconds between two inferences by which the service watches its model; 0 for none.
         max_batch: images in a batch at most.
     """
 
@@ -64,12 +63,11 @@ class Demands:
     cold_engine: float = 0.0
     overlap_front: float = 0.0
     overlap_engine: float = 0.0
-    probe_every: float = 0.0
     max_batch: int = 1
 
     def at_pace(self, times: float) -> "Demands":
         """The same on a machine on which everything takes so many times as long."""
-        parts = [each.name for each in fields(self) if each.type is float and each.name != "probe_every"]
+        parts = [each.name for each in fields(self) if each.type is float]
         longer = {name: times * getattr(self, name) for name in parts}
         return replace(
             self,
@@ -102,7 +100,7 @@ class Outcome:
 
     Attributes:
         latencies: seconds of each request, in the order of the answers.
-        batches: how many of each size ran, those of probes among them.
+        batches: how many of each size ran.
         seconds: from the start to the last answer.
     """
 
@@ -245,17 +243,9 @@ class Simulation:
         return Thread(self.env, lambda: core, weight=BURST_WEIGHT)
 
     def _run(self, clients: Sequence[simpy.Process]) -> Outcome:
-        if self._demands.probe_every:
-            for replica in self._replicas:
-                self.env.process(self._probe(replica))
         self.env.run(until=self.env.all_of(clients))
         self.outcome.seconds = self.env.now
         return self.outcome
-
-    def _probe(self, replica: Replica) -> Process:
-        while True:
-            yield self.env.timeout(self._demands.probe_every)
-            yield replica.triton.infer()
 
     def _request(self, number: int, begin: float) -> Process:
         demands = self._demands
