@@ -55,7 +55,8 @@ def test_no_request_that_the_document_allows_is_refused(service: Any) -> None:
             except requests.exceptions.InvalidHeader:  # nothing that can be sent
                 return
             statuses[answer.status_code] += 1
-            late = DEADLINE in (case.headers or {}) and answer.status_code in (408, 504)
+            # 429: the image before, late too, is still in the engine, and there is no time to wait for it.
+            late = DEADLINE in (case.headers or {}) and answer.status_code in (408, 429, 504)
             assert answer.status_code == 200 or late, (case.as_curl_command(), answer.content)
 
         ask()
