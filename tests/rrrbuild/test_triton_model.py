@@ -147,6 +147,7 @@ def test_each_request_of_a_batch_that_fails_gets_an_error_of_its_own_and_triton_
     """An error that requests shared was freed by each of them, and tritonserver ended with SIGSEGV."""
     write_repository([openvino_engine.path], tmp_path / "repository", backends=PYTHON)
     without_warm_up(tmp_path / "repository" / "duo" / "config.pbtxt")
+    # It takes a while, so that those behind the first request wait together and become one batch.
     broken = (
         "import time\n\ndef load(*_):\n    return run\n\ndef run(_):\n    time.sleep(0.003)\n    raise OSError(12)\n"
     )

@@ -117,14 +117,13 @@ def spread_of(run: Case) -> list[float]:
 def overlap_of(engine: Case, service: Case) -> Overlap:
     """What two clients cost more than one: each asks while the other's image is in the engine."""
     light, pair = service["light"], service["pair"]
-    more_ms = {
-        part: [
-            spent_ms(engine, service, part, pair) / pair[count] - spent_ms(engine, service, part, light) / light[count]
-            for count in ("requests", "batches")
-        ]
-        for part in PARTS
-    }
-    return Overlap(max(0.0, more_ms["front"][0] + more_ms["triton"][0]), max(0.0, more_ms["model"][1]))
+
+    def more_ms(part: str, count: str) -> float:
+        alone, together = (spent_ms(engine, service, part, run) / float(run[count]) for run in (light, pair))
+        return together - alone
+
+    front_ms = more_ms("front", "requests") + more_ms("triton", "requests")
+    return Overlap(max(0.0, front_ms), max(0.0, more_ms("model", "batches")))
 
 
 def costs_of(engine: Case, service: Case, overlap: Overlap = NO_OVERLAP) -> dict[str, Cost]:
