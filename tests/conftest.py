@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import os
 import re
 import signal
 import subprocess
@@ -34,6 +35,9 @@ LABELS = ("red", "green", "blue")
 MAX_BATCH = 4
 OBSERVE = Path(__file__).parents[1] / "deploy" / "prometheus" / "observe.py"
 LOAD_SECONDS = 5.0
+# With AMX OpenVINO's grouped convolutions in bf16 are wrong at the sizes of these networks: the build's check leaves
+# out the plan `merged`, which tests of every plan ask for. Elsewhere this is no limit. docs/engines.md tells of it.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
